@@ -1,0 +1,214 @@
+//! Every metric of the agent, in one place: name, help text, labels. A metric that is registered here is set
+//! somewhere; a test scrapes a working agent and fails for one that never moves.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Where the bytes of an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Served {
+    /// The node's own store.
+    Store,
+    /// The container runtime's content store on this node.
+    Runtime,
+    /// An upstream transfer that this request started.
+    Upstream,
+    /// An upstream transfer that another request had started.
+    Shared,
+    /// Straight from upstream, because the store could not be used.
+    PassThrough,
+    /// A cached answer whose source could not be asked.
+    Stale,
+}
+
+impl Served {
+    /// Value of the `source` label and of the log field.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Served::Store => "store",
+            Served::Runtime => "runtime",
+            Served::Upstream => "upstream",
+            Served::Shared => "shared",
+            Served::PassThrough => "pass-through",
+            Served::Stale => "stale",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySource {
+    source: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRequest {
+    kind: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByUpstream {
+    registry: String,
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByRegistry {
+    registry: String,
+}
+
+/// Handles to all metrics. Cheap to share; every update is one atomic operation, plus a read lock for a family.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    served_bytes: Family<BySource, Counter>,
+    requests: Family<ByRequest, Counter>,
+    request_seconds: Histogram,
+    upstream_requests: Family<ByUpstream, Counter>,
+    upstream_bytes: Family<ByRegistry, Counter>,
+    upstream_resumes: Family<ByRegistry, Counter>,
+    upstream_retries: Family<ByRegistry, Counter>,
+    hits: Family<BySource, Counter>,
+    misses: Counter,
+    verify_failures: Counter,
+    /// Flights under way.
+    pub flights: Gauge,
+    /// Tickets that wait for bytes.
+    pub tickets: Gauge,
+    /// Client connections to the registry port.
+    pub connections: Gauge,
+    /// Bytes of whole blobs in the store.
+    pub store_bytes: Gauge,
+    /// Whole blobs in the store.
+    pub store_blobs: Gauge,
+    /// Bytes that half-received blobs hold on disk.
+    pub store_partial_bytes: Gauge,
+    /// 1 while the store cannot be used and pulls go straight upstream.
+    pub store_degraded: Gauge,
+    /// Blobs evicted for space or age.
+    pub evictions: Counter,
+    /// Bytes evicted for space or age.
+    pub evicted_bytes: Counter,
+}
+
+impl Metrics {
+    /// A fresh set, all zero.
+    pub fn new() -> Arc<Self> {
+        let mut registry = Registry::with_prefix("shoal");
+        macro_rules! add {
+            ($name:literal, $help:literal, $metric:expr) => {{
+                let metric = $metric;
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+        }
+        let served_bytes = add!("served_bytes", "Bytes of blobs and manifests sent to clients, by where they came from", Family::default());
+        let requests = add!("requests", "Registry requests answered, by kind and HTTP status", Family::default());
+        // Buckets from 0.25 ms, below a stored manifest, to 17 s, just under the answer budget.
+        let request_seconds = add!(
+            "request_seconds",
+            "Seconds from a registry request to its response headers",
+            Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.00025, 4.0, 9))
+        );
+        let upstream_requests = add!("upstream_requests", "Requests sent upstream, by registry, kind and outcome", Family::default());
+        let upstream_bytes = add!("upstream_bytes", "Body bytes received from upstream", Family::default());
+        let upstream_resumes = add!("upstream_resumes", "Transfers that went on in the middle of a blob after they broke", Family::default());
+        let upstream_retries = add!("upstream_retries", "Requests to upstream that were repeated after a failure", Family::default());
+        let hits = add!("hits", "Requests answered without asking upstream, by where the content was", Family::default());
+        let misses = add!("misses", "Requests that needed upstream", Counter::default());
+        let verify_failures = add!("verify_failures", "Blobs whose bytes did not match their digest", Counter::default());
+        let flights = add!("flights", "Blobs being received", Gauge::default());
+        let tickets = add!("tickets", "Client requests that wait for bytes", Gauge::default());
+        let connections = add!("connections", "Open client connections to the registry port", Gauge::default());
+        let store_bytes = add!("store_bytes", "Bytes of whole blobs in the store", Gauge::default());
+        let store_blobs = add!("store_blobs", "Whole blobs in the store", Gauge::default());
+        let store_partial_bytes = add!("store_partial_bytes", "Bytes of half-received blobs in the store", Gauge::default());
+        let store_degraded = add!("store_degraded", "1 while the store cannot be used and pulls go straight upstream", Gauge::default());
+        let evictions = add!("evictions", "Blobs evicted for space or age", Counter::default());
+        let evicted_bytes = add!("evicted_bytes", "Bytes evicted for space or age", Counter::default());
+        Arc::new(Metrics {
+            registry: Mutex::new(registry),
+            served_bytes,
+            requests,
+            request_seconds,
+            upstream_requests,
+            upstream_bytes,
+            upstream_resumes,
+            upstream_retries,
+            hits,
+            misses,
+            verify_failures,
+            flights,
+            tickets,
+            connections,
+            store_bytes,
+            store_blobs,
+            store_partial_bytes,
+            store_degraded,
+            evictions,
+            evicted_bytes,
+        })
+    }
+
+    /// Body bytes handed to a client's connection.
+    pub fn served(&self, source: Served, bytes: u64) {
+        self.served_bytes.get_or_create(&BySource { source: source.as_str() }).inc_by(bytes);
+    }
+
+    /// A registry request was answered; `kind` is `blob`, `manifest`, `tags`, `referrers`, `base` or `other`.
+    pub fn request(&self, kind: &'static str, status: u16, seconds: f64) {
+        self.requests.get_or_create(&ByRequest { kind, status }).inc();
+        self.request_seconds.observe(seconds);
+    }
+
+    /// A request went upstream; `kind` is `manifest-head`, `manifest-get`, `blob-get`, `blob-head`, `list` or
+    /// `token`; `outcome` is `ok`, `not-modified`, `missing`, `denied`, `rate-limited`, `transient`, `protocol`.
+    pub fn upstream_request(&self, registry: &str, kind: &'static str, outcome: &'static str) {
+        self.upstream_requests.get_or_create(&ByUpstream { registry: registry.to_owned(), kind, outcome }).inc();
+    }
+
+    /// The counter of body bytes from one registry, for a transfer to keep.
+    pub fn upstream_bytes(&self, registry: &str) -> Counter {
+        self.upstream_bytes.get_or_create(&ByRegistry { registry: registry.to_owned() }).clone()
+    }
+
+    /// A transfer goes on in the middle of a blob.
+    pub fn upstream_resume(&self, registry: &str) {
+        self.upstream_resumes.get_or_create(&ByRegistry { registry: registry.to_owned() }).inc();
+    }
+
+    /// A request is repeated after a failure.
+    pub fn upstream_retry(&self, registry: &str) {
+        self.upstream_retries.get_or_create(&ByRegistry { registry: registry.to_owned() }).inc();
+    }
+
+    /// A request found its content on this node.
+    pub fn hit(&self, source: Served) {
+        self.hits.get_or_create(&BySource { source: source.as_str() }).inc();
+    }
+
+    /// A request needed upstream.
+    pub fn miss(&self) {
+        self.misses.inc();
+    }
+
+    /// A blob did not match its digest.
+    pub fn verify_failure(&self) {
+        self.verify_failures.inc();
+    }
+
+    /// The OpenMetrics text of everything.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry.lock())
+            .expect("writing to a String cannot fail");
+        text
+    }
+}
