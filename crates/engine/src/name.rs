@@ -18,10 +18,14 @@ pub const REGISTRY_CHARS_MAX: usize = 263;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// The registry is not `host` or `host:port`.
-    #[error("{0:?} is not a registry host; write host or host:port, for example docker.io or registry.test:5000")]
+    #[error(
+        "{0:?} is not a registry host; write host or host:port, for example docker.io or registry.test:5000"
+    )]
     Registry(String),
     /// The repository does not match the specification's grammar.
-    #[error("{0:?} is not a repository name: lower-case letters, digits and single separators (. _ __ -), components between slashes")]
+    #[error(
+        "{0:?} is not a repository name: lower-case letters, digits and single separators (. _ __ -), components between slashes"
+    )]
     Repository(String),
     /// The tag does not match the specification's grammar.
     #[error("{0:?} is not a tag: at most 128 letters, digits, _ . -, not starting with . or -")]
@@ -63,7 +67,10 @@ macro_rules! text_name {
     };
 }
 
-text_name!(Registry, "A registry by the name clients use: `docker.io`, `registry.test:5000`, `[::1]:5000`. Lower case.");
+text_name!(
+    Registry,
+    "A registry by the name clients use: `docker.io`, `registry.test:5000`, `[::1]:5000`. Lower case."
+);
 text_name!(Repository, "A repository inside a registry: `library/redis`.");
 text_name!(Tag, "A tag: mutable name of a manifest.");
 
@@ -190,7 +197,11 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         // A tag cannot contain a colon, so a colon can only be meant as a digest's.
-        if text.contains(':') { Ok(Reference::Digest(text.parse()?)) } else { Ok(Reference::Tag(text.parse()?)) }
+        if text.contains(':') {
+            Ok(Reference::Digest(text.parse()?))
+        } else {
+            Ok(Reference::Tag(text.parse()?))
+        }
     }
 }
 
@@ -233,7 +244,20 @@ mod tests {
         for good in ["docker.io", "ghcr.io:443", "localhost:5000", "127.0.0.1", "[::1]:5000", "a_b.test"] {
             assert_eq!(good.parse::<Registry>().unwrap().as_str(), good);
         }
-        for bad in ["", "host:", "host:x", "host:70000", "-a.b", "a..b", "[::1", "[zz]", "a/b", "user@host", "[::1]x", "a b"] {
+        for bad in [
+            "",
+            "host:",
+            "host:x",
+            "host:70000",
+            "-a.b",
+            "a..b",
+            "[::1",
+            "[zz]",
+            "a/b",
+            "user@host",
+            "[::1]x",
+            "a b",
+        ] {
             assert!(bad.parse::<Registry>().is_err(), "{bad}");
         }
         assert_eq!("Index.Docker.io".parse::<Registry>().unwrap().as_str(), "docker.io");

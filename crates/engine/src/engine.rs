@@ -1,0 +1,262 @@
+//! The machine: routes inputs to flights, and lets flights advance within the node's bounds.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::flight::{Context, Flight, Phase};
+use crate::ids::{Digest, FetchId, TicketId};
+use crate::io::{Input, Outcome, Output, PullFault};
+use crate::limits::{
+    FETCHES_MAX, FLIGHTS_MAX, PREFETCH_FETCHES_MAX, PREFETCH_FLIGHTS_MAX, SIZES_MAX, TICKETS_MAX,
+};
+use crate::name::Scope;
+use crate::time::Time;
+
+/// What an operator may set.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Upstream transfers of this node at a time.
+    pub fetches_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { fetches_max: FETCHES_MAX }
+    }
+}
+
+/// The state of one node. See the crate's head for how it is driven.
+pub struct Engine {
+    settings: Settings,
+    flights: BTreeMap<Digest, Flight>,
+    /// Flights in the order they began: who came first is served first when transfers are scarce.
+    births: BTreeMap<u64, Digest>,
+    next_birth: u64,
+    tickets: BTreeMap<TicketId, Digest>,
+    fetches: BTreeMap<FetchId, Digest>,
+    next_fetch: u64,
+    sizes: Sizes,
+    out: VecDeque<Output>,
+    draining: bool,
+}
+
+/// Sizes that manifests have told, bounded; the oldest is forgotten first.
+#[derive(Default)]
+struct Sizes {
+    by_digest: BTreeMap<Digest, u64>,
+    order: VecDeque<Digest>,
+}
+
+impl Sizes {
+    fn remember(&mut self, digest: Digest, size: u64) {
+        if self.by_digest.insert(digest, size).is_none() {
+            self.order.push_back(digest);
+            if self.order.len() > SIZES_MAX
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.by_digest.remove(&oldest);
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// A node that knows nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Engine {
+            settings,
+            flights: BTreeMap::new(),
+            births: BTreeMap::new(),
+            next_birth: 0,
+            tickets: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            next_fetch: 0,
+            sizes: Sizes::default(),
+            out: VecDeque::new(),
+            draining: false,
+        }
+    }
+
+    // ---- getters ----
+
+    /// The flights under way, by digest.
+    pub fn flights(&self) -> impl Iterator<Item = &Flight> {
+        self.flights.values()
+    }
+
+    /// The size that a manifest has told for a blob.
+    pub fn size_hint(&self, digest: &Digest) -> Option<u64> {
+        self.sizes.by_digest.get(digest).copied()
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    /// When [`Input::Wakeup`] is wanted if nothing happens before.
+    pub fn next_wakeup(&self) -> Option<Time> {
+        self.flights.values().filter_map(Flight::next_wakeup).min()
+    }
+
+    // ---- inputs ----
+
+    /// Takes in what happened. Drain [`poll_output`](Self::poll_output) afterwards.
+    pub fn handle(&mut self, now: Time, input: Input) {
+        match input {
+            Input::Open { ticket, digest, scope, part } => self.handle_open(now, ticket, digest, scope, part),
+            Input::Close { ticket } => {
+                if let Some(digest) = self.tickets.remove(&ticket) {
+                    self.with(now, digest, |flight, _| flight.handle_close(ticket));
+                }
+            }
+            Input::Described { digest, size, prefetch } => self.handle_described(now, digest, size, prefetch),
+            Input::Looked { digest, found } => self.with(now, digest, |f, out| f.handle_looked(found, out)),
+            Input::Sized { digest, result } => self.with(now, digest, |f, out| f.handle_sized(result, out)),
+            Input::Prepared { digest, result } => {
+                self.with(now, digest, |f, out| f.handle_prepared(result, out));
+            }
+            Input::FetchOpened { fetch, total } => {
+                self.with_fetch(now, fetch, |f, out| f.handle_fetch_opened(fetch, total, out));
+            }
+            Input::Progress { fetch, to } => {
+                self.with_fetch(now, fetch, |f, _| f.handle_progress(fetch, to, now));
+            }
+            Input::FetchEnded { fetch, result } => {
+                if let Some(digest) = self.fetches.remove(&fetch) {
+                    self.with(now, digest, |f, out| f.handle_fetch_ended(fetch, result, now, out));
+                    self.advance_waiting(now);
+                }
+            }
+            Input::Checkpointed { digest, result } => {
+                self.with(now, digest, |f, out| f.handle_checkpointed(result, out));
+            }
+            Input::Verified { digest, result } => {
+                self.with(now, digest, |f, out| f.handle_verified(result, out));
+            }
+            Input::Committed { digest, result } => self.with(now, digest, |f, _| f.handle_committed(result)),
+            Input::Shut { digest } => self.with(now, digest, |f, out| f.handle_shut(out)),
+            Input::Wakeup => self.for_all(now, |_, _| {}),
+            Input::Drain => {
+                self.draining = true;
+                self.for_all(now, |f, _| f.handle_drain());
+            }
+            Input::Stop => {
+                self.draining = true;
+                self.for_all(now, |f, out| f.handle_stop(out));
+            }
+        }
+    }
+
+    /// The next thing to do; `None` when all has been said.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        let output = self.out.pop_front()?;
+        match &output {
+            Output::End { ticket, .. } => {
+                self.tickets.remove(ticket);
+            }
+            Output::Fetch { fetch, digest, .. } => {
+                let before = self.fetches.insert(*fetch, *digest);
+                debug_assert!(before.is_none());
+            }
+            _ => {}
+        }
+        Some(output)
+    }
+
+    // ---- handlers ----
+
+    fn handle_open(
+        &mut self,
+        now: Time,
+        ticket: TicketId,
+        digest: Digest,
+        scope: Scope,
+        part: crate::demand::Part,
+    ) {
+        if self.draining {
+            let outcome = Outcome::Failed(PullFault::Draining);
+            return self.out.push_back(Output::End { ticket, outcome });
+        }
+        let full = self.flights.len() >= FLIGHTS_MAX && !self.flights.contains_key(&digest);
+        if full || self.tickets.len() >= TICKETS_MAX {
+            return self.out.push_back(Output::End { ticket, outcome: Outcome::PassThrough });
+        }
+        self.begin(digest);
+        self.tickets.insert(ticket, digest);
+        self.with(now, digest, |flight, _| flight.handle_open(ticket, scope, part));
+    }
+
+    fn handle_described(&mut self, now: Time, digest: Digest, size: u64, prefetch: Option<Scope>) {
+        self.sizes.remember(digest, size);
+        let Some(scope) = prefetch else { return };
+        let waiting = self.flights.len() >= PREFETCH_FLIGHTS_MAX && !self.flights.contains_key(&digest);
+        if self.draining || waiting {
+            return;
+        }
+        self.begin(digest);
+        self.with(now, digest, |flight, _| flight.handle_prefetch(scope));
+    }
+
+    fn begin(&mut self, digest: Digest) {
+        if !self.flights.contains_key(&digest) {
+            self.flights.insert(digest, Flight::new(digest, &mut self.out));
+            self.births.insert(self.next_birth, digest);
+            self.next_birth += 1;
+        }
+    }
+
+    // ---- letting flights advance ----
+
+    fn with_fetch(&mut self, now: Time, fetch: FetchId, f: impl FnOnce(&mut Flight, &mut VecDeque<Output>)) {
+        if let Some(digest) = self.fetches.get(&fetch).copied() {
+            self.with(now, digest, f);
+        }
+    }
+
+    /// One mutation of one flight, then everything that follows from it.
+    fn with(&mut self, now: Time, digest: Digest, f: impl FnOnce(&mut Flight, &mut VecDeque<Output>)) {
+        let Some(flight) = self.flights.get_mut(&digest) else { return };
+        f(flight, &mut self.out);
+        // Transfers that were opened in this turn are in the queue and not yet in the table.
+        let opened = self.out.iter().filter(|o| matches!(o, Output::Fetch { .. })).count();
+        let active = self.fetches.len() + opened;
+        let mut fetches_free = self.settings.fetches_max.saturating_sub(active);
+        let mut prefetches_free = PREFETCH_FETCHES_MAX.min(self.settings.fetches_max).saturating_sub(active);
+        flight.advance(&mut Context {
+            now,
+            out: &mut self.out,
+            next_fetch: &mut self.next_fetch,
+            fetches_free: &mut fetches_free,
+            prefetches_free: &mut prefetches_free,
+            size_hint: self.sizes.by_digest.get(&digest).copied(),
+        });
+        if flight.phase() == Phase::Over {
+            assert_eq!(flight.ticket_count(), 0, "a flight ended before its tickets");
+            self.flights.remove(&digest);
+            self.births.retain(|_, d| *d != digest);
+        }
+    }
+
+    fn for_all(&mut self, now: Time, mut f: impl FnMut(&mut Flight, &mut VecDeque<Output>)) {
+        let digests: Vec<_> = self.births.values().copied().collect();
+        for digest in digests {
+            self.with(now, digest, &mut f);
+        }
+    }
+
+    /// A transfer has ended: whoever came first and waits for a place gets it, clients before prefetches.
+    fn advance_waiting(&mut self, now: Time) {
+        let waits = |f: &&Flight| f.phase() == Phase::Receiving && f.fetch_count() == 0;
+        let (mut clients, mut nobody) = (Vec::new(), Vec::new());
+        for flight in self.births.values().filter_map(|d| self.flights.get(d)).filter(waits) {
+            if flight.ticket_count() > 0 {
+                clients.push(flight.digest())
+            } else {
+                nobody.push(flight.digest())
+            }
+        }
+        for digest in clients.into_iter().chain(nobody) {
+            self.with(now, digest, |_, _| {});
+        }
+    }
+}

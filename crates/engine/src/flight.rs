@@ -1,0 +1,397 @@
+//! One blob on its way into the store, for everybody who waits for it.
+//!
+//! Invariant: the flight is a function of what it has been told. Handlers change the state; [`Flight::advance`] alone
+//! derives from the state what is to be done next. At most one of `Look`, `Size`, `Prepare`, `Verify`, `Commit` and
+//! `Shut` is unanswered, and which one is its [`Phase`].
+
+mod deliver;
+mod receive;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use crate::demand::Part;
+use crate::fault::{LocalFault, SourceFault};
+use crate::ids::{Digest, FetchId, TicketId};
+use crate::io::{Found, Outcome, Output, PullFault};
+use crate::limits::SCOPES_PER_FLIGHT_MAX;
+use crate::name::Scope;
+use crate::ranges::ByteRanges;
+use crate::time::Time;
+
+/// The answer a flight waits for, or what it is busy with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Waits for [`Found`].
+    Looking,
+    /// The store has nothing; it is not decided yet how the size is found out.
+    Sizeless,
+    /// Waits for the size.
+    Sizing,
+    /// Waits for a place.
+    Preparing,
+    /// Receives bytes.
+    Receiving,
+    /// Waits for the verdict over the digest.
+    Verifying,
+    /// Verified; waits for the store.
+    Committing,
+    /// Ends as soon as its transfers have; then shuts.
+    Ending,
+    /// Waits for its files to be closed.
+    Shutting,
+    /// Over: the engine removes it.
+    Over,
+}
+
+#[derive(Debug)]
+struct Ticket {
+    part: Part,
+    /// The bytes meant, once the size is known.
+    range: Option<Range<u64>>,
+    /// Bytes up to here are ready.
+    ready_to: u64,
+    /// Whether the client has been answered.
+    served: bool,
+}
+
+#[derive(Debug)]
+struct Fetch {
+    start: u64,
+    /// `None` until the end is known.
+    end: Option<u64>,
+    frontier: u64,
+}
+
+/// What the engine lends a flight while it advances.
+pub(crate) struct Context<'a> {
+    pub now: Time,
+    pub out: &'a mut VecDeque<Output>,
+    pub next_fetch: &'a mut u64,
+    /// Transfers that may still be opened by clients' flights, over all flights.
+    pub fetches_free: &'a mut usize,
+    /// The same for flights nobody waits for.
+    pub prefetches_free: &'a mut usize,
+    /// Size of the blob by the manifests that named it.
+    pub size_hint: Option<u64>,
+}
+
+/// State of one flight; see the module's head.
+#[derive(Debug)]
+pub struct Flight {
+    digest: Digest,
+    phase: Phase,
+    size: Option<u64>,
+    /// Whether the hint of a manifest may be used; not after it has turned out wrong.
+    trusts_hint: bool,
+    scopes: Vec<Scope>,
+    scope_at: usize,
+    have: ByteRanges,
+    verified: bool,
+    whole_wanted: bool,
+    tickets: BTreeMap<TicketId, Ticket>,
+    fetches: BTreeMap<FetchId, Fetch>,
+    /// Why transfers are opened next.
+    failed_before: bool,
+    failures: u32,
+    under_way: bool,
+    retry_at: Option<Time>,
+    restarts: u32,
+    unsaved: u64,
+    unsaved_since: Option<Time>,
+    checkpointing: bool,
+    /// Whether the bytes stay on disk when the flight ends.
+    keep: bool,
+    draining: bool,
+}
+
+impl Flight {
+    /// A new flight; its first question goes to the store.
+    pub(crate) fn new(digest: Digest, out: &mut VecDeque<Output>) -> Self {
+        out.push_back(Output::Look { digest });
+        Flight {
+            digest,
+            phase: Phase::Looking,
+            size: None,
+            trusts_hint: true,
+            scopes: Vec::new(),
+            scope_at: 0,
+            have: ByteRanges::new(),
+            verified: false,
+            whole_wanted: false,
+            tickets: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            failed_before: false,
+            failures: 0,
+            under_way: false,
+            retry_at: None,
+            restarts: 0,
+            unsaved: 0,
+            unsaved_since: None,
+            checkpointing: false,
+            keep: true,
+            draining: false,
+        }
+    }
+
+    /// The blob.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// What it is busy with.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Size in bytes, once known.
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// Bytes received, those of earlier flights included.
+    pub fn received(&self) -> u64 {
+        self.have.len()
+    }
+
+    /// Clients that wait.
+    pub fn ticket_count(&self) -> usize {
+        self.tickets.len()
+    }
+
+    /// Transfers under way.
+    pub fn fetch_count(&self) -> usize {
+        self.fetches.len()
+    }
+
+    /// When the flight wants to be woken.
+    pub(crate) fn next_wakeup(&self) -> Option<Time> {
+        if self.phase != Phase::Receiving {
+            return None;
+        }
+        let checkpoint = self.checkpoint_due_at();
+        self.retry_at.into_iter().chain(checkpoint).min()
+    }
+
+    // ---- handlers ----
+
+    pub(crate) fn handle_scope(&mut self, scope: Scope) {
+        if !self.scopes.contains(&scope) && self.scopes.len() < SCOPES_PER_FLIGHT_MAX {
+            self.scopes.push(scope);
+        }
+    }
+
+    pub(crate) fn handle_open(&mut self, ticket: TicketId, scope: Scope, part: Part) {
+        self.handle_scope(scope);
+        let before = self.tickets.insert(ticket, Ticket { part, range: None, ready_to: 0, served: false });
+        assert!(before.is_none(), "{ticket:?} was opened twice");
+    }
+
+    pub(crate) fn handle_close(&mut self, ticket: TicketId) {
+        self.tickets.remove(&ticket);
+    }
+
+    pub(crate) fn handle_prefetch(&mut self, scope: Scope) {
+        self.handle_scope(scope);
+        self.whole_wanted = true;
+    }
+
+    pub(crate) fn handle_looked(&mut self, found: Found, out: &mut VecDeque<Output>) {
+        debug_assert_eq!(self.phase, Phase::Looking);
+        match found {
+            Found::Whole => {
+                self.end_tickets(Outcome::Stored, out);
+                self.phase = Phase::Over;
+            }
+            Found::Partial { size, have } => {
+                self.size = Some(size);
+                self.have = have;
+                self.phase = Phase::Receiving;
+            }
+            Found::Absent => self.phase = Phase::Sizeless,
+            Found::Broken(_) => {
+                self.pass_through(out);
+                self.phase = Phase::Over;
+            }
+        }
+    }
+
+    pub(crate) fn handle_prepared(&mut self, result: Result<(), LocalFault>, out: &mut VecDeque<Output>) {
+        debug_assert_eq!(self.phase, Phase::Preparing);
+        match result {
+            Ok(()) => self.phase = Phase::Receiving,
+            Err(_) => {
+                self.pass_through(out);
+                self.phase = Phase::Over;
+            }
+        }
+    }
+
+    pub(crate) fn handle_verified(&mut self, result: Result<bool, LocalFault>, out: &mut VecDeque<Output>) {
+        debug_assert_eq!(self.phase, Phase::Verifying);
+        match result {
+            Ok(true) => {
+                self.verified = true;
+                self.phase = Phase::Committing;
+                out.push_back(Output::Commit { digest: self.digest });
+            }
+            Ok(false) => self.start_over(out),
+            Err(fault) => self.handle_local_fault(fault, out),
+        }
+    }
+
+    pub(crate) fn handle_committed(&mut self, result: Result<(), LocalFault>) {
+        debug_assert_eq!(self.phase, Phase::Committing);
+        match result {
+            Ok(()) => self.phase = Phase::Over,
+            // Whoever waited has been served from the open file; only the store goes without.
+            Err(_) => self.end(false),
+        }
+    }
+
+    pub(crate) fn handle_checkpointed(&mut self, result: Result<(), LocalFault>, out: &mut VecDeque<Output>) {
+        self.checkpointing = false;
+        if let Err(fault) = result
+            && self.phase == Phase::Receiving
+        {
+            self.handle_local_fault(fault, out);
+        }
+    }
+
+    /// The files are closed. Tickets that came meanwhile begin a new life of this flight.
+    pub(crate) fn handle_shut(&mut self, out: &mut VecDeque<Output>) {
+        debug_assert_eq!(self.phase, Phase::Shutting);
+        if self.tickets.is_empty() {
+            self.phase = Phase::Over;
+            return;
+        }
+        let fresh = Flight::new(self.digest, out);
+        let old = std::mem::replace(self, fresh);
+        self.tickets = old.tickets;
+        for ticket in self.tickets.values_mut() {
+            // Resolved against the size of the life that has ended.
+            ticket.range = None;
+        }
+        self.scopes = old.scopes;
+        self.whole_wanted = old.whole_wanted;
+        self.restarts = old.restarts;
+        self.trusts_hint = old.trusts_hint;
+        self.draining = old.draining;
+    }
+
+    pub(crate) fn handle_drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// The deadline of the drain has come.
+    pub(crate) fn handle_stop(&mut self, out: &mut VecDeque<Output>) {
+        self.draining = true;
+        self.end_tickets(Outcome::Failed(PullFault::Draining), out);
+        if matches!(self.phase, Phase::Receiving) {
+            self.end(true);
+        }
+    }
+
+    pub(crate) fn handle_local_fault(&mut self, fault: LocalFault, out: &mut VecDeque<Output>) {
+        self.pass_through(out);
+        // On a full disk a part of a blob only stands in the way; a broken one may be well again after a restart.
+        self.end(fault != LocalFault::StoreFull);
+    }
+
+    // ---- endings ----
+
+    /// The bytes were wrong. Clients that have received some of them are cut short of the last piece; those that have
+    /// none yet wait for a second try.
+    fn start_over(&mut self, out: &mut VecDeque<Output>) {
+        let again = self.restarts < crate::limits::RESTARTS_MAX && !self.draining;
+        self.restarts += 1;
+        // A manifest may have lied about the size; the source is asked from now on.
+        self.trusts_hint = false;
+        let failed: Vec<_> =
+            self.tickets.iter().filter(|(_, t)| !again || t.served).map(|(id, _)| *id).collect();
+        for ticket in failed {
+            self.end_ticket(ticket, Outcome::Failed(PullFault::WrongContent), out);
+        }
+        self.end(false);
+    }
+
+    fn give_up(&mut self, fault: PullFault, out: &mut VecDeque<Output>) {
+        self.end_tickets(Outcome::Failed(fault), out);
+        self.end(true);
+    }
+
+    fn end(&mut self, keep: bool) {
+        self.keep = keep;
+        self.phase = Phase::Ending;
+    }
+
+    fn pass_through(&mut self, out: &mut VecDeque<Output>) {
+        self.end_tickets(Outcome::PassThrough, out);
+    }
+
+    fn end_tickets(&mut self, outcome: Outcome, out: &mut VecDeque<Output>) {
+        for (ticket, _) in std::mem::take(&mut self.tickets) {
+            out.push_back(Output::End { ticket, outcome });
+        }
+    }
+
+    fn end_ticket(&mut self, ticket: TicketId, outcome: Outcome, out: &mut VecDeque<Output>) {
+        if self.tickets.remove(&ticket).is_some() {
+            out.push_back(Output::End { ticket, outcome });
+        }
+    }
+
+    // ---- what follows from the state ----
+
+    /// Derives everything that is to be done now.
+    pub(crate) fn advance(&mut self, cx: &mut Context<'_>) {
+        self.deliver(cx.out);
+        match self.phase {
+            Phase::Sizeless => self.advance_sizeless(cx),
+            Phase::Receiving => self.advance_receiving(cx),
+            Phase::Ending => self.advance_ending(cx),
+            _ => {}
+        }
+    }
+
+    fn advance_ending(&mut self, cx: &mut Context<'_>) {
+        for fetch in self.fetches.keys() {
+            cx.out.push_back(Output::Cancel { fetch: *fetch });
+        }
+        // Cancelled transfers answer one by one; each answer comes by here again.
+        if self.fetches.is_empty() && !self.checkpointing {
+            let keep = (self.keep && !self.have.is_empty() && self.size.is_some()).then(|| self.have.clone());
+            cx.out.push_back(Output::Shut { digest: self.digest, keep });
+            self.phase = Phase::Shutting;
+        }
+    }
+
+    fn scope(&self) -> Scope {
+        self.scopes[self.scope_at].clone()
+    }
+
+    fn next_scope(&mut self) -> bool {
+        let more = self.scope_at + 1 < self.scopes.len();
+        self.scope_at += usize::from(more);
+        more
+    }
+
+    fn jitter(&self) -> u64 {
+        let hash = self.digest.hash();
+        u64::from(hash[0]) << 8 | u64::from(hash[1]) ^ u64::from(self.failures) * 311
+    }
+
+    fn judge(&mut self, fault: &SourceFault, progressed: bool) -> crate::retry::Verdict {
+        crate::retry::after_fault(
+            fault,
+            crate::retry::View {
+                failures: self.failures,
+                progressed,
+                under_way: self.under_way || self.tickets.values().any(|t| t.served),
+                tickets: self.tickets.len(),
+                more_scopes: self.scope_at + 1 < self.scopes.len(),
+                jitter: self.jitter(),
+            },
+        )
+    }
+}

@@ -1,0 +1,291 @@
+//! The boundary of the engine, on one screen.
+//!
+//! The driver turns what happens into an [`Input`], and carries out each [`Output`]. Every output marked *effect* is
+//! answered by exactly one input, whatever happens (I4); a ticket ends by exactly one [`Output::End`] unless the
+//! driver ends it with [`Input::Close`] before.
+
+use crate::demand::Part;
+use crate::fault::{LocalFault, SourceFault};
+use crate::ids::{Digest, FetchId, TicketId};
+use crate::name::Scope;
+use crate::ranges::ByteRanges;
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A client wants a blob, or a part of it, that was not in the store a moment ago.
+    Open {
+        /// New name of this request.
+        ticket: TicketId,
+        /// The blob.
+        digest: Digest,
+        /// Where upstream may be asked for it.
+        scope: Scope,
+        /// The bytes that are wanted.
+        part: Part,
+    },
+    /// The client has gone. Never cancels what others wait for.
+    Close {
+        /// The request that ends.
+        ticket: TicketId,
+    },
+    /// A manifest named a blob: its size is known from now on, and with `scope` it should start to move before it is
+    /// asked for.
+    Described {
+        /// The blob.
+        digest: Digest,
+        /// Size in bytes, as the manifest has it. A hint: the source's word counts more.
+        size: u64,
+        /// Where to fetch it; `None` when only the size should be remembered.
+        prefetch: Option<Scope>,
+    },
+    /// Answers [`Output::Look`].
+    Looked {
+        /// The blob.
+        digest: Digest,
+        /// What was found.
+        found: Found,
+    },
+    /// Answers [`Output::Size`].
+    Sized {
+        /// The blob.
+        digest: Digest,
+        /// Size in bytes; `None` if the source sends it without telling.
+        result: Result<Option<u64>, SourceFault>,
+    },
+    /// Answers [`Output::Prepare`].
+    Prepared {
+        /// The blob.
+        digest: Digest,
+        /// Whether there is a place for its bytes now.
+        result: Result<(), LocalFault>,
+    },
+    /// The source answered; its body follows. At most once for a fetch, before any progress.
+    FetchOpened {
+        /// The transfer.
+        fetch: FetchId,
+        /// Size of the whole blob in bytes, if the source told.
+        total: Option<u64>,
+    },
+    /// All bytes of the transfer up to `to` can be read by clients.
+    Progress {
+        /// The transfer.
+        fetch: FetchId,
+        /// Offset in the blob, exclusive.
+        to: u64,
+    },
+    /// Answers [`Output::Fetch`]: the transfer has ended and writes no more.
+    FetchEnded {
+        /// The transfer.
+        fetch: FetchId,
+        /// `Ok` when it brought all that was asked.
+        result: Result<(), FetchFault>,
+    },
+    /// Answers [`Output::Checkpoint`].
+    Checkpointed {
+        /// The blob.
+        digest: Digest,
+        /// Whether the checkpoint is on disk.
+        result: Result<(), LocalFault>,
+    },
+    /// Answers [`Output::Verify`].
+    Verified {
+        /// The blob.
+        digest: Digest,
+        /// Whether the bytes hash to the digest.
+        result: Result<bool, LocalFault>,
+    },
+    /// Answers [`Output::Commit`].
+    Committed {
+        /// The blob.
+        digest: Digest,
+        /// Whether it is in the store now.
+        result: Result<(), LocalFault>,
+    },
+    /// Answers [`Output::Shut`].
+    Shut {
+        /// The blob.
+        digest: Digest,
+    },
+    /// Time has passed ([`Engine::next_wakeup`](crate::Engine::next_wakeup)).
+    Wakeup,
+    /// The agent ends: nothing new is begun, what nobody waits for is put down.
+    Drain,
+    /// The deadline of the drain: everybody is cut off, progress is kept.
+    Stop,
+}
+
+/// What the store has of a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// All of it, verified.
+    Whole,
+    /// A part of it; the driver has opened it for writing.
+    Partial {
+        /// Size of the whole blob in bytes.
+        size: u64,
+        /// The bytes that are on disk.
+        have: ByteRanges,
+    },
+    /// Nothing.
+    Absent,
+    /// The store cannot tell.
+    Broken(LocalFault),
+}
+
+/// Who is to blame for a transfer's end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchFault {
+    /// The source.
+    Source(SourceFault),
+    /// This node's disk.
+    Local(LocalFault),
+    /// Nobody: the engine cancelled it.
+    Cancelled,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Effect: look the blob up in the store, and open what there is of it.
+    Look {
+        /// The blob.
+        digest: Digest,
+    },
+    /// Effect: ask upstream how big the blob is.
+    Size {
+        /// The blob.
+        digest: Digest,
+        /// Where to ask.
+        scope: Scope,
+    },
+    /// Effect: make a place for the bytes.
+    Prepare {
+        /// The blob.
+        digest: Digest,
+        /// Size in bytes; `None` if only the end of the transfer will tell.
+        size: Option<u64>,
+    },
+    /// Effect: fetch bytes from upstream and write them to their place, in order.
+    Fetch {
+        /// New name of this transfer.
+        fetch: FetchId,
+        /// The blob.
+        digest: Digest,
+        /// Where to ask.
+        scope: Scope,
+        /// First byte.
+        start: u64,
+        /// End, exclusive; `None` for a blob of unknown size.
+        end: Option<u64>,
+        /// Why it is sent: counted, and said in the log.
+        reason: FetchReason,
+    },
+    /// Let a running transfer end earlier: somebody else brings the rest.
+    Trim {
+        /// The transfer.
+        fetch: FetchId,
+        /// New end, exclusive.
+        end: u64,
+    },
+    /// End a running transfer now; it still answers with [`Input::FetchEnded`].
+    Cancel {
+        /// The transfer.
+        fetch: FetchId,
+    },
+    /// Effect: make what has been received survive a power cut.
+    Checkpoint {
+        /// The blob.
+        digest: Digest,
+        /// The bytes to vouch for.
+        have: ByteRanges,
+    },
+    /// Effect: compare the hash of all bytes with the digest.
+    Verify {
+        /// The blob.
+        digest: Digest,
+    },
+    /// Effect: put the verified blob into the store.
+    Commit {
+        /// The blob.
+        digest: Digest,
+    },
+    /// Effect: close the blob's files. With `keep`, the bytes stay for a later flight; otherwise they go.
+    Shut {
+        /// The blob.
+        digest: Digest,
+        /// Bytes to vouch for.
+        keep: Option<ByteRanges>,
+    },
+    /// The first bytes for a ticket are there (or its range is empty): answer the client.
+    Serve {
+        /// The request.
+        ticket: TicketId,
+        /// Size of the whole blob in bytes.
+        size: u64,
+        /// First byte of the answer.
+        start: u64,
+        /// End of the answer, exclusive.
+        end: u64,
+    },
+    /// The ticket's bytes up to `to` may be sent.
+    Ready {
+        /// The request.
+        ticket: TicketId,
+        /// Offset in the blob, exclusive.
+        to: u64,
+    },
+    /// The ticket ends; the engine forgets it.
+    End {
+        /// The request.
+        ticket: TicketId,
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+/// Why a transfer is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchReason {
+    /// The first for these bytes.
+    First,
+    /// An earlier one failed before it brought anything.
+    Retry,
+    /// An earlier one broke in the middle.
+    Resume,
+}
+
+/// How a ticket ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All its bytes are ready.
+    Delivered,
+    /// The whole blob is in the store: read it there.
+    Stored,
+    /// The store cannot be used: go on straight from upstream, from the last byte that was ready.
+    PassThrough,
+    /// The range lies outside the blob.
+    Unsatisfiable {
+        /// Size of the blob in bytes.
+        size: u64,
+    },
+    /// It cannot be had.
+    Failed(PullFault),
+}
+
+/// Why a blob cannot be had, after everything has been tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullFault {
+    /// No source has it.
+    Unknown,
+    /// The sources that were asked deny access.
+    Denied,
+    /// Sources failed, were rate limited or broke off too often.
+    Exhausted,
+    /// The bytes do not match the digest.
+    WrongContent,
+    /// The request goes round in a circle.
+    Loop,
+    /// The agent is shutting down.
+    Draining,
+}
