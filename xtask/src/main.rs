@@ -1,0 +1,75 @@
+//! `cargo xtask`: everything one does with a checkout, each in one command.
+//!
+//! Uses the standard library only and does not build, and so cannot break, with the product. Every command first gets
+//! what it needs: as root it installs the Debian packages itself, otherwise it says exactly which are missing.
+
+mod bench;
+mod build;
+mod containerd;
+mod fuzz;
+mod packages;
+mod place;
+mod process;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+/// Why a command failed, in words for the person who ran it.
+type Result<T = ()> = std::result::Result<T, String>;
+
+const HELP: &str = "\
+cargo xtask <command>
+
+  demo [ARGS]          a real registry, a real agent, clients that pull at once, and what came from where
+                       (ARGS: --clients N, --size 256MB, --json)
+  test [ARGS]          everything a change has to pass: format, tidiness, build, all tests
+                       (ARGS go to `cargo test`, e.g. `-p shoal-engine` or `--test containerd`)
+  bench NAME [--json]  one benchmark against its peers: singleflight, direct, hit, footprint, verify
+  lint                 clippy with warnings as errors, and the tidiness checks
+  fuzz NAME [ARGS]     a fuzz target (needs cargo-fuzz and a nightly compiler)
+  setup                only installs what the other commands need
+  help                 this text
+
+Compiled code goes to $CARGO_TARGET_DIR or, if that is not set, to shoal/target in the user's cache folder.
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match args.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", [].as_slice()),
+    };
+    let done = match command {
+        "demo" => demo(rest),
+        "test" => test::run(rest),
+        "bench" => bench::run(rest),
+        "lint" => test::lint(),
+        "fuzz" => fuzz::run(rest),
+        "setup" => setup(),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => Err(format!("there is no command `{other}`\n\n{HELP}")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(args: &[String]) -> Result {
+    packages::ensure(&[packages::BUILD, packages::DEMO])?;
+    let bin = build::bin("shoal")?;
+    process::run(process::command(&bin).arg("demo").args(args))
+}
+
+fn setup() -> Result {
+    packages::ensure(&packages::ALL)?;
+    containerd::ensure();
+    Ok(())
+}
