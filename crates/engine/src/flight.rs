@@ -166,7 +166,8 @@ impl Flight {
 
     /// When the flight wants to be woken.
     pub(crate) fn next_wakeup(&self) -> Option<Time> {
-        if self.phase != Phase::Receiving {
+        // With all bytes there only an answer can move it on.
+        if self.phase != Phase::Receiving || self.is_whole() {
             return None;
         }
         let checkpoint = self.checkpoint_due_at();
@@ -364,6 +365,11 @@ impl Flight {
             cx.out.push_back(Output::Shut { digest: self.digest, keep });
             self.phase = Phase::Shutting;
         }
+    }
+
+    /// Whether all bytes are there, verified or not.
+    fn is_whole(&self) -> bool {
+        self.size.is_some_and(|size| self.have.contains(0..size))
     }
 
     fn scope(&self) -> Scope {

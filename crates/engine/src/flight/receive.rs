@@ -149,9 +149,7 @@ impl Flight {
     }
 
     pub(super) fn advance_receiving(&mut self, cx: &mut Context<'_>) {
-        if let Some(size) = self.size
-            && self.have.contains(0..size)
-        {
+        if self.is_whole() {
             // A transfer that has brought its last byte still has to say so.
             if self.fetches.is_empty() && !self.checkpointing {
                 self.phase = Phase::Verifying;
@@ -244,7 +242,8 @@ impl Flight {
     }
 
     pub(super) fn checkpoint_due_at(&self) -> Option<Time> {
-        let since = self.unsaved_since.filter(|_| !self.checkpointing)?;
+        // Bytes of a blob of unknown size cannot be gone on with, so there is nothing to save.
+        let since = self.unsaved_since.filter(|_| !self.checkpointing && self.size.is_some())?;
         Some(since + CHECKPOINT_AGE)
     }
 }
