@@ -91,10 +91,10 @@ impl Flight {
         let fault = match result {
             Ok(()) => match fetch.end {
                 Some(end) if fetch.frontier < end => SourceFault::Interrupted,
-                Some(_) => return,
-                // Only now is it known how large the blob is.
-                None => {
-                    self.size = Some(fetch.frontier);
+                _ => {
+                    self.failures = 0;
+                    // Without an end it is only known now how large the blob is.
+                    self.size = self.size.or(Some(fetch.frontier));
                     return;
                 }
             },
@@ -102,7 +102,9 @@ impl Flight {
             Err(FetchFault::Local(fault)) => return self.handle_local_fault(fault, out),
             Err(FetchFault::Source(fault)) => fault,
         };
-        let progressed = fetch.frontier - fetch.start >= PROGRESS_BYTES_MIN;
+        // Without a size there is no place to go on from: the next transfer begins at the first byte.
+        let from_the_start = fetch.end.is_none();
+        let progressed = !from_the_start && fetch.frontier - fetch.start >= PROGRESS_BYTES_MIN;
         self.failures = if progressed { 0 } else { self.failures + 1 };
         self.failed_before = true;
         match self.judge(&fault, progressed) {
@@ -112,8 +114,7 @@ impl Flight {
             }
             Verdict::GiveUp(fault) => self.give_up(fault, out),
         }
-        if fetch.end.is_none() && self.phase == Phase::Receiving {
-            // Without a size there is no place to go on from: the next transfer begins at the first byte.
+        if from_the_start && self.phase == Phase::Receiving {
             self.have = Default::default();
         }
     }
