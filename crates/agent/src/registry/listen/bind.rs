@@ -1,0 +1,82 @@
+//! Opening the port.
+
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+
+/// Connections that wait to be accepted. The kernel lowers it to its own `somaxconn`; a node that starts 100 pods at
+/// once opens a few hundred connections in one moment.
+const BACKLOG: i32 = 1024;
+
+/// Why a port cannot be opened. The operator has to act; nothing has been changed.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process, or this one, listens there.
+    #[error(
+        "cannot listen on {address}: the port is in use; stop the process that holds it (`ss -ltnp sport = {port}` names it) or choose another address",
+        port = address.port()
+    )]
+    InUse {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A port below 1024, and no privilege for it.
+    #[error(
+        "cannot listen on {address}: not allowed; choose a port from 1024 up, or grant the process CAP_NET_BIND_SERVICE"
+    )]
+    Denied {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The address belongs to no interface of this machine, or its address family is switched off.
+    #[error(
+        "cannot listen on {address}: this machine has no such address; choose one that `ip address` lists, or the wildcard 0.0.0.0 or [::]"
+    )]
+    NotHere {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Anything else, such as a lack of file descriptors.
+    #[error("cannot listen on {address}")]
+    Failed {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Listens on `address`. `[::]` takes clients of IPv4 as well; port 0 lets the kernel choose one.
+///
+/// # Errors
+/// See [`BindError`].
+pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    open(address).map_err(|source| match source.raw_os_error() {
+        Some(libc::EADDRINUSE) => BindError::InUse { address, source },
+        Some(libc::EACCES | libc::EPERM) => BindError::Denied { address, source },
+        Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT) => BindError::NotHere { address, source },
+        _ => BindError::Failed { address, source },
+    })
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    // Connections of a former process in TIME_WAIT must not keep a restarted agent off its port.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // The system's default for this differs between machines.
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}

@@ -1,0 +1,233 @@
+//! The connection below hyper: a TCP stream that sends mapped files with `sendfile(2)` and gives up on a client that
+//! takes nothing.
+//!
+//! Invariant: a write is `Pending` only after something was arranged that wakes the task: the socket, a disk read, the
+//! stall timer, or the task itself.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use super::mapped::{self, Source};
+use super::read_ahead::ReadAhead;
+
+/// Bytes that one connection sends before the other connections of its thread get their turn. A client as fast as this
+/// machine never fills its socket, so that nothing else would make us stop.
+const BURST_MAX: u64 = 8 * 1024 * 1024;
+
+/// A client's connection. See the [module](super) for what it does with the parts of a
+/// [`MappedFile`](super::MappedFile).
+pub struct FileStream {
+    tcp: TcpStream,
+    read_ahead: ReadAhead,
+    stall: Stall,
+    burst: u64,
+}
+
+impl FileStream {
+    /// Wraps an accepted connection, which fails with `TimedOut` once its client has taken nothing for
+    /// `write_idle_timeout`, and no later than after twice that, although there was something to take.
+    pub fn new(tcp: TcpStream, write_idle_timeout: Duration) -> Self {
+        let stall = Stall { limit: write_idle_timeout, timer: None, waiting: false, unsent: 0 };
+        FileStream { tcp, read_ahead: ReadAhead::default(), stall, burst: 0 }
+    }
+
+    /// Sends a part of a file, or the beginning of it.
+    fn poll_send_file(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &Arc<Source>,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        if self.burst >= BURST_MAX {
+            self.burst = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        loop {
+            // The socket first: nothing is read from disk for a client that cannot take it.
+            if self.tcp.poll_write_ready(cx)?.is_pending() {
+                self.burst = 0;
+                return self.stall.poll(cx, &self.tcp);
+            }
+            let count = ready!(self.read_ahead.poll_ready(cx, source, offset, len as u64));
+            match self.tcp.try_io(Interest::WRITABLE, || send_file(&self.tcp, source, offset, count)) {
+                Ok(sent) => {
+                    self.stall.progress();
+                    self.burst += sent as u64;
+                    return Poll::Ready(Ok(sent));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Writes slices of memory that a part of a file follows at once, so that they travel in one packet with it.
+    fn poll_send_before_file(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            if self.tcp.poll_write_ready(cx)?.is_pending() {
+                return self.stall.poll(cx, &self.tcp);
+            }
+            match self.tcp.try_io(Interest::WRITABLE, || send_more(&self.tcp, slices)) {
+                Ok(sent) => {
+                    self.stall.progress();
+                    return Poll::Ready(Ok(sent));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Writes slices of memory with nothing to follow.
+    fn poll_send(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.tcp).poll_write_vectored(cx, slices) {
+            Poll::Ready(outcome) => {
+                self.stall.progress();
+                Poll::Ready(outcome)
+            }
+            Poll::Pending => self.stall.poll(cx, &self.tcp),
+        }
+    }
+}
+
+impl AsyncRead for FileStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for FileStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let found = slices.iter().enumerate().find_map(|(at, slice)| Some((at, mapped::find(slice)?)));
+        let Some((at, (source, offset))) = found else {
+            return this.poll_send(cx, slices);
+        };
+        let before = &slices[..at];
+        if before.iter().all(|slice| slice.is_empty()) {
+            this.poll_send_file(cx, &source, offset, slices[at].len())
+        } else {
+            this.poll_send_before_file(cx, before)
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The kernel holds whatever was written.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
+}
+
+/// One `sendfile(2)` of at most `count` bytes.
+fn send_file(tcp: &TcpStream, source: &Source, offset: u64, count: u64) -> io::Result<usize> {
+    let mut at = offset;
+    // At most a window, see `ReadAhead`.
+    let count = count as usize;
+    let sent = rustix::io::retry_on_intr(|| {
+        at = offset;
+        rustix::fs::sendfile(tcp.as_fd(), source.file.as_fd(), Some(&mut at), count)
+    })?;
+    if sent == 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("the file ends before byte {offset} that was promised to the client"),
+        ));
+    }
+    source.count_sent(sent);
+    Ok(sent)
+}
+
+fn send_more(tcp: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    let mut none = [MaybeUninit::uninit(); 0];
+    let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+    let sent = rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(tcp.as_fd(), slices, &mut SendAncillaryBuffer::new(&mut none), flags)
+    })?;
+    Ok(sent)
+}
+
+/// Notices a client that takes nothing.
+struct Stall {
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The socket has been full since the timer was set.
+    waiting: bool,
+    /// Bytes that the kernel still held when the timer was set.
+    unsent: u64,
+}
+
+impl Stall {
+    fn progress(&mut self) {
+        self.waiting = false;
+    }
+
+    /// The socket is full. The socket says when there is room again, this only when there was none for too long.
+    fn poll<T>(&mut self, cx: &mut Context<'_>, tcp: &TcpStream) -> Poll<io::Result<T>> {
+        if !self.waiting {
+            self.waiting = true;
+            self.restart(tcp);
+        }
+        loop {
+            let timer = self.timer.as_mut().expect("set by `restart`");
+            ready!(timer.as_mut().poll(cx));
+            // A full socket reports room only after a good part of its megabytes has gone. A slow client that takes
+            // some of them meanwhile is not stalled.
+            if unsent_bytes(tcp) >= self.unsent {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("the client has taken nothing for {:?}", self.limit),
+                )));
+            }
+            self.restart(tcp);
+        }
+    }
+
+    fn restart(&mut self, tcp: &TcpStream) {
+        self.unsent = unsent_bytes(tcp);
+        let deadline = Instant::now() + self.limit;
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().reset(deadline),
+            None => self.timer = Some(Box::pin(tokio::time::sleep_until(deadline))),
+        }
+    }
+}
+
+/// Bytes written to the socket that the client has not yet acknowledged.
+fn unsent_bytes(tcp: &TcpStream) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one `int` to the given address, which is valid for the call.
+    let outcome = unsafe { libc::ioctl(tcp.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    // A socket that cannot tell counts as one whose client takes nothing.
+    if outcome == 0 { u64::try_from(bytes).unwrap_or(0) } else { u64::MAX }
+}
