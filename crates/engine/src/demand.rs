@@ -39,13 +39,14 @@ impl Part {
     }
 
     /// Whether a reader of this part may end up with the complete blob, so that all of it has to be fetched and
-    /// verified before its last byte is handed out. Only short bounded ranges are exempt: a lazy reader that wants a
-    /// footer must not wait for a gigabyte.
+    /// verified before its last byte is handed out. Only short bounded ranges of something larger are exempt: a lazy
+    /// reader that wants a footer must not wait for a gigabyte.
     pub fn wants_whole(self, size: u64) -> bool {
+        let Some(range) = self.resolve(size) else { return false };
         match self {
             Part::Whole | Part::From(_) => true,
             Part::Bounded(..) | Part::Suffix(_) => {
-                self.resolve(size).is_some_and(|r| r.end == size && r.end - r.start > TAIL_BYTES_MAX)
+                range == (0..size) || (range.end == size && range.end - range.start > TAIL_BYTES_MAX)
             }
         }
     }
@@ -166,6 +167,29 @@ mod tests {
         ];
         for (part, size, range) in table {
             assert_eq!(part.resolve(size), range, "{part:?} of {size}");
+        }
+    }
+
+    #[test]
+    fn who_may_end_up_with_the_complete_blob() {
+        let table = [
+            (Part::Whole, 0, true),
+            (Part::Whole, GIB, true),
+            (Part::From(GIB - 1), GIB, true),
+            (Part::From(GIB), GIB, false),
+            (Part::Suffix(50), GIB, false),
+            (Part::Suffix(5 * MIB), GIB, true),
+            (Part::Bounded(GIB - 50, GIB - 1), GIB, false),
+            (Part::Bounded(0, GIB - 1), GIB, true),
+            (Part::Bounded(0, GIB - 2), GIB, false),
+            (Part::Bounded(0, MIB - 1), MIB, true),
+            (Part::Bounded(1, MIB - 1), MIB, false),
+            (Part::Suffix(MIB), MIB, true),
+            (Part::Suffix(u64::MAX), 1, true),
+            (Part::Bounded(MIB, MIB), MIB, false),
+        ];
+        for (part, size, whole) in table {
+            assert_eq!(part.wants_whole(size), whole, "{part:?} of {size}");
         }
     }
 
