@@ -89,6 +89,8 @@ pub struct Flight {
     have: ByteRanges,
     verified: bool,
     whole_wanted: bool,
+    /// A manifest has named the blob while this life of the flight was ending.
+    wanted_again: bool,
     tickets: BTreeMap<TicketId, Ticket>,
     fetches: BTreeMap<FetchId, Fetch>,
     /// Why transfers are opened next.
@@ -119,6 +121,7 @@ impl Flight {
             have: ByteRanges::new(),
             verified: false,
             whole_wanted: false,
+            wanted_again: false,
             tickets: BTreeMap::new(),
             fetches: BTreeMap::new(),
             failed_before: false,
@@ -194,7 +197,10 @@ impl Flight {
 
     pub(crate) fn handle_prefetch(&mut self, scope: Scope) {
         self.handle_scope(scope);
-        self.whole_wanted = true;
+        match self.phase {
+            Phase::Ending | Phase::Shutting => self.wanted_again = true,
+            _ => self.whole_wanted = true,
+        }
     }
 
     pub(crate) fn handle_looked(&mut self, found: Found, out: &mut VecDeque<Output>) {
@@ -259,10 +265,10 @@ impl Flight {
         }
     }
 
-    /// The files are closed. Tickets that came meanwhile begin a new life of this flight.
+    /// The files are closed. Tickets and wishes that came meanwhile begin a new life of this flight.
     pub(crate) fn handle_shut(&mut self, out: &mut VecDeque<Output>) {
         debug_assert_eq!(self.phase, Phase::Shutting);
-        if self.tickets.is_empty() {
+        if self.tickets.is_empty() && !self.wanted_again {
             self.phase = Phase::Over;
             return;
         }
@@ -274,7 +280,8 @@ impl Flight {
             ticket.range = None;
         }
         self.scopes = old.scopes;
-        self.whole_wanted = old.whole_wanted;
+        // What the tickets of the old life wanted has ended with them.
+        self.whole_wanted = old.wanted_again;
         self.restarts = old.restarts;
         self.trusts_hint = old.trusts_hint;
         self.draining = old.draining;
