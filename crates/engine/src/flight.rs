@@ -61,6 +61,8 @@ struct Fetch {
     /// `None` until the end is known.
     end: Option<u64>,
     frontier: u64,
+    /// It has been told to end, and has not answered yet.
+    cancelled: bool,
 }
 
 /// What the engine lends a flight while it advances.
@@ -363,8 +365,10 @@ impl Flight {
     }
 
     fn advance_ending(&mut self, cx: &mut Context<'_>) {
-        for fetch in self.fetches.keys() {
-            cx.out.push_back(Output::Cancel { fetch: *fetch });
+        for (&fetch, running) in &mut self.fetches {
+            if !std::mem::replace(&mut running.cancelled, true) {
+                cx.out.push_back(Output::Cancel { fetch });
+            }
         }
         // Cancelled transfers answer one by one; each answer comes by here again.
         if self.fetches.is_empty() && !self.checkpointing {

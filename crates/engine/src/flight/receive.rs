@@ -158,6 +158,10 @@ impl Flight {
             }
             return;
         }
+        if self.draining && self.tickets.is_empty() {
+            self.end(true);
+            return self.advance(cx);
+        }
         if self.retry_at.is_some_and(|at| at <= cx.now) {
             self.retry_at = None;
         }
@@ -166,7 +170,7 @@ impl Flight {
         }
         self.checkpoint(cx);
         let idle = self.fetches.is_empty() && !self.checkpointing && self.tickets.is_empty();
-        if idle && (!self.whole_wanted || self.draining) {
+        if idle && !self.whole_wanted {
             self.end(true);
             self.advance(cx);
         }
@@ -186,9 +190,6 @@ impl Flight {
                 None => return false,
             },
         };
-        if self.draining && self.tickets.is_empty() {
-            return false;
-        }
         *free -= 1;
         for (&fetch, running) in &mut self.fetches {
             if running.frontier < start && running.end.is_none_or(|end| end > start) {
@@ -198,7 +199,7 @@ impl Flight {
         }
         *cx.next_fetch += 1;
         let fetch = FetchId(*cx.next_fetch);
-        self.fetches.insert(fetch, super::Fetch { start, end, frontier: start });
+        self.fetches.insert(fetch, super::Fetch { start, end, frontier: start, cancelled: false });
         let reason = match (std::mem::take(&mut self.failed_before), self.under_way) {
             (false, _) => FetchReason::First,
             (true, false) => FetchReason::Retry,
