@@ -52,6 +52,10 @@ impl Flight {
     ) {
         let (Some(total), Some(fetch)) = (total, self.fetches.get_mut(&id)) else { return };
         match self.size {
+            None if total > BLOB_BYTES_MAX && self.phase == Phase::Receiving => {
+                self.pass_through(out);
+                self.end(false);
+            }
             None => {
                 self.size = Some(total);
                 fetch.end.get_or_insert(total);
@@ -126,7 +130,8 @@ impl Flight {
             self.phase = Phase::Over;
             return;
         }
-        match cx.size_hint.filter(|_| self.trusts_hint) {
+        // A hint that is out of all bounds says more of the manifest than of the blob.
+        match cx.size_hint.filter(|size| self.trusts_hint && *size <= BLOB_BYTES_MAX) {
             Some(size) => {
                 self.size = Some(size);
                 self.prepare(cx.out);
