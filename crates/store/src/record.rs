@@ -1,0 +1,296 @@
+//! What stands in the index, byte for byte.
+//!
+//! A record is one byte of version and then the fields in bincode's standard encoding. Invariant: bytes that this
+//! program wrote decode to what was encoded, and anything else is an error, never a guess; the golden bytes in the
+//! tests pin the encoding.
+
+use std::time::{Duration, SystemTime};
+
+use bincode::{Decode, Encode};
+use shoal_engine::{Algorithm, Digest, Scope, Tag};
+
+use crate::blob::TagRecord;
+
+/// Version that stands before every record.
+const RECORD_VERSION: u8 = 1;
+/// Largest record, bytes: the piece map of the largest blob (32 KiB) and room to spare.
+const RECORD_BYTES_MAX: usize = 64 * 1024;
+/// Longest media type that is kept, bytes: two names of 127 and the slash (RFC 6838, section 4.2).
+pub(crate) const MEDIA_TYPE_BYTES_MAX: usize = 255;
+
+/// Why bytes are not a record. The index is at fault and has to be rebuilt.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The key is not one of ours.
+    #[error("{0} bytes are not a key")]
+    Key(usize),
+    /// The version byte is missing or another's.
+    #[error("version {0:?}, expected {RECORD_VERSION}")]
+    Version(Option<u8>),
+    /// The fields do not decode.
+    #[error(transparent)]
+    Fields(#[from] bincode::error::DecodeError),
+    /// There are bytes after the last field.
+    #[error("{0} bytes too many")]
+    Trailing(usize),
+}
+
+/// Family `blobs`: a whole blob.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct BlobRecord {
+    pub size: u64,
+    pub media_type: Option<String>,
+    /// The content is in family `inline`, not in a file.
+    pub inline: bool,
+    pub pinned: bool,
+    /// Milliseconds since 1970, like all times here.
+    pub stored_at: u64,
+    pub used_at: u64,
+    pub hits: u64,
+}
+
+/// Family `partials`: what of a partial blob is on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct PartialRecord {
+    pub size: u64,
+    pub piece_len: u64,
+    /// One bit for each piece, lowest bit first.
+    pub map: Vec<u8>,
+    /// Set before the file is renamed into `blobs/`, so that a crash right after it leaves a trace.
+    pub committing: Option<Committing>,
+}
+
+/// What the blob's record will say.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Committing {
+    pub media_type: Option<String>,
+    pub at: u64,
+}
+
+/// Family `tags`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+struct StoredTag {
+    digest: Vec<u8>,
+    media_type: String,
+    size: u64,
+    checked_at: u64,
+    expires_at: u64,
+}
+
+const fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<RECORD_BYTES_MAX>()
+}
+
+pub(crate) fn encode<T: Encode>(fields: &T) -> Vec<u8> {
+    let mut bytes = vec![RECORD_VERSION];
+    // Every field is bounded before it gets here, and a vector takes all that is written.
+    bincode::encode_into_std_write(fields, &mut bytes, config()).expect("a bounded record encodes");
+    bytes
+}
+
+pub(crate) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, RecordError> {
+    let [RECORD_VERSION, fields @ ..] = bytes else {
+        return Err(RecordError::Version(bytes.first().copied()));
+    };
+    let (record, used) = bincode::decode_from_slice(fields, config())?;
+    if used != fields.len() {
+        return Err(RecordError::Trailing(fields.len() - used));
+    }
+    Ok(record)
+}
+
+pub(crate) fn encode_tag(record: &TagRecord) -> Vec<u8> {
+    encode(&StoredTag {
+        digest: digest_key(&record.digest),
+        media_type: record.media_type.clone(),
+        size: record.size,
+        checked_at: to_millis(record.checked_at),
+        expires_at: to_millis(record.expires_at),
+    })
+}
+
+pub(crate) fn decode_tag(bytes: &[u8]) -> Result<TagRecord, RecordError> {
+    let stored: StoredTag = decode(bytes)?;
+    Ok(TagRecord {
+        digest: digest_of_key(&stored.digest)?,
+        media_type: stored.media_type,
+        size: stored.size,
+        checked_at: from_millis(stored.checked_at),
+        expires_at: from_millis(stored.expires_at),
+    })
+}
+
+/// Key of everything that belongs to a digest: one byte for the algorithm, then the hash. No key is the beginning of
+/// another one, so it is also the prefix of the digest's links.
+pub(crate) fn digest_key(digest: &Digest) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + digest.hash().len());
+    key.push(match digest.algorithm() {
+        Algorithm::Sha256 => 1,
+        Algorithm::Sha512 => 2,
+    });
+    key.extend_from_slice(digest.hash());
+    key
+}
+
+pub(crate) fn digest_of_key(key: &[u8]) -> Result<Digest, RecordError> {
+    match split_digest(key)? {
+        (digest, []) => Ok(digest),
+        _ => Err(RecordError::Key(key.len())),
+    }
+}
+
+fn split_digest(key: &[u8]) -> Result<(Digest, &[u8]), RecordError> {
+    let wrong = || RecordError::Key(key.len());
+    let (first, rest) = key.split_first().ok_or_else(wrong)?;
+    let algorithm = match first {
+        1 => Algorithm::Sha256,
+        2 => Algorithm::Sha512,
+        _ => return Err(wrong()),
+    };
+    let (hash, rest) = rest.split_at_checked(algorithm.hash_len()).ok_or_else(wrong)?;
+    Ok((Digest::new(algorithm, hash), rest))
+}
+
+/// Key of a tag. Neither names of registries nor of repositories contain a zero byte.
+pub(crate) fn tag_key(scope: &Scope, tag: &Tag) -> Vec<u8> {
+    [scope.registry.as_str(), scope.repository.as_str(), tag.as_str()].join("\0").into_bytes()
+}
+
+/// Key of a link: the digest comes first, because links leave together with their blob.
+pub(crate) fn link_key(digest: &Digest, scope: &Scope) -> Vec<u8> {
+    let mut key = digest_key(digest);
+    key.extend_from_slice(scope.registry.as_str().as_bytes());
+    key.push(0);
+    key.extend_from_slice(scope.repository.as_str().as_bytes());
+    key
+}
+
+pub(crate) fn link_of_key(key: &[u8]) -> Result<(Digest, Scope), RecordError> {
+    let wrong = || RecordError::Key(key.len());
+    let (digest, rest) = split_digest(key)?;
+    let (registry, repository) =
+        std::str::from_utf8(rest).ok().and_then(|text| text.split_once('\0')).ok_or_else(wrong)?;
+    let registry = registry.parse().map_err(|_| wrong())?;
+    let repository = repository.parse().map_err(|_| wrong())?;
+    Ok((digest, Scope { registry, repository }))
+}
+
+/// A media type that can be kept; one that is too long is none.
+pub(crate) fn kept_media_type(media_type: Option<&str>) -> Option<String> {
+    media_type.filter(|text| text.len() <= MEDIA_TYPE_BYTES_MAX).map(str::to_owned)
+}
+
+pub(crate) fn to_millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(crate) fn from_millis(millis: u64) -> SystemTime {
+    // A time that this platform cannot express can only come from a broken record; then any old one will do.
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn digest() -> Digest {
+        format!("sha256:{}", "a5".repeat(32)).parse().unwrap()
+    }
+
+    fn scope() -> Scope {
+        Scope { registry: "r.test:5000".parse().unwrap(), repository: "a/b".parse().unwrap() }
+    }
+
+    fn blob() -> BlobRecord {
+        BlobRecord {
+            size: 70_000,
+            media_type: Some("a/b".into()),
+            inline: true,
+            pinned: false,
+            stored_at: 1_700_000_000_000,
+            used_at: 1_700_000_000_001,
+            hits: 3,
+        }
+    }
+
+    fn partial() -> PartialRecord {
+        PartialRecord {
+            size: 1 << 20,
+            piece_len: 1 << 18,
+            map: vec![0b0101],
+            committing: Some(Committing { media_type: None, at: 5 }),
+        }
+    }
+
+    fn tag() -> TagRecord {
+        TagRecord {
+            digest: digest(),
+            media_type: "m/t".into(),
+            size: 250,
+            checked_at: from_millis(1),
+            expires_at: from_millis(2),
+        }
+    }
+
+    /// If one of these has to change, so has `RECORD_VERSION` or `FORMAT`.
+    #[test]
+    fn golden_bytes() {
+        let key = format!("01{}", "a5".repeat(32));
+        let table = [
+            (encode(&blob()), "01fc701101000103612f620100fd0068e5cf8b010000fd0168e5cf8b01000003".to_owned()),
+            (encode(&partial()), "01fc00001000fc000004000105010005".into()),
+            (encode_tag(&tag()), format!("0121{key}036d2f74fa0102")),
+            (digest_key(&digest()), key.clone()),
+            (link_key(&digest(), &scope()), format!("{key}722e746573743a3530303000612f62")),
+            (tag_key(&scope(), &"v1".parse().unwrap()), "722e746573743a3530303000612f62007631".into()),
+        ];
+        for (bytes, golden) in table {
+            assert_eq!(hex(&bytes), golden);
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        assert_eq!(decode::<BlobRecord>(&encode(&blob())).unwrap(), blob());
+        assert_eq!(decode::<PartialRecord>(&encode(&partial())).unwrap(), partial());
+        assert_eq!(decode_tag(&encode_tag(&tag())).unwrap(), tag());
+        assert_eq!(link_of_key(&link_key(&digest(), &scope())).unwrap(), (digest(), scope()));
+        let sha512: Digest = format!("sha512:{}", "0f".repeat(64)).parse().unwrap();
+        assert_eq!(digest_of_key(&digest_key(&sha512)).unwrap(), sha512);
+    }
+
+    #[test]
+    fn what_was_not_written_is_an_error() {
+        assert!(matches!(decode::<BlobRecord>(&[]), Err(RecordError::Version(None))));
+        assert!(matches!(decode::<BlobRecord>(&[9, 0]), Err(RecordError::Version(Some(9)))));
+        let mut long = encode(&blob());
+        long.push(0);
+        assert!(matches!(decode::<BlobRecord>(&long), Err(RecordError::Trailing(1))));
+        for key in [&[][..], &[3; 33], &[1; 32], &[1; 34]] {
+            assert!(matches!(digest_of_key(key), Err(RecordError::Key(_))), "{key:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode::<BlobRecord>(&bytes);
+            let _ = decode::<PartialRecord>(&bytes);
+            let _ = decode_tag(&bytes);
+            let _ = link_of_key(&bytes);
+        }
+
+        #[test]
+        fn a_record_that_lost_its_end_is_an_error(cut in 1usize..30) {
+            let bytes = encode(&blob());
+            prop_assert!(decode::<BlobRecord>(&bytes[..bytes.len() - cut.min(bytes.len())]).is_err());
+        }
+    }
+}

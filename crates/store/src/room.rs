@@ -1,0 +1,266 @@
+//! How many bytes are stored and promised, and whether more may come.
+//!
+//! Question: does a blob of this size fit, and if not, how much has to be evicted first? Answer: sums, kept up to date
+//! with every change and reckoned anew at each start. A partial counts with its full size from the moment it is opened,
+//! so that two large blobs that arrive together cannot both be let in where only one has room.
+//!
+//! Invariant: stored plus reserved bytes never exceed the capacity, unless the capacity was lowered below what is stored.
+
+use parking_lot::Mutex;
+
+use crate::error::FullCause;
+
+/// Limits in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub capacity: Option<u64>,
+    /// Eviction starts here...
+    pub high: u64,
+    /// ...and stops here.
+    pub low: u64,
+    pub disk_free_min: u64,
+}
+
+/// What is stored, and what has become of the rest. Counters count from the opening of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Whole blobs.
+    pub blobs: u64,
+    /// Bytes of whole blobs in files.
+    pub file_bytes: u64,
+    /// Bytes of whole blobs in the index.
+    pub inline_bytes: u64,
+    /// Partial blobs, active or not.
+    pub partials: u64,
+    /// Bytes reserved for partial blobs: their full size, whatever has arrived of it.
+    pub partial_bytes: u64,
+    /// The size cap, if there is one.
+    pub capacity: Option<u64>,
+    /// Bytes free on the file system.
+    pub disk_free: u64,
+    /// Counter: blobs and partials removed to make room.
+    pub evicted: u64,
+    /// Counter: their bytes.
+    pub evicted_bytes: u64,
+    /// Counter: blobs and partials removed because nobody used them for too long.
+    pub expired: u64,
+    /// Counter: their bytes.
+    pub expired_bytes: u64,
+}
+
+impl Usage {
+    /// Bytes that count against the capacity.
+    pub fn bytes(&self) -> u64 {
+        self.file_bytes + self.inline_bytes + self.partial_bytes
+    }
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    blobs: u64,
+    file_bytes: u64,
+    inline_bytes: u64,
+    /// For partials and for puts under way.
+    reserved: u64,
+    /// The part of `reserved` that will still be written: the disk does not know of it yet.
+    promised: u64,
+    evicted: (u64, u64),
+    expired: (u64, u64),
+}
+
+#[derive(Debug)]
+pub(crate) struct Room {
+    limits: Limits,
+    totals: Mutex<Totals>,
+}
+
+/// There is no room yet.
+#[derive(Debug)]
+pub(crate) struct Short {
+    /// Bytes to evict. `None`: that would not help, or there is nothing to evict.
+    pub evict: Option<u64>,
+    pub cause: FullCause,
+}
+
+/// How strictly the high watermark is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    /// Ask for eviction as soon as the watermark is passed.
+    Watermark,
+    /// Nothing more can be evicted: go up to the capacity itself.
+    Capacity,
+}
+
+impl Room {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Room { limits, totals: Mutex::default() }
+    }
+
+    /// Reserves `bytes` of the capacity, of which `unwritten` are still to be written to a disk with `free` bytes free.
+    pub(crate) fn reserve(&self, bytes: u64, unwritten: u64, free: u64, line: Line) -> Result<(), Short> {
+        let mut totals = self.totals.lock();
+        let stored = totals.file_bytes + totals.inline_bytes + totals.reserved;
+        let limits = &self.limits;
+        let disk = (limits.disk_free_min + totals.promised).saturating_add(unwritten).saturating_sub(free);
+        if unwritten > 0 && disk > 0 {
+            let free = free.saturating_sub(totals.promised);
+            let cause = FullCause::DiskFree { needed: unwritten, free, keep: limits.disk_free_min };
+            return Err(Short { evict: (disk <= stored).then_some(disk), cause });
+        }
+        if let Some(capacity) = limits.capacity.filter(|_| bytes > 0) {
+            let line = if line == Line::Capacity { capacity } else { limits.high };
+            let wanted = stored.saturating_add(bytes);
+            if wanted > line {
+                let evict = (wanted - limits.low.min(wanted)).min(stored);
+                let cause = FullCause::Capacity { needed: bytes, stored, capacity };
+                return Err(Short { evict: (bytes <= capacity && evict > 0).then_some(evict), cause });
+            }
+        }
+        totals.reserved += bytes;
+        totals.promised += unwritten;
+        Ok(())
+    }
+
+    /// Bytes to evict now that nothing new is asked for: down to the low watermark once the high one is passed.
+    pub(crate) fn excess(&self, free: u64) -> u64 {
+        let totals = self.totals.lock();
+        let stored = totals.file_bytes + totals.inline_bytes + totals.reserved;
+        let over = match self.limits.capacity {
+            Some(_) if stored > self.limits.high => stored - self.limits.low,
+            _ => 0,
+        };
+        over.max((self.limits.disk_free_min + totals.promised).saturating_sub(free))
+    }
+
+    /// Gives back a reservation.
+    pub(crate) fn release(&self, bytes: u64) {
+        let mut totals = self.totals.lock();
+        debug_assert!(totals.reserved >= bytes);
+        totals.reserved = totals.reserved.saturating_sub(bytes);
+    }
+
+    /// Promised bytes have been written, or never will be.
+    pub(crate) fn settle(&self, bytes: u64) {
+        let mut totals = self.totals.lock();
+        debug_assert!(totals.promised >= bytes);
+        totals.promised = totals.promised.saturating_sub(bytes);
+    }
+
+    /// Counts what is reserved since before the start: a partial that was found.
+    pub(crate) fn found_reserved(&self, bytes: u64) {
+        self.totals.lock().reserved += bytes;
+    }
+
+    pub(crate) fn add(&self, size: u64, inline: bool) {
+        let mut totals = self.totals.lock();
+        totals.blobs += 1;
+        *if inline { &mut totals.inline_bytes } else { &mut totals.file_bytes } += size;
+    }
+
+    pub(crate) fn subtract(&self, size: u64, inline: bool) {
+        let mut totals = self.totals.lock();
+        debug_assert!(totals.blobs > 0);
+        totals.blobs = totals.blobs.saturating_sub(1);
+        let sum = if inline { &mut totals.inline_bytes } else { &mut totals.file_bytes };
+        debug_assert!(*sum >= size);
+        *sum = sum.saturating_sub(size);
+    }
+
+    /// Starts from a fresh count of the index.
+    pub(crate) fn recount(&self, blobs: u64, file_bytes: u64, inline_bytes: u64) {
+        let mut totals = self.totals.lock();
+        (totals.blobs, totals.file_bytes, totals.inline_bytes) = (blobs, file_bytes, inline_bytes);
+    }
+
+    pub(crate) fn count_evicted(&self, bytes: u64) {
+        let mut totals = self.totals.lock();
+        totals.evicted.0 += 1;
+        totals.evicted.1 += bytes;
+    }
+
+    pub(crate) fn count_expired(&self, bytes: u64) {
+        let mut totals = self.totals.lock();
+        totals.expired.0 += 1;
+        totals.expired.1 += bytes;
+    }
+
+    /// All sums; what concerns partials and the disk is the caller's to fill in.
+    pub(crate) fn usage(&self) -> Usage {
+        let totals = self.totals.lock();
+        Usage {
+            blobs: totals.blobs,
+            file_bytes: totals.file_bytes,
+            inline_bytes: totals.inline_bytes,
+            capacity: self.limits.capacity,
+            evicted: totals.evicted.0,
+            evicted_bytes: totals.evicted.1,
+            expired: totals.expired.0,
+            expired_bytes: totals.expired.1,
+            ..Usage::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FREE: u64 = 10_000;
+
+    fn room() -> Room {
+        Room::new(Limits { capacity: Some(1000), high: 900, low: 800, disk_free_min: 100 })
+    }
+
+    #[test]
+    fn what_is_evicted_before_something_is_let_in() {
+        // stored, asked for, line, answer: let in, or bytes to evict, or hopeless.
+        let table = [
+            (0, 900, Line::Watermark, Ok(())),
+            (0, 901, Line::Watermark, Err(None)),
+            (0, 1000, Line::Capacity, Ok(())),
+            (0, 1001, Line::Watermark, Err(None)),
+            (800, 101, Line::Watermark, Err(Some(101))),
+            (800, 101, Line::Capacity, Ok(())),
+            (800, 201, Line::Capacity, Err(Some(201))),
+            (500, 950, Line::Watermark, Err(Some(500))),
+            (500, 1001, Line::Watermark, Err(None)),
+        ];
+        for (stored, bytes, line, answer) in table {
+            let room = room();
+            room.add(stored, false);
+            let found = room.reserve(bytes, bytes, FREE, line).map_err(|short| short.evict);
+            assert_eq!(found, answer, "{stored} {bytes} {line:?}");
+        }
+    }
+
+    #[test]
+    fn two_that_arrive_together_do_not_overrun_the_cap() {
+        let room = room();
+        room.reserve(600, 600, FREE, Line::Watermark).unwrap();
+        let short = room.reserve(600, 600, FREE, Line::Capacity).unwrap_err();
+        assert!(matches!(short.cause, FullCause::Capacity { needed: 600, stored: 600, capacity: 1000 }));
+    }
+
+    #[test]
+    fn promised_bytes_are_not_free() {
+        let room = Room::new(Limits { capacity: None, high: u64::MAX, low: u64::MAX, disk_free_min: 100 });
+        room.reserve(500, 500, 1000, Line::Watermark).unwrap();
+        let short = room.reserve(500, 500, 1000, Line::Watermark).unwrap_err();
+        assert!(matches!(short.cause, FullCause::DiskFree { needed: 500, free: 500, keep: 100 }));
+        // Written now, so the disk says so itself.
+        room.settle(500);
+        assert!(room.reserve(400, 400, 500, Line::Watermark).is_ok());
+    }
+
+    #[test]
+    fn excess() {
+        let room = room();
+        room.add(900, false);
+        assert_eq!(room.excess(FREE), 0);
+        room.add(1, true);
+        assert_eq!(room.excess(FREE), 101);
+        assert_eq!(room.excess(0), 101);
+        room.subtract(900, false);
+        assert_eq!(room.excess(40), 60);
+    }
+}
