@@ -1,6 +1,6 @@
 //! The machine: routes inputs to flights, and lets flights advance within the node's bounds.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::flight::{Context, Flight, Phase};
 use crate::ids::{Digest, FetchId, TicketId};
@@ -34,6 +34,8 @@ pub struct Engine {
     tickets: BTreeMap<TicketId, Digest>,
     fetches: BTreeMap<FetchId, Digest>,
     next_fetch: u64,
+    /// Flights whose clients wait for a free place: while there are any, nobody else takes one.
+    waiting: BTreeSet<Digest>,
     sizes: Sizes,
     out: VecDeque<Output>,
     draining: bool,
@@ -70,6 +72,7 @@ impl Engine {
             tickets: BTreeMap::new(),
             fetches: BTreeMap::new(),
             next_fetch: 0,
+            waiting: BTreeSet::new(),
             sizes: Sizes::default(),
             out: VecDeque::new(),
             draining: false,
@@ -81,6 +84,11 @@ impl Engine {
     /// The flights under way, by digest.
     pub fn flights(&self) -> impl Iterator<Item = &Flight> {
         self.flights.values()
+    }
+
+    /// The flight of a blob, if it is under way.
+    pub fn flight(&self, digest: &Digest) -> Option<&Flight> {
+        self.flights.get(digest)
     }
 
     /// The size that a manifest has told for a blob.
@@ -145,6 +153,7 @@ impl Engine {
                 self.for_all(now, |f, out| f.handle_stop(out));
             }
         }
+        self.make_room();
     }
 
     /// The next thing to do; `None` when all has been said.
@@ -221,7 +230,10 @@ impl Engine {
         let opened = self.out.iter().filter(|o| matches!(o, Output::Fetch { .. })).count();
         let active = self.fetches.len() + opened;
         let mut fetches_free = self.settings.fetches_max.saturating_sub(active);
-        let mut prefetches_free = PREFETCH_FETCHES_MAX.min(self.settings.fetches_max).saturating_sub(active);
+        let mut prefetches_free = match self.waiting.is_empty() {
+            true => PREFETCH_FETCHES_MAX.min(self.settings.fetches_max).saturating_sub(active),
+            false => 0,
+        };
         flight.advance(&mut Context {
             now,
             out: &mut self.out,
@@ -230,6 +242,11 @@ impl Engine {
             prefetches_free: &mut prefetches_free,
             size_hint: self.sizes.by_digest.get(&digest).copied(),
         });
+        if flight.waits_for_place() {
+            self.waiting.insert(digest);
+        } else {
+            self.waiting.remove(&digest);
+        }
         if flight.phase() == Phase::Over {
             assert_eq!(flight.ticket_count(), 0, "a flight ended before its tickets");
             self.flights.remove(&digest);
@@ -241,6 +258,21 @@ impl Engine {
         let digests: Vec<_> = self.births.values().copied().collect();
         for digest in digests {
             self.with(now, digest, &mut f);
+        }
+    }
+
+    /// Clients that wait for a place get that of a transfer nobody waits for, the youngest flight's first.
+    fn make_room(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let leaving: usize = self.flights.values().map(Flight::leaving_count).sum();
+        let mut missing = self.waiting.len().saturating_sub(leaving);
+        for digest in self.births.values().rev() {
+            let Some(flight) = self.flights.get_mut(digest) else { continue };
+            while missing > 0 && flight.make_room(&mut self.out) {
+                missing -= 1;
+            }
         }
     }
 

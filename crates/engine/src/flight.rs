@@ -169,6 +169,17 @@ impl Flight {
         self.fetches.len()
     }
 
+    /// Transfers under way that have been told to end: each leaves a place for another.
+    pub(crate) fn leaving_count(&self) -> usize {
+        self.fetches.values().filter(|f| f.cancelled).count()
+    }
+
+    /// Whether clients wait and only a free place is missing.
+    pub(crate) fn waits_for_place(&self) -> bool {
+        let stuck = self.phase == Phase::Receiving && self.fetches.is_empty() && self.retry_at.is_none();
+        stuck && !self.tickets.is_empty() && !self.is_whole()
+    }
+
     /// When the flight wants to be woken.
     pub(crate) fn next_wakeup(&self) -> Option<Time> {
         // With all bytes there only an answer can move it on.
@@ -287,6 +298,20 @@ impl Flight {
         self.restarts = old.restarts;
         self.trusts_hint = old.trusts_hint;
         self.draining = old.draining;
+    }
+
+    /// Somebody else's clients wait for a place: gives one up, if nobody waits here. What has come is kept, and the
+    /// rest comes when there are places again.
+    pub(crate) fn make_room(&mut self, out: &mut VecDeque<Output>) -> bool {
+        if self.phase != Phase::Receiving || !self.tickets.is_empty() {
+            return false;
+        }
+        let Some((&fetch, running)) = self.fetches.iter_mut().find(|(_, f)| !f.cancelled) else {
+            return false;
+        };
+        running.cancelled = true;
+        out.push_back(Output::Cancel { fetch });
+        true
     }
 
     pub(crate) fn handle_drain(&mut self) {
