@@ -1,0 +1,189 @@
+//! One log line and one set of counts per request, written when the request has really ended: when the last byte of
+//! its body was taken, or the body was dropped before. A request whose client leaves before there is an answer is
+//! written as well.
+
+use std::net::IpAddr;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
+use shoal_engine::{Digest, Reference, Scope};
+
+use crate::metrics::{Metrics, Served};
+use crate::registry::path::Kind;
+
+/// Target of the request lines, for filters.
+pub const TARGET: &str = "shoal::request";
+
+/// What a request named.
+#[derive(Clone, Debug)]
+pub enum Named {
+    /// A manifest.
+    Manifest(Reference),
+    /// A blob, or the subject of referrers.
+    Digest(Digest),
+}
+
+/// The part of the content that is sent.
+#[derive(Clone, Debug)]
+pub enum Sent {
+    /// One range and the size of the whole.
+    Range(Range<u64>, u64),
+    /// This many ranges.
+    Parts(usize),
+}
+
+/// What is known of one request. Dropping it writes the line.
+pub struct Record {
+    metrics: Arc<Metrics>,
+    method: Method,
+    client: Option<IpAddr>,
+    begun: Instant,
+    /// Status and time to the head; `None` while there is no answer.
+    answered: Option<(StatusCode, Duration)>,
+    bytes: u64,
+    bytes_expected: u64,
+    is_cut: bool,
+    /// Endpoint.
+    pub kind: Kind,
+    /// Registry and repository.
+    pub scope: Option<Scope>,
+    /// Reference or digest.
+    pub named: Option<Named>,
+    /// Where the content comes from.
+    pub source: Option<Served>,
+    /// Part that is sent.
+    pub sent: Option<Sent>,
+    /// Why the request was refused or its body cut.
+    pub failure: Option<String>,
+}
+
+impl Record {
+    /// A request has arrived.
+    pub fn begin(metrics: Arc<Metrics>, method: Method, client: Option<IpAddr>) -> Self {
+        Record {
+            metrics,
+            method,
+            client,
+            begun: Instant::now(),
+            answered: None,
+            bytes: 0,
+            bytes_expected: 0,
+            is_cut: false,
+            kind: Kind::Other,
+            scope: None,
+            named: None,
+            source: None,
+            sent: None,
+            failure: None,
+        }
+    }
+
+    /// The head is ready; the record goes on with the body, which it counts.
+    pub fn answered(mut self, status: StatusCode, body: Body) -> Body {
+        let seconds_to_head = self.begun.elapsed();
+        self.metrics.request(self.kind.as_str(), status.as_u16(), seconds_to_head.as_secs_f64());
+        self.answered = Some((status, seconds_to_head));
+        // Every body here has an exact length; without one, only its end would tell that it is complete.
+        self.bytes_expected = body.size_hint().exact().unwrap_or(u64::MAX);
+        Body::new(Watched { body, record: self })
+    }
+
+    fn ended(&self) -> &'static str {
+        if self.is_cut {
+            "cut"
+        } else if self.answered.is_some() && self.bytes >= self.bytes_expected {
+            "complete"
+        } else {
+            "client-left"
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if let Some(source) = self.source
+            && self.bytes > 0
+        {
+            self.metrics.served(source, self.bytes);
+        }
+        if !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
+            return;
+        }
+        let named = self.named.as_ref().map(|named| match named {
+            Named::Manifest(Reference::Tag(tag)) => tag.to_string(),
+            Named::Manifest(Reference::Digest(digest)) | Named::Digest(digest) => digest.short(),
+        });
+        let range = self.sent.as_ref().map(|sent| match sent {
+            Sent::Range(range, size) => format!("{}-{}/{size}", range.start, range.end.saturating_sub(1)),
+            Sent::Parts(parts) => format!("{parts} parts"),
+        });
+        tracing::info!(
+            target: TARGET,
+            method = %self.method,
+            kind = self.kind.as_str(),
+            registry = self.scope.as_ref().map(|scope| scope.registry.as_str()),
+            repository = self.scope.as_ref().map(|scope| scope.repository.as_str()),
+            reference = named,
+            range,
+            status = self.answered.map(|(status, _)| status.as_u16()),
+            bytes = self.bytes,
+            source = self.source.map(Served::as_str),
+            client = self.client.map(tracing::field::display),
+            seconds_to_head = self.answered.map(|(_, seconds)| seconds.as_secs_f64()),
+            seconds = self.begun.elapsed().as_secs_f64(),
+            error = self.failure.as_deref(),
+            ended = self.ended(),
+            "request"
+        );
+    }
+}
+
+/// A body that counts what is taken from it. Frames pass through as they are, because the connection recognises
+/// slices of mapped files by their address.
+struct Watched {
+    body: Body,
+    record: Record,
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.record.is_cut = true;
+                self.record.failure = Some(error.to_string());
+            }
+            Poll::Ready(None) if self.record.bytes < self.record.bytes_expected => {
+                // An end short of the announced length, which the connection turns into a cut.
+                self.record.is_cut = self.record.bytes_expected != u64::MAX;
+                self.record.bytes_expected = self.record.bytes_expected.min(self.record.bytes);
+            }
+            Poll::Ready(None) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
