@@ -1,13 +1,27 @@
 //! What a request can ask of this node. The registry front turns HTTP into these calls and their answers into HTTP.
 
+mod blobs;
+mod manifests;
+mod single;
+
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use shoal_engine::{Digest, Reference, Scope};
+use shoal_engine::tags::TagPolicy;
+use shoal_engine::{Digest, Reference, Scope, SourceFault};
+use shoal_store::{Store, StoreError};
 
-use crate::metrics::Served;
+use crate::driver;
+use crate::listing::{ListingReply, Listings};
+use crate::metrics::{Metrics, Served};
+use crate::upstream::{Upstream, UpstreamError};
+
+use single::Single;
+
+pub use shoal_engine::demand::Part;
 
 /// Who asks, and for which repository.
 #[derive(Clone, Debug)]
@@ -18,19 +32,6 @@ pub struct Asked {
     pub hops: u32,
     /// The client's address, passed on as `X-Forwarded-For` where that is configured.
     pub client: Option<IpAddr>,
-}
-
-/// The part of a blob that a request wants; the blob's size may not be known yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// All of it (no `Range`).
-    Whole,
-    /// `bytes=first-`.
-    From(u64),
-    /// `bytes=first-last`, both inclusive; `last` may lie beyond the end.
-    Bounded(u64, u64),
-    /// `bytes=-n`.
-    Suffix(u64),
 }
 
 /// A blob, or a part of one, on its way.
@@ -128,5 +129,112 @@ pub fn display_reference(scope: &Scope, reference: &Reference) -> String {
     match reference {
         Reference::Tag(tag) => format!("{scope}:{tag}"),
         Reference::Digest(digest) => format!("{scope}@{digest}"),
+    }
+}
+
+/// What a node is made of.
+pub struct Parts {
+    /// The blobs on disk.
+    pub store: Store,
+    /// Everything that is not here.
+    pub upstream: Upstream,
+    /// The driver of this node's engine.
+    pub driver: driver::Handle,
+    /// Tag lists and referrers.
+    pub listings: Listings,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// How a node behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Longest time until a request is answered with headers or an error.
+    pub answer_timeout: Duration,
+    /// A client that gets no byte for this long is cut off.
+    pub body_idle_timeout: Duration,
+    /// How long answers about tags live.
+    pub tags: TagPolicy,
+    /// Whether a manifest sets its layers in motion.
+    pub prefetch_layers: bool,
+}
+
+/// This node, as requests see it. Cheap to clone.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    settings: Settings,
+    manifests: Single<manifests::Key, Result<manifests::Fetched, manifests::FetchError>>,
+}
+
+impl Node {
+    /// Puts the parts together.
+    pub fn new(parts: Parts, settings: Settings) -> Self {
+        Node(Arc::new(Inner { parts, settings, manifests: Single::new() }))
+    }
+
+    /// A part of a blob. Resolves when the first byte is there, or when it is clear that there will be none.
+    pub async fn open_blob(&self, asked: &Asked, digest: Digest, part: Part) -> Result<BlobReply, PullError> {
+        self.in_time(self.0.open_blob(asked, digest, part)).await
+    }
+
+    /// The size of a blob and where it is.
+    pub async fn blob_size(&self, asked: &Asked, digest: Digest) -> Result<(u64, Served), PullError> {
+        self.in_time(self.0.blob_size(asked, digest)).await
+    }
+
+    /// A manifest; its bytes only if `body` is set, so that a tag that is only looked up costs upstream a `HEAD`.
+    pub async fn manifest(
+        &self,
+        asked: &Asked,
+        reference: &Reference,
+        body: bool,
+    ) -> Result<ManifestReply, PullError> {
+        self.in_time(self.0.manifest(asked, reference, body)).await
+    }
+
+    /// A list of tags or referrers.
+    pub async fn listing(&self, asked: &Asked, listing: &Listing) -> Result<ListingReply, PullError> {
+        self.in_time(self.0.parts.listings.get(asked, listing)).await
+    }
+
+    /// Containerd before 2.3 waits for headers without end, so the budget is kept here.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, PullError>>) -> Result<T, PullError> {
+        let budget = self.0.settings.answer_timeout;
+        tokio::time::timeout(budget, work).await.unwrap_or(Err(PullError::TimedOut(budget)))
+    }
+}
+
+/// Runs a call of the store on a thread that may wait for the disk. `None` stands for a store that cannot be used;
+/// it has been logged and the caller goes upstream.
+async fn on_disk<T: Send + 'static>(
+    store: &Store,
+    work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+) -> Option<T> {
+    let store = store.clone();
+    match tokio::task::spawn_blocking(move || work(&store)).await {
+        Ok(Ok(value)) => Some(value),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the store cannot be used; going on without it");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// One source's failure as the answer to a client.
+fn pull_error(error: &UpstreamError) -> PullError {
+    let causes = vec![error.cause()];
+    match error.fault() {
+        SourceFault::Missing => PullError::Unknown(causes),
+        SourceFault::Denied { .. } => PullError::Denied(causes),
+        SourceFault::Loop => PullError::Loop,
+        SourceFault::Transient
+        | SourceFault::Interrupted
+        | SourceFault::RateLimited { .. }
+        | SourceFault::Protocol
+        | SourceFault::WrongContent => PullError::Exhausted(causes),
     }
 }

@@ -420,7 +420,7 @@ impl Flight {
 
     fn jitter(&self) -> u64 {
         let hash = self.digest.hash();
-        u64::from(hash[0]) << 8 | u64::from(hash[1]) ^ u64::from(self.failures) * 311
+        (u64::from(hash[0]) << 8 | u64::from(hash[1])) ^ (u64::from(self.failures) * 311)
     }
 
     fn judge(&mut self, fault: &SourceFault, progressed: bool) -> crate::retry::Verdict {

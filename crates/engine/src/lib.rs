@@ -25,6 +25,6 @@ pub use engine::Engine;
 pub use fault::{LocalFault, SourceFault};
 pub use ids::{Algorithm, Digest, FetchId, TicketId};
 pub use io::{Input, Output};
-pub use name::{Reference, Registry, Repository, Scope, Tag};
+pub use name::{NameError, Reference, Registry, Repository, Scope, Tag};
 pub use ranges::ByteRanges;
 pub use time::Time;

@@ -1,7 +1,7 @@
 //! The index: which blobs there are, in RocksDB.
 //!
 //! Invariants: RocksDB is spoken to nowhere else; all changes of one [`Index::apply`] become visible and durable
-//! together; an index without its [`COMPLETE`] mark has never been finished and is made again.
+//! together; a directory that is called `index` holds an index that was finished.
 
 mod open;
 mod tuning;
@@ -23,8 +23,6 @@ use crate::record::{self, BlobRecord, PartialRecord};
 pub use open::IndexCondition;
 pub(crate) use open::{Survey, record_of_file};
 
-/// Key in family `meta`: the index has been filled from the content files, or there were none.
-const COMPLETE: &[u8] = b"complete";
 /// Key in family `meta`: written to find out whether the index takes writes again.
 const PROBE: &[u8] = b"probe";
 

@@ -64,6 +64,11 @@ impl Layout {
         self.root.join("index")
     }
 
+    /// Where an index is made before it gets its name.
+    pub(crate) fn new_index(&self) -> PathBuf {
+        self.root.join("index.new")
+    }
+
     /// Directory that holds the content file of a digest.
     pub(crate) fn fan_out(&self, digest: &Digest) -> PathBuf {
         self.fan_out_of(digest.algorithm(), digest.hash()[0])

@@ -12,6 +12,7 @@
 //! <path>/blobs/<alg>/<2 hex>/<hex> a whole, verified blob; read-only from the moment it has this name
 //! <path>/partial/<alg>-<hex>       a blob that is being received: sparse, of its full size
 //! <path>/index/                    RocksDB: blobs, inline, partials, tags, links, meta
+//! <path>/index.new/                an index that is being made; it gets its name when it is complete and synced
 //! <path>/index.broken-<unix time>  the last index that could not be read, for whoever wants to know why
 //! ```
 //! Blobs up to `inline_max` live in the index itself: a manifest costs no file, no directory and one sync.

@@ -85,7 +85,8 @@ fn broken_ones(dir: &Path) -> usize {
 
 #[test]
 fn a_broken_index_is_made_again_from_the_content_files() {
-    let ways: [(&str, fn(&Path)); 6] = [
+    type Way = (&'static str, fn(&Path));
+    let ways: [Way; 6] = [
         ("CURRENT overwritten", |dir| overwrite(&files(dir, |name| name == "CURRENT"))),
         ("CURRENT gone", |dir| fs::remove_file(dir.join("index/CURRENT")).unwrap()),
         ("MANIFEST overwritten", |dir| overwrite(&files(dir, |name| name.starts_with("MANIFEST")))),
@@ -133,11 +134,12 @@ fn an_index_that_was_never_finished_is_made_again() {
     store.put(&digest(&large), None, &large, at(0)).unwrap();
     drop(store);
     fs::remove_dir_all(dir.path().join("index")).unwrap();
-    fs::create_dir(dir.path().join("index")).unwrap();
-    fs::write(dir.path().join("index/MANIFEST-000001"), b"").unwrap();
+    fs::create_dir(dir.path().join("index.new")).unwrap();
+    fs::write(dir.path().join("index.new/MANIFEST-000001"), b"").unwrap();
     let again = open(dir.path());
     assert_eq!(again.report.blobs, 1);
     assert_eq!(broken_ones(dir.path()), 0, "there was nothing to look at");
+    assert!(!dir.path().join("index.new").exists());
 }
 
 #[test]

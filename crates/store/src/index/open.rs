@@ -12,10 +12,10 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rocksdb::{DB, WriteBatch, WriteOptions};
+use rocksdb::{DB, WriteBatch};
 use shoal_engine::{Algorithm, Digest};
 
-use super::{COMPLETE, Family, family};
+use super::{Family, family};
 use crate::error::{FaultKind, IndexFault, OpenError};
 use crate::layout::{Layout, sync_dir};
 use crate::record::{self, BlobRecord, PartialRecord, to_millis};
@@ -68,12 +68,7 @@ pub(super) fn open(layout: &Layout, suspicion: Suspicion) -> Result<(DB, Survey,
             Some(IndexFault::missing("it was found to be corrupt while it was in use"))
         }
         (Suspicion::None, true) => match open_existing(&dir) {
-            Ok(Some((db, survey))) => return Ok((db, survey, IndexCondition::Good)),
-            Ok(None) => {
-                // Of no use to anybody, unlike one that broke.
-                fs::remove_dir_all(&dir).map_err(OpenError::io("remove the unfinished index", &dir))?;
-                None
-            }
+            Ok((db, survey)) => return Ok((db, survey, IndexCondition::Good)),
             Err(fault) if matches!(fault.kind(), FaultKind::NoSpace | FaultKind::Refused) => {
                 return Err(failed(fault));
             }
@@ -100,32 +95,14 @@ fn exists(dir: &Path) -> Result<bool, OpenError> {
     dir.try_exists().map_err(OpenError::io("look at", dir))
 }
 
-/// `None` if making it was never finished.
-fn open_existing(dir: &Path) -> Result<Option<(DB, Survey)>, IndexFault> {
+fn open_existing(dir: &Path) -> Result<(DB, Survey), IndexFault> {
     // RocksDB would take a directory that lost this file for an empty one.
     if !dir.join("CURRENT").exists() {
-        return match holds_records(dir) {
-            true => Err(IndexFault::missing("there is no CURRENT file")),
-            false => Ok(None),
-        };
+        return Err(IndexFault::missing("there is no CURRENT file"));
     }
     let db = DB::open_cf_descriptors(&super::tuning::database(false), dir, super::tuning::families())?;
-    if db.get_cf(family(&db, Family::Meta), COMPLETE)?.is_none() {
-        return Ok(None);
-    }
     let survey = survey(&db)?;
-    Ok(Some((db, survey)))
-}
-
-/// Whether there are tables or a log, as far as one can tell without opening it. Not being able to look counts as yes:
-/// then nothing is thrown away.
-fn holds_records(dir: &Path) -> bool {
-    let Ok(mut entries) = fs::read_dir(dir) else { return true };
-    entries.any(|entry| {
-        entry.is_ok_and(|entry| {
-            Path::new(&entry.file_name()).extension().is_some_and(|end| end == "sst" || end == "log")
-        })
-    })
+    Ok((db, survey))
 }
 
 fn survey(db: &DB) -> Result<Survey, IndexFault> {
@@ -160,24 +137,27 @@ fn move_aside(layout: &Layout) -> Result<PathBuf, OpenError> {
     Ok(aside)
 }
 
-/// Makes an index and fills it. Only then it is marked as complete: a crash in between makes the next start do it again.
+/// Makes an index, fills it, and only then gives it its name: an index that has it was finished, whenever the process
+/// dies or the power goes.
 fn make_new(layout: &Layout) -> Result<(DB, Survey), OpenError> {
-    let dir = layout.index();
-    let failed = |source: IndexFault| OpenError::Index { path: dir.clone(), source };
-    let open = || DB::open_cf_descriptors(&super::tuning::database(true), &dir, super::tuning::families());
-    let db = open().map_err(|error| failed(error.into()))?;
-    sync_dir(layout.root()).map_err(OpenError::io("sync", layout.root()))?;
+    let (new, dir) = (layout.new_index(), layout.index());
+    if exists(&new)? {
+        fs::remove_dir_all(&new).map_err(OpenError::io("remove the unfinished index", &new))?;
+    }
+    let failed = |source: IndexFault| OpenError::Index { path: new.clone(), source };
+    let db = DB::open_cf_descriptors(&super::tuning::database(true), &new, super::tuning::families());
+    let db = db.map_err(|error| failed(error.into()))?;
     fill(&db, layout)?;
-    let mut options = WriteOptions::default();
-    options.set_sync(true);
-    let marked = db.put_cf_opt(family(&db, Family::Meta), COMPLETE, b"", &options);
-    marked.map_err(|error| failed(error.into()))?;
-    let survey = survey(&db).map_err(failed)?;
-    Ok((db, survey))
+    db.flush_wal(true).map_err(|error| failed(error.into()))?;
+    // Closed, because it cannot be renamed under RocksDB's feet.
+    drop(db);
+    fs::rename(&new, &dir).map_err(OpenError::io("rename the new index to", &dir))?;
+    sync_dir(layout.root()).map_err(OpenError::io("sync", layout.root()))?;
+    open_existing(&dir).map_err(|source| OpenError::Index { path: dir, source })
 }
 
 fn fill(db: &DB, layout: &Layout) -> Result<(), OpenError> {
-    let failed = |source: rocksdb::Error| OpenError::Index { path: layout.index(), source: source.into() };
+    let failed = |source: rocksdb::Error| OpenError::Index { path: layout.new_index(), source: source.into() };
     let mut batch = WriteBatch::default();
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
         for first in 0..=u8::MAX {

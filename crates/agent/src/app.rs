@@ -1,0 +1,232 @@
+//! The agent's life: configuration -> build -> spawn -> drain.
+//!
+//! Invariant: everything that can be refused is refused in [`App::build`], before a client can connect; from
+//! [`App::spawn`] on the agent answers, whatever breaks.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use shoal_store::{OpenReport, Store};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{self, AdminState, ObserveState, Readiness};
+use crate::config::Config;
+use crate::driver;
+use crate::listing::{ListingSettings, Listings};
+use crate::metrics::Metrics;
+use crate::node::{Node, Parts};
+use crate::registry::listen::{self, BindError};
+use crate::registry::{self, FrontSettings};
+use crate::upstream::{SettingsError, Upstream};
+
+/// Why the agent does not start. Each error names the thing and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] shoal_store::OpenError),
+    /// The upstream settings cannot be used.
+    #[error(transparent)]
+    Upstream(#[from] SettingsError),
+    /// A port cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The admin socket cannot be listened on.
+    #[error(transparent)]
+    Admin(#[from] admin::SocketError),
+    /// The store's thread ended before the store was open.
+    #[error("opening the store at {} was interrupted", path.display())]
+    Interrupted {
+        /// The data directory.
+        path: PathBuf,
+    },
+}
+
+/// An agent that holds everything it needs and does nothing yet.
+pub struct App {
+    config: Config,
+    metrics: Arc<Metrics>,
+    store: Store,
+    report: OpenReport,
+    upstream: Upstream,
+    registry: Vec<(TcpListener, FrontSettings)>,
+    observe: TcpListener,
+    admin: UnixListener,
+}
+
+impl App {
+    /// Opens the store, binds the ports, reads the credentials.
+    ///
+    /// # Errors
+    /// Whatever keeps the agent from starting.
+    pub async fn build(config: Config) -> Result<Self, StartError> {
+        let metrics = Metrics::new();
+        let upstream = Upstream::new(config.upstream_settings(), Arc::clone(&metrics))?;
+        let options = config.store_options();
+        let path = options.path.clone();
+        let opened = tokio::task::spawn_blocking(move || Store::open(options)).await;
+        let opened = opened.map_err(|_| StartError::Interrupted { path })??;
+        let mut registry = Vec::new();
+        for listener in config.listeners() {
+            let front = FrontSettings { default_registry: listener.default_registry.clone() };
+            registry.push((listen::bind(listener.address)?, front));
+        }
+        let observe = listen::bind(config.observe_address())?;
+        let admin = admin::bind(config.admin_socket()).await?;
+        Ok(App { config, metrics, store: opened.store, report: opened.report, upstream, registry, observe, admin })
+    }
+
+    /// Starts to answer.
+    pub fn spawn(self) -> Running {
+        let App { config, metrics, store, report, upstream, registry, observe, admin } = self;
+        tracing::info!(
+            blobs = report.blobs,
+            bytes = report.bytes,
+            partials = report.partials,
+            adopted = report.adopted,
+            index = ?report.index,
+            "store opened"
+        );
+        let driver =
+            driver::spawn(config.driver_settings(), store.clone(), upstream.clone(), Arc::clone(&metrics));
+        let listings = Listings::new(upstream.clone(), ListingSettings::default());
+        let parts = Parts {
+            store: store.clone(),
+            upstream,
+            driver: driver.clone(),
+            listings,
+            metrics: Arc::clone(&metrics),
+        };
+        let node = Node::new(parts, config.node_settings());
+        let (serving, stopping) = (TaskTracker::new(), CancellationToken::new());
+        let mut addresses = Vec::new();
+        for (listener, front) in registry {
+            addresses.extend(listener.local_addr());
+            let app = registry::router(node.clone(), front, Arc::clone(&metrics));
+            let limits = config.connection_limits();
+            serving.spawn(listen::serve(listener, app, limits, Arc::clone(&metrics), stopping.clone()));
+        }
+        let gauges = Gauges { store: store.clone(), metrics: Arc::clone(&metrics) };
+        let background = CancellationToken::new();
+        let readiness = Readiness::new();
+        let observe_address = observe.local_addr().ok();
+        let observing = ObserveState::new(Arc::clone(&metrics), readiness.clone(), {
+            let gauges = gauges.clone();
+            move || gauges.refresh()
+        });
+        let watched = TaskTracker::new();
+        watched.spawn(admin::serve_observe(observe, observing, background.clone()));
+        let state = AdminState {
+            store: store.clone(),
+            driver: driver.clone(),
+            metrics: Arc::clone(&metrics),
+            started: Instant::now(),
+            listeners: addresses.clone(),
+        };
+        watched.spawn(admin::serve(admin, state, background.clone()));
+        watched.spawn(sweep(gauges, config.sweep_interval(), background.clone()));
+        tracing::info!(registry = ?addresses, observe = ?observe_address, "ready");
+        readiness.ready();
+        Running { config, driver, store, serving, stopping, watched, background, readiness, addresses }
+    }
+}
+
+/// An agent that answers.
+pub struct Running {
+    config: Config,
+    driver: driver::Handle,
+    store: Store,
+    serving: TaskTracker,
+    stopping: CancellationToken,
+    watched: TaskTracker,
+    background: CancellationToken,
+    readiness: Readiness,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Running {
+    /// Where clients connect.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Ends: ports closed, requests under way finished or cut at the deadline, half-received blobs put down, the
+    /// index written.
+    pub async fn drain(self) {
+        let deadline = self.config.drain_deadline();
+        tracing::info!(?deadline, "draining");
+        self.readiness.not_ready("the agent is shutting down");
+        self.stopping.cancel();
+        self.serving.close();
+        // Clients first: what they wait for must still arrive. Both ends have the same deadline.
+        tokio::join!(self.serving.wait(), self.driver.drain(deadline));
+        self.background.cancel();
+        self.watched.close();
+        self.watched.wait().await;
+        let store = self.store;
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.flush()).await {
+            tracing::warn!(%error, "the last uses of blobs could not be written down");
+        }
+        tracing::info!("ended");
+    }
+}
+
+/// Brings the gauges of the store up to date.
+#[derive(Clone)]
+struct Gauges {
+    store: Store,
+    metrics: Arc<Metrics>,
+}
+
+impl Gauges {
+    /// Reads sums that the store keeps; cheap enough for every scrape.
+    fn refresh(&self) {
+        let Ok(usage) = self.store.usage() else { return };
+        let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.metrics.store_bytes.set(gauge(usage.file_bytes + usage.inline_bytes));
+        self.metrics.store_blobs.set(gauge(usage.blobs));
+        self.metrics.store_partial_bytes.set(gauge(usage.partial_bytes));
+        let (gone, gone_bytes) = (usage.evicted + usage.expired, usage.evicted_bytes + usage.expired_bytes);
+        self.metrics.evictions.inc_by(gone.saturating_sub(self.metrics.evictions.get()));
+        self.metrics.evicted_bytes.inc_by(gone_bytes.saturating_sub(self.metrics.evicted_bytes.get()));
+    }
+}
+
+/// Expiry, eviction and adoption, from time to time.
+async fn sweep(gauges: Gauges, interval: Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let work = gauges.clone();
+        let swept = tokio::task::spawn_blocking(move || {
+            let swept = work.store.sweep(SystemTime::now());
+            work.refresh();
+            swept
+        });
+        match swept.await {
+            Ok(Ok(swept)) if swept == shoal_store::Swept::default() => {}
+            Ok(Ok(swept)) => tracing::info!(
+                expired = swept.expired.count,
+                evicted = swept.evicted.count,
+                evicted_bytes = swept.evicted.bytes,
+                partials = swept.partials.count,
+                adopted = swept.adopted,
+                index = ?swept.index,
+                "store swept"
+            ),
+            Ok(Err(error)) => {
+                gauges.metrics.store_degraded.set(1);
+                tracing::error!(%error, "the store cannot be swept");
+            }
+            Err(error) => tracing::error!(%error, "the sweep ended"),
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The driver: the one task that owns the engine. It awaits in a `select!`, thinks in synchronous code, and carries
+//! out what the engine decides.
+//!
+//! Invariant: the driver's task never waits for anything but its inbox and the engine's next wakeup; whatever takes
+//! time (the disk, upstream) runs as an effect of its own and comes back as one input (I4).
+
+mod body;
+mod effects;
+mod flight;
+mod pass;
+mod ticket;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use shoal_engine::demand::Part;
+use shoal_engine::{Digest, Engine, FetchId, Input, Output, Scope, TicketId, Time};
+use shoal_store::Store;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::node::{Asked, Cause};
+use crate::upstream::Upstream;
+
+pub use body::{BlobBody, BodyError, Opened};
+pub use ticket::{Ending, Ticket};
+
+use flight::FlightIo;
+use pass::PassThrough;
+use ticket::Shared;
+
+/// Commands that wait for the driver at a time; whoever sends one more waits. A command takes microseconds.
+const INBOX_MAX: usize = 4096;
+
+/// What the sources said that is kept for the error message; the last ones tell most.
+const CAUSES_MAX: usize = 8;
+
+/// Stories of flights that have ended are swept when there are this many.
+const STORIES_SWEEP: usize = 1024;
+
+/// What a driver needs.
+pub struct Settings {
+    /// Bounds of the engine.
+    pub engine: shoal_engine::engine::Settings,
+    /// Blobs up to this size are kept in memory while they arrive and are stored inline, bytes.
+    pub inline_max: u64,
+    /// A client that gets no byte for this long is cut off, so that its runtime can ask elsewhere.
+    pub body_idle_timeout: Duration,
+}
+
+enum Command {
+    /// Something happened; with the bytes' place where an effect has opened one.
+    Input(Input, Option<Box<FlightIo>>),
+    /// What a source said, for the answer to those who wait.
+    Blame(Digest, Cause),
+    Open { ticket: TicketId, digest: Digest, part: Part, asked: Asked, shared: Arc<Shared> },
+    Status(oneshot::Sender<Vec<FlightStatus>>),
+    Idle(oneshot::Sender<()>),
+}
+
+/// One flight, for a person who looks.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct FlightStatus {
+    /// The blob.
+    pub digest: Digest,
+    /// Size in bytes, if known.
+    pub size: Option<u64>,
+    /// Bytes received.
+    pub received: u64,
+    /// Clients that wait for it.
+    pub clients: usize,
+    /// Upstream transfers under way.
+    pub transfers: usize,
+    /// What it is busy with.
+    pub phase: String,
+}
+
+/// How everything else talks to the driver. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: mpsc::Sender<Command>,
+    next_ticket: Arc<AtomicU64>,
+    pass: PassThrough,
+}
+
+impl Handle {
+    /// Asks for a part of a blob that is not in the store. The ticket ends when it is dropped.
+    pub async fn open(&self, asked: &Asked, digest: Digest, part: Part) -> Ticket {
+        let id = TicketId(self.next_ticket.fetch_add(1, Ordering::Relaxed));
+        let shared = Shared::new();
+        let ticket = Ticket::new(id, Arc::clone(&shared), self.clone());
+        let command = Command::Open { ticket: id, digest, part, asked: asked.clone(), shared: Arc::clone(&shared) };
+        if self.inbox.send(command).await.is_err() {
+            shared.end(Ending::gone());
+        }
+        ticket
+    }
+
+    /// Tells what a manifest has said of a blob, and whether it should start to move.
+    pub async fn described(&self, digest: Digest, size: u64, prefetch: Option<Scope>) {
+        self.input(Input::Described { digest, size, prefetch }).await;
+    }
+
+    /// The flights under way.
+    pub async fn status(&self) -> Vec<FlightStatus> {
+        let (tell, told) = oneshot::channel();
+        if self.inbox.send(Command::Status(tell)).await.is_err() {
+            return Vec::new();
+        }
+        told.await.unwrap_or_default()
+    }
+
+    /// Begins nothing new; returns when nothing is under way any more, or when `deadline` has passed and everything
+    /// has been put down.
+    pub async fn drain(&self, deadline: Duration) {
+        self.input(Input::Drain).await;
+        let idle = self.idle();
+        if tokio::time::timeout(deadline, idle).await.is_err() {
+            self.input(Input::Stop).await;
+            // What is put down now is on its way to the disk; a disk that hangs must not hold the agent for ever.
+            let _ = tokio::time::timeout(deadline.max(Duration::from_secs(5)), self.idle()).await;
+        }
+    }
+
+    async fn idle(&self) {
+        let (tell, told) = oneshot::channel();
+        if self.inbox.send(Command::Idle(tell)).await.is_ok() {
+            let _ = told.await;
+        }
+    }
+
+    async fn input(&self, input: Input) {
+        self.answer(input, None).await;
+    }
+
+    async fn answer(&self, input: Input, io: Option<FlightIo>) {
+        // An error means that the driver has ended, and with it everything the input could concern.
+        let _ = self.inbox.send(Command::Input(input, io.map(Box::new))).await;
+    }
+
+    async fn blame(&self, digest: Digest, cause: Cause) {
+        let _ = self.inbox.send(Command::Blame(digest, cause)).await;
+    }
+
+    fn blame_blocking(&self, digest: Digest, cause: Cause) {
+        let _ = self.inbox.blocking_send(Command::Blame(digest, cause));
+    }
+
+    /// For threads of the disk.
+    fn input_blocking(&self, input: Input) {
+        let _ = self.inbox.blocking_send(Command::Input(input, None));
+    }
+
+    /// For destructors: never waits here, and never loses the message.
+    fn input_detached(&self, input: Input) {
+        if let Err(mpsc::error::TrySendError::Full(Command::Input(input, _))) =
+            self.inbox.try_send(Command::Input(input, None))
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let handle = self.clone();
+            runtime.spawn(async move { handle.input(input).await });
+        }
+    }
+}
+
+struct Driver {
+    engine: Engine,
+    origin: Instant,
+    inbox: mpsc::Receiver<Command>,
+    handle: Handle,
+    settings: Arc<Settings>,
+    store: Store,
+    upstream: Upstream,
+    metrics: Arc<Metrics>,
+    flights: HashMap<Digest, Arc<FlightIo>>,
+    tickets: HashMap<TicketId, Open>,
+    fetches: HashMap<FetchId, Running>,
+    stories: HashMap<Digest, Story>,
+    idlers: Vec<oneshot::Sender<()>>,
+}
+
+struct Open {
+    shared: Arc<Shared>,
+    digest: Digest,
+}
+
+/// What steers a transfer under way.
+struct Running {
+    end: Arc<AtomicU64>,
+    cancel: CancellationToken,
+}
+
+/// What the driver remembers of a blob's flight that the engine has no use for.
+#[derive(Default)]
+struct Story {
+    /// The first request; hop count and client address of the flight's transfers are its own. A prefetch has none.
+    asked: Option<Asked>,
+    /// What the sources said.
+    causes: Vec<Cause>,
+}
+
+/// Starts the driver on the current runtime.
+pub fn spawn(settings: Settings, store: Store, upstream: Upstream, metrics: Arc<Metrics>) -> Handle {
+    let (sender, inbox) = mpsc::channel(INBOX_MAX);
+    let settings = Arc::new(settings);
+    let handle = Handle {
+        inbox: sender,
+        next_ticket: Arc::new(AtomicU64::new(1)),
+        pass: PassThrough::new(upstream.clone(), settings.engine.fetches_max),
+    };
+    let driver = Driver {
+        engine: Engine::new(settings.engine),
+        origin: Instant::now(),
+        inbox,
+        handle: handle.clone(),
+        settings,
+        store,
+        upstream,
+        metrics,
+        flights: HashMap::new(),
+        tickets: HashMap::new(),
+        fetches: HashMap::new(),
+        stories: HashMap::new(),
+        idlers: Vec::new(),
+    };
+    tokio::spawn(driver.run());
+    handle
+}
+
+impl Driver {
+    async fn run(mut self) {
+        loop {
+            let wakeup = self.engine.next_wakeup().map(|at| self.origin + at.since_origin());
+            let sleep = async {
+                match wakeup {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                command = self.inbox.recv() => match command {
+                    Some(command) => self.handle_command(command),
+                    None => return,
+                },
+                () = sleep => self.handle_input(Input::Wakeup),
+            }
+        }
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Input(input, None) => self.handle_input(input),
+            Command::Input(input, Some(io)) => {
+                let flight = Arc::new(*io);
+                if flight.should_catch_up() {
+                    effects::catch_up(&flight);
+                }
+                self.flights.insert(flight.digest(), flight);
+                self.handle_input(input);
+            }
+            Command::Blame(digest, cause) => self.blame(digest, cause),
+            Command::Open { ticket, digest, part, asked, shared } => {
+                match self.engine.flight(&digest) {
+                    Some(_) => shared.join(),
+                    None => self.begin_story(digest, &asked),
+                }
+                self.tickets.insert(ticket, Open { shared, digest });
+                self.handle_input(Input::Open { ticket, digest, scope: asked.scope, part });
+            }
+            Command::Status(tell) => {
+                let _ = tell.send(self.status());
+            }
+            Command::Idle(tell) => {
+                self.idlers.push(tell);
+                self.tell_idlers();
+            }
+        }
+    }
+
+    fn handle_input(&mut self, input: Input) {
+        match &input {
+            Input::Close { ticket } => {
+                self.tickets.remove(ticket);
+            }
+            Input::FetchEnded { fetch, .. } => {
+                self.fetches.remove(fetch);
+            }
+            Input::Shut { digest } => {
+                self.flights.remove(digest);
+            }
+            // From here on the store answers for the blob; those who still read hold their own handle.
+            Input::Committed { digest, result: Ok(()) } => {
+                self.flights.remove(digest);
+            }
+            _ => {}
+        }
+        let now = Time::from_origin(self.origin.elapsed());
+        self.engine.handle(now, input);
+        while let Some(output) = self.engine.poll_output() {
+            self.carry_out(output);
+        }
+        self.metrics.flights.set(self.engine.flights().count() as i64);
+        self.metrics.tickets.set(self.tickets.len() as i64);
+        self.tell_idlers();
+    }
+
+    /// One arm for each output, and no other: a new decision of the engine does not compile until it is carried out.
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Look { digest } => self.look(digest),
+            Output::Size { digest, scope } => self.size(digest, scope),
+            Output::Prepare { digest, size } => self.prepare(digest, size),
+            Output::Fetch { fetch, digest, scope, start, end, reason } => {
+                self.fetch(fetch, digest, scope, start, end, reason);
+            }
+            Output::Trim { fetch, end } => {
+                if let Some(running) = self.fetches.get(&fetch) {
+                    running.end.store(end, Ordering::Release);
+                }
+            }
+            Output::Cancel { fetch } => {
+                if let Some(running) = self.fetches.get(&fetch) {
+                    running.cancel.cancel();
+                }
+            }
+            Output::Checkpoint { digest, have } => self.checkpoint(digest, have),
+            Output::Verify { digest } => self.verify(digest),
+            Output::Commit { digest } => self.commit(digest),
+            Output::Shut { digest, keep } => self.shut(digest, keep),
+            Output::Serve { ticket, size, start, end } => {
+                if let Some(open) = self.tickets.get(&ticket)
+                    && let Some(flight) = self.flights.get(&open.digest)
+                {
+                    open.shared.serve(size, start..end, Arc::clone(flight));
+                }
+            }
+            Output::Ready { ticket, to } => {
+                if let Some(open) = self.tickets.get(&ticket) {
+                    open.shared.ready(to);
+                }
+            }
+            Output::End { ticket, outcome } => {
+                if let Some(open) = self.tickets.remove(&ticket) {
+                    let causes = self.stories.get(&open.digest).map(|s| s.causes.clone()).unwrap_or_default();
+                    open.shared.end(Ending { outcome, causes });
+                }
+            }
+        }
+    }
+
+    fn begin_story(&mut self, digest: Digest, asked: &Asked) {
+        if self.stories.len() >= STORIES_SWEEP.max(2 * self.engine.flights().count()) {
+            self.stories.retain(|digest, _| self.engine.flight(digest).is_some());
+        }
+        self.stories.insert(digest, Story { asked: Some(asked.clone()), causes: Vec::new() });
+    }
+
+    fn blame(&mut self, digest: Digest, cause: Cause) {
+        let causes = &mut self.stories.entry(digest).or_default().causes;
+        if causes.len() == CAUSES_MAX {
+            causes.remove(0);
+        }
+        causes.push(cause);
+    }
+
+    fn asked_for(&self, digest: Digest, scope: Scope) -> Asked {
+        let first = self.stories.get(&digest).and_then(|s| s.asked.as_ref());
+        Asked { scope, hops: first.map_or(0, |a| a.hops), client: first.and_then(|a| a.client) }
+    }
+
+    fn status(&self) -> Vec<FlightStatus> {
+        let status = |f: &shoal_engine::flight::Flight| FlightStatus {
+            digest: f.digest(),
+            size: f.size(),
+            received: f.received(),
+            clients: f.ticket_count(),
+            transfers: f.fetch_count(),
+            phase: format!("{:?}", f.phase()).to_lowercase(),
+        };
+        self.engine.flights().map(status).collect()
+    }
+
+    fn tell_idlers(&mut self) {
+        if self.engine.is_idle() {
+            for idler in self.idlers.drain(..) {
+                let _ = idler.send(());
+            }
+        }
+    }
+}

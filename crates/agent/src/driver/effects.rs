@@ -1,0 +1,394 @@
+//! The effects: what the driver does for the engine, on the disk's threads or as upstream transfers.
+//!
+//! Invariant (I4): each function here leads to exactly one answering input, also when a thread panics or the disk
+//! fails; an effect that could be forgotten would leave a flight hanging for ever.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use shoal_engine::io::{FetchFault, FetchReason, Found};
+use shoal_engine::{ByteRanges, Digest, FetchId, Input, LocalFault, Scope};
+use shoal_store::StoreError;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::flight::FlightIo;
+use super::{Driver, Handle, Running};
+use crate::node::{Asked, Cause};
+use crate::upstream::{Upstream, UpstreamError};
+
+/// Chunks between the network and the disk of one transfer. A chunk is at most a few hundred KiB, so this bounds the
+/// memory of a transfer to some 8 MiB while the disk is slower than the network.
+const SINK_CHUNKS_MAX: usize = 32;
+
+/// Bytes written by one system call, at most: large enough that calls cost nothing, small enough that clients get
+/// their bytes in an even flow.
+const SINK_BATCH_BYTES: usize = 512 << 10;
+
+impl Driver {
+    pub(super) fn look(&mut self, digest: Digest) {
+        let (store, handle) = (self.store.clone(), self.handle.clone());
+        let looked = move || -> Result<(Found, Option<FlightIo>), EffectError> {
+            if store.get(&digest, SystemTime::now())?.is_some() {
+                return Ok((Found::Whole, None));
+            }
+            let Some(size) = store.partial_size(&digest)? else { return Ok((Found::Absent, None)) };
+            let partial = store.partial(&digest, size)?;
+            let found = Found::Partial { size, have: partial.have().into_iter().collect() };
+            Ok((found, Some(FlightIo::in_file(digest, Arc::new(partial)))))
+        };
+        self.blocking(
+            looked,
+            move |looked| match looked {
+                Ok((found, io)) => (Input::Looked { digest, found }, io),
+                Err(fault) => (Input::Looked { digest, found: Found::Broken(fault) }, None),
+            },
+            handle,
+        );
+    }
+
+    pub(super) fn prepare(&mut self, digest: Digest, size: Option<u64>) {
+        if let Some(size) = size.filter(|size| *size <= self.settings.inline_max) {
+            let io = FlightIo::in_memory(digest, size);
+            return self.answer(Input::Prepared { digest, result: Ok(()) }, Some(io));
+        }
+        let (store, handle) = (self.store.clone(), self.handle.clone());
+        let prepared = move || -> Result<FlightIo, EffectError> {
+            let partial = match size {
+                Some(size) => store.partial(&digest, size)?,
+                None => store.partial_unsized(&digest)?,
+            };
+            Ok(FlightIo::in_file(digest, Arc::new(partial)))
+        };
+        self.blocking(
+            prepared,
+            move |prepared| match prepared {
+                Ok(io) => (Input::Prepared { digest, result: Ok(()) }, Some(io)),
+                Err(fault) => (Input::Prepared { digest, result: Err(fault) }, None),
+            },
+            handle,
+        );
+    }
+
+    pub(super) fn size(&mut self, digest: Digest, scope: Scope) {
+        let (upstream, handle) = (self.upstream.clone(), self.handle.clone());
+        let asked = self.asked_for(digest, scope);
+        tokio::spawn(async move {
+            let answer = tokio::spawn(async move { upstream.blob_size(&asked, &digest).await }).await;
+            let result = match answer {
+                Ok(Ok(size)) => Ok(size),
+                Ok(Err(error)) => {
+                    tracing::warn!(digest = %digest.short(), %error, "upstream did not tell the size of a blob");
+                    handle.blame(digest, error.cause()).await;
+                    Err(error.fault())
+                }
+                Err(_) => Err(shoal_engine::SourceFault::Protocol),
+            };
+            handle.input(Input::Sized { digest, result }).await;
+        });
+    }
+
+    pub(super) fn fetch(
+        &mut self,
+        fetch: FetchId,
+        digest: Digest,
+        scope: Scope,
+        start: u64,
+        end: Option<u64>,
+        reason: FetchReason,
+    ) {
+        let Some(flight) = self.flights.get(&digest).cloned() else {
+            let result = Err(FetchFault::Local(LocalFault::StoreBroken));
+            return self.answer(Input::FetchEnded { fetch, result }, None);
+        };
+        match reason {
+            FetchReason::First => {}
+            FetchReason::Retry => self.metrics.upstream_retry(scope.registry.as_str()),
+            FetchReason::Resume => self.metrics.upstream_resume(scope.registry.as_str()),
+        }
+        let end = Arc::new(AtomicU64::new(end.unwrap_or(u64::MAX)));
+        let cancel = CancellationToken::new();
+        self.fetches.insert(fetch, Running { end: Arc::clone(&end), cancel: cancel.clone() });
+        let transfer = Transfer {
+            fetch,
+            digest,
+            asked: self.asked_for(digest, scope),
+            start,
+            end,
+            cancel,
+            flight,
+            handle: self.handle.clone(),
+            upstream: self.upstream.clone(),
+        };
+        let handle = self.handle.clone();
+        tokio::spawn(async move {
+            // A panic in the transfer must answer like any other failure.
+            let result = tokio::spawn(transfer.run()).await.unwrap_or(Err(FetchFault::Local(LocalFault::StoreBroken)));
+            handle.input(Input::FetchEnded { fetch, result }).await;
+        });
+    }
+
+    pub(super) fn checkpoint(&mut self, digest: Digest, have: ByteRanges) {
+        self.on_flight(
+            digest,
+            move |flight| match flight.partial() {
+                Some(partial) => Ok(partial.checkpoint(&have.iter().collect::<Vec<_>>())?),
+                None => Ok(()),
+            },
+            move |result| Input::Checkpointed { digest, result },
+        );
+    }
+
+    pub(super) fn verify(&mut self, digest: Digest) {
+        let (metrics, handle) = (Arc::clone(&self.metrics), self.handle.clone());
+        self.on_flight(
+            digest,
+            move |flight| {
+                let matches = flight.verify()?;
+                if !matches {
+                    metrics.verify_failure();
+                    let reason = "the bytes that upstream sent do not match the digest".into();
+                    handle.blame_blocking(digest, Cause { source: digest.to_string(), reason });
+                    tracing::error!(%digest, "the bytes that upstream sent do not match the digest");
+                }
+                Ok(matches)
+            },
+            move |result| Input::Verified { digest, result },
+        );
+    }
+
+    pub(super) fn commit(&mut self, digest: Digest) {
+        let store = self.store.clone();
+        self.on_flight(
+            digest,
+            move |flight| {
+                let now = SystemTime::now();
+                match (flight.partial(), flight.seal()) {
+                    (Some(partial), _) => drop(Arc::clone(partial).commit(None, now)?),
+                    (None, Some(bytes)) => store.put(&digest, None, &bytes, now)?,
+                    (None, None) => unreachable!("a flight is in a file or in memory"),
+                }
+                Ok(())
+            },
+            move |result| Input::Committed { digest, result },
+        );
+    }
+
+    pub(super) fn shut(&mut self, digest: Digest, keep: Option<ByteRanges>) {
+        self.on_flight(
+            digest,
+            move |flight| {
+                match (flight.partial(), keep) {
+                    (Some(partial), Some(have)) => partial.checkpoint(&have.iter().collect::<Vec<_>>())?,
+                    (Some(partial), None) => partial.discard()?,
+                    (None, _) => {}
+                }
+                Ok(())
+            },
+            move |_| Input::Shut { digest },
+        );
+    }
+
+    // ---- how effects run and answer ----
+
+    /// Runs something on a thread of the disk and answers with what comes out; an error becomes a local fault, and
+    /// is logged here, once.
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, EffectError> + Send + 'static,
+        answer: impl FnOnce(Result<T, LocalFault>) -> (Input, Option<FlightIo>) + Send + 'static,
+        handle: Handle,
+    ) {
+        let metrics = Arc::clone(&self.metrics);
+        tokio::spawn(async move {
+            let result = match tokio::task::spawn_blocking(work).await {
+                Ok(Ok(value)) => {
+                    metrics.store_degraded.set(0);
+                    Ok(value)
+                }
+                Ok(Err(error)) => {
+                    metrics.store_degraded.set(1);
+                    tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
+                    Err(error.fault())
+                }
+                Err(_) => Err(LocalFault::StoreBroken),
+            };
+            let (input, io) = answer(result);
+            handle.answer(input, io).await;
+        });
+    }
+
+    fn on_flight<T: Send + 'static>(
+        &self,
+        digest: Digest,
+        work: impl FnOnce(&FlightIo) -> Result<T, EffectError> + Send + 'static,
+        input: impl FnOnce(Result<T, LocalFault>) -> Input + Send + 'static,
+    ) {
+        match self.flights.get(&digest).cloned() {
+            Some(flight) => {
+                self.blocking(move || work(&flight), |r| (input(r), None), self.handle.clone());
+            }
+            None => self.answer(input(Err(LocalFault::StoreBroken)), None),
+        }
+    }
+
+    /// Answers at once; not from inside the engine's turn, but through the inbox like every other answer.
+    fn answer(&self, input: Input, io: Option<FlightIo>) {
+        let handle = self.handle.clone();
+        tokio::spawn(async move { handle.answer(input, io).await });
+    }
+}
+
+/// Why an effect on this node's disk failed.
+#[derive(Debug, thiserror::Error)]
+enum EffectError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Reading back what was written.
+    #[error("cannot read back what was received: {0}")]
+    ReadBack(#[from] std::io::Error),
+}
+
+impl EffectError {
+    fn fault(&self) -> LocalFault {
+        match self {
+            EffectError::Store(error) => error.fault(),
+            EffectError::ReadBack(_) => LocalFault::StoreBroken,
+        }
+    }
+}
+
+/// One transfer from upstream into the place of its flight.
+struct Transfer {
+    fetch: FetchId,
+    digest: Digest,
+    asked: Asked,
+    start: u64,
+    /// End, exclusive; the engine may move it closer while the transfer runs.
+    end: Arc<AtomicU64>,
+    cancel: CancellationToken,
+    flight: Arc<FlightIo>,
+    handle: Handle,
+    upstream: Upstream,
+}
+
+impl Transfer {
+    async fn run(self) -> Result<(), FetchFault> {
+        let cancel = self.cancel.clone();
+        tokio::select! {
+            () = cancel.cancelled() => Err(FetchFault::Cancelled),
+            result = self.receive() => result,
+        }
+    }
+
+    async fn receive(self) -> Result<(), FetchFault> {
+        let end = self.end.load(Ordering::Acquire);
+        let end = (end != u64::MAX).then_some(end);
+        let opened = self.upstream.open_blob(&self.asked, &self.digest, self.start, end).await;
+        let mut stream = match opened {
+            Ok(stream) => stream,
+            Err(error) => return Err(self.blame(error).await),
+        };
+        if let Some(total) = stream.total {
+            if let Err(error) = self.flight.set_size(total) {
+                tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
+                return Err(FetchFault::Local(error.fault()));
+            }
+            self.handle.input(Input::FetchOpened { fetch: self.fetch, total: Some(total) }).await;
+        }
+        let (chunks, queue) = mpsc::channel(SINK_CHUNKS_MAX);
+        let sink = {
+            let (flight, handle, fetch, start) =
+                (Arc::clone(&self.flight), self.handle.clone(), self.fetch, self.start);
+            tokio::task::spawn_blocking(move || sink(&flight, &handle, fetch, start, queue))
+        };
+        let received = self.forward(&mut stream, &chunks).await;
+        drop(chunks);
+        // What has been received is written before the end is told: the next transfer goes on right behind it.
+        let written = sink.await.unwrap_or(Err(LocalFault::StoreBroken));
+        let reached = written.map_err(FetchFault::Local)?;
+        received?;
+        if self.end.load(Ordering::Acquire) == u64::MAX
+            && let Err(error) = self.flight.set_size(reached)
+        {
+            return Err(FetchFault::Local(error.fault()));
+        }
+        Ok(())
+    }
+
+    async fn forward(
+        &self,
+        stream: &mut crate::upstream::BlobStream,
+        chunks: &mpsc::Sender<Bytes>,
+    ) -> Result<(), FetchFault> {
+        let mut at = self.start;
+        while at < self.end.load(Ordering::Acquire) {
+            let mut chunk = match stream.next().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(error) => return Err(self.blame(error).await),
+            };
+            let left = self.end.load(Ordering::Acquire).saturating_sub(at);
+            chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            at += chunk.len() as u64;
+            if chunks.send(chunk).await.is_err() {
+                // The sink has failed and says why.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn blame(&self, error: UpstreamError) -> FetchFault {
+        tracing::warn!(digest = %self.digest.short(), %error, "a transfer from upstream failed");
+        self.handle.blame(self.digest, error.cause()).await;
+        FetchFault::Source(error.fault())
+    }
+}
+
+/// Writes what comes out of the queue to its place, tells the engine, then hashes. Returns the offset reached.
+fn sink(
+    flight: &Arc<FlightIo>,
+    handle: &Handle,
+    fetch: FetchId,
+    start: u64,
+    mut queue: mpsc::Receiver<Bytes>,
+) -> Result<u64, LocalFault> {
+    let mut at = start;
+    let mut batch = Vec::new();
+    while let Some(first) = queue.blocking_recv() {
+        let mut len = first.len();
+        batch.push(first);
+        while len < SINK_BATCH_BYTES
+            && let Ok(more) = queue.try_recv()
+        {
+            len += more.len();
+            batch.push(more);
+        }
+        let offset = at;
+        at += flight.write(offset, &batch).map_err(|error| {
+            tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
+            error.fault()
+        })?;
+        handle.input_blocking(Input::Progress { fetch, to: at });
+        if flight.hash(offset, &batch) {
+            catch_up(flight);
+        }
+        batch.clear();
+    }
+    Ok(at)
+}
+
+/// Sets a thread to hash what the running hash has missed.
+pub(super) fn catch_up(flight: &Arc<FlightIo>) {
+    let flight = Arc::clone(flight);
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = flight.catch_up() {
+            // The verdict reads the same bytes again and fails the flight if they cannot be read.
+            tracing::warn!(%error, "cannot read back what was received");
+        }
+    });
+}

@@ -1,0 +1,256 @@
+//! The bytes of one flight: where they are written, how they are hashed, how clients read them.
+//!
+//! Invariants: bytes are readable before anybody is told that they are; the running hash covers a prefix of what has
+//! been written, never more; nobody waits for a hash except the one who asks for the verdict.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use shoal_engine::{Algorithm, ByteRanges, Digest};
+use shoal_store::{Partial, StoreError};
+
+use crate::registry::sendfile::MappedFile;
+
+/// Read size when bytes are hashed from the file, bytes.
+const HASH_READ_BYTES: usize = 1 << 20;
+
+/// The running hash may lag this far behind the received prefix before a thread is set to catch up, bytes. Less is
+/// done in a blink when the verdict is asked for.
+const HASH_LAG_BYTES: u64 = 8 << 20;
+
+/// Where the bytes are while they arrive.
+enum Place {
+    /// A file of the store, of its full size from the start.
+    File(Arc<Partial>),
+    /// Memory, for blobs that will be stored inline.
+    Memory(Mutex<Vec<u8>>),
+}
+
+struct Hasher {
+    context: ring::digest::Context,
+    upto: u64,
+}
+
+/// See the module's head.
+pub(crate) struct FlightIo {
+    digest: Digest,
+    place: Place,
+    size: OnceLock<u64>,
+    mapped: OnceLock<Arc<MappedFile>>,
+    sealed: OnceLock<Bytes>,
+    written: Mutex<ByteRanges>,
+    hasher: Mutex<Hasher>,
+    catching_up: AtomicBool,
+}
+
+impl FlightIo {
+    /// A blob of known size that is small enough for memory.
+    pub fn in_memory(digest: Digest, size: u64) -> Self {
+        let buffer = Vec::with_capacity(usize::try_from(size).expect("the inline bound fits into memory"));
+        let io = FlightIo::new(digest, Place::Memory(Mutex::new(buffer)), ByteRanges::new());
+        io.size.set(size).expect("set once");
+        io
+    }
+
+    /// A blob in a file of the store, perhaps with bytes of an earlier flight.
+    pub fn in_file(digest: Digest, partial: Arc<Partial>) -> Self {
+        let written = partial.have().into_iter().collect();
+        let size = partial.size();
+        let io = FlightIo::new(digest, Place::File(partial), written);
+        if let Some(size) = size {
+            io.size.set(size).expect("set once");
+        }
+        io
+    }
+
+    fn new(digest: Digest, place: Place, written: ByteRanges) -> Self {
+        FlightIo {
+            digest,
+            place,
+            size: OnceLock::new(),
+            mapped: OnceLock::new(),
+            sealed: OnceLock::new(),
+            written: Mutex::new(written),
+            hasher: Mutex::new(Hasher { context: ring::digest::Context::new(function(digest)), upto: 0 }),
+            catching_up: AtomicBool::new(false),
+        }
+    }
+
+    /// The blob.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The file, unless the bytes are in memory.
+    pub fn partial(&self) -> Option<&Arc<Partial>> {
+        match &self.place {
+            Place::File(partial) => Some(partial),
+            Place::Memory(_) => None,
+        }
+    }
+
+    /// The size has become known while bytes came in.
+    pub fn set_size(&self, size: u64) -> Result<(), StoreError> {
+        if self.size.set(size).is_ok()
+            && let Place::File(partial) = &self.place
+        {
+            partial.set_size(size)?;
+        }
+        Ok(())
+    }
+
+    // ---- writing ----
+
+    /// Writes chunks that follow each other at `offset`. Blocks on the disk.
+    pub fn write(&self, offset: u64, chunks: &[Bytes]) -> Result<u64, StoreError> {
+        let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
+        match &self.place {
+            Place::File(partial) => partial.write_at(offset, chunks)?,
+            Place::Memory(buffer) => {
+                let mut buffer = buffer.lock();
+                let end = usize::try_from(offset + len).expect("inside the inline bound");
+                if buffer.len() < end {
+                    buffer.resize(end, 0);
+                }
+                let mut at = usize::try_from(offset).expect("inside the inline bound");
+                for chunk in chunks {
+                    buffer[at..at + chunk.len()].copy_from_slice(chunk);
+                    at += chunk.len();
+                }
+            }
+        }
+        self.written.lock().insert(offset..offset + len);
+        Ok(len)
+    }
+
+    /// Hashes chunks that have been written at `offset`, if the hash has come that far. Called by the thread that
+    /// wrote them, after everybody has been told of them. Returns whether somebody has to catch up.
+    pub fn hash(&self, offset: u64, chunks: &[Bytes]) -> bool {
+        // Whoever holds the lock is catching up, and will come across these bytes in the file.
+        let Some(mut hasher) = self.hasher.try_lock() else { return false };
+        if hasher.upto == offset {
+            for chunk in chunks {
+                hasher.context.update(chunk);
+                hasher.upto += chunk.len() as u64;
+            }
+            return false;
+        }
+        let lag = self.written.lock().contiguous_end(hasher.upto).saturating_sub(hasher.upto);
+        lag > HASH_LAG_BYTES && !self.catching_up.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether there are bytes of an earlier flight that should be hashed while new ones arrive.
+    pub fn should_catch_up(&self) -> bool {
+        self.written.lock().contiguous_end(0) > HASH_LAG_BYTES && !self.catching_up.swap(true, Ordering::AcqRel)
+    }
+
+    /// Hashes from the file what has been received and not been hashed. Blocks.
+    pub fn catch_up(&self) -> io::Result<()> {
+        let result = self.hash_written(&mut self.hasher.lock());
+        self.catching_up.store(false, Ordering::Release);
+        result
+    }
+
+    fn hash_written(&self, hasher: &mut Hasher) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        loop {
+            let end = self.written.lock().contiguous_end(hasher.upto);
+            let len = usize::try_from(end - hasher.upto).unwrap_or(usize::MAX).min(HASH_READ_BYTES);
+            if len == 0 {
+                return Ok(());
+            }
+            match &self.place {
+                Place::File(partial) => {
+                    buffer.resize(len, 0);
+                    partial.file().read_exact_at(&mut buffer, hasher.upto)?;
+                    hasher.context.update(&buffer);
+                }
+                Place::Memory(bytes) => {
+                    let from = usize::try_from(hasher.upto).expect("inside the inline bound");
+                    hasher.context.update(&bytes.lock()[from..from + len]);
+                }
+            }
+            hasher.upto += len as u64;
+        }
+    }
+
+    /// Whether all bytes hash to the digest. Blocks.
+    pub fn verify(&self) -> io::Result<bool> {
+        let mut hasher = self.hasher.lock();
+        self.hash_written(&mut hasher)?;
+        let complete = self.size.get() == Some(&hasher.upto);
+        Ok(complete && hasher.context.clone().finish().as_ref() == self.digest.hash())
+    }
+
+    /// A hash context over the first `upto` bytes, if all of them are here. Blocks.
+    pub fn prefix_hash(&self, upto: u64) -> io::Result<Option<ring::digest::Context>> {
+        if !self.written.lock().contains(0..upto) {
+            return Ok(None);
+        }
+        let mut hasher = Hasher { context: ring::digest::Context::new(function(self.digest)), upto: 0 };
+        let mut buffer = Vec::new();
+        while hasher.upto < upto {
+            let len = usize::try_from(upto - hasher.upto).unwrap_or(usize::MAX).min(HASH_READ_BYTES);
+            buffer.resize(len, 0);
+            match &self.place {
+                Place::File(partial) => partial.file().read_exact_at(&mut buffer, hasher.upto)?,
+                Place::Memory(bytes) => {
+                    let from = usize::try_from(hasher.upto).expect("inside the inline bound");
+                    buffer.copy_from_slice(&bytes.lock()[from..from + len]);
+                }
+            }
+            hasher.context.update(&buffer);
+            hasher.upto += len as u64;
+        }
+        Ok(Some(hasher.context))
+    }
+
+    // ---- reading ----
+
+    /// Bytes that are ready, for a client. From a file this is a slice of its mapping, which the connection sends
+    /// with `sendfile` and nobody touches.
+    pub fn bytes(&self, range: std::ops::Range<u64>) -> io::Result<Bytes> {
+        match &self.place {
+            Place::File(_) => Ok(self.mapped()?.bytes(range)),
+            Place::Memory(buffer) => {
+                let at = |offset: u64| usize::try_from(offset).expect("inside the inline bound");
+                let range = at(range.start)..at(range.end);
+                Ok(match self.sealed.get() {
+                    Some(all) => all.slice(range),
+                    // A short range of a blob that is still arriving.
+                    None => Bytes::copy_from_slice(&buffer.lock()[range]),
+                })
+            }
+        }
+    }
+
+    fn mapped(&self) -> io::Result<&Arc<MappedFile>> {
+        if let Some(mapped) = self.mapped.get() {
+            return Ok(mapped);
+        }
+        let Place::File(partial) = &self.place else { unreachable!("only files are mapped") };
+        let size = *self.size.get().ok_or(io::ErrorKind::InvalidData)?;
+        let mapped = MappedFile::new(Arc::clone(partial.file()), size)?;
+        // Two readers may map at the same time; one mapping wins and the other is dropped.
+        Ok(self.mapped.get_or_init(|| mapped))
+    }
+
+    /// The bytes of a verified blob in memory, to be stored inline; `None` for one in a file.
+    pub fn seal(&self) -> Option<Bytes> {
+        let Place::Memory(buffer) = &self.place else { return None };
+        Some(self.sealed.get_or_init(|| Bytes::from(buffer.lock().clone())).clone())
+    }
+}
+
+/// The hash function of a digest. `ring` picks the fastest code this CPU has (SHA-NI where it is there).
+pub(crate) fn function(digest: Digest) -> &'static ring::digest::Algorithm {
+    match digest.algorithm() {
+        Algorithm::Sha256 => &ring::digest::SHA256,
+        Algorithm::Sha512 => &ring::digest::SHA512,
+    }
+}

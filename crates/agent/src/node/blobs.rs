@@ -1,0 +1,120 @@
+//! Blobs: from the store, from the flight that brings them, or straight through.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use shoal_engine::io::{Outcome, PullFault};
+use shoal_engine::Digest;
+use shoal_store::{Blob, Content, Home};
+
+use super::{Asked, BlobReply, Cause, Inner, Part, PullError, on_disk, pull_error};
+use crate::driver::{BlobBody, Ending, Opened};
+use crate::metrics::Served;
+use crate::registry::sendfile::MappedFile;
+
+/// Times a blob that the engine says is stored may be gone again when it is read. Eviction never takes what is in
+/// use, so once is already unlikely.
+const LOOKS_MAX: usize = 3;
+
+impl Inner {
+    pub(super) async fn open_blob(
+        &self,
+        asked: &Asked,
+        digest: Digest,
+        part: Part,
+    ) -> Result<BlobReply, PullError> {
+        for _ in 0..LOOKS_MAX {
+            if let Some(blob) = self.stored(digest).await {
+                return self.stored_reply(blob, part);
+            }
+            let timeout = self.settings.body_idle_timeout;
+            match self.parts.driver.open(asked, digest, part).await.opened(asked, digest, timeout).await {
+                Opened::Reply { size, range, body, joined } => {
+                    self.parts.metrics.miss();
+                    let source = if joined { Served::Shared } else { Served::Upstream };
+                    return Ok(BlobReply { size, range, body, source });
+                }
+                Opened::Ended(Ending { outcome: Outcome::Stored, .. }) => {}
+                Opened::Ended(Ending { outcome: Outcome::PassThrough, .. }) => {
+                    return self.pass_through(asked, digest, part).await;
+                }
+                Opened::Ended(ending) => return Err(ended(ending)),
+            }
+        }
+        self.pass_through(asked, digest, part).await
+    }
+
+    pub(super) async fn blob_size(&self, asked: &Asked, digest: Digest) -> Result<(u64, Served), PullError> {
+        if let Some(blob) = self.stored(digest).await {
+            return Ok((blob.size, home(&blob)));
+        }
+        self.parts.metrics.miss();
+        let size = self.upstream_size(asked, digest).await?;
+        self.parts.driver.described(digest, size, None).await;
+        Ok((size, Served::Upstream))
+    }
+
+    /// A client must be told a length before it gets the first byte.
+    async fn upstream_size(&self, asked: &Asked, digest: Digest) -> Result<u64, PullError> {
+        let size = self.parts.upstream.blob_size(asked, &digest).await.map_err(|e| pull_error(&e))?;
+        size.ok_or_else(|| {
+            let source = asked.scope.to_string();
+            PullError::Exhausted(vec![Cause { source, reason: "it does not tell how long the blob is".into() }])
+        })
+    }
+
+    /// The blob, if it is on this node.
+    pub(super) async fn stored(&self, digest: Digest) -> Option<Blob> {
+        on_disk(&self.parts.store, move |store| store.get(&digest, SystemTime::now())).await.flatten()
+    }
+
+    fn stored_reply(&self, blob: Blob, part: Part) -> Result<BlobReply, PullError> {
+        let size = blob.size;
+        let source = home(&blob);
+        self.parts.metrics.hit(source);
+        let range = part.resolve(size).ok_or(PullError::Unsatisfiable { size })?;
+        let body = match &blob.content {
+            Content::Inline(bytes) => BlobBody::from_bytes(bytes.clone(), range.clone()),
+            // An empty file cannot be mapped, and there is nothing to send.
+            Content::File(_) if size == 0 => BlobBody::from_bytes(bytes::Bytes::new(), 0..0),
+            Content::File(file) => match MappedFile::new(Arc::clone(file), size) {
+                Ok(mapped) => BlobBody::from_file(mapped, range.clone(), blob),
+                Err(error) => {
+                    tracing::error!(%error, %size, "cannot map a stored blob");
+                    return Err(PullError::Exhausted(Vec::new()));
+                }
+            },
+        };
+        Ok(BlobReply { size, range, body, source })
+    }
+
+    async fn pass_through(&self, asked: &Asked, digest: Digest, part: Part) -> Result<BlobReply, PullError> {
+        self.parts.metrics.miss();
+        let size = self.upstream_size(asked, digest).await?;
+        let range = part.resolve(size).ok_or(PullError::Unsatisfiable { size })?;
+        match self.parts.driver.pass_through(asked, digest, size, range.clone()).await {
+            Ok(body) => Ok(BlobReply { size, range, body, source: Served::PassThrough }),
+            Err(cause) => Err(PullError::Exhausted(vec![cause])),
+        }
+    }
+}
+
+fn home(blob: &Blob) -> Served {
+    match blob.home {
+        Home::Own => Served::Store,
+        Home::Runtime => Served::Runtime,
+    }
+}
+
+fn ended(ending: Ending) -> PullError {
+    match ending.outcome {
+        Outcome::Unsatisfiable { size } => PullError::Unsatisfiable { size },
+        Outcome::Failed(PullFault::Unknown) => PullError::Unknown(ending.causes),
+        Outcome::Failed(PullFault::Denied) => PullError::Denied(ending.causes),
+        Outcome::Failed(PullFault::Loop) => PullError::Loop,
+        Outcome::Failed(PullFault::Draining) => PullError::Draining,
+        Outcome::Failed(PullFault::Exhausted | PullFault::WrongContent) => PullError::Exhausted(ending.causes),
+        // A ticket that is delivered, stored or passed through has been answered and does not come here.
+        Outcome::Delivered | Outcome::Stored | Outcome::PassThrough => PullError::Exhausted(ending.causes),
+    }
+}
