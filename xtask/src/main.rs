@@ -27,7 +27,7 @@ cargo xtask <command>
                        (ARGS go to `cargo test`, e.g. `-p shoal-engine` or `--test containerd`)
   bench NAME [--json]  one benchmark against its peers: singleflight, direct, hit, footprint, verify
   lint                 clippy with warnings as errors, and the tidiness checks
-  fuzz NAME [ARGS]     a fuzz target (needs cargo-fuzz and a nightly compiler)
+  fuzz NAME [ARGS]     a fuzz target, until it finds something (ARGS go to libFuzzer, e.g. -max_total_time=60)
   setup                only installs what the other commands need
   help                 this text
 

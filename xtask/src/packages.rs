@@ -19,11 +19,11 @@ pub const TEST: &[&str] = &[
     "skopeo",
     "podman",
     "buildah",
-    "umoci",
     "strace",
     "e2fsprogs",
     "mount",
     "util-linux",
+    "nginx",
 ];
 /// What the benchmarks compare with.
 pub const BENCH: &[&str] = &["docker-registry", "containerd", "runc", "nginx"];
