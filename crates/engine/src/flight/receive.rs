@@ -199,7 +199,9 @@ impl Flight {
         for (&fetch, running) in &mut self.fetches {
             if running.frontier < start && running.end.is_none_or(|end| end > start) {
                 running.end = Some(start);
-                cx.out.push_back(Output::Trim { fetch, end: start });
+                if !running.cancelled {
+                    cx.out.push_back(Output::Trim { fetch, end: start });
+                }
             }
         }
         *cx.next_fetch += 1;
