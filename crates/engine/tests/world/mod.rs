@@ -11,22 +11,22 @@
 
 mod client;
 mod effects;
+mod outside;
 pub mod plan;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use shoal_engine::demand::Part;
 use shoal_engine::engine::Settings;
 use shoal_engine::io::{Outcome, PullFault};
 use shoal_engine::limits::FLIGHTS_MAX;
 use shoal_engine::{
-    Algorithm, ByteRanges, Digest, Engine, FetchId, Input, LocalFault, Output, Scope, SourceFault, TicketId,
-    Time,
+    ByteRanges, Digest, Engine, FetchId, Input, LocalFault, Output, Scope, SourceFault, TicketId, Time,
 };
 
 pub use client::Client;
+pub use outside::Act;
 use plan::{Disk, Effect, Plan, Rng};
 use transfer::Transfer;
 
@@ -126,26 +126,6 @@ enum Event {
     Do(Act),
 }
 
-/// Something that happens from outside.
-#[derive(Clone, Debug)]
-pub enum Act {
-    Open {
-        blob: BlobNo,
-        scope: usize,
-        part: Part,
-        leaves_after: Option<u64>,
-    },
-    /// The client that came `.0`-th leaves.
-    Close(u64),
-    Describe {
-        blob: BlobNo,
-        size: u64,
-        prefetch: bool,
-    },
-    Drain,
-    Stop,
-}
-
 /// See the module's head.
 pub struct World {
     engine: Engine,
@@ -224,106 +204,6 @@ impl World {
         self.transfers.values().filter(|t| t.blob == blob && !t.cancelled).count()
     }
 
-    // ---- what happens from outside ----
-
-    pub fn add(&mut self, plan: Plan) -> BlobNo {
-        let number = self.blobs.len();
-        let mut hash = [0; 32];
-        hash[..8].copy_from_slice(&(number as u64 + 1).to_be_bytes());
-        self.blobs.push(Blob {
-            digest: Digest::new(Algorithm::Sha256, &hash),
-            disk: plan.disk.clone(),
-            plan,
-            place: None,
-            busy: None,
-            checkpointing: None,
-            blames: Vec::new(),
-            requests: Vec::new(),
-            size_requests: Vec::new(),
-            fetched: 0,
-            trims: 0,
-            commits: 0,
-            checkpoints: 0,
-            verdicts: Vec::new(),
-            reasons: Vec::new(),
-        });
-        number
-    }
-
-    pub fn open(&mut self, blob: BlobNo, part: Part) -> TicketId {
-        self.open_in(blob, 0, part)
-    }
-
-    pub fn open_in(&mut self, blob: BlobNo, scope: usize, part: Part) -> TicketId {
-        self.act(Act::Open { blob, scope, part, leaves_after: None });
-        TicketId(self.clients.len() as u64)
-    }
-
-    /// A client that leaves as soon as it has `bytes`.
-    pub fn open_briefly(&mut self, blob: BlobNo, part: Part, bytes: u64) -> TicketId {
-        self.act(Act::Open { blob, scope: 0, part, leaves_after: Some(bytes) });
-        TicketId(self.clients.len() as u64)
-    }
-
-    pub fn close(&mut self, ticket: TicketId) {
-        self.act(Act::Close(ticket.0 - 1));
-    }
-
-    pub fn describe(&mut self, blob: BlobNo, size: u64) {
-        self.act(Act::Describe { blob, size, prefetch: false });
-    }
-
-    pub fn prefetch(&mut self, blob: BlobNo) {
-        let size = self.blobs[blob].plan.size;
-        self.act(Act::Describe { blob, size, prefetch: true });
-    }
-
-    pub fn drain(&mut self) {
-        self.act(Act::Drain);
-    }
-
-    pub fn stop(&mut self) {
-        self.act(Act::Stop);
-    }
-
-    /// Lets something happen from outside later.
-    pub fn plan(&mut self, after: Duration, act: Act) {
-        self.schedule(after, Event::Do(act));
-    }
-
-    fn act(&mut self, act: Act) {
-        match act {
-            Act::Open { blob, scope, part, leaves_after } => {
-                let ticket = TicketId(self.clients.len() as u64 + 1);
-                self.clients.insert(ticket, Client::new(blob, part, leaves_after));
-                let digest = self.blobs[blob].digest;
-                self.input(Input::Open { ticket, digest, scope: scope_no(scope), part });
-            }
-            Act::Close(number) => {
-                let ticket = TicketId(number + 1);
-                let Some(client) = self.clients.get_mut(&ticket) else { return };
-                if client.outcome.is_none() && !client.closed {
-                    client.closed = true;
-                    self.input(Input::Close { ticket });
-                }
-            }
-            Act::Describe { blob, size, prefetch } => {
-                let digest = self.blobs[blob].digest;
-                self.input(Input::Described { digest, size, prefetch: prefetch.then(|| scope_no(0)) });
-            }
-            Act::Drain => {
-                self.draining = true;
-                self.input(Input::Drain);
-            }
-            Act::Stop => {
-                self.draining = true;
-                self.input(Input::Stop);
-                let open = self.clients.values().filter(|c| c.is_open()).count();
-                check!(self, open == 0, "{open} tickets outlive the stop");
-            }
-        }
-    }
-
     // ---- the run ----
 
     /// Runs until nothing is left to happen.
@@ -394,6 +274,7 @@ impl World {
         let early = self.engine.next_wakeup().filter(|at| is_wakeup && *at <= self.now);
         check!(self, early.is_none(), "a wakeup led to the wish for one at once: {early:?}");
         self.check_counts();
+        self.check_alive();
     }
 
     fn carry_out(&mut self, output: Output) {
@@ -440,6 +321,20 @@ impl World {
         let tickets: usize = self.engine.flights().map(|f| f.ticket_count()).sum();
         let open = self.clients.values().filter(|c| c.is_open()).count();
         check!(self, tickets == open, "the engine knows of {tickets} tickets, the world of {open}");
+    }
+
+    /// Each flight waits for an answer, for a moment, or for a place that somebody else holds.
+    fn check_alive(&self) {
+        let full = self.transfers.len() >= self.settings.fetches_max;
+        for flight in self.engine.flights() {
+            let number = self.number(flight.digest());
+            let blob = &self.blobs[number];
+            let answer = blob.busy.is_some() || blob.checkpointing.is_some();
+            let transfer = self.transfers.values().any(|t| t.blob == number);
+            let moment = self.engine.next_wakeup().is_some();
+            let place = if flight.ticket_count() > 0 { full } else { !self.transfers.is_empty() };
+            check!(self, answer || transfer || moment || place, "nothing will ever happen to {flight:?}");
+        }
     }
 
     /// Nothing is left to happen: nothing may be left under way (D1), but for a transfer that stalls on purpose.

@@ -1,0 +1,60 @@
+//! Drain and stop.
+
+use std::time::Duration;
+
+use shoal_engine::demand::Part;
+use shoal_engine::io::{Outcome, PullFault};
+
+use crate::world::World;
+use crate::world::plan::{Disk, Plan};
+use crate::{MIB, all};
+
+#[test]
+fn a_drain_lets_clients_finish_and_puts_down_the_rest() {
+    let mut world = World::new();
+    let (wanted, unwanted) = (world.add(Plan::cold(40 * MIB)), world.add(Plan::cold(40 * MIB)));
+    let ticket = world.open(wanted, Part::Whole);
+    world.prefetch(unwanted);
+    world.run_until(|w| w.client(ticket).received() > 10 * MIB && w.blobs[1].fetched > 0);
+    world.drain();
+    let late = world.open(wanted, Part::Whole);
+    all(&world, &[late], Outcome::Failed(PullFault::Draining));
+    world.run();
+    all(&world, &[ticket], Outcome::Delivered);
+    assert_eq!(world.blobs[wanted].commits, 1);
+    let blob = &world.blobs[unwanted];
+    assert_eq!(blob.commits, 0, "nobody waits for it");
+    assert!(matches!(blob.disk, Disk::Partial { .. }), "what has come is kept");
+}
+
+#[test]
+fn a_stop_ends_everything_at_once_and_keeps_what_has_come() {
+    for stalls_at in [None, Some(20 * MIB)] {
+        let mut world = World::new();
+        let blob = world.add(Plan { stalls_at, ..Plan::cold(40 * MIB) });
+        let tickets = [world.open(blob, Part::Whole), world.open(blob, Part::Whole)];
+        world.run_until(|w| w.client(tickets[0]).received() >= 20 * MIB - 9);
+        world.drain();
+        world.run_for(Duration::from_millis(30));
+        world.stop();
+        let stopped = world.now;
+        all(&world, &tickets, Outcome::Failed(PullFault::Draining));
+        world.run();
+        assert!(world.now - stopped < Duration::from_millis(100), "{:?}", world.now - stopped);
+        let Disk::Partial { have, .. } = &world.blobs[blob].disk else { panic!("nothing is kept") };
+        assert!(have.contains(0..20 * MIB - 9));
+    }
+}
+
+#[test]
+fn a_stop_is_survived_in_every_phase() {
+    for steps in 0..60 {
+        let mut world = World::new();
+        let blob = world.add(Plan { wrong_places: 1, ..Plan::cold(MIB) });
+        world.open(blob, Part::Whole);
+        world.run_for(Duration::from_micros(u64::from(steps as u32) * 2_500));
+        world.stop();
+        world.run();
+        assert!(world.engine().is_idle());
+    }
+}
