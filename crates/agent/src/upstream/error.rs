@@ -1,0 +1,218 @@
+//! Why a request to a source failed. Every variant answers to one [`SourceFault`], which is all the engine decides
+//! on; the text is for the operator and never holds a credential, a token or the query of a signed URL.
+
+use std::error::Error as _;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_engine::{Digest, Registry, SourceFault};
+use url::Url;
+
+use super::auth::AuthFault;
+use super::credentials::{CredentialsError, chain};
+use super::redirect::RedirectFault;
+use crate::node::Cause;
+
+/// What went wrong, and at which URL.
+#[derive(Debug)]
+pub struct UpstreamError {
+    at: String,
+    reason: Box<Reason>,
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.at, self.reason)
+    }
+}
+
+impl std::error::Error for UpstreamError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.reason.source()
+    }
+}
+
+/// What went wrong. The source is to blame for all of it but [`Reason::Hops`]; nothing has been changed on this node.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Reason {
+    /// No connection: name look-up, TCP or TLS. Worth a retry.
+    #[error("cannot connect")]
+    Connect(#[source] reqwest::Error),
+    /// A connection, but no response headers in time. Worth a retry.
+    #[error("no response headers within {0:?}")]
+    HeadersLate(Duration),
+    /// The connection broke before the response headers. Worth a retry.
+    #[error("the connection broke before an answer came")]
+    Request(#[source] reqwest::Error),
+    /// An answer with a status that is no success; the status decides.
+    #[error("answered {status}{}", said(.message))]
+    Status { status: u16, message: Option<String>, retry_after: Option<Duration> },
+    /// 401 and 403 after authentication has done what it can, or authentication itself failed.
+    #[error("access denied")]
+    Auth(#[source] Arc<AuthFault>),
+    /// A redirect that must not be followed.
+    #[error("redirect not followed")]
+    Redirect(#[source] RedirectFault),
+    /// The body broke: reset, RST_STREAM, GOAWAY. Worth going on at the byte reached.
+    #[error("the body broke off after {received} bytes")]
+    Broken {
+        received: u64,
+        #[source]
+        error: std::io::Error,
+    },
+    /// The body ended cleanly but early. Worth going on at the byte reached.
+    #[error("the body ended after {received} of {expected} bytes")]
+    Short { received: u64, expected: u64 },
+    /// No byte within the idle timeout. Worth going on at the byte reached.
+    #[error("the body stalled after {received} bytes: nothing came within {idle:?}")]
+    Stalled { received: u64, idle: Duration },
+    /// A 206 whose `Content-Range` is missing or is not what was asked.
+    #[error("asked for the bytes from {start}, got a 206 with Content-Range {found:?}")]
+    ContentRange { start: u64, found: Option<String> },
+    /// 416: the range lies outside what this source holds under the digest.
+    #[error("has {} bytes, asked for those from {start}", .total.map_or("fewer".to_owned(), |n| n.to_string()))]
+    OutOfRange { start: u64, total: Option<u64> },
+    /// A `Content-Encoding` that was neither offered nor can be undone.
+    #[error("content coding {0:?} is not supported")]
+    Encoding(String),
+    /// The bytes are not in the content coding that the header names.
+    #[error("the body cannot be decoded")]
+    Decode(#[source] std::io::Error),
+    /// More than a manifest, a listing or a token answer may have.
+    #[error("the answer has more than {limit} bytes")]
+    TooLarge { limit: u64 },
+    /// The bytes are not those the digest names.
+    #[error("the content hashes to {found}, not to {expected}")]
+    WrongDigest { expected: Digest, found: Digest },
+    /// The URL cannot be formed from what was asked.
+    #[error("not a registry URL")]
+    Url(#[source] url::ParseError),
+    /// The source's address is one of this agent's own.
+    #[error("the address is this agent's own")]
+    OwnAddress,
+    /// The request has passed through too many agents.
+    #[error("the request has passed through {0} agents")]
+    Hops(u32),
+}
+
+fn said(message: &Option<String>) -> String {
+    message.as_ref().map_or_else(String::new, |text| format!(": {text}"))
+}
+
+impl UpstreamError {
+    pub(super) fn new(url: &Url, reason: Reason) -> Self {
+        UpstreamError { at: redacted(url), reason: Box::new(reason) }
+    }
+
+    /// An error of the HTTP client from before the response headers.
+    pub(super) fn request(url: &Url, error: reqwest::Error) -> Self {
+        // The client's own text would show the query of a signed URL.
+        let error = error.without_url();
+        let reason = if error.is_connect() { Reason::Connect(error) } else { Reason::Request(error) };
+        UpstreamError::new(url, reason)
+    }
+
+    /// Tells the operator, where a registry denies access, that we could not show it the configured credentials.
+    pub(super) fn without_credentials(mut self, problem: &CredentialsError) -> Self {
+        if let Reason::Status { status: 401 | 403 | 404, message, .. } = &mut *self.reason {
+            let said = message.take().map_or_else(String::new, |text| text + "; ");
+            *message = Some(format!("{said}asked without credentials because {}", chain(problem)));
+        }
+        self
+    }
+
+    /// A server that does not know the method, which says nothing about the content.
+    pub(super) fn is_method_refused(&self) -> bool {
+        matches!(*self.reason, Reason::Status { status: 405 | 501, .. })
+    }
+
+    #[cfg(test)]
+    pub(super) fn reason(&self) -> &Reason {
+        &self.reason
+    }
+
+    /// What it means for the walk over the sources.
+    pub fn fault(&self) -> SourceFault {
+        match &*self.reason {
+            Reason::Connect(_) | Reason::HeadersLate(_) | Reason::Request(_) => SourceFault::Transient,
+            Reason::Status { status, retry_after, .. } => SourceFault::from_status(*status, *retry_after),
+            Reason::Auth(fault) => fault.fault(),
+            Reason::OwnAddress | Reason::Hops(_) => SourceFault::Loop,
+            Reason::Broken { .. } | Reason::Short { .. } | Reason::Stalled { .. } => SourceFault::Interrupted,
+            Reason::WrongDigest { .. } => SourceFault::WrongContent,
+            Reason::Redirect(_)
+            | Reason::ContentRange { .. }
+            | Reason::OutOfRange { .. }
+            | Reason::Encoding(_)
+            | Reason::Decode(_)
+            | Reason::TooLarge { .. }
+            | Reason::Url(_) => SourceFault::Protocol,
+        }
+    }
+
+    /// The whole story in one line, for the `detail` of an error and for the log.
+    pub fn cause(&self) -> Cause {
+        let mut reason = self.reason.to_string();
+        let mut next = self.reason.source();
+        while let Some(error) = next {
+            let text = error.to_string();
+            // Several layers of the HTTP client repeat what the layer below says.
+            if !reason.ends_with(&text) {
+                reason.push_str(": ");
+                reason.push_str(&text);
+            }
+            next = error.source();
+        }
+        Cause { source: self.at.clone(), reason }
+    }
+}
+
+/// A registry's name that is no host for a URL, although it has the form of one.
+pub(super) fn unnameable(registry: &Registry) -> UpstreamError {
+    UpstreamError {
+        at: registry.to_string(),
+        reason: Box::new(Reason::Url(url::ParseError::InvalidDomainCharacter)),
+    }
+}
+
+/// The URL as it may be shown: a signed URL's secret is its query, and a user's may stand before the host.
+pub(super) fn redacted(url: &Url) -> String {
+    let mut shown = url.clone();
+    shown.set_query(None);
+    shown.set_fragment(None);
+    if !shown.username().is_empty() || shown.password().is_some() {
+        // Both fail only for URLs that cannot have a user at all.
+        let _ = shown.set_username("");
+        let _ = shown.set_password(None);
+    }
+    shown.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_secrets() {
+        let table = [
+            ("https://u:p@blob.test/x?X-Signature=abc#f", "https://blob.test/x"),
+            ("https://u@blob.test/x", "https://blob.test/x"),
+            ("http://[::1]:5000/v2/", "http://[::1]:5000/v2/"),
+        ];
+        for (url, shown) in table {
+            assert_eq!(redacted(&url.parse().unwrap()), shown);
+        }
+    }
+
+    #[test]
+    fn the_cause_is_told_in_one_line() {
+        let url = "https://u:p@blob.test/x?sig=abc".parse().unwrap();
+        let error = std::io::Error::new(std::io::ErrorKind::ConnectionReset, "reset by peer");
+        let error = UpstreamError::new(&url, Reason::Broken { received: 7, error });
+        assert_eq!(error.fault(), SourceFault::Interrupted);
+        let cause = error.cause();
+        assert_eq!(cause.source, "https://blob.test/x");
+        assert_eq!(cause.reason, "the body broke off after 7 bytes: reset by peer");
+    }
+}

@@ -1,0 +1,54 @@
+//! A source: one place that can be asked for a repository's content. Today that is a registry's endpoint; mirrors
+//! are further sources of the same kind, and nothing behind this type knows the difference.
+
+use prometheus_client::metrics::counter::Counter;
+use shoal_engine::{Registry, Repository};
+use url::Url;
+
+use super::credentials::CredentialSource;
+use super::error::{Reason, UpstreamError};
+use super::redirect::same_origin;
+
+/// An endpoint with what is needed to ask it.
+pub(super) struct Source {
+    /// The registry by the name clients use.
+    pub registry: Registry,
+    /// Value of the `registry` label of metrics; not the registry's name once clients have made up too many.
+    pub label: String,
+    /// Scheme, host, port and path prefix; no trailing slash, no `/v2`.
+    pub endpoint: Url,
+    /// Presents the registry's client certificate.
+    pub client: reqwest::Client,
+    /// The same without the client certificate, for every other origin.
+    pub plain_client: reqwest::Client,
+    /// Our credentials for it.
+    pub credentials: CredentialSource,
+    /// Hosts that may issue its tokens although they are not in its domain.
+    pub trusted_realms: Vec<String>,
+    /// Body bytes received.
+    pub bytes: Counter,
+}
+
+impl Source {
+    /// The URL of something in a repository: `rest` is what follows its name, query included.
+    pub fn url(&self, repository: &Repository, rest: &str) -> Result<Url, UpstreamError> {
+        let prefix = format!("{}/v2/{repository}/", self.endpoint.as_str().trim_end_matches('/'));
+        let wrong = |error| UpstreamError::new(&self.endpoint, Reason::Url(error));
+        let url = Url::parse(&format!("{prefix}{rest}")).map_err(wrong)?;
+        // `..` in the rest would lead out of the repository, and out of what was authorised.
+        if !url.as_str().starts_with(&prefix) {
+            return Err(wrong(url::ParseError::RelativeUrlWithCannotBeABaseBase));
+        }
+        Ok(url)
+    }
+
+    /// Whether a URL is this source itself rather than a place that it redirects to.
+    pub fn is_home(&self, url: &Url) -> bool {
+        same_origin(&self.endpoint, url)
+    }
+
+    /// The client for a URL: the certificate identifies us, so it is for the source alone.
+    pub fn client_for(&self, url: &Url) -> &reqwest::Client {
+        if self.is_home(url) { &self.client } else { &self.plain_client }
+    }
+}
