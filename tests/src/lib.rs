@@ -1,1 +1,20 @@
-//! placeholder
+//! What the end-to-end tests are made of: real agents, real registries and container runtimes as child processes, and
+//! an upstream that fails exactly as a test's script says.
+//!
+//! Nothing in here is the product, and nothing in here uses the product's code: a fault that both sides share would
+//! otherwise be invisible. Every child process belongs to the test that started it and is ended by its own process
+//! id. Nothing sleeps to be right: what takes time is polled with a deadline ([`wait`]).
+
+pub mod agent;
+pub mod clients;
+pub mod containerd;
+pub mod disk;
+pub mod docker_registry;
+pub mod http;
+pub mod image;
+pub mod origin;
+pub mod place;
+pub mod process;
+pub mod proxy;
+pub mod tls;
+pub mod wait;

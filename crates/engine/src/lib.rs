@@ -23,7 +23,7 @@ pub mod time;
 
 pub use engine::Engine;
 pub use fault::{LocalFault, SourceFault};
-pub use ids::{Algorithm, Digest, FetchId, TicketId};
+pub use ids::{Algorithm, Digest, DigestError, FetchId, TicketId};
 pub use io::{Input, Output};
 pub use name::{NameError, Reference, Registry, Repository, Scope, Tag};
 pub use ranges::ByteRanges;

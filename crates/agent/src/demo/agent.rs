@@ -14,7 +14,7 @@ use super::http;
 pub struct AgentProcess {
     child: Child,
     registry: SocketAddr,
-    admin: SocketAddr,
+    observe: SocketAddr,
     client: Client,
 }
 
@@ -33,23 +33,29 @@ pub struct AgentSetup<'a> {
 impl AgentProcess {
     /// Starts an agent and waits until it is ready.
     pub async fn start(setup: AgentSetup<'_>) -> Result<Self> {
-        let (registry, admin) = (free_address()?, free_address()?);
+        let (registry, observe) = (free_address()?, free_address()?);
         let AgentSetup { program, folder, registry: name, endpoint } = setup;
         let config = format!(
-            "data_dir = '{}'\n[registry]\nlisten = ['{registry}']\n[admin]\nlisten = '{admin}'\nsocket = '{}'\n\
-             [registries.'{name}']\nendpoint = '{endpoint}'\n",
-            folder.join("agent-data").display(),
-            folder.join("agent-socket").display(),
+            "[[registry.listeners]]\naddress = '{registry}'\n[store]\npath = '{}'\n[admin]\nsocket = '{}'\n\
+             [observe]\naddress = '{observe}'\n[upstream.registries.'{name}']\nendpoint = '{endpoint}'\n",
+            Self::data(folder).display(),
+            folder.join("agent.sock").display(),
         );
         let path = folder.join("shoal.toml");
         std::fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
         let mut command = Command::new(program);
         command.arg("agent").arg("--config").arg(&path);
         let child = Child::spawn("agent", &mut command, folder)?;
-        let mut agent = AgentProcess { child, registry, admin, client: http::client("shoal-demo-admin")? };
-        let (client, url) = (agent.client.clone(), format!("http://{admin}/readyz"));
+        let mut agent =
+            AgentProcess { child, registry, observe, client: http::client("shoal-demo-observer")? };
+        let (client, url) = (agent.client.clone(), format!("http://{observe}/readyz"));
         agent.child.until("it was ready", async |_| http::get(&client, &url).await.ok()).await?;
         Ok(agent)
+    }
+
+    /// Where an agent with this folder keeps its data.
+    pub fn data(folder: &Path) -> PathBuf {
+        folder.join("agent-data")
     }
 
     /// `http://host:port` of its registry front.
@@ -69,7 +75,7 @@ impl AgentProcess {
 
     /// Bytes sent to clients so far, by where they came from.
     pub async fn served(&self) -> Result<Vec<(String, u64)>> {
-        let text = http::get(&self.client, &format!("http://{}/metrics", self.admin)).await?;
+        let text = http::get(&self.client, &format!("http://{}/metrics", self.observe)).await?;
         Ok(served(&String::from_utf8_lossy(&text)))
     }
 

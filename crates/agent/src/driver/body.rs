@@ -106,7 +106,7 @@ enum From {
     /// Bytes in memory; `base` is the offset of the first.
     Memory { bytes: Bytes, base: u64 },
     /// A whole file.
-    File { mapped: Arc<MappedFile>, in_use: Box<dyn std::any::Any + Send> },
+    File { mapped: Arc<MappedFile>, _in_use: Box<dyn std::any::Any + Send> },
     /// A flight under way.
     Flight(Box<FromFlight>),
     /// Straight from upstream.
@@ -134,7 +134,7 @@ impl BlobBody {
 
     /// A range of a whole file; `in_use` lives as long as the body.
     pub(crate) fn from_file(mapped: Arc<MappedFile>, range: Range<u64>, in_use: impl Send + 'static) -> Self {
-        BlobBody { at: range.start, end: range.end, from: From::File { mapped, in_use: Box::new(in_use) } }
+        BlobBody { at: range.start, end: range.end, from: From::File { mapped, _in_use: Box::new(in_use) } }
     }
 
     fn from_flight(
@@ -167,7 +167,7 @@ impl BlobBody {
                 let at = |offset: u64| usize::try_from(offset - *base).expect("bytes in memory");
                 Poll::Ready(Ok(bytes.slice(at(self.at)..at(upto))))
             }
-            From::File { mapped, in_use: _ } => Poll::Ready(Ok(mapped.bytes(self.at..upto))),
+            From::File { mapped, .. } => Poll::Ready(Ok(mapped.bytes(self.at..upto))),
             From::Flight(flight) => match ready!(flight.poll_ready(cx, self.at)) {
                 Ok(ready_to) => Poll::Ready(Ok(flight.serving.flight.bytes(self.at..upto.min(ready_to))?)),
                 Err(Some(chunks)) => {

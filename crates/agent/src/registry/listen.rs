@@ -156,9 +156,6 @@ async fn connection(
     limits: ConnectionLimits,
     drain: CancellationToken,
 ) {
-    // Without this the end of an answer waits for the client's delayed acknowledgement. It fails only on a connection
-    // that is gone already.
-    let _ = tcp.set_nodelay(true);
     let stream = TokioIo::new(FileStream::new(tcp, limits.write_idle_timeout));
     let service = hyper::service::service_fn(move |request| answer(app.clone(), peer, request));
     let mut http = http1::Builder::new();

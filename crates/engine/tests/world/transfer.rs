@@ -58,7 +58,9 @@ impl World {
                 missing == Some(start..end),
                 "{start}..{end} is fetched, and {missing:?} is missing"
             );
-            let coming: ByteRanges = running.iter().map(|t| t.told..t.end.unwrap_or(u64::MAX)).collect();
+            // Of a transfer that was told to end comes what has been written and not been told.
+            let until = |t: &Transfer| if t.cancelled { t.at } else { t.end.unwrap_or(u64::MAX) };
+            let coming: ByteRanges = running.iter().map(|t| t.told..until(t)).collect();
             let missing = coming.first_gap(start, end);
             check!(
                 self,

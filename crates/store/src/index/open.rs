@@ -157,7 +157,8 @@ fn make_new(layout: &Layout) -> Result<(DB, Survey), OpenError> {
 }
 
 fn fill(db: &DB, layout: &Layout) -> Result<(), OpenError> {
-    let failed = |source: rocksdb::Error| OpenError::Index { path: layout.new_index(), source: source.into() };
+    let failed =
+        |source: rocksdb::Error| OpenError::Index { path: layout.new_index(), source: source.into() };
     let mut batch = WriteBatch::default();
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
         for first in 0..=u8::MAX {

@@ -60,7 +60,8 @@ mod tests {
             (vec![(3 * PIECE, size - 1)], vec![]),
             (vec![(3 * PIECE, size), (0, PIECE)], vec![(0, PIECE), (3 * PIECE, size)]),
         ];
-        let all = |pairs: Vec<(u64, u64)>| pairs.into_iter().map(|(start, end)| start..end).collect::<Vec<_>>();
+        let all =
+            |pairs: Vec<(u64, u64)>| pairs.into_iter().map(|(start, end)| start..end).collect::<Vec<_>>();
         for (have, kept) in table {
             let have = all(have);
             assert_eq!(ranges(&record(size, &have, None)), all(kept), "{have:?}");

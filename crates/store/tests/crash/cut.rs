@@ -55,7 +55,10 @@ impl Child {
             self.trace(libc::PTRACE_SYSCALL, signal);
             let status = self.wait();
             if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
-                assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "the child failed: {status:#x}");
+                assert!(
+                    libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+                    "the child failed: {status:#x}"
+                );
                 return Ended::ByItself { done: self.said() };
             }
             let stopped_by = libc::WSTOPSIG(status);
@@ -116,7 +119,8 @@ impl Child {
 
 fn touches_a_file(call: libc::c_long) -> bool {
     #[cfg(target_arch = "x86_64")]
-    if [libc::SYS_rename, libc::SYS_unlink, libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_creat].contains(&call) {
+    if [libc::SYS_rename, libc::SYS_unlink, libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_creat].contains(&call)
+    {
         return true;
     }
     [

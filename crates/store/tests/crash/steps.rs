@@ -63,7 +63,13 @@ pub fn tag() -> Tag {
     "v1".parse().unwrap()
 }
 pub fn tag_record() -> TagRecord {
-    TagRecord { digest: digest(&small()), media_type: "m/t".into(), size: 100, checked_at: at(0), expires_at: at(9) }
+    TagRecord {
+        digest: digest(&small()),
+        media_type: "m/t".into(),
+        size: 100,
+        checked_at: at(0),
+        expires_at: at(9),
+    }
 }
 
 fn piece(bytes: &Bytes, number: u64) -> [Bytes; 1] {

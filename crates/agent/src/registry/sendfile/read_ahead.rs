@@ -19,12 +19,12 @@ use tokio::task::JoinHandle;
 use super::mapped::Source;
 
 /// Bytes that are probed, and then sent by one call, at a time. Large enough that the calls cost nothing beside the
-/// copying (a few hundred microseconds of it), small enough to be fair to the other connections of the thread.
-pub(super) const WINDOW: u64 = 1024 * 1024;
+/// sending (about half a millisecond of it), small enough to be fair to the other connections of the thread.
+pub(super) const WINDOW: u64 = 2 * 1024 * 1024;
 
 /// Bytes that a cold read asks the disk for: the window that is needed and the ones after it, so that the disk works
 /// while the socket does.
-const READ_AHEAD: u64 = 4 * WINDOW;
+const READ_AHEAD: u64 = 3 * WINDOW;
 
 /// Distance of the bytes that are touched to wait for a window, bytes. Disk requests are larger than this.
 const STRIDE: usize = 64 * 1024;

@@ -1,0 +1,102 @@
+//! What the agent tells about itself, and what it can be told to do: the admin API on a unix socket for the command line,
+//! and metrics and health on a port of their own.
+//!
+//! Invariants: only the agent's own user (and root) reaches the admin API; nothing on the port changes anything; no
+//! handler blocks an async thread. The types of the API are shared with the command line, so the two cannot disagree.
+
+pub mod blobs;
+pub mod client;
+mod counters;
+pub mod observe;
+mod socket;
+pub mod status;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use serde::{Deserialize, Serialize};
+use shoal_store::{Store, StoreError};
+
+use crate::driver;
+use crate::metrics::Metrics;
+
+pub use observe::{Instance, ObserveState, Readiness, observe_router, serve_observe};
+pub use socket::{SocketError, bind, serve};
+
+/// What the admin API works on.
+#[derive(Clone)]
+pub struct AdminState {
+    /// The blobs.
+    pub store: Store,
+    /// Knows the flights under way.
+    pub driver: driver::Handle,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// When the agent started.
+    pub started: Instant,
+    /// Where clients connect.
+    pub listeners: Vec<SocketAddr>,
+}
+
+/// The admin API.
+pub fn admin_router(state: AdminState) -> Router {
+    Router::new()
+        .route("/v1/status", get(status::status))
+        .route("/v1/blobs", get(blobs::list))
+        .route("/v1/blobs/{digest}", get(blobs::show).delete(blobs::remove))
+        .route("/v1/blobs/{digest}/verify", post(blobs::verify))
+        .route("/v1/blobs/{digest}/pin", put(blobs::pin).delete(blobs::unpin))
+        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is no such path in the admin API of this version") })
+        .with_state(state)
+}
+
+/// Why a request to the admin API was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// One line for the operator.
+    pub error: String,
+    #[serde(skip, default = "internal")]
+    status: StatusCode,
+}
+
+fn internal() -> StatusCode {
+    StatusCode::INTERNAL_SERVER_ERROR
+}
+
+impl Refusal {
+    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Refusal { error: error.into(), status }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, axum::Json(self)).into_response()
+    }
+}
+
+/// The disk said no, and why.
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, crate::cli::failure::chain(&error))
+    }
+}
+
+/// Runs a call of the store on a thread that may wait for the disk.
+async fn on_disk<T: Send + 'static>(
+    store: &Store,
+    work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Refusal> {
+    let store = store.clone();
+    match tokio::task::spawn_blocking(move || work(&store)).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(Refusal::new(internal(), "the store's thread panicked; the agent's log says why")),
+    }
+}

@@ -1,0 +1,160 @@
+//! The other end of the admin socket: what the command line uses.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use shoal_engine::Digest;
+use tokio::net::UnixStream;
+
+use super::Refusal;
+use super::blobs::{BlobEntry, Page, Verified};
+use super::status::Status;
+
+/// How long an agent may take to answer on its own machine. Verifying reads the whole blob and has no limit.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// Longest answer: a page of blobs is a quarter of a MiB.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Why the agent did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers on the socket: there is no agent, or it listens elsewhere.
+    #[error("no agent answers on {path}", path = path.display())]
+    NoAgent {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The socket belongs to somebody else.
+    #[error("this user may not use {path}", path = path.display())]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The agent left in the middle, or is not one.
+    #[error("the agent on {path} did not answer the request", path = path.display())]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// What happened.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The agent is too busy, or hangs.
+    #[error("the agent on {path} did not answer within {ANSWER_MAX:?}", path = .0.display())]
+    Late(PathBuf),
+    /// The agent has read the request and says no.
+    #[error("{error}")]
+    Refused {
+        /// 404 for a blob that is not there.
+        status: StatusCode,
+        /// The agent's words.
+        error: String,
+    },
+}
+
+/// Talks to the agent behind a socket; one connection for each question.
+#[derive(Clone, Debug)]
+pub struct AdminClient {
+    path: PathBuf,
+}
+
+impl AdminClient {
+    /// Connects to nothing yet.
+    pub fn new(path: &Path) -> Self {
+        AdminClient { path: path.to_owned() }
+    }
+
+    /// The agent at a glance.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.ask(Method::GET, "/v1/status").await
+    }
+
+    /// Blobs after `after`, ordered by digest.
+    pub async fn blobs(&self, after: Option<&Digest>) -> Result<Page, ClientError> {
+        let query = after.map_or_else(String::new, |digest| format!("?after={digest}"));
+        self.ask(Method::GET, &format!("/v1/blobs{query}")).await
+    }
+
+    /// What is known of one blob.
+    pub async fn blob(&self, digest: &Digest) -> Result<BlobEntry, ClientError> {
+        self.ask(Method::GET, &format!("/v1/blobs/{digest}")).await
+    }
+
+    /// Removes a blob.
+    pub async fn remove(&self, digest: &Digest) -> Result<(), ClientError> {
+        self.tell(Method::DELETE, &format!("/v1/blobs/{digest}")).await
+    }
+
+    /// Hashes a blob; takes as long as its bytes do.
+    pub async fn verify(&self, digest: &Digest) -> Result<Verified, ClientError> {
+        let body = self.request(Method::POST, &format!("/v1/blobs/{digest}/verify")).await?;
+        self.parsed(&body)
+    }
+
+    /// Keeps a blob from being evicted, or no longer.
+    pub async fn pin(&self, digest: &Digest, pinned: bool) -> Result<(), ClientError> {
+        let method = if pinned { Method::PUT } else { Method::DELETE };
+        self.tell(method, &format!("/v1/blobs/{digest}/pin")).await
+    }
+
+    async fn tell(&self, method: Method, target: &str) -> Result<(), ClientError> {
+        self.in_time(self.request(method, target)).await.map(drop)
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, target: &str) -> Result<T, ClientError> {
+        let body = self.in_time(self.request(method, target)).await?;
+        self.parsed(&body)
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+        tokio::time::timeout(ANSWER_MAX, work).await.unwrap_or_else(|_| Err(ClientError::Late(self.path.clone())))
+    }
+
+    fn parsed<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(body).map_err(|error| self.broken(error))
+    }
+
+    async fn request(&self, method: Method, target: &str) -> Result<Bytes, ClientError> {
+        let stream = UnixStream::connect(&self.path).await.map_err(|source| self.unreachable(source))?;
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| self.broken(error))?;
+        let connection = tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(target).header("host", "shoal");
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| self.broken(error))?;
+        let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| self.broken(error))?;
+        connection.abort();
+        let body = body.to_bytes();
+        if head.status.is_success() {
+            return Ok(body);
+        }
+        let refusal: Result<Refusal, _> = serde_json::from_slice(&body);
+        let error = refusal.map_or_else(|_| format!("the agent answered {}", head.status), |refusal| refusal.error);
+        Err(ClientError::Refused { status: head.status, error })
+    }
+
+    fn unreachable(&self, source: io::Error) -> ClientError {
+        let path = self.path.clone();
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            ClientError::Denied { path, source }
+        } else {
+            ClientError::NoAgent { path, source }
+        }
+    }
+
+    fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
+        ClientError::Broken { path: self.path.clone(), source: source.into() }
+    }
+}

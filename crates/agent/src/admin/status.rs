@@ -1,0 +1,108 @@
+//! `GET /v1/status`: the agent at a glance.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use shoal_store::Usage;
+
+use super::counters::Counters;
+use super::{AdminState, Instance, Refusal, on_disk};
+use crate::driver::FlightStatus;
+
+/// The agent at a glance. Counters count from its start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// What `/healthz` calls this process.
+    pub instance: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Where clients connect.
+    pub listeners: Vec<String>,
+    /// Client connections.
+    pub connections: u64,
+    /// The blobs.
+    pub store: StoreStatus,
+    /// Blobs being received.
+    pub flights: Vec<FlightStatus>,
+    /// Bytes sent to clients, by where they came from.
+    pub served_bytes: BTreeMap<String, u64>,
+    /// Requests answered without asking upstream, by where the content was.
+    pub hits: BTreeMap<String, u64>,
+    /// Requests that needed upstream.
+    pub misses: u64,
+    /// Body bytes received, by registry.
+    pub upstream_bytes: BTreeMap<String, u64>,
+    /// Transfers that broke and went on.
+    pub upstream_resumes: u64,
+    /// Blobs whose bytes did not match their digest.
+    pub verify_failures: u64,
+}
+
+/// The store at a glance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Whether it cannot be used, and pulls go straight upstream.
+    pub degraded: bool,
+    /// Whole blobs.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Half-received blobs.
+    pub partials: u64,
+    /// Bytes kept free for them: their full size.
+    pub partial_bytes: u64,
+    /// The cap, if there is one.
+    pub capacity: Option<u64>,
+    /// Bytes free on the file system.
+    pub disk_free: u64,
+    /// Removed to make room.
+    pub evicted: u64,
+    /// Removed because nobody used them.
+    pub expired: u64,
+}
+
+impl StoreStatus {
+    fn new(degraded: bool, usage: &Usage) -> Self {
+        StoreStatus {
+            degraded,
+            blobs: usage.blobs,
+            bytes: usage.file_bytes + usage.inline_bytes,
+            partials: usage.partials,
+            partial_bytes: usage.partial_bytes,
+            capacity: usage.capacity,
+            disk_free: usage.disk_free,
+            evicted: usage.evicted,
+            expired: usage.expired,
+        }
+    }
+}
+
+pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Status>, Refusal> {
+    let usage = on_disk(&state.store, |store| store.usage()).await?;
+    let flights = state.driver.status().await;
+    let exposition = state.metrics.encode();
+    let counters = Counters::new(&exposition);
+    let store = StoreStatus::new(counters.sum("store_degraded") > 0, &usage);
+    Ok(Json(Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        instance: Instance::of_this_process().to_string(),
+        pid: std::process::id(),
+        uptime_seconds: state.started.elapsed().as_secs(),
+        listeners: state.listeners.iter().map(ToString::to_string).collect(),
+        connections: counters.sum("connections"),
+        store,
+        flights,
+        served_bytes: counters.by("served_bytes_total", "source"),
+        hits: counters.by("hits_total", "source"),
+        misses: counters.sum("misses_total"),
+        upstream_bytes: counters.by("upstream_bytes_total", "registry"),
+        upstream_resumes: counters.sum("upstream_resumes_total"),
+        verify_failures: counters.sum("verify_failures_total"),
+    }))
+}

@@ -1,0 +1,169 @@
+//! The `shoal` command: what can be said on the command line, and what comes of it.
+//!
+//! Invariants: standard output carries the answer and nothing else, so `--json` can be piped; an error is one line that
+//! says what and one that says what to do; a reader that goes away is no error. Only this module reads the environment.
+
+mod agent;
+mod blob;
+mod config;
+pub(crate) mod failure;
+mod output;
+mod process;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+
+use crate::config::{Config, DEFAULT_PATH};
+
+pub use failure::{Failure, explain};
+
+use output::Output;
+
+const EXAMPLES: &str = "\
+Examples:
+  shoal agent --config /etc/shoal/shoal.toml   run the agent
+  shoal config check                           report everything that is wrong with the configuration
+  shoal status                                 what the agent on this node is doing
+  shoal blob ls --sort size                    what it has stored
+  shoal demo                                   see it work, on this machine, in ten seconds
+
+Exit status:
+  0  done                    3  the configuration is wrong
+  1  failed                  4  no agent answers
+  2  wrong command line      5  a blob is missing, or its bytes do not match its digest";
+
+/// A registry mirror on every node: each blob comes from upstream once, whoever asks for it.
+#[derive(Debug, Parser)]
+#[command(name = "shoal", version, after_help = EXAMPLES, disable_help_subcommand = true, propagate_version = false)]
+pub struct Cli {
+    /// Tell the causes of an error, too.
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent of this node.
+    ///
+    /// Listens where the configuration says, answers container runtimes, and logs one line for each request to standard
+    /// error. SIGTERM and SIGINT drain: the ports close, requests under way end within shutdown.drain_deadline, and
+    /// half-received blobs are kept. A second signal ends at once.
+    #[command(after_help = "Example:\n  SHOAL_LOG=info,shoal::request=warn shoal agent --config shoal.toml")]
+    Agent(agent::AgentArgs),
+    /// Check the configuration, or show it.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// List, check and remove stored blobs.
+    ///
+    /// Asks the agent of this node. When none runs, the store is opened directly, as the user who owns it.
+    #[command(subcommand)]
+    Blob(blob::BlobCommand),
+    /// Show what the agent of this node is doing.
+    Status(status::StatusArgs),
+    /// See it work: a real registry, a real agent, many clients, on this machine.
+    Demo(crate::demo::Args),
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example:\n  shoal completion bash > /etc/bash_completion.d/shoal")]
+    Completion {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Print the version.
+    Version {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which configuration is meant.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Configuration file. Without one: /etc/shoal/shoal.toml if it is there, otherwise the defaults.
+    #[arg(short, long, env = "SHOAL_CONFIG", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// The file that is meant; none means the defaults.
+    fn path(&self) -> Option<&Path> {
+        let default = Path::new(DEFAULT_PATH);
+        self.config.as_deref().or_else(|| default.exists().then_some(default))
+    }
+
+    fn load(&self) -> Result<Config, Failure> {
+        Ok(match self.path() {
+            Some(path) => Config::load(path)?,
+            None => Config::default(),
+        })
+    }
+}
+
+/// Which agent is meant.
+#[derive(Debug, Args)]
+struct AgentSocket {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The agent's admin socket. Without it: the one that the configuration names.
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    socket: Option<PathBuf>,
+}
+
+impl AgentSocket {
+    fn path(&self) -> Result<PathBuf, Failure> {
+        match &self.socket {
+            Some(path) => Ok(path.clone()),
+            None => Ok(self.config.load()?.admin_socket().to_owned()),
+        }
+    }
+}
+
+impl Cli {
+    /// Whether the causes of an error are wanted.
+    pub fn wants_causes(&self) -> bool {
+        self.verbose || std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0")
+    }
+
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// Why it could not be done; [`explain`] turns it into text and an exit code.
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        let mut out = Output::stdout();
+        let outcome = match self.command {
+            Command::Agent(args) => agent::run(&args),
+            Command::Config(command) => config::run(&command, &mut out),
+            Command::Blob(command) => process::light_runtime()?.block_on(blob::run(&command, &mut out)),
+            Command::Status(args) => process::light_runtime()?.block_on(status::run(&args, &mut out)),
+            Command::Demo(args) => process::runtime()?.block_on(crate::demo::run(args)).map_err(Failure::Demo),
+            Command::Completion { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "shoal", &mut script);
+                out.bytes(&script).map(|()| ExitCode::SUCCESS)
+            }
+            Command::Version { json } => version(json, &mut out).map(|()| ExitCode::SUCCESS),
+        };
+        match outcome {
+            // `shoal blob ls | head` is no error.
+            Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+            outcome => outcome,
+        }
+    }
+}
+
+fn version(json: bool, out: &mut Output) -> Result<(), Failure> {
+    let (version, target) = (env!("CARGO_PKG_VERSION"), format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS));
+    if json {
+        out.json(&serde_json::json!({ "name": "shoal", "version": version, "target": target }))
+    } else {
+        out.line(format_args!("shoal {version} ({target})"))
+    }
+}

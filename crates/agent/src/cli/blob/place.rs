@@ -1,0 +1,110 @@
+//! Where blobs are looked for: at the agent, or in the store of an agent that does not run.
+
+use shoal_engine::Digest;
+use shoal_store::{Store, StoreError};
+
+use crate::admin::blobs::{BlobEntry, PAGE_MAX, Verified, page};
+use crate::admin::client::{AdminClient, ClientError};
+use crate::cli::{AgentSocket, Failure};
+
+/// Digits of a digest that are enough to mean it, if no other begins so. Fewer are more likely a slip than a name.
+const PREFIX_DIGITS_MIN: usize = 6;
+
+/// Where the blobs are.
+pub(super) enum Place {
+    /// Behind a socket.
+    Agent(AdminClient),
+    /// In a store that this process has opened. Its calls block, which harms nobody in a process that does only this.
+    Store(Store),
+}
+
+impl Place {
+    /// Asks for an agent, and opens the store if there is none.
+    pub async fn find(agent: &AgentSocket) -> Result<Self, Failure> {
+        let socket = agent.path()?;
+        let client = AdminClient::new(&socket);
+        match client.status().await {
+            Ok(_) => Ok(Place::Agent(client)),
+            // Somebody who names a socket means an agent.
+            Err(ClientError::NoAgent { .. }) if agent.socket.is_none() => {
+                let options = agent.config.load()?.store_options();
+                let store = options.path.clone();
+                // Opening would make a store where there is none, owned by whoever asks.
+                if !store.join("FORMAT").exists() {
+                    return Err(Failure::NoStore { socket, store });
+                }
+                let opened = Store::open(options).map_err(|source| Failure::Open { socket, source })?;
+                Ok(Place::Store(opened.store))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Every blob, ordered by digest.
+    pub async fn all(&self) -> Result<Vec<BlobEntry>, Failure> {
+        let mut blobs = Vec::new();
+        let mut after = None;
+        loop {
+            let page = match self {
+                Place::Agent(client) => client.blobs(after.as_ref()).await?,
+                Place::Store(store) => page(store, after.as_ref(), PAGE_MAX)?,
+            };
+            blobs.extend(page.blobs);
+            match page.next {
+                Some(last) => after = Some(last),
+                None => return Ok(blobs),
+            }
+        }
+    }
+
+    /// The digest that a name means: itself, or the one stored blob whose digest begins so.
+    pub async fn resolve(&self, name: &str) -> Result<Digest, Failure> {
+        if let Ok(digest) = name.parse() {
+            return Ok(digest);
+        }
+        let prefix = if name.contains(':') { name.to_owned() } else { format!("sha256:{name}") };
+        let digits = prefix.split_once(':').map_or(0, |(_, hex)| hex.len());
+        let missing = || Failure::NoSuchPrefix(name.to_owned());
+        if digits < PREFIX_DIGITS_MIN {
+            return Err(missing());
+        }
+        let blobs = self.all().await?;
+        let mut matching = blobs.iter().map(|blob| blob.digest).filter(|digest| digest.to_string().starts_with(&prefix));
+        let first = matching.next().ok_or_else(missing)?;
+        match matching.count() {
+            0 => Ok(first),
+            others => Err(Failure::Ambiguous { prefix, count: others + 1, first }),
+        }
+    }
+
+    /// Removes a blob; says whether there was one.
+    pub async fn remove(&self, digest: &Digest) -> Result<bool, Failure> {
+        match self {
+            Place::Agent(client) => match client.remove(digest).await {
+                Ok(()) => Ok(true),
+                Err(ClientError::Refused { status, .. }) if status == http::StatusCode::NOT_FOUND => Ok(false),
+                Err(error) => Err(error.into()),
+            },
+            Place::Store(store) => Ok(store.remove(digest)?),
+        }
+    }
+
+    /// Hashes a blob.
+    pub async fn verify(&self, digest: &Digest) -> Result<Verified, Failure> {
+        match self {
+            Place::Agent(client) => Ok(client.verify(digest).await?),
+            Place::Store(store) => Ok(store.verify(digest)?.into()),
+        }
+    }
+
+    /// Keeps a blob from being evicted, or no longer.
+    pub async fn pin(&self, digest: &Digest, pinned: bool) -> Result<(), Failure> {
+        match self {
+            Place::Agent(client) => Ok(client.pin(digest, pinned).await?),
+            Place::Store(store) => {
+                let change: fn(&Store, &Digest) -> Result<bool, StoreError> = if pinned { Store::pin } else { Store::unpin };
+                if change(store, digest)? { Ok(()) } else { Err(Failure::Missing(*digest)) }
+            }
+        }
+    }
+}

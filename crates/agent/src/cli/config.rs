@@ -1,0 +1,74 @@
+//! `shoal config`: looks at a configuration without an agent.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::output::Output;
+use super::{ConfigArgs, Failure};
+use crate::config::{ConfigErrors, SAMPLE};
+use crate::metrics::Metrics;
+use crate::upstream::Upstream;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Report everything that is wrong with the configuration.
+    ///
+    /// Reads the files it names as well: certificates, keys, password files.
+    #[command(after_help = "Examples:\n  shoal config check --config shoal.toml\n  shoal config check --json | jq '.problems[].key'")]
+    Check {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what is in force: the file's values, and the defaults of all others.
+    ///
+    /// The output is a configuration file again. No secret is in it.
+    #[command(after_help = "Example:\n  shoal config show --json | jq .store")]
+    Show {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a configuration file with every key, explained, at its default.
+    #[command(after_help = "Example:\n  shoal config sample > /etc/shoal/shoal.toml")]
+    Sample,
+}
+
+pub(super) fn run(command: &ConfigCommand, out: &mut Output) -> Result<ExitCode, Failure> {
+    match command {
+        ConfigCommand::Check { config, json } => check(config, *json, out),
+        ConfigCommand::Show { config, json: true } => out.json(&config.load()?.to_json()).map(|()| ExitCode::SUCCESS),
+        ConfigCommand::Show { config, json: false } => {
+            out.bytes(config.load()?.to_toml().as_bytes()).map(|()| ExitCode::SUCCESS)
+        }
+        ConfigCommand::Sample => out.bytes(SAMPLE.as_bytes()).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn check(args: &ConfigArgs, json: bool, out: &mut Output) -> Result<ExitCode, Failure> {
+    let name = args.path().map_or_else(|| "the defaults".to_owned(), |path| path.display().to_string());
+    match (args.load(), json) {
+        (Ok(config), json) => {
+            // What only the TLS library can tell: whether a key belongs to its certificate.
+            Upstream::new(config.upstream_settings(), Metrics::new())
+                .map_err(|error| Failure::Start(crate::app::StartError::Upstream(error)))?;
+            if json {
+                out.json(&json!({ "ok": true, "file": args.path(), "problems": [] }))?;
+            } else {
+                out.line(format_args!("{name}: nothing is wrong"))?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        (Err(Failure::Config(ConfigErrors::Wrong { problems, .. })), true) => {
+            out.json(&json!({ "ok": false, "file": args.path(), "problems": problems }))?;
+            Ok(ExitCode::from(3))
+        }
+        (Err(failure), _) => Err(failure),
+    }
+}

@@ -1,0 +1,180 @@
+//! Why a command failed, in words: what happened, what to do about it, and the exit code.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use shoal_engine::Digest;
+use shoal_store::{OpenError, StoreError};
+
+use crate::admin::client::ClientError;
+use crate::app::StartError;
+use crate::config::ConfigErrors;
+use crate::logging;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// `--log` is wrong.
+    #[error("--log: {0}")]
+    Filter(#[from] logging::FilterError),
+    /// The agent did not start.
+    #[error("the agent cannot start: {0}")]
+    Start(#[source] StartError),
+    /// The agent did not do what it was asked.
+    #[error(transparent)]
+    Agent(#[from] ClientError),
+    /// There is neither an agent nor a store.
+    #[error("no agent answers on {socket}, and there is no store at {store}", socket = socket.display(), store = store.display())]
+    NoStore {
+        /// The socket that was tried.
+        socket: PathBuf,
+        /// The directory that was tried.
+        store: PathBuf,
+    },
+    /// The store cannot be opened.
+    #[error("no agent answers on {socket}, and the store cannot be opened: {source}", socket = socket.display())]
+    Open {
+        /// The socket that was tried.
+        socket: PathBuf,
+        /// Why the store cannot be opened.
+        #[source]
+        source: OpenError,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No such blob.
+    #[error("{0} is not in the store")]
+    Missing(Digest),
+    /// The beginning of a digest is that of no blob.
+    #[error("no stored blob's digest begins with {0}")]
+    NoSuchPrefix(String),
+    /// The beginning of a digest is that of several blobs.
+    #[error("{count} stored blobs begin with {prefix}: {first}, ...")]
+    Ambiguous {
+        /// What was given.
+        prefix: String,
+        /// How many there are.
+        count: usize,
+        /// One of them.
+        first: Digest,
+    },
+    /// The system does not give what every program needs.
+    #[error("cannot {operation}")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// The answer.
+        source: io::Error,
+    },
+    /// Logging cannot be set up.
+    #[error(transparent)]
+    Logging(#[from] logging::InitError),
+    /// The answer cannot be written.
+    #[error("cannot write to standard output")]
+    Output(#[source] io::Error),
+    /// The demo failed.
+    #[error("the demo failed: {0}")]
+    Demo(anyhow::Error),
+}
+
+impl Failure {
+    /// What to do about it, where the error itself does not say.
+    fn remedy(&self) -> Option<String> {
+        Some(match self {
+            Failure::Config(ConfigErrors::Unreadable { .. }) => {
+                "name the file with --config, or print one with every key: shoal config sample".into()
+            }
+            Failure::Config(ConfigErrors::Wrong { .. }) => {
+                "every key and what it may be: shoal config sample".into()
+            }
+            Failure::Agent(ClientError::NoAgent { .. }) => {
+                "start it with `shoal agent`, or name its socket with --socket or its configuration with --config".into()
+            }
+            Failure::NoStore { .. } => "name the agent's configuration with --config".into(),
+            Failure::Agent(ClientError::Denied { .. }) => "run the command as the agent's user, or as root".into(),
+            Failure::Agent(ClientError::Late(_) | ClientError::Broken { .. }) => "the agent's log may say why".into(),
+            Failure::NoSuchPrefix(_) | Failure::Missing(_) => "list what there is: shoal blob ls".into(),
+            Failure::Ambiguous { .. } => "give more of the digest".into(),
+            Failure::Store(_) => "look at the disk that the path lies on".into(),
+            Failure::Output(_) => "look at where standard output goes".into(),
+            // These say it themselves.
+            Failure::Agent(ClientError::Refused { .. })
+            | Failure::Filter(_)
+            | Failure::Start(_)
+            | Failure::Open { .. }
+            | Failure::System { .. }
+            | Failure::Logging(_)
+            | Failure::Demo(_) => return None,
+        })
+    }
+
+    /// The exit codes of the command, as its help lists them.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Filter(_) => 2,
+            Failure::Config(_) | Failure::Start(StartError::Upstream(_)) => 3,
+            Failure::Agent(ClientError::NoAgent { .. }) | Failure::NoStore { .. } => 4,
+            Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 404 => 5,
+            Failure::Missing(_) | Failure::NoSuchPrefix(_) => 5,
+            _ => 1,
+        }
+    }
+
+    /// What the error's own line does not say yet.
+    fn causes(&self) -> Vec<String> {
+        let said = self.to_string();
+        let mut causes: Vec<String> = Vec::new();
+        let mut add = |text: String| {
+            if !said.contains(&text) && causes.last() != Some(&text) {
+                causes.push(text);
+            }
+        };
+        if let Failure::Demo(error) = self {
+            error.chain().for_each(|cause| add(cause.to_string()));
+        } else {
+            let mut next = self.source();
+            while let Some(cause) = next {
+                add(cause.to_string());
+                next = cause.source();
+            }
+        }
+        causes
+    }
+}
+
+/// The error as it goes to standard error, and the exit code. Without `verbose` only the innermost cause is told, in the
+/// same line: it is what the system said, and more often than not what the operator needs.
+pub fn explain(failure: &Failure, verbose: bool) -> (String, ExitCode) {
+    let mut text = format!("error: {failure}");
+    let causes = failure.causes();
+    if verbose {
+        causes.iter().for_each(|cause| drop(write!(text, "\n  because: {cause}")));
+    } else if let Some(cause) = causes.last() {
+        let _ = write!(text, ": {cause}");
+    }
+    if let Some(remedy) = failure.remedy() {
+        let _ = write!(text, "\nhelp: {remedy}");
+    }
+    (text, ExitCode::from(failure.exit_code()))
+}
+
+/// An error with its causes in one line, each told once.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            let _ = write!(text, ": {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,119 @@
+//! `shoal status`: the agent at a glance.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::output::{Align, Output, Table, bytes, percent, seconds};
+use super::{AgentSocket, Failure};
+use crate::admin::client::AdminClient;
+use crate::admin::status::Status;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  shoal status --json | jq .served_bytes")]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    agent: AgentSocket,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: &StatusArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    let status = AdminClient::new(&args.agent.path()?).status().await?;
+    if args.json {
+        out.json(&status)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    out.bytes(summary(&status).as_bytes())?;
+    let flights = flights(&status);
+    if !flights.is_empty() {
+        out.line(format_args!(""))?;
+        out.table(&flights)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line for each thing that there is to know.
+pub(super) fn summary(status: &Status) -> String {
+    let mut text = format!("shoal {}, process {}, up {}\n", status.version, status.pid, seconds(status.uptime_seconds));
+    let mut line = |name: &str, value: String| drop(writeln!(text, "  {name:<10} {value}"));
+    line("listening", format!("{} ({} connections)", status.listeners.join(", "), status.connections));
+    line("store", store(status));
+    line("served", shares(&status.served_bytes));
+    line("requests", requests(status));
+    line("upstream", upstream(status));
+    if status.verify_failures > 0 {
+        line("wrong", format!("{} blobs did not match their digest; the log names them", status.verify_failures));
+    }
+    text
+}
+
+fn store(status: &Status) -> String {
+    let store = &status.store;
+    let cap = store.capacity.map_or_else(String::new, |cap| format!(" of {} ({})", bytes(cap), percent(store.bytes, cap)));
+    let mut text = format!("{} in {} blobs{cap}, {} free on the disk", bytes(store.bytes), store.blobs, bytes(store.disk_free));
+    if store.partials > 0 {
+        let _ = write!(text, ", {} half-received ({})", store.partials, bytes(store.partial_bytes));
+    }
+    if store.evicted + store.expired > 0 {
+        let _ = write!(text, ", {} evicted, {} expired", store.evicted, store.expired);
+    }
+    if store.degraded {
+        text.push_str("; CANNOT BE USED: pulls go straight upstream, the log says why");
+    }
+    text
+}
+
+fn requests(status: &Status) -> String {
+    let hits: u64 = status.hits.values().sum();
+    let all = hits + status.misses;
+    format!("{hits} answered from this node, {} needed upstream ({} hits)", status.misses, percent(hits, all))
+}
+
+fn upstream(status: &Status) -> String {
+    let received: u64 = status.upstream_bytes.values().sum();
+    let served: u64 = status.served_bytes.values().sum();
+    let mut text = format!("{} received for {} served", bytes(received), bytes(served));
+    if !status.upstream_bytes.is_empty() {
+        let registries: Vec<String> = status.upstream_bytes.iter().map(|(name, n)| format!("{name} {}", bytes(*n))).collect();
+        let _ = write!(text, ": {}", registries.join(", "));
+    }
+    if status.upstream_resumes > 0 {
+        let _ = write!(text, "; {} transfers broke and went on", status.upstream_resumes);
+    }
+    text
+}
+
+/// A sum and what it is made of, the largest first.
+fn shares(parts: &BTreeMap<String, u64>) -> String {
+    let sum: u64 = parts.values().sum();
+    let mut parts: Vec<(&String, u64)> = parts.iter().map(|(name, n)| (name, *n)).filter(|(_, n)| *n > 0).collect();
+    parts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    let shares: Vec<String> = parts.iter().map(|(name, n)| format!("{} {name}", percent(*n, sum))).collect();
+    if shares.is_empty() { bytes(sum) } else { format!("{}: {}", bytes(sum), shares.join(", ")) }
+}
+
+fn flights(status: &Status) -> Table {
+    let mut table = Table::new(&[
+        ("RECEIVING", Align::Left),
+        ("SIZE", Align::Right),
+        ("DONE", Align::Right),
+        ("CLIENTS", Align::Right),
+        ("TRANSFERS", Align::Right),
+        ("PHASE", Align::Left),
+    ]);
+    for flight in &status.flights {
+        table.row([
+            flight.digest.to_string(),
+            flight.size.map_or_else(|| "?".to_owned(), bytes),
+            flight.size.map_or_else(|| bytes(flight.received), |size| percent(flight.received, size)),
+            flight.clients.to_string(),
+            flight.transfers.to_string(),
+            flight.phase.clone(),
+        ]);
+    }
+    table
+}

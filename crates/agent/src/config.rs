@@ -1,0 +1,190 @@
+//! Configuration: one TOML file, read once, checked as a whole, and handed to each part in the part's own words.
+//!
+//! Invariants: a [`Config`] is right, so nobody behind it checks again; all problems of a file are reported at once;
+//! nobody else reads configuration, and nobody but the command line reads the environment; no secret is in it but the
+//! private keys, which have no text form.
+
+mod document;
+mod problem;
+mod quantity;
+mod resolve;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use shoal_engine::Registry;
+use shoal_engine::tags::TagPolicy;
+
+use crate::registry::listen::ConnectionLimits;
+use crate::upstream::RegistrySettings;
+use crate::{driver, logging, node, upstream};
+
+pub use problem::{ConfigErrors, Problem};
+pub use schema::LogFormat;
+
+use document::Document;
+use resolve::Checked;
+
+/// Where the file is looked for when none is named.
+pub const DEFAULT_PATH: &str = "/etc/shoal/shoal.toml";
+
+/// Every key with its explanation, at its default.
+pub const SAMPLE: &str = include_str!("../../../config/shoal.toml");
+
+/// A configuration that is right.
+#[derive(Clone, Debug)]
+pub struct Config {
+    file: schema::File,
+    checked: Checked,
+}
+
+/// A place where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Address and port; port 0 lets the kernel choose.
+    pub address: SocketAddr,
+    /// The registry that is meant where a request names none.
+    pub default_registry: Option<Registry>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let file = schema::File::default();
+        let (checked, problems) = resolve::resolve(&file, None, Vec::new());
+        assert!(problems.is_empty(), "the defaults are right: {problems:?}");
+        Config { file, checked }
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let unreadable = |source| ConfigErrors::Unreadable { path: path.to_owned(), source };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        Config::parse(&text, Some(path))
+    }
+
+    /// Reads a text; `path` is only named in errors. Files that it names are read.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(text: &str, path: Option<&Path>) -> Result<Self, ConfigErrors> {
+        let wrong = |problems| ConfigErrors::Wrong { path: path.map(Path::to_owned), problems };
+        let document = Document::parse(text).map_err(wrong)?;
+        let (file, problems) = document.read();
+        let (checked, problems) = resolve::resolve(&file, Some(&document), problems);
+        if problems.is_empty() { Ok(Config { file, checked }) } else { Err(wrong(problems)) }
+    }
+
+    /// Every key that has a value, as a file that reads back the same.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(&self.file).expect("every value of the schema has a TOML form")
+    }
+
+    /// The same as JSON; keys without a value are left out.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(&self.file).expect("every value of the schema has a JSON form")
+    }
+
+    /// Where clients connect; at least one.
+    pub fn listeners(&self) -> &[Listener] {
+        &self.checked.listeners
+    }
+
+    /// What client connections may use.
+    pub fn connection_limits(&self) -> ConnectionLimits {
+        let registry = &self.file.registry;
+        ConnectionLimits {
+            connections_max: registry.connections_max,
+            head_timeout: registry.keep_alive.0,
+            write_idle_timeout: registry.write_idle_timeout.0,
+            drain_deadline: self.drain_deadline(),
+            ..ConnectionLimits::default()
+        }
+    }
+
+    /// How the store is opened.
+    pub fn store_options(&self) -> shoal_store::Options {
+        let store = &self.file.store;
+        shoal_store::Options {
+            path: store.path.clone(),
+            capacity: store.capacity.map(|size| size.0),
+            high_watermark: store.high_watermark,
+            low_watermark: store.low_watermark,
+            disk_free_min: store.disk_free_min.0,
+            inline_max: store.inline_max.0,
+            max_age: store.max_age.map(|age| age.0),
+            partial_max_age: store.partial_max_age.0,
+            runtime_content: store.runtime_content.clone(),
+        }
+    }
+
+    /// Time from one sweep of the store to the next.
+    pub fn sweep_interval(&self) -> Duration {
+        self.file.store.sweep_interval.0
+    }
+
+    /// How registries are asked. Each call makes up a new name for this agent in `Via`.
+    pub fn upstream_settings(&self) -> upstream::Settings {
+        let settings = &self.file.upstream;
+        let credentials = resolve::default_credentials(settings);
+        upstream::Settings {
+            user_agent: settings.user_agent.clone(),
+            connect_timeout: settings.connect_timeout.0,
+            header_timeout: settings.header_timeout.0,
+            idle_timeout: settings.idle_timeout.0,
+            forward_client_address: settings.forward_client_address,
+            registries: self.checked.registries.clone(),
+            default: RegistrySettings { credentials, ..RegistrySettings::default() },
+            own_addresses: self.listeners().iter().map(|listener| listener.address).collect(),
+            ..upstream::Settings::default()
+        }
+    }
+
+    /// How the driver and its engine are bounded.
+    pub fn driver_settings(&self) -> driver::Settings {
+        driver::Settings {
+            engine: shoal_engine::engine::Settings { fetches_max: self.file.upstream.transfers_max },
+            inline_max: self.file.store.inline_max.0,
+            body_idle_timeout: self.file.registry.body_idle_timeout.0,
+        }
+    }
+
+    /// How requests are answered.
+    pub fn node_settings(&self) -> node::Settings {
+        let (registry, tags) = (&self.file.registry, &self.file.tags);
+        node::Settings {
+            answer_timeout: registry.answer_timeout.0,
+            body_idle_timeout: registry.body_idle_timeout.0,
+            tags: TagPolicy { ttl: tags.ttl.0, ttl_max: tags.ttl_max.0, stale_max: tags.stale_max.0 },
+            prefetch_layers: self.file.prefetch.layers,
+        }
+    }
+
+    /// What is logged, and how.
+    pub fn log(&self) -> &logging::Settings {
+        &self.checked.log
+    }
+
+    /// Where metrics and health are served.
+    pub fn observe_address(&self) -> SocketAddr {
+        self.checked.observe
+    }
+
+    /// The unix socket of the command line.
+    pub fn admin_socket(&self) -> &Path {
+        &self.file.admin.socket
+    }
+
+    /// How long requests under way may go on after the agent was told to stop.
+    pub fn drain_deadline(&self) -> Duration {
+        self.file.shutdown.drain_deadline.0
+    }
+}

@@ -1,0 +1,58 @@
+//! What a process uses, from `/proc`.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+/// Clock ticks per second in `/proc/<pid>/stat`: 100 on every Linux architecture.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// CPU seconds, in user and kernel, of a process and its children so far.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let mut sum = 0.0;
+    for pid in family(pid)? {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The second field is a name in brackets that may hold anything.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok());
+        sum += ticks(11)
+            .zip(ticks(12))
+            .map(|(user, system)| user + system)
+            .context("/proc/<pid>/stat is odd")?;
+    }
+    Ok(sum / TICKS_PER_SECOND)
+}
+
+/// MiB of memory that a process and its children hold now.
+pub fn resident_mib(pid: u32) -> Result<f64> {
+    family(pid)?.into_iter().map(|pid| status_mib(pid, "VmRSS:")).sum()
+}
+
+/// Most MiB that a process held since [`reset_peak`].
+pub fn peak_mib(pid: u32) -> Result<f64> {
+    status_mib(pid, "VmHWM:")
+}
+
+/// Forgets the peak so far.
+pub fn reset_peak(pid: u32) -> Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").context("cannot reset the peak of memory use")
+}
+
+fn status_mib(pid: u32, field: &str) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix(field)).context("/proc/<pid>/status is odd")?;
+    let kib: f64 = line.split_whitespace().next().context("/proc/<pid>/status is odd")?.parse()?;
+    Ok(kib / 1024.0)
+}
+
+/// A process and its direct children.
+fn family(pid: u32) -> Result<Vec<u32>> {
+    let mut pids = vec![pid];
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))?;
+    for thread in threads.flatten() {
+        let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    Ok(pids)
+}

@@ -1,0 +1,50 @@
+//! The containers/image clients: skopeo and podman.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::place;
+use crate::process::{Finished, run};
+
+/// Longest that a copy or pull of a test may take.
+const PULL_MAX: Duration = Duration::from_secs(120);
+
+/// `skopeo copy` of an image, by path addressing, into a folder.
+pub async fn skopeo_copy(agent: SocketAddr, image: &str, into: &Path) -> Finished {
+    let mut command = Command::new(place::program("skopeo", "skopeo"));
+    command.args(["--insecure-policy", "copy", "--src-tls-verify=false"]);
+    command.arg(format!("docker://{agent}/{image}")).arg(format!("dir:{}", into.display()));
+    run(&mut command, PULL_MAX).await
+}
+
+/// `podman pull` of `image`, whose registry is mirrored by the agent in a private registries.conf.
+pub async fn podman_pull(agent: SocketAddr, registry: &str, image: &str, folder: &Path) -> Finished {
+    let conf = folder.join("registries.conf");
+    let text = format!(
+        "[[registry]]\nprefix = \"{registry}\"\nlocation = \"{registry}\"\n[[registry.mirror]]\nlocation = \"{agent}/{registry}\"\ninsecure = true\n"
+    );
+    std::fs::write(&conf, text).expect("the folder is ours");
+    let policy = folder.join("policy.json");
+    std::fs::write(&policy, r#"{"default": [{"type": "insecureAcceptAnything"}]}"#).expect("the folder is ours");
+    let mut command = podman(folder);
+    command.env("CONTAINERS_REGISTRIES_CONF", &conf);
+    command.arg("pull").arg("--quiet").arg("--signature-policy").arg(&policy).arg(format!("{registry}/{image}"));
+    run(&mut command, PULL_MAX).await
+}
+
+/// Digests of the images in that folder's storage.
+pub async fn podman_images(folder: &Path) -> String {
+    let mut command = podman(folder);
+    command.args(["images", "--format", "{{.Digest}}", "--noheading"]);
+    run(&mut command, Duration::from_secs(30)).await.expect_ok("podman images").output
+}
+
+fn podman(folder: &Path) -> Command {
+    let mut command = Command::new(place::program("podman", "podman"));
+    command.arg("--root").arg(folder.join("root")).arg("--runroot").arg(folder.join("run"));
+    command.arg("--tmpdir").arg(folder.join("tmp"));
+    command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
+    command
+}

@@ -1,0 +1,93 @@
+//! Debian's docker-registry as the upstream, its content pushed over its own API.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::http::{self, Client};
+use crate::image::{Blob, Image};
+use crate::place;
+use crate::process::Process;
+use crate::wait;
+
+/// A running registry with its own storage.
+pub struct DockerRegistry {
+    process: Process,
+    address: SocketAddr,
+    _folder: TempDir,
+}
+
+impl DockerRegistry {
+    /// Starts an empty one.
+    pub async fn start() -> Self {
+        let program = place::program("docker-registry", "docker-registry");
+        let folder = place::scratch();
+        let address = SocketAddr::from((place::loopback(), 5000));
+        let config = folder.path().join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: false}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
+            folder.path().join("data").display()
+        );
+        std::fs::write(&config, text).expect("the folder is ours");
+        let log = folder.path().join("log");
+        let mut command = Command::new(program);
+        command.arg("serve").arg(&config);
+        let process = Process::spawn("docker-registry", &mut command, &log).unwrap_or_else(|e| panic!("{e}"));
+        let registry = DockerRegistry { process, address, _folder: folder };
+        wait::until("docker-registry to listen", wait::START_MAX, || async move {
+            tokio::net::TcpStream::connect(address).await.is_ok()
+        })
+        .await;
+        registry
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `http://host:port`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Pushes an image with a tag.
+    pub async fn push(&self, repository: &str, tag: &str, image: &Image) {
+        let client = Client::new();
+        for blob in image.blobs() {
+            self.push_blob(&client, repository, blob).await;
+        }
+        let manifest = &image.manifest;
+        let url = format!("{}/v2/{repository}/manifests/{tag}", self.url());
+        let request = client.request("PUT", &url).header("Content-Type", manifest.media_type);
+        let answer = http::read(request.body(manifest.bytes.clone())).await;
+        assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
+    }
+
+    async fn push_blob(&self, client: &Client, repository: &str, blob: &Blob) {
+        let url = format!("{}/v2/{repository}/blobs/uploads/", self.url());
+        let started = http::read(client.request("POST", &url)).await;
+        assert_eq!(started.status, 202, "{}", String::from_utf8_lossy(&started.body));
+        let location = started.header("Location");
+        let joint = if location.contains('?') { '&' } else { '?' };
+        let request = client.request("PUT", &format!("{location}{joint}digest={}", blob.digest));
+        let done = http::read(request.body(blob.bytes.clone())).await;
+        assert_eq!(done.status, 201, "{}", String::from_utf8_lossy(&done.body));
+    }
+
+    /// GETs of one blob, from the access log.
+    pub fn blob_gets(&self, digest: &str) -> usize {
+        let wanted = format!("/blobs/{digest}");
+        self.process.log().lines().filter(|line| line.contains("\"GET /v2/") && line.contains(&wanted)).count()
+    }
+
+    /// Requests of manifests, from the access log.
+    pub fn manifest_requests(&self) -> usize {
+        let log = self.process.log();
+        let asked = |line: &&str| {
+            (line.contains("\"GET /v2/") || line.contains("\"HEAD /v2/")) && line.contains("/manifests/")
+        };
+        log.lines().filter(asked).count()
+    }
+}

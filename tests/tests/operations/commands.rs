@@ -1,0 +1,153 @@
+//! The command line beside a running agent, and what the agent says about itself.
+
+use shoal_tests::agent::{Agent, Setup, shoal};
+use shoal_tests::image::{Blob, Image};
+use shoal_tests::origin::Origin;
+
+use super::{NOWHERE, REPOSITORY};
+
+/// Exit codes that scripts rely on.
+const NO_AGENT: i32 = 4;
+const MISSING_OR_WRONG: i32 = 5;
+
+async fn command(agent: &Agent, arguments: &[&str]) -> shoal_tests::process::Finished {
+    let config = agent.setup().folder().join("shoal.toml").display().to_string();
+    let mut all = arguments.to_vec();
+    all.extend(["--config", &config]);
+    shoal(&all).await
+}
+
+/// `/healthz`, `/readyz` and `/metrics` on their own port; nothing of it on the registry's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_and_metrics() {
+    let agent = Agent::start(NOWHERE).await;
+    let observe = format!("http://{}", agent.setup().observe_address());
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(agent.client().get(&format!("{observe}{path}")).await.status, 200, "{path}");
+        assert_eq!(agent.client().get(&format!("{}{path}", agent.url())).await.status, 404, "{path} on the registry's port");
+    }
+    let metrics = agent.client().get(&format!("{observe}/metrics")).await;
+    assert!(metrics.header("Content-Type").contains("openmetrics") || metrics.header("Content-Type").contains("text/plain"));
+}
+
+/// Metrics that count what a pull does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_count_a_pull() {
+    let origin = Origin::start().await;
+    let image = Image::new(510, &[1_000_000]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let agent = Setup::new(&origin.url()).set("prefetch.layers", false).start().await;
+    let layer = &image.layers[0];
+    for _ in 0..2 {
+        agent.get_manifest(REPOSITORY, "v1").await.expect(200, &image.manifest.bytes);
+        agent.get_blob(REPOSITORY, &layer.digest).await.expect(200, &layer.bytes);
+        agent.until_idle().await;
+    }
+    let bytes = layer.len() as f64;
+    assert_eq!(agent.metric("requests_total", &["blob", "200"]).await, 2.0);
+    assert_eq!(agent.metric("requests_total", &["manifest", "200"]).await, 2.0);
+    assert!(agent.metric("served_bytes_total", &["upstream"]).await >= bytes);
+    assert!(agent.metric("served_bytes_total", &["store"]).await >= bytes);
+    assert!(agent.metric("upstream_bytes_total", &[]).await >= bytes);
+    assert_eq!(agent.metric("upstream_requests_total", &["blob-get", "ok"]).await, 1.0);
+    assert!(agent.metric("hits_total", &["store"]).await >= 1.0);
+    assert!(agent.metric("misses_total", &[]).await >= 1.0);
+    assert!(agent.metric("store_bytes", &[]).await >= bytes);
+    assert!(agent.metric("store_blobs", &[]).await >= 1.0);
+    assert_eq!(agent.metric("store_degraded", &[]).await, 0.0);
+}
+
+/// `shoal status` and `shoal blob ls | verify | rm` beside the running agent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blobs_are_listed_verified_and_removed() {
+    let origin = Origin::start().await;
+    let (good, bad) = (Blob::noise(511, 2_000_000), Blob::noise(512, 3_000_000));
+    origin.add_blob(&good);
+    origin.add_blob(&bad);
+    let agent = Agent::start(&origin.url()).await;
+    for blob in [&good, &bad] {
+        agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
+    }
+    agent.until_idle().await;
+    let status = command(&agent, &["status"]).await.expect_ok("shoal status");
+    assert!(!status.output.trim().is_empty());
+    let listed = command(&agent, &["blob", "ls"]).await.expect_ok("shoal blob ls");
+    assert!(listed.output.contains(&good.digest) && listed.output.contains(&bad.digest), "{}", listed.output);
+    command(&agent, &["blob", "verify", &good.digest]).await.expect_ok("shoal blob verify");
+
+    // One flipped bit in the content file.
+    let hex = bad.digest.trim_start_matches("sha256:");
+    let path = find(agent.setup().data_dir(), hex).expect("content files are named by their digest");
+    let mut bytes = std::fs::read(&path).expect("ours");
+    bytes[1_000_000] ^= 1;
+    std::fs::write(&path, &bytes).expect("ours");
+    let verified = command(&agent, &["blob", "verify", &bad.digest]).await;
+    assert_eq!(verified.code, Some(MISSING_OR_WRONG), "a flipped bit was not found: {}", verified.output);
+    assert!(verified.output.contains(hex), "{}", verified.output);
+
+    // What was found wrong is gone, what is removed by hand too; both are misses now.
+    command(&agent, &["blob", "rm", &good.digest]).await.expect_ok("shoal blob rm");
+    let listed = command(&agent, &["blob", "ls"]).await.expect_ok("shoal blob ls");
+    for blob in [&good, &bad] {
+        assert!(!listed.output.contains(&blob.digest), "{}", listed.output);
+        agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
+        assert_eq!(origin.blob_gets(&blob.digest), 2);
+    }
+}
+
+fn find(folder: &std::path::Path, part: &str) -> Option<std::path::PathBuf> {
+    std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            return find(&path, part);
+        }
+        path.file_name()?.to_string_lossy().contains(part).then_some(path)
+    })
+}
+
+/// Without a running agent `status` says so, with the socket it tried; `blob` opens the store itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_without_an_agent() {
+    let origin = Origin::start().await;
+    let blob = Blob::noise(513, 2_000_000);
+    origin.add_blob(&blob);
+    let mut agent = Agent::start(&origin.url()).await;
+    agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
+    agent.until_idle().await;
+    agent.kill();
+    let status = command(&agent, &["status"]).await;
+    assert_eq!(status.code, Some(NO_AGENT), "{}", status.output);
+    let socket = agent.setup().socket().display().to_string();
+    assert!(status.output.contains(&socket), "{}", status.output);
+    let listed = command(&agent, &["blob", "ls"]).await.expect_ok("shoal blob ls");
+    assert!(listed.output.contains(&blob.digest), "{}", listed.output);
+    let unknown = command(&agent, &["blob", "verify", &Blob::noise(514, 1).digest]).await;
+    assert_eq!(unknown.code, Some(MISSING_OR_WRONG), "{}", unknown.output);
+}
+
+/// `shoal config check` of a good file, and `shoal config show`, whose output is a good file again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn configuration_is_checked_and_shown() {
+    let setup = Setup::new(NOWHERE);
+    let path = setup.write().display().to_string();
+    shoal(&["config", "check", "--config", &path]).await.expect_ok("shoal config check");
+    let shown = shoal(&["config", "show", "--config", &path]).await.expect_ok("shoal config show");
+    assert!(shown.output.contains(&setup.registry_address().to_string()), "{}", shown.output);
+    let again = setup.folder().join("shown.toml");
+    std::fs::write(&again, &shown.output).expect("ours");
+    shoal(&["config", "check", "--config", &again.display().to_string()]).await.expect_ok("check of what was shown");
+}
+
+/// Shell completion and help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn completion_and_help() {
+    for shell in ["bash", "zsh", "fish"] {
+        let finished = shoal(&["completion", shell]).await.expect_ok("shoal completion");
+        assert!(finished.output.contains("shoal"), "{shell}");
+    }
+    let help = shoal(&["--help"]).await.expect_ok("shoal --help");
+    for word in ["agent", "config", "blob", "status", "demo"] {
+        assert!(help.output.contains(word), "{word}: {}", help.output);
+    }
+    assert!(!shoal(&["no-such-command"]).await.ok);
+}
