@@ -29,6 +29,7 @@ struct Story {
     fetches_max: usize,
     jitter: bool,
     lag: Duration,
+    ending: Duration,
     step: Duration,
     plans: Vec<Plan>,
     acts: Vec<(Duration, Act)>,
@@ -39,6 +40,7 @@ fn tell(story: &Story) -> World {
     let pace = Pace {
         jitter: story.jitter,
         lag: story.lag,
+        ending: story.ending,
         step: story.step,
         step_bytes: (largest / STEPS).max(40 * KIB),
         ..Pace::default()
@@ -218,15 +220,17 @@ fn acts(sizes: Vec<u64>, lies: bool) -> impl Strategy<Value = Vec<(Duration, Act
 
 fn story(plan: impl Strategy<Value = Plan>, lies: bool) -> impl Strategy<Value = Story> {
     let plans = prop::collection::vec(plan, 1..4);
-    let pace = (any::<bool>(), 0u64..30, prop::sample::select(vec![1u64, 10, 300, 3000]));
+    let ending = prop::sample::select(vec![0u64, 0, 20, 7000]);
+    let pace = (any::<bool>(), 0u64..30, ending, prop::sample::select(vec![1u64, 10, 300, 3000]));
     (any::<u64>(), 1..8usize, pace, plans).prop_flat_map(move |(seed, fetches_max, pace, plans)| {
-        let (jitter, lag, step) = pace;
+        let (jitter, lag, ending, step) = pace;
         let sizes = plans.iter().map(|p| p.size).collect();
         acts(sizes, lies).prop_map(move |acts| Story {
             seed,
             fetches_max,
             jitter,
             lag: Duration::from_millis(lag),
+            ending: Duration::from_millis(ending),
             step: Duration::from_millis(step),
             plans: plans.clone(),
             acts,

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use shoal_engine::demand::Part;
 use shoal_engine::io::{Outcome, PullFault};
+use shoal_engine::pieces::last_piece_start;
 
-use crate::world::World;
 use crate::world::plan::{Disk, Plan};
-use crate::{MIB, all};
+use crate::world::{Pace, World};
+use crate::{MIB, all, at_pace};
 
 #[test]
 fn a_drain_lets_clients_finish_and_puts_down_the_rest() {
@@ -44,6 +45,22 @@ fn a_stop_ends_everything_at_once_and_keeps_what_has_come() {
         let Disk::Partial { have, .. } = &world.blobs[blob].disk else { panic!("nothing is kept") };
         assert!(have.contains(0..20 * MIB - 9));
     }
+}
+
+#[test]
+fn a_transfer_that_does_not_end_is_not_waited_for_by_a_stop() {
+    // All bytes are there, and the source does not say that it was all.
+    let mut world = at_pace(Pace { ending: Duration::from_secs(60), ..Pace::default() });
+    let blob = world.add(Plan::cold(4 * MIB));
+    let ticket = world.open(blob, Part::Whole);
+    world.run_until(|w| w.client(ticket).ready_to == last_piece_start(4 * MIB));
+    world.run_for(Duration::from_secs(20));
+    world.stop();
+    let stopped = world.now;
+    world.run_until(|w| w.engine().is_idle());
+    assert!(world.now - stopped < Duration::from_millis(100), "{:?}", world.now - stopped);
+    let have = std::iter::once(0..4 * MIB).collect();
+    assert_eq!(world.blobs[blob].disk, Disk::Partial { size: 4 * MIB, have, bad: false });
 }
 
 #[test]

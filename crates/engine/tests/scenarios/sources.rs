@@ -108,6 +108,9 @@ fn a_source_that_brings_a_few_bytes_each_time_is_given_up() {
     world.run();
     all(&world, &[ticket], Outcome::Failed(PullFault::Exhausted));
     assert_eq!(world.blobs[blob].requests.len(), RESUME_ATTEMPTS_MAX as usize);
+    // A quarter of a second, doubled each time.
+    let paused = world.now.since_origin();
+    assert!(paused >= Duration::from_millis(7750), "the source had {paused:?} to recover");
 }
 
 #[test]
@@ -121,6 +124,19 @@ fn a_blob_of_unknown_size_that_always_breaks_is_given_up() {
     world.run();
     all(&world, &[ticket], Outcome::Failed(PullFault::Exhausted));
     assert!(world.blobs[blob].requests.len() <= RESUME_ATTEMPTS_MAX as usize);
+}
+
+#[test]
+fn a_size_that_is_told_at_the_second_attempt_says_nothing_of_the_first() {
+    let mut world = World::new();
+    let plan = Plan { size_told: Tells::Nothing, total_told: Tells::Nothing, ..Plan::cold(10 * MIB) };
+    let blob = world.add(Plan { breaks_every: Some(5 * MIB), ..plan });
+    let ticket = world.open(blob, Part::Whole);
+    world.run_until(|w| w.blobs[0].requests.len() == 2);
+    world.blobs[blob].plan.total_told = Tells::Truth;
+    world.run();
+    all(&world, &[ticket], Outcome::Delivered);
+    assert_eq!(world.blobs[blob].fetched, 15 * MIB, "the first attempt is lost, and only that");
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub struct Pace {
     pub step_bytes: u64,
     /// Time between a byte's arrival on disk and the engine's hearing of it.
     pub lag: Duration,
+    /// Time between the last byte of a transfer and the transfer's end.
+    pub ending: Duration,
     /// Whether these times vary by up to a half in both directions.
     pub jitter: bool,
 }
@@ -62,6 +64,7 @@ impl Default for Pace {
             step: Duration::from_millis(10),
             step_bytes: 1 << 20,
             lag: Duration::from_millis(1),
+            ending: Duration::ZERO,
             jitter: false,
         }
     }

@@ -26,6 +26,8 @@ pub struct Transfer {
     breaks_at: Option<u64>,
     pub cancelled: bool,
     pub stalled: bool,
+    /// The last byte is there.
+    complete: bool,
     /// Its end is on the way to the engine.
     ending: bool,
 }
@@ -83,6 +85,7 @@ impl World {
             breaks_at: None,
             cancelled: false,
             stalled: false,
+            complete: false,
             ending: false,
         };
         self.transfers.insert(fetch, transfer);
@@ -209,7 +212,11 @@ impl World {
         let stalls = plan.stalls_at.is_some_and(|at| to >= at && to < stop);
         let breaks = transfer.breaks_at == Some(to) && to < stop;
         let interrupted = Err(FetchFault::Source(SourceFault::Interrupted));
-        if to >= stop {
+        if to >= stop && !transfer.complete && self.pace.ending > Duration::ZERO {
+            self.transfers.get_mut(&fetch).expect("under way").complete = true;
+            let time = self.vary(self.pace.ending);
+            self.schedule(time, Event::Step(fetch));
+        } else if to >= stop {
             if transfer.end.is_none()
                 && let Some(place) = &mut self.blobs[transfer.blob].place
             {
