@@ -214,6 +214,8 @@ enum Fault {
     Record(#[from] RecordError),
     #[error("{0}")]
     Missing(&'static str),
+    #[error("the index could not be opened again after a fault")]
+    Closed,
 }
 
 /// What an [`IndexFault`] calls for.
@@ -234,6 +236,10 @@ impl IndexFault {
         IndexFault(Fault::Missing(what))
     }
 
+    pub(crate) fn closed() -> Self {
+        IndexFault(Fault::Closed)
+    }
+
     /// RocksDB gives a coarse kind and, for system calls, the operating system's words.
     pub(crate) fn kind(&self) -> FaultKind {
         const REFUSED: [&str; 5] = [
@@ -243,7 +249,11 @@ impl IndexFault {
             "Too many open files",
             "While lock file",
         ];
-        let Fault::Engine(error) = &self.0 else { return FaultKind::Corrupt };
+        let error = match &self.0 {
+            Fault::Engine(error) => error,
+            Fault::Record(_) | Fault::Missing(_) => return FaultKind::Corrupt,
+            Fault::Closed => return FaultKind::Io,
+        };
         let text: &str = error.as_ref();
         if text.contains("No space left on device") || text.contains("Disk quota exceeded") {
             FaultKind::NoSpace

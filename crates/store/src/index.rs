@@ -187,8 +187,9 @@ impl Index {
         self.health.load(Ordering::Relaxed) != HEALTHY
     }
 
-    /// Gets an index that has failed to work again: waits for it to take writes, else opens it again, else makes a new one. Everybody
-    /// else waits meanwhile. `recount` gets what is in the index now, before anybody can change it.
+    /// Gets an index that has failed to work again: sees whether it takes writes by now, else opens it again, else makes
+    /// a new one; everybody else waits meanwhile. Not to be called while the disk itself takes no writes: an index that
+    /// can only be read is better than none. `recount` gets what is in the index now, before anybody can change it.
     pub(crate) fn heal(&self, recount: impl FnOnce(&Survey)) -> Result<Option<IndexCondition>, OpenError> {
         let was_corrupt = self.health.load(Ordering::Relaxed) == CORRUPT;
         if !was_corrupt && self.takes_writes() {
@@ -223,7 +224,7 @@ impl Index {
 
     fn with<T>(&self, work: impl FnOnce(&DB) -> Result<T, IndexFault>) -> Result<T, IndexFault> {
         let db = self.db.read();
-        let db = db.as_ref().ok_or_else(|| IndexFault::missing("the index could not be opened again"))?;
+        let db = db.as_ref().ok_or_else(IndexFault::closed)?;
         work(db).inspect_err(|fault| {
             let health = if fault.kind() == FaultKind::Corrupt { CORRUPT } else { SICK };
             self.health.fetch_max(health, Ordering::Relaxed);

@@ -123,6 +123,15 @@ impl Layout {
         }))
     }
 
+    /// Whether the file system takes writes now.
+    pub(crate) fn probe(&self) -> io::Result<()> {
+        let path = self.root.join("PROBE");
+        let mut file = File::create(&path)?;
+        file.write_all(&[0])?;
+        file.sync_data()?;
+        fs::remove_file(&path)
+    }
+
     /// Bytes that an unprivileged process can still write to the file system.
     pub(crate) fn disk_free(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.root)?;

@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use shoal_engine::Digest;
+use shoal_engine::pieces::BLOB_BYTES_MAX;
 
 use crate::blob::{Blob, BlobInfo, Content, Home};
 use crate::claims::{Claims, Hold};
@@ -191,7 +192,11 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Full`] if it does not fit after everything was evicted that may be.
+    ///
+    /// # Panics
+    /// If `size` is larger than [`BLOB_BYTES_MAX`](shoal_engine::pieces::BLOB_BYTES_MAX): no source is asked for that.
     pub fn partial(&self, digest: &Digest, size: u64) -> Result<Partial, StoreError> {
+        assert!(size <= BLOB_BYTES_MAX, "a blob of {size} bytes");
         self.inner.open_partial(digest, Some(size))
     }
 

@@ -50,7 +50,7 @@ fn main() {
     if wanted("killed") {
         killed();
     }
-    if wanted("power_lost") && fixture::is_root("power_lost") {
+    if wanted("power_lost") && fixture::may_mount_disk("power_lost") {
         power_lost();
     }
 }

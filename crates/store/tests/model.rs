@@ -271,8 +271,8 @@ impl<'a> World<'a> {
         assert_eq!((usage.blobs, usage.file_bytes + usage.inline_bytes), (listed.len() as u64, sum));
         assert!(self.capacity.is_none_or(|capacity| usage.bytes() <= capacity), "{usage:?}");
         let names: Vec<_> = self.contents.iter().map(|bytes| digest(bytes)).collect();
-        for which in 0..SIZES.len() {
-            let there = listed.iter().any(|info| info.digest == names[which]);
+        for (which, name) in names.iter().enumerate() {
+            let there = listed.iter().any(|info| info.digest == *name);
             assert!(there || !self.must_have(which), "{which} is gone");
             assert!(!there || self.stored.contains(&which), "nobody stored {which}");
             if !there {

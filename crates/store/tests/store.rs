@@ -173,6 +173,19 @@ fn an_unsized_partial_gets_its_size_at_the_end() {
 }
 
 #[test]
+fn an_unsized_partial_takes_no_more_than_it_needs_where_room_is_scarce() {
+    let dir = tempdir().unwrap();
+    let store = Store::open(capped(dir.path(), 100_000)).unwrap().store;
+    let bytes = content(1, 60_000);
+    let partial = Arc::new(store.partial_unsized(&digest(&bytes)).unwrap());
+    partial.write_at(0, std::slice::from_ref(&bytes)).unwrap();
+    assert!(matches!(partial.write_at(60_000, &[content(2, 50_000)]), Err(StoreError::Full { .. })));
+    partial.set_size(60_000).unwrap();
+    assert_eq!(read(&partial.commit(None, at(0)).unwrap()), bytes);
+    assert_eq!(store.usage().unwrap().bytes(), 60_000);
+}
+
+#[test]
 fn a_partial_of_another_size_is_another_partial() {
     let dir = tempdir().unwrap();
     let store = open(dir.path()).store;

@@ -208,8 +208,16 @@ impl Inner {
     pub(super) fn grow_partial(&self, shared: &Shared, end: u64, step: u64) -> Result<(), StoreError> {
         let reserved = self.partials.table.lock().get(&shared.digest).map_or(0, |entry| entry.reserved);
         let Some(missing) = end.checked_sub(reserved).filter(|missing| *missing > 0) else { return Ok(()) };
-        let more = missing.max(step);
-        self.make_room("write a partial blob", &shared.path, more, more)?;
+        const OPERATION: &str = "write a partial blob";
+        let mut more = missing.max(step);
+        if let Err(error) = self.make_room(OPERATION, &shared.path, more, more) {
+            if more == missing {
+                return Err(error);
+            }
+            // A whole step does not fit; what is needed now may.
+            more = missing;
+            self.make_room(OPERATION, &shared.path, more, more)?;
+        }
         shared.unwritten.fetch_add(more, std::sync::atomic::Ordering::Relaxed);
         if let Some(entry) = self.partials.table.lock().get_mut(&shared.digest) {
             entry.reserved += more;

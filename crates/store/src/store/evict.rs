@@ -127,22 +127,32 @@ impl Inner {
             victims.offer(Victim { used_at, size: idle.reserved, digest: idle.digest, partial: true });
         }
         let mut freed = 0;
+        let mut refused = None;
         for victim in victims.into_vec() {
             let taken = if victim.partial {
-                self.take_idle_partial(&victim.digest)?
+                self.take_idle_partial(&victim.digest)
             } else {
                 // Pinned or used again since it was chosen: then it stays.
                 let same = |record: &BlobRecord| {
                     !record.pinned && self.use_of(&victim.digest, record).0 <= victim.used_at
                 };
-                self.take_blob(&victim.digest, same)?
+                self.take_blob(&victim.digest, same)
             };
-            if let Some(bytes) = taken {
-                self.room.count_evicted(bytes);
-                freed += bytes;
+            match taken {
+                Ok(None) => {}
+                Ok(Some(bytes)) => {
+                    self.room.count_evicted(bytes);
+                    freed += bytes;
+                }
+                // The index has no room to take note. The file is gone already, and more of that is what helps.
+                Err(error @ StoreError::Full { .. }) => refused = Some(error),
+                Err(error) => return Err(error),
             }
         }
-        Ok(freed)
+        match refused {
+            Some(error) if freed == 0 => Err(error),
+            _ => Ok(freed),
+        }
     }
 
     /// Removes a blob that nobody uses and that is still what it was chosen for; says how many bytes it had.

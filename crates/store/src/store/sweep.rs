@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use shoal_engine::{Algorithm, Digest};
 
 use super::{Inner, Store};
-use crate::error::{BrokenCause, OpenError, StoreError};
+use crate::claims::Hold;
+use crate::error::{BrokenCause, OpenError, StoreError, is_no_space};
 use crate::index::{Change, Durability, Family, IndexCondition, record_of_file};
 use crate::record::{self, BlobRecord, to_millis};
 
@@ -65,11 +66,7 @@ impl Store {
         let inner = &*self.inner;
         let mut progress = inner.sweeping.lock();
         let mut swept = Swept { index: inner.heal_index()?, ..Swept::default() };
-        inner.flush_touched()?;
-        if let Some(max_age) = inner.options.max_age {
-            inner.expire_blobs(now, max_age, &mut swept.expired)?;
-        }
-        inner.expire_partials(now, &mut swept.partials)?;
+        // Before everything that writes: on a full disk nothing else would succeed.
         let before = inner.room.usage();
         inner.evict_excess()?;
         let after = inner.room.usage();
@@ -78,6 +75,11 @@ impl Store {
             count: after.evicted - before.evicted,
             bytes: after.evicted_bytes - before.evicted_bytes,
         };
+        inner.expire_partials(now, &mut swept.partials)?;
+        if let Some(max_age) = inner.options.max_age {
+            inner.expire_blobs(now, max_age, &mut swept.expired)?;
+        }
+        inner.flush_touched()?;
         swept.adopted = inner.adopt_from(progress.fan_out)?;
         progress.fan_out = progress.fan_out.wrapping_add(1);
         let due =
@@ -99,6 +101,14 @@ impl Inner {
     fn heal_index(&self) -> Result<Option<IndexCondition>, StoreError> {
         if !self.index.is_sick() {
             return Ok(None);
+        }
+        match self.layout.probe() {
+            Ok(()) => {}
+            // Eviction may help, and comes next.
+            Err(error) if is_no_space(&error) => return Ok(None),
+            Err(error) => {
+                return Err(StoreError::io("write to the data directory", self.layout.root())(error));
+            }
         }
         let recount = |survey: &crate::index::Survey| {
             self.room.recount(survey.blobs, survey.file_bytes, survey.inline_bytes);
@@ -204,13 +214,12 @@ impl Inner {
         Ok(adopted)
     }
 
-    fn adopt(&self, hold: &crate::claims::Hold, digest: &Digest) -> Result<bool, StoreError> {
+    fn adopt(&self, _hold: &Hold, digest: &Digest) -> Result<bool, StoreError> {
         // Looked at again under the hold: both may have changed.
         let path = self.layout.blob(digest);
         let found = record_of_file(&path).map_err(StoreError::io("look at a content file", &path))?;
         let (Some(blob), None) = (found, self.record(digest)?) else { return Ok(false) };
         tracing::info!(%digest, size = blob.size, "a content file without an index entry is adopted");
-        let _ = hold;
         let counted = || self.room.add(blob.size, false);
         self.index
             .apply(&[Change::PutBlob(digest, &blob)], Durability::Kernel, counted)

@@ -103,7 +103,7 @@ impl Check<'_> {
         let first = self.was_done(steps::FIRST_PIECE);
         let second = self.was_done(steps::SECOND_PIECE);
         have(&steps::waiting(), &[(first, 0..PIECE), (second, 0..2 * PIECE)]);
-        if self.done <= steps::WRONG - 1 || self.was_done(steps::DISCARD) {
+        if self.done < steps::WRONG || self.was_done(steps::DISCARD) {
             have(&steps::corrected(), &[(self.was_done(steps::RIGHT), PIECE..2 * PIECE)]);
         }
     }

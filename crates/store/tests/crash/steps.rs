@@ -1,6 +1,7 @@
 //! What the child does.
 
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -77,6 +78,10 @@ fn piece(bytes: &Bytes, number: u64) -> [Bytes; 1] {
     [bytes.slice((number * PIECE) as usize..end as usize)]
 }
 
+fn one(range: Range<u64>) -> [Range<u64>; 1] {
+    [range]
+}
+
 pub fn work(dir: &Path) {
     let said = |step: usize| {
         let mut out = std::io::stdout();
@@ -109,10 +114,10 @@ pub fn work(dir: &Path) {
     let bytes = waiting();
     let partial = store.partial(&digest(&bytes), 2 * PIECE).unwrap();
     partial.write_at(0, &piece(&bytes, 0)).unwrap();
-    partial.checkpoint(&[0..PIECE]).unwrap();
+    partial.checkpoint(&one(0..PIECE)).unwrap();
     said(FIRST_PIECE);
     partial.write_at(PIECE, &piece(&bytes, 1)).unwrap();
-    partial.checkpoint(&[0..2 * PIECE]).unwrap();
+    partial.checkpoint(&one(0..2 * PIECE)).unwrap();
     said(SECOND_PIECE);
     drop(partial);
 
@@ -121,13 +126,13 @@ pub fn work(dir: &Path) {
     let bytes = corrected();
     let partial = store.partial(&digest(&bytes), 2 * PIECE).unwrap();
     partial.write_at(0, &[content(99, PIECE)]).unwrap();
-    partial.checkpoint(&[0..PIECE]).unwrap();
+    partial.checkpoint(&one(0..PIECE)).unwrap();
     said(WRONG);
     partial.discard().unwrap();
     said(DISCARD);
     let partial = store.partial(&digest(&bytes), 2 * PIECE).unwrap();
     partial.write_at(PIECE, &piece(&bytes, 1)).unwrap();
-    partial.checkpoint(&[PIECE..2 * PIECE]).unwrap();
+    partial.checkpoint(&one(PIECE..2 * PIECE)).unwrap();
     said(RIGHT);
     drop(partial);
 
