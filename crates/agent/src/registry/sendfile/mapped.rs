@@ -27,6 +27,11 @@ pub(super) struct Source {
 }
 
 impl Source {
+    /// Length of the mapping, bytes.
+    pub(super) fn len(&self) -> u64 {
+        self.len as u64
+    }
+
     /// Counts bytes that the kernel took straight from the file.
     pub(super) fn count_sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);

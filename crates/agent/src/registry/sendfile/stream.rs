@@ -5,7 +5,6 @@
 //! stall timer, or the task itself.
 
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -187,10 +186,9 @@ fn send_file(tcp: &TcpStream, source: &Source, offset: u64, count: u64) -> io::R
 }
 
 fn send_more(tcp: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    let mut none = [MaybeUninit::uninit(); 0];
     let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
     let sent = rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(tcp.as_fd(), slices, &mut SendAncillaryBuffer::new(&mut none), flags)
+        rustix::net::sendmsg(tcp.as_fd(), slices, &mut SendAncillaryBuffer::default(), flags)
     })?;
     Ok(sent)
 }
@@ -248,4 +246,34 @@ fn unsent_bytes(tcp: &TcpStream) -> u64 {
     let outcome = unsafe { libc::ioctl(tcp.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     // A socket that cannot tell counts as one whose client takes nothing.
     if outcome == 0 { u64::try_from(bytes).unwrap_or(0) } else { u64::MAX }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::registry::listen::fixture::file;
+    use crate::registry::sendfile::MappedFile;
+
+    /// Otherwise the end of a piece waits for the acknowledgement of what went before it, up to 40 ms.
+    #[tokio::test]
+    async fn a_flush_ends_the_gathering() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let client =
+            TcpStream::connect(listener.local_addr().expect("it is bound")).await.expect("it listens");
+        let (tcp, _) = listener.accept().await.expect("a client is there");
+        let mut stream = FileStream::new(tcp, Duration::from_secs(1));
+        let source = MappedFile::new(file(1000, 0..1000), 1000).expect("files can be mapped");
+        for _ in 0..2 {
+            assert!(stream.tcp.nodelay().expect("it is open"));
+            stream.write_all(&source.bytes(0..1000)).await.expect("there is room");
+            assert!(!stream.tcp.nodelay().expect("it is open"));
+            stream.flush().await.expect("it is open");
+        }
+        assert!(stream.tcp.nodelay().expect("it is open"));
+        assert_eq!(source.sent_bytes(), 2000);
+        drop(client);
+    }
 }
