@@ -72,7 +72,8 @@ impl App {
         let opened = opened.map_err(|_| StartError::Interrupted { path })??;
         let mut registry = Vec::new();
         for listener in config.listeners() {
-            let front = FrontSettings { default_registry: listener.default_registry.clone() };
+            let instance = upstream.instance().to_owned();
+            let front = FrontSettings { default_registry: listener.default_registry.clone(), instance };
             registry.push((listen::bind(listener.address)?, front));
         }
         let observe = listen::bind(config.observe_address())?;

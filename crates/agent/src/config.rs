@@ -88,7 +88,7 @@ impl Config {
         toml::to_string(&self.file).expect("every value of the schema has a TOML form")
     }
 
-    /// The same as JSON; keys without a value are left out.
+    /// The same as JSON; keys without a value are null.
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::to_value(&self.file).expect("every value of the schema has a JSON form")
     }

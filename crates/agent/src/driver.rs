@@ -263,9 +263,12 @@ impl Driver {
             }
             Command::Blame(digest, cause) => self.blame(digest, cause),
             Command::Open { ticket, digest, part, asked, shared } => {
-                match self.engine.flight(&digest) {
-                    Some(_) => shared.join(),
-                    None => self.begin_story(digest, &asked),
+                // The first client of a flight counts as its cause, also when a manifest had set it in motion before.
+                let under_way = self.engine.flight(&digest).is_some();
+                if under_way && self.stories.get(&digest).is_some_and(|story| story.asked.is_some()) {
+                    shared.join();
+                } else {
+                    self.begin_story(digest, &asked);
                 }
                 self.tickets.insert(ticket, Open { shared, digest });
                 self.handle_input(Input::Open { ticket, digest, scope: asked.scope, part });
@@ -368,7 +371,7 @@ impl Driver {
 
     fn asked_for(&self, digest: Digest, scope: Scope) -> Asked {
         let first = self.stories.get(&digest).and_then(|s| s.asked.as_ref());
-        Asked { scope, hops: first.map_or(0, |a| a.hops), client: first.and_then(|a| a.client) }
+        Asked { scope, hops: first.map(|a| a.hops.clone()).unwrap_or_default(), client: first.and_then(|a| a.client) }
     }
 
     fn status(&self) -> Vec<FlightStatus> {

@@ -17,7 +17,7 @@ use shoal_store::{Store, StoreError};
 use crate::driver;
 use crate::listing::{ListingReply, Listings};
 use crate::metrics::{Metrics, Served};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Hops, Upstream, UpstreamError};
 
 use single::Single;
 
@@ -29,7 +29,7 @@ pub struct Asked {
     /// Registry and repository of the request.
     pub scope: Scope,
     /// Agents that have forwarded this request before us (C17).
-    pub hops: u32,
+    pub hops: Hops,
     /// The client's address, passed on as `X-Forwarded-For` where that is configured.
     pub client: Option<IpAddr>,
 }

@@ -36,6 +36,8 @@ pub struct FrontSettings {
     /// the path when they are pointed at a plain mirror address. `None`: such a request is refused with an
     /// explanation.
     pub default_registry: Option<Registry>,
+    /// This agent's own name in `Via`: a request that carries it goes round in a circle.
+    pub instance: String,
 }
 
 /// What the front asks of the node. [`Node`] is the one implementation outside of tests.

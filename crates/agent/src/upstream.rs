@@ -45,7 +45,7 @@ pub use challenge::{Challenges, challenges_of};
 pub use credentials::{Credentials, CredentialsError, Secret};
 pub use error::UpstreamError;
 pub use helper::HelperError;
-pub use hops::hops_of;
+pub use hops::Hops;
 pub use limits::{HOPS_MAX, LIST_BYTES_MAX, MANIFEST_BYTES_MAX, MAX_AGE_MAX, RETRY_AFTER_MAX};
 pub use list::ListAnswer;
 pub use manifest::{ManifestGet, ManifestHead};
@@ -188,6 +188,11 @@ struct Inner {
 }
 
 impl Upstream {
+    /// The name of this agent in `Via`.
+    pub fn instance(&self) -> &str {
+        &self.inner.exchange.instance
+    }
+
     /// Checks the settings and makes the HTTP clients; connects to nothing.
     pub fn new(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, SettingsError> {
         check(&settings)?;

@@ -57,11 +57,12 @@ pub const RESUME_PAUSE_MAX: Duration = Duration::from_secs(8);
 /// Times a flight starts over after its bytes did not match the digest.
 pub const RESTARTS_MAX: u32 = 1;
 
-/// Bytes received since the last checkpoint that make the next one due: what a power cut may cost.
-pub const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// Bytes received since the last checkpoint that make the next one due: what a `kill -9` or a power cut may cost. The
+/// data has to reach the disk before the blob is whole in any case, so small steps cost little.
+pub const CHECKPOINT_BYTES: u64 = 16 << 20;
 
 /// Age of the oldest byte that is in no checkpoint that makes the next one due, for slow transfers.
-pub const CHECKPOINT_AGE: Duration = Duration::from_secs(5);
+pub const CHECKPOINT_AGE: Duration = Duration::from_secs(1);
 
 /// Bytes that a transfer must have brought to count as progress: a source that breaks off after every packet would
 /// otherwise be asked again without end.

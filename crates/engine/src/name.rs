@@ -81,7 +81,7 @@ impl Registry {
     /// Whether a first path component can only be a registry and not a repository: it has a dot or a port, or is
     /// `localhost` (the rule that Docker references have used from the start).
     pub fn looks_like(component: &str) -> bool {
-        component == "localhost" || component.contains(['.', ':'])
+        component == "localhost" || component.contains(['.', ':']) || component.starts_with("localhost__")
     }
 }
 

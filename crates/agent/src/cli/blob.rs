@@ -49,6 +49,13 @@ pub(super) struct LsArgs {
     json: bool,
 }
 
+#[cfg(test)]
+impl LsArgs {
+    pub fn socket(&self) -> Result<std::path::PathBuf, Failure> {
+        self.agent.path()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Order {
     /// By name.

@@ -155,7 +155,9 @@ pub fn explain(failure: &Failure, verbose: bool) -> (String, ExitCode) {
     let mut text = format!("error: {failure}");
     let causes = failure.causes();
     if verbose {
-        causes.iter().for_each(|cause| drop(write!(text, "\n  because: {cause}")));
+        for cause in &causes {
+            let _ = write!(text, "\n  because: {cause}");
+        }
     } else if let Some(cause) = causes.last() {
         let _ = write!(text, ": {cause}");
     }

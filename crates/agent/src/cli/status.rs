@@ -39,7 +39,7 @@ pub(super) async fn run(args: &StatusArgs, out: &mut Output) -> Result<ExitCode,
 /// One line for each thing that there is to know.
 pub(super) fn summary(status: &Status) -> String {
     let mut text = format!("shoal {}, process {}, up {}\n", status.version, status.pid, seconds(status.uptime_seconds));
-    let mut line = |name: &str, value: String| drop(writeln!(text, "  {name:<10} {value}"));
+    let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<10} {value}\n"));
     line("listening", format!("{} ({} connections)", status.listeners.join(", "), status.connections));
     line("store", store(status));
     line("served", shares(&status.served_bytes));
@@ -96,7 +96,7 @@ fn shares(parts: &BTreeMap<String, u64>) -> String {
     if shares.is_empty() { bytes(sum) } else { format!("{}: {}", bytes(sum), shares.join(", ")) }
 }
 
-fn flights(status: &Status) -> Table {
+pub(super) fn flights(status: &Status) -> Table {
     let mut table = Table::new(&[
         ("RECEIVING", Align::Left),
         ("SIZE", Align::Right),

@@ -1,0 +1,135 @@
+use std::path::{Path, PathBuf};
+
+use clap::{CommandFactory as _, Parser as _};
+
+use super::failure::Failure;
+use super::{Cli, Command, blob, explain, status};
+use crate::admin::client::ClientError;
+use crate::admin::status::Status;
+use crate::config::Config;
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace())
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn what_can_be_said() {
+    for good in [
+        "shoal agent",
+        "shoal agent --config /a/b.toml --log debug --log-format json",
+        "shoal -v config check -c x.toml --json",
+        "shoal config show",
+        "shoal config sample",
+        "shoal blob ls --sort size --json",
+        "shoal blob list --socket /run/x.sock",
+        "shoal blob rm sha256:4f2a91 abcdef",
+        "shoal blob verify --all",
+        "shoal blob pin abcdef",
+        "shoal status --json",
+        "shoal demo",
+        "shoal completion zsh",
+        "shoal version --json",
+    ] {
+        assert!(parse(good).is_ok(), "{good}: {}", parse(good).unwrap_err());
+    }
+    for bad in [
+        "shoal",
+        "shoal agnet",
+        "shoal config",
+        "shoal blob rm",
+        "shoal blob verify",
+        "shoal blob verify --all abcdef",
+        "shoal blob ls --sort colour",
+        "shoal agent --log-format xml",
+        "shoal completion tcl",
+        "shoal status extra",
+    ] {
+        assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
+    }
+}
+
+#[test]
+fn every_command_says_what_it_does() {
+    fn walk(command: &clap::Command) {
+        for sub in command.get_subcommands() {
+            assert!(sub.get_about().is_some(), "{} has no help", sub.get_name());
+            for argument in sub.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {} has no help", sub.get_name(), argument.get_id());
+            }
+            walk(sub);
+        }
+    }
+    walk(&Cli::command());
+}
+
+#[test]
+fn the_socket_is_named_or_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shoal.toml");
+    std::fs::write(&file, "[admin]\nsocket = '/somewhere/else.sock'\n").unwrap();
+    let of = |line: String| match parse(&line).unwrap().command {
+        Command::Blob(blob::BlobCommand::Ls(args)) => args.socket().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let file = file.display();
+    assert_eq!(of(format!("shoal blob ls --config {file}")), Path::new("/somewhere/else.sock"));
+    assert_eq!(of(format!("shoal blob ls --config {file} --socket /x")), Path::new("/x"));
+}
+
+#[test]
+fn errors_say_what_and_what_to_do() {
+    let gone = || std::io::Error::from_raw_os_error(libc::ENOENT);
+    let failure = Failure::Agent(ClientError::NoAgent { path: PathBuf::from("/run/shoal/admin.sock"), source: gone() });
+    let (text, _) = explain(&failure, false);
+    insta::assert_snapshot!(text, @"");
+    let (text, _) = explain(&failure, true);
+    insta::assert_snapshot!(text, @"");
+    let wrong = Failure::Config(Config::parse("[log]\nlevel = 'loud'", Some(Path::new("/etc/shoal.toml"))).unwrap_err());
+    let (text, _) = explain(&wrong, false);
+    insta::assert_snapshot!(text, @"");
+}
+
+#[test]
+fn exit_codes_are_those_of_the_help() {
+    use std::process::ExitCode;
+    let refused = |status: u16| {
+        Failure::Agent(ClientError::Refused { status: http::StatusCode::from_u16(status).unwrap(), error: "no".into() })
+    };
+    let table = [
+        (refused(404), 5),
+        (refused(503), 1),
+        (Failure::NoSuchPrefix("abcdef".into()), 5),
+        (Failure::Config(Config::parse("x", None).unwrap_err()), 3),
+        (Failure::Filter(crate::logging::filter("loud").unwrap_err()), 2),
+        (Failure::NoStore { socket: "/a".into(), store: "/b".into() }, 4),
+    ];
+    for (failure, code) in table {
+        // `ExitCode` has no other way to be looked at.
+        assert_eq!(format!("{:?}", explain(&failure, false).1), format!("{:?}", ExitCode::from(code)), "{failure}");
+    }
+}
+
+#[test]
+fn the_status_at_a_glance() {
+    let status: Status = serde_json::from_value(serde_json::json!({
+        "version": "0.1.0", "instance": "00", "pid": 42, "uptime_seconds": 11_520,
+        "listeners": ["127.0.0.1:5000"], "connections": 3,
+        "store": {
+            "degraded": false, "blobs": 12, "bytes": 1_234_000_000_u64, "partials": 1, "partial_bytes": 50_000_000,
+            "capacity": 100_000_000_000_u64, "disk_free": 34_000_000_000_u64, "evicted": 2, "expired": 0
+        },
+        "flights": [{
+            "digest": format!("sha256:{}", "ab".repeat(32)), "size": 50_000_000, "received": 20_000_000, "clients": 4,
+            "transfers": 1, "phase": "receiving"
+        }],
+        "served_bytes": { "store": 900, "upstream": 100 }, "hits": { "store": 9 }, "misses": 1,
+        "upstream_bytes": { "docker.io": 100 }, "upstream_resumes": 1, "verify_failures": 0
+    }))
+    .unwrap();
+    insta::assert_snapshot!(format!("{}\n{}", status::summary(&status), status::flights(&status)), @"");
+}

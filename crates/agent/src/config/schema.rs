@@ -80,7 +80,6 @@ pub struct Listener {
     pub address: Option<String>,
     /// The registry that is meant where a request names none, as docker's graph drivers do. Default: such requests are
     /// refused. With it, a client whose mirror path is wrong gets images of this registry instead of an error.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub default_registry: Option<String>,
 }
 
@@ -94,7 +93,6 @@ pub struct Store {
     /// Most bytes of blobs, half-received ones with their full size. Default: unset, what the file system has less
     /// `disk_free_min`. The index comes on top, about 200 bytes a blob. Smaller than the images of the node, it makes
     /// every pull a cold one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Size>,
     /// Part of the capacity at which eviction starts. Default 0.9.
     pub high_watermark: f64,
@@ -108,7 +106,6 @@ pub struct Store {
     /// sync. Larger makes the index slow; blobs up to this size are held in memory while they arrive.
     pub inline_max: Size,
     /// A blob that nobody used for longer is removed. Default: unset, blobs go only for want of room.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Period>,
     /// A half-received blob that was not written for longer is removed. Default 1 day: what a broken pull may leave
     /// behind, to go on with.
@@ -118,7 +115,6 @@ pub struct Store {
     pub sweep_interval: Period,
     /// The container runtime's content store (containerd: `/var/lib/containerd/io.containerd.content.v1.content`), to
     /// serve from what the node has already. Default: unset. Only read; the agent needs the right to.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime_content: Option<PathBuf>,
 }
 
@@ -162,7 +158,6 @@ pub struct Upstream {
     pub forward_client_address: bool,
     /// A Docker `config.json` with credentials and credential helpers for all registries. Default: unset, anonymous.
     /// Read again when it changes.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub docker_config: Option<PathBuf>,
     /// Registries that need more than their name. Default: none; any other is asked at `https://` and its name.
     pub registries: BTreeMap<String, UpstreamRegistry>,
@@ -189,27 +184,20 @@ impl Default for Upstream {
 pub struct UpstreamRegistry {
     /// Where it is: scheme, host, port, path prefix. Default `https://` and the registry's name. `http://` sends
     /// everything in the clear, credentials included.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// PEM file with CA certificates, trusted besides the system's. Default: unset. Read once, at the start.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
     /// PEM file with the client certificate and its chain. Default: unset. Read once, at the start.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub client_certificate: Option<PathBuf>,
     /// PEM file with its private key. Default: unset. Should be readable to the agent's user alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub client_key: Option<PathBuf>,
     /// User name. Default: unset, what `docker_config` has for the registry.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
     /// File with the password, whose last line break does not count. Default: unset. Read again when it changes. A
     /// password cannot stand in this file: configuration is copied, logged and kept in repositories.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
     /// Hosts (`auth.test` or `auth.test:8443`) that may issue tokens although they are not in the registry's domain.
     /// Default: none. Each gets the credentials of this registry.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trusted_realms: Vec<String>,
 }
 

@@ -1,0 +1,205 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::{Config, ConfigErrors, Problem, SAMPLE, schema};
+
+fn problems(text: &str) -> Vec<Problem> {
+    match Config::parse(text, None) {
+        Ok(_) => Vec::new(),
+        Err(ConfigErrors::Wrong { problems, .. }) => problems,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let text = r#"
+[registry]
+answer_timeout = 25
+[[registry.listeners]]
+address = "localhost:5000"
+
+[store]
+capcity = "100GB"
+low_watermark = 0.95
+
+[upstream.registries."registry.test:5000"]
+endpoint = "https://puller:hunter2@registry.test"
+password = "hunter2"
+
+[log]
+format = "xml"
+"#;
+    let error = Config::parse(text, Some(Path::new("/etc/shoal/shoal.toml"))).unwrap_err();
+    insta::assert_snapshot!(error, @"");
+    assert!(!error.to_string().contains("hunter2"), "a password was repeated");
+}
+
+#[test]
+fn single_problems() {
+    // File, key, and a word of what would be right.
+    let table: &[(&str, &str, &str)] = &[
+        ("[registry]\nlisteners = []", "registry.listeners", "leave the key out"),
+        ("[registry]\nlisteners = [\"127.0.0.1:5000\"]", "registry.listeners[0]", "{ address ="),
+        ("[[registry.listeners]]\ndefault_registry = 'docker.io'", "registry.listeners[0].address", "is missing"),
+        ("[[registry.listeners]]\naddress = '127.0.0.1:5080'", "registry.listeners[0].address", "another port"),
+        ("[[registry.listeners]]\naddress = '127.0.0.1:1'\ndefault_registry = 'a/b'", "registry.listeners[0].default_registry", "host:port"),
+        ("[registry]\nconnections_max = 0", "registry.connections_max", "from 1"),
+        ("[registry]\nconnections_max = -1", "registry.connections_max", "whole number"),
+        ("[registry]\nkeep_alive = '0s'", "registry.keep_alive", "from 1s"),
+        ("[registry]\nanswer_timeout = '25'", "registry.answer_timeout", "\"25s\""),
+        ("[store]\npath = 'data'", "store.path", "absolute"),
+        ("[store]\ncapacity = 100", "store.capacity", "at least 1MiB"),
+        ("[store]\ncapacity = 'much'", "store.capacity", "\"100GB\""),
+        ("[store]\nhigh_watermark = 1.5", "store.high_watermark", "at most 1"),
+        ("[store]\nhigh_watermark = nan", "store.high_watermark", "at most 1"),
+        ("[store]\nhigh_watermark = 'full'", "store.high_watermark", "a number"),
+        ("[store]\ninline_max = '8MiB'", "store.inline_max", "at most 1MiB"),
+        ("[store]\nruntime_content = '/var/lib/shoal/blobs'", "store.runtime_content", "not inside"),
+        ("[upstream]\ntransfers_max = 100000", "upstream.transfers_max", "to 1024"),
+        ("[upstream]\nuser_agent = \"a\\nb\"", "upstream.user_agent", "visible"),
+        ("[upstream]\ndocker_config = '/no/such/file'", "upstream.docker_config", "No such file"),
+        ("[upstream]\ndocker_config = '/'", "upstream.docker_config", "not a file"),
+        ("[upstream.registries.'a/b']", "upstream.registries.\"a/b\"", "host:port"),
+        ("[upstream.registries.'index.docker.io']\n[upstream.registries.'docker.io']", "upstream.registries.\"index.docker.io\"", "same registry"),
+        ("[upstream.registries.r]\nendpoint = 'ftp://r'", "upstream.registries.r.endpoint", "http or https"),
+        ("[upstream.registries.r]\nendpoint = 'r:5000'", "upstream.registries.r.endpoint", "http or https"),
+        ("[upstream.registries.r]\nendpoint = 'https://r/?x=1'", "upstream.registries.r.endpoint", "http or https"),
+        ("[upstream.registries.r]\nca = '/no/such/file'", "upstream.registries.r.ca", "No such file"),
+        ("[upstream.registries.r]\nca = '/proc/self/status'", "upstream.registries.r.ca", "PEM"),
+        ("[upstream.registries.r]\nusername = 'u'", "upstream.registries.r.username", "password_file"),
+        ("[upstream.registries.r]\npassword = 'p'", "upstream.registries.r.password", "password_file"),
+        ("[upstream.registries.r]\ntrusted_realms = ['https://auth.test/token']", "upstream.registries.r.trusted_realms[0]", "without scheme"),
+        ("[tags]\nttl = '30days'", "tags.ttl", "tags.ttl_max"),
+        ("[prefetch]\nlayers = 'yes'", "prefetch.layers", "true or false"),
+        ("[log]\nlevel = 'infoo'", "log.level", "not a level"),
+        ("[observe]\naddress = '5080'", "observe.address", "\"127.0.0.1:5000\""),
+        ("[admin]\nsocket = 'admin.sock'", "admin.socket", "absolute"),
+        ("[shutdown]\ndrain_deadline = '2h'", "shutdown.drain_deadline", "from 0s to 1h"),
+        ("registry = 5", "registry", "a table"),
+        ("[stroe]\npath = '/x'", "stroe", "did you mean store?"),
+        ("[nothing]", "nothing", "there are registry, store"),
+    ];
+    for (text, key, remedy) in table {
+        let found = problems(text);
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
+        assert_eq!(found[0].key, *key, "{text}");
+        assert!(found[0].remedy.contains(remedy), "{text}: {}", found[0].remedy);
+        assert!(found[0].at.is_some(), "{text}: no place");
+    }
+    let long = format!("[admin]\nsocket = '/{}'", "x".repeat(120));
+    assert!(problems(&long)[0].remedy.contains("121 bytes"), "{:?}", problems(&long));
+}
+
+#[test]
+fn problems_have_their_place() {
+    let found = problems("[store]\n# a comment\npath = 'data'\n\n[upstream.registries.'r.test']\nusername = 'u'\n");
+    let places: Vec<_> = found.iter().map(|problem| (problem.key.as_str(), problem.at.unwrap())).collect();
+    assert_eq!(places, [("store.path", (3, 1)), ("upstream.registries.\"r.test\".username", (6, 1))]);
+}
+
+#[test]
+fn syntax_is_reported_without_the_line() {
+    let found = problems("[upstream.registries.r]\nusername = 'u'\npassword = hunter2\n");
+    assert!(!found.is_empty());
+    assert_eq!(found[0].at.unwrap().0, 3);
+    assert!(found.iter().all(|problem| !problem.to_string().contains("hunter2")), "{found:?}");
+}
+
+#[test]
+fn an_unreadable_file_is_named() {
+    let error = Config::load(Path::new("/no/such/shoal.toml")).unwrap_err();
+    assert_eq!(error.to_string(), "cannot read the configuration /no/such/shoal.toml");
+}
+
+#[test]
+fn the_sample_is_the_default() {
+    let sample = Config::parse(SAMPLE, None).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(sample.file, schema::File::default());
+    assert_eq!(sample.listeners(), Config::default().listeners());
+    assert_eq!(Config::parse("", None).unwrap().file, schema::File::default());
+}
+
+/// Every key of a table, with those of the tables in it. Names of registries are replaced by one.
+fn keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(table) => {
+            for (name, value) in table {
+                let name = if path == "upstream.registries" { "*" } else { name.as_str() };
+                let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+                keys(value, &path, found);
+                found.insert(path);
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|value| keys(value, path, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_sample_has_every_key() {
+    // `#key` and `#[table]` are keys without a default; `# word` is prose.
+    let is_key = |line: &str| line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['));
+    let uncomment = |line: &str| if is_key(line) { format!("{}\n", &line[1..]) } else { format!("{line}\n") };
+    let full: String = SAMPLE.lines().map(uncomment).collect();
+    let full: toml::Table = full.parse().unwrap_or_else(|error| panic!("{error}"));
+    let mut shown = BTreeSet::new();
+    keys(&serde_json::to_value(full).unwrap(), "", &mut shown);
+
+    let mut file = schema::File::default();
+    file.upstream.registries.insert("r".into(), schema::UpstreamRegistry::default());
+    let mut known = BTreeSet::new();
+    keys(&serde_json::to_value(file).unwrap(), "", &mut known);
+    assert_eq!(shown, known);
+    assert!(known.len() > 45, "{known:?}");
+}
+
+#[test]
+fn what_is_shown_reads_back_and_has_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let made = rcgen::generate_simple_self_signed(vec!["client.test".to_owned()]).unwrap();
+    let key_pem = made.signing_key.serialize_pem();
+    let key_line = key_pem.lines().nth(1).unwrap();
+    let (certificate, key) = (file("client.pem", &made.cert.pem()), file("client-key.pem", &key_pem));
+    let password = file("password", "hunter2\n");
+    let text = format!(
+        "[store]\ncapacity = '1.5GiB'\nmax_age = '30days'\n[upstream.registries.'r.test:5000']\nusername = 'u'\n\
+         endpoint = 'https://r.test:5000/cache'\nca = '{certificate}'\nclient_certificate = '{certificate}'\n\
+         client_key = '{key}'\npassword_file = '{password}'\n"
+    );
+    let config = Config::parse(&text, None).unwrap_or_else(|error| panic!("{error}"));
+    let shown = config.to_toml();
+    assert_eq!(Config::parse(&shown, None).unwrap().file, config.file, "{shown}");
+    let settings = config.upstream_settings();
+    let registry = &settings.registries[&"r.test:5000".parse().unwrap()];
+    assert!(registry.client_identity.is_some() && registry.ca.is_some());
+    assert_eq!(config.store_options().capacity, Some(3 << 29));
+    crate::upstream::Upstream::new(settings.clone(), crate::metrics::Metrics::new()).unwrap();
+    for text in [shown, config.to_json().to_string(), format!("{config:?}"), format!("{settings:?}")] {
+        assert!(!text.contains("hunter2") && !text.contains(key_line), "a secret is shown: {text}");
+    }
+}
+
+proptest! {
+    /// Whatever is written, there is an answer, and a file that was refused says why.
+    #[test]
+    fn damaged_files_are_refused_with_reasons(at in 0_usize..SAMPLE.len(), with in "\\PC{0,3}|\\[|=|\"|\n") {
+        let mut text = SAMPLE.to_owned();
+        if text.is_char_boundary(at) && text.is_char_boundary(at + 1) {
+            text.replace_range(at..=at, &with);
+        }
+        if let Err(error) = Config::parse(&text, None) {
+            let ConfigErrors::Wrong { problems, .. } = error else { panic!("{error}") };
+            prop_assert!(!problems.is_empty());
+            prop_assert!(problems.iter().all(|problem| !problem.remedy.is_empty()));
+        }
+    }
+}

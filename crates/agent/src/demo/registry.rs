@@ -148,6 +148,8 @@ pub struct Asked {
     pub manifests: u64,
     /// `HEAD` and `GET` of blobs.
     pub blobs: u64,
+    /// Only the `GET`s of these.
+    pub blob_gets: u64,
     /// Body bytes sent in answer to these.
     pub bytes: u64,
 }
@@ -165,6 +167,7 @@ impl Asked {
             };
             if path.contains("/blobs/sha256:") {
                 asked.blobs += 1;
+                asked.blob_gets += u64::from(method == "GET");
             } else if path.contains("/manifests/") {
                 asked.manifests += 1;
             } else {
@@ -187,6 +190,7 @@ impl Sub for Asked {
         Asked {
             manifests: self.manifests - before.manifests,
             blobs: self.blobs - before.blobs,
+            blob_gets: self.blob_gets - before.blob_gets,
             bytes: self.bytes - before.bytes,
         }
     }
@@ -207,7 +211,7 @@ mod tests {
 127.0.0.1 - - [01/Jan/2026:00:00:00 +0000] \"GET /v2/ HTTP/1.1\" 200 2 \"\" \"a\"
 time=\"2026\" level=info msg=\"response completed\"
 ";
-        assert_eq!(Asked::of_log(log), Asked { manifests: 2, blobs: 2, bytes: 1777 });
+        assert_eq!(Asked::of_log(log), Asked { manifests: 2, blobs: 2, blob_gets: 1, bytes: 1777 });
     }
 
     #[test]

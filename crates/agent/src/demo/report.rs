@@ -86,7 +86,7 @@ impl Report {
         let mut text = String::new();
         let mut row = |name: &str, cell: &dyn Fn(&Round) -> String| {
             let cells: String = rounds.iter().map(|(_, round)| format!("{:>22}", cell(round))).collect();
-            let _ = writeln!(text, "  {name:<26}{cells}");
+            let _ = writeln!(text, "  {name:<34}{cells}");
         };
         row("seconds", &|round| format!("{:.2}", round.took.as_secs_f64()));
         row("clients received", &|round| megabytes(round.received));
@@ -94,7 +94,7 @@ impl Report {
         row("registry: blob requests", &|round| round.asked.blobs.to_string());
         row("registry: manifest requests", &|round| round.asked.manifests.to_string());
         for source in self.sources() {
-            row(&format!("agent: from {source}"), &|round| match round
+            row(&format!("agent: {}", explained(&source)), &|round| match round
                 .sources
                 .iter()
                 .find(|(s, _)| *s == source)
@@ -104,7 +104,7 @@ impl Report {
             });
         }
         let heads: String = rounds.iter().map(|(head, _)| format!("{head:>22}")).collect();
-        format!("  {:<26}{heads}\n{text}", "")
+        format!("  {:<34}{heads}\n{text}", "")
     }
 
     /// Every source that sent something in any round.
@@ -148,6 +148,16 @@ impl Report {
     }
 }
 
+/// What a value of the metric's `source` label means.
+fn explained(source: &str) -> &str {
+    match source {
+        "store" => "from its store",
+        "shared" => "from a transfer under way",
+        "upstream" => "from one it started",
+        other => other,
+    }
+}
+
 /// A number of bytes, in MB of a million each.
 pub fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
@@ -165,7 +175,7 @@ mod tests {
     fn report(received: u64, upstream: u64) -> Report {
         let round = |took, bytes| Round {
             took: Duration::from_millis(took),
-            asked: Asked { manifests: 2, blobs: 4, bytes },
+            asked: Asked { manifests: 2, blobs: 4, blob_gets: 4, bytes },
             received,
             sources: vec![("shared".to_owned(), received)],
         };

@@ -110,8 +110,9 @@ impl<P: Pulls> Front<P> {
         };
         record.scope = Some(target.scope.clone());
         let refused = |error| Refusal::pull(error, kind);
-        let hops = upstream::hops_of(&head.headers);
-        if hops > upstream::HOPS_MAX {
+        let hops = upstream::Hops::of(&head.headers);
+        // One that has been here before would wait for itself.
+        if hops.count() > upstream::HOPS_MAX || hops.include(&self.settings.instance) {
             return Err(refused(PullError::Loop));
         }
         let asked = Asked { scope: target.scope.clone(), hops, client };

@@ -236,7 +236,7 @@ fn without_namespace<'n>(
     if let Some((first, rest)) = name.split_once('/')
         && Registry::looks_like(first)
     {
-        return Ok((first.parse()?, rest));
+        return Ok((with_port(first).parse()?, rest));
     }
     match default {
         Some(registry) => Ok((registry.clone(), name)),
@@ -245,6 +245,17 @@ fn without_namespace<'n>(
             let repository: Repository = name.parse()?;
             Err(RouteError::NoRegistry(repository.as_str().to_owned()))
         }
+    }
+}
+
+/// A registry's port as a path component can carry it: image references allow no colon there, so skopeo and podman
+/// write `registry.test__5000` for `registry.test:5000`.
+fn with_port(component: &str) -> Cow<'_, str> {
+    match component.rsplit_once("__") {
+        Some((host, port)) if !host.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+            Cow::Owned(format!("{host}:{port}"))
+        }
+        _ => Cow::Borrowed(component),
     }
 }
 
@@ -350,6 +361,10 @@ mod tests {
             ("/v2/localhost:5000/b/manifests/v1", "", "manifest localhost:5000/b v1"),
             ("/v2/localhost%3A5000/b/manifests/v1", "", "manifest localhost:5000/b v1"),
             ("/v2/[::1]:5000/b/manifests/v1", "", "manifest [::1]:5000/b v1"),
+            // Image references allow no colon inside a path.
+            ("/v2/r.test__5000/b/manifests/v1", "", "manifest r.test:5000/b v1"),
+            ("/v2/localhost__5000/b/manifests/v1", "", "manifest localhost:5000/b v1"),
+            ("/v2/r.test__x/b/manifests/v1", "", "manifest r.test__x/b v1"),
             ("/v2/a/b/manifests/v1", "", "manifest docker.io/a/b v1"),
             // buildkit sends the registry twice.
             ("/v2/ghcr.io/a/b/manifests/v1", "ns=ghcr.io", "manifest ghcr.io/a/b v1"),

@@ -12,7 +12,6 @@ use url::Url;
 use super::auth::{Authorization, Authorizer, outcome};
 use super::challenge::challenges_of;
 use super::error::{Reason, UpstreamError};
-use super::hops;
 use super::limits::HOPS_MAX;
 use super::redirect;
 use super::source::Source;
@@ -80,8 +79,8 @@ impl Exchange {
     }
 
     async fn authenticated(&self, question: &Question<'_>) -> Result<Answer, UpstreamError> {
-        if question.asked.hops >= HOPS_MAX {
-            return Err(UpstreamError::new(&question.url, Reason::Hops(question.asked.hops)));
+        if question.asked.hops.count() >= HOPS_MAX {
+            return Err(UpstreamError::new(&question.url, Reason::Hops(question.asked.hops.count())));
         }
         let (source, repository) = (question.source, &question.asked.scope.repository);
         let auth_failed = |fault| UpstreamError::new(&question.url, Reason::Auth(fault));
@@ -154,7 +153,7 @@ impl Exchange {
         headers.insert(ACCEPT, HeaderValue::from_static(question.accept));
         // Coded bytes have other offsets and another hash.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(VIA, hops::via(question.asked.hops, &self.instance));
+        headers.insert(VIA, question.asked.hops.via(&self.instance));
         if let Some(range) = &question.range {
             headers.insert(RANGE, range.clone());
         }

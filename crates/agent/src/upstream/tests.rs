@@ -155,7 +155,7 @@ fn respond(status: u16, headers: &[(&str, &str)], body: impl Into<Body>) -> Resp
 fn asked() -> Asked {
     let registry = "registry.test".parse().unwrap();
     let scope = shoal_engine::Scope { registry, repository: "library/app".parse().unwrap() };
-    Asked { scope, hops: 0, client: None }
+    Asked { scope, hops: Default::default(), client: None }
 }
 
 /// Settings with deadlines a test can wait for.
@@ -212,16 +212,22 @@ async fn requests_say_who_asks_and_who_asked_before() {
     settings.forward_client_address = true;
     settings.instance = "1f00".into();
     let upstream = Upstream::new(settings, Metrics::new()).unwrap();
-    let asked = Asked { hops: 1, client: Some("192.0.2.7".parse().unwrap()), ..asked() };
+    let asked = Asked { hops: one_hop(), client: Some("192.0.2.7".parse().unwrap()), ..asked() };
     upstream.list(&asked, "tags/list?n=5").await.unwrap();
     let seen = &server.seen()[0];
     assert_eq!((seen.path.as_str(), seen.query.as_str()), ("/v2/library/app/tags/list", "n=5"));
     assert_eq!(seen.header("user-agent").unwrap(), concat!("shoal/", env!("CARGO_PKG_VERSION")));
     assert_eq!(seen.header("x-forwarded-for").unwrap(), "192.0.2.7");
-    assert_eq!(seen.header("via").unwrap(), "1.1 shoal, 1.1 shoal-1f00");
-    assert_eq!(hops_of(&seen.headers), 2);
+    assert_eq!(seen.header("via").unwrap(), "1.1 shoal-before, 1.1 shoal-1f00");
+    assert_eq!(Hops::of(&seen.headers).count(), 2);
     assert_eq!(seen.header("accept-encoding").unwrap(), "identity");
     assert_eq!(seen.header("authorization"), None);
+}
+
+fn one_hop() -> Hops {
+    let mut headers = HeaderMap::new();
+    headers.insert("via", "1.1 shoal-before".parse().unwrap());
+    Hops::of(&headers)
 }
 
 #[tokio::test]
@@ -238,7 +244,9 @@ async fn loops_end() {
     let error = upstream(&server.url("")).list(&asked(), "tags/list").await.unwrap_err();
     assert_eq!(error.fault(), SourceFault::Loop);
 
-    let far = Asked { hops: HOPS_MAX, ..asked() };
+    let mut far = HeaderMap::new();
+    far.insert("via", vec!["1.1 shoal-a"; HOPS_MAX as usize].join(", ").parse().unwrap());
+    let far = Asked { hops: Hops::of(&far), ..asked() };
     let error = upstream(&server.url("")).list(&far, "tags/list").await.unwrap_err();
     assert_eq!(error.fault(), SourceFault::Loop);
 

@@ -197,7 +197,7 @@ static SUBSCRIBERS: LazyLock<[Dispatch; 2]> = LazyLock::new(|| {
 fn app(fake: &Fake) -> (axum::Router, Arc<Metrics>) {
     LazyLock::force(&SUBSCRIBERS);
     let metrics = Metrics::new();
-    let settings = FrontSettings { default_registry: Some("r.test".parse().unwrap()) };
+    let settings = FrontSettings { default_registry: Some("r.test".parse().unwrap()), instance: "1f00".into() };
     (router(fake.clone(), settings, Arc::clone(&metrics)), metrics)
 }
 
@@ -483,12 +483,14 @@ async fn only_reading_is_served() {
 
 #[tokio::test]
 async fn a_request_that_has_been_forwarded_too_often_asks_nobody() {
-    let via = vec!["1.1 shoal"; upstream::HOPS_MAX as usize + 1].join(", ");
+    let via = vec!["1.1 shoal-a"; upstream::HOPS_MAX as usize + 1].join(", ");
     for uri in ["/v2/a/manifests/v1", "/v2/a/blobs/{blob}", "/v2/a/tags/list"] {
         let fake = Fake::default();
         assert_eq!(ask(&fake, "GET", uri, &[("via", &via)]).await.status, 508);
         assert!(fake.calls().is_empty());
-        assert_eq!(ask(&fake, "GET", uri, &[("via", "1.1 shoal, 1.1 other")]).await.status, 200);
+        assert_eq!(ask(&fake, "GET", uri, &[("via", "1.1 shoal-a, 1.1 other")]).await.status, 200);
+        let itself = "1.1 shoal-a, 1.1 shoal-1f00";
+        assert_eq!(ask(&fake, "GET", uri, &[("via", itself)]).await.status, 508);
     }
 }
 
@@ -497,7 +499,7 @@ async fn a_manifest_without_its_bytes_is_no_answer() {
     let scope = Scope { registry: "r.test".parse().unwrap(), repository: "a".parse().unwrap() };
     let target = Target { scope: scope.clone(), addressing: path::Addressing { name: "a".into(), ns: None } };
     let (head, ()) = http::Request::new(()).into_parts();
-    let asked = Asked { scope, hops: 0, client: None };
+    let asked = Asked { scope, hops: Default::default(), client: None };
     let call = Call { head: &head, target: &target, asked, is_head: false };
     let fake = Fake::default();
     let mut reply = fake.manifest(&call.asked, &"v1".parse().unwrap(), true).await.unwrap();
