@@ -34,7 +34,8 @@ impl Setup {
     pub fn new(origin: &str) -> Self {
         let folder = place::scratch();
         let data = folder.path().join("data");
-        let setup = Setup { address: place::loopback(), config: Table::new(), data, folder, path_entry: false };
+        let setup =
+            Setup { address: place::loopback(), config: Table::new(), data, folder, path_entry: false };
         setup.base().registry(REGISTRY, origin)
     }
 
@@ -165,7 +166,8 @@ impl Setup {
             let path = std::env::var("PATH").unwrap_or_default();
             command.env("PATH", format!("{}:{path}", self.folder.path().display()));
         }
-        Process::spawn("shoal agent", &mut command, &self.folder.path().join("log")).unwrap_or_else(|e| panic!("{e}"))
+        Process::spawn("shoal agent", &mut command, &self.folder.path().join("log"))
+            .unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Runs the agent where it is expected to end by itself.
@@ -306,7 +308,8 @@ impl Agent {
             .filter_map(|line| {
                 let (head, value) = line.rsplit_once(' ')?;
                 let named = head.split('{').next()? == sample;
-                (named && labels.iter().all(|label| head.contains(label))).then(|| value.parse::<f64>().ok())?
+                (named && labels.iter().all(|label| head.contains(label)))
+                    .then(|| value.parse::<f64>().ok())?
             })
             .sum()
     }
@@ -319,18 +322,36 @@ impl Agent {
         .await;
     }
 
+    /// Files under the data directory.
+    pub fn data_files(&self) -> Vec<PathBuf> {
+        files(self.setup.data_dir())
+    }
+
     /// Bytes that files under the data directory hold.
     pub fn disk_usage(&self) -> u64 {
-        fn walk(path: &Path) -> u64 {
-            use std::os::unix::fs::MetadataExt as _;
-            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-            let size = |entry: std::fs::DirEntry| match entry.metadata() {
-                Ok(data) if data.is_dir() => walk(&entry.path()),
-                Ok(data) => data.blocks() * 512,
-                Err(_) => 0,
-            };
-            entries.map(size).sum()
-        }
-        walk(self.setup.data_dir())
+        use std::os::unix::fs::MetadataExt as _;
+        let held = |path: &PathBuf| std::fs::metadata(path).map_or(0, |data| data.blocks() * 512);
+        self.data_files().iter().map(held).sum()
     }
+
+    /// Waits for the next write to the index: while a transfer is held up, that is the checkpoint of its pieces.
+    pub async fn until_checkpoint(&self) {
+        let log_bytes = || -> u64 {
+            let logs =
+                self.data_files().into_iter().filter(|path| path.extension().is_some_and(|e| e == "log"));
+            logs.map(|path| std::fs::metadata(path).map_or(0, |data| data.len())).sum()
+        };
+        let before = log_bytes();
+        assert!(before > 0, "no write-ahead log of the index found");
+        wait::until_true("a checkpoint", Duration::from_secs(30), || log_bytes() > before).await;
+    }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
 }

@@ -27,10 +27,16 @@ pub async fn podman_pull(agent: SocketAddr, registry: &str, image: &str, folder:
     );
     std::fs::write(&conf, text).expect("the folder is ours");
     let policy = folder.join("policy.json");
-    std::fs::write(&policy, r#"{"default": [{"type": "insecureAcceptAnything"}]}"#).expect("the folder is ours");
+    std::fs::write(&policy, r#"{"default": [{"type": "insecureAcceptAnything"}]}"#)
+        .expect("the folder is ours");
     let mut command = podman(folder);
     command.env("CONTAINERS_REGISTRIES_CONF", &conf);
-    command.arg("pull").arg("--quiet").arg("--signature-policy").arg(&policy).arg(format!("{registry}/{image}"));
+    command
+        .arg("pull")
+        .arg("--quiet")
+        .arg("--signature-policy")
+        .arg(&policy)
+        .arg(format!("{registry}/{image}"));
     run(&mut command, PULL_MAX).await
 }
 

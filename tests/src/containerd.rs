@@ -60,7 +60,9 @@ impl Version {
             return false;
         }
         // "containerd github.com/containerd/containerd 1.6.20~ds1 ...", "... /v2 2.1.4 ..."
-        let Ok(output) = Command::new(folder.join("containerd")).arg("--version").output() else { return false };
+        let Ok(output) = Command::new(folder.join("containerd")).arg("--version").output() else {
+            return false;
+        };
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         said.split_whitespace().any(|word| {
             let word = word.strip_prefix('v').unwrap_or(word);
@@ -71,7 +73,8 @@ impl Version {
 
 /// The versions that this machine has; says plainly which it has not.
 pub fn at_hand() -> Vec<Version> {
-    let (have, missing): (Vec<_>, Vec<_>) = Version::ALL.into_iter().partition(|version| version.folder().is_some());
+    let (have, missing): (Vec<_>, Vec<_>) =
+        Version::ALL.into_iter().partition(|version| version.folder().is_some());
     for version in missing {
         eprintln!(
             "containerd {} is not on this machine (neither installed nor under {}): its part of this test is left out",
@@ -95,7 +98,9 @@ impl Containerd {
     /// Starts one with nothing in it. `parallel` is its `concurrent_layer_fetch_buffer` in bytes, which only 2.1 and later have.
     pub async fn start(version: Version, parallel: Option<u64>) -> Self {
         place::needs_root();
-        let bin = version.folder().unwrap_or_else(|| panic!("containerd {} is not on this machine", version.line()));
+        let bin = version
+            .folder()
+            .unwrap_or_else(|| panic!("containerd {} is not on this machine", version.line()));
         let folder = place::scratch();
         let config = folder.path().join("config.toml");
         std::fs::write(&config, Self::config(folder.path(), version, parallel)).expect("the folder is ours");
@@ -139,7 +144,9 @@ impl Containerd {
 
     /// Writes the hosts directory: the mirror first, then the origin.
     pub fn mirror(&self, mirror: &str, origin: &str) {
-        self.hosts(&format!("server = \"{origin}\"\n[host.\"{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"));
+        self.hosts(&format!(
+            "server = \"{origin}\"\n[host.\"{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+        ));
     }
 
     /// Writes the hosts directory: the origin alone.
@@ -180,7 +187,12 @@ impl Containerd {
     pub async fn expect_image(&self, image: &crate::image::Image) {
         let content = self.content().await;
         for blob in image.blobs().chain([&image.manifest]) {
-            assert!(content.contains(&blob.digest), "{} is missing in containerd {}", blob.digest, self.version.line());
+            assert!(
+                content.contains(&blob.digest),
+                "{} is missing in containerd {}",
+                blob.digest,
+                self.version.line()
+            );
         }
     }
 

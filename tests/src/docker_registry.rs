@@ -79,7 +79,11 @@ impl DockerRegistry {
     /// GETs of one blob, from the access log.
     pub fn blob_gets(&self, digest: &str) -> usize {
         let wanted = format!("/blobs/{digest}");
-        self.process.log().lines().filter(|line| line.contains("\"GET /v2/") && line.contains(&wanted)).count()
+        self.process
+            .log()
+            .lines()
+            .filter(|line| line.contains("\"GET /v2/") && line.contains(&wanted))
+            .count()
     }
 
     /// Requests of manifests, from the access log.

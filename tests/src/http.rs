@@ -51,7 +51,13 @@ impl Answer {
     /// Panics unless this is a whole body with this status and exactly these bytes.
     #[track_caller]
     pub fn expect(&self, status: u16, bytes: &[u8]) {
-        assert_eq!(self.status, status, "{:?} {:?}", self.headers, String::from_utf8_lossy(&self.body[..self.body.len().min(500)]));
+        assert_eq!(
+            self.status,
+            status,
+            "{:?} {:?}",
+            self.headers,
+            String::from_utf8_lossy(&self.body[..self.body.len().min(500)])
+        );
         assert_eq!(self.cut, None, "the body was cut after {} bytes", self.body.len());
         assert_eq!(self.body.len(), bytes.len(), "length of the body");
         let wrong = self.body.iter().zip(bytes).position(|(ours, theirs)| ours != theirs);

@@ -279,20 +279,24 @@ impl Origin {
 
     /// GETs of one blob, at the registry itself.
     pub fn blob_gets(&self, digest: &str) -> usize {
-        let wanted = |seen: &&Seen| seen.kind == Kind::Blob && seen.method == "GET" && seen.reference == digest;
+        let wanted =
+            |seen: &&Seen| seen.kind == Kind::Blob && seen.method == "GET" && seen.reference == digest;
         self.seen().iter().filter(wanted).count()
     }
 
     /// Body bytes sent for one blob, by the registry or its storage.
     pub fn blob_bytes(&self, digest: &str) -> u64 {
-        let wanted = |seen: &&Seen| matches!(seen.kind, Kind::Blob | Kind::Storage) && seen.reference == digest;
+        let wanted =
+            |seen: &&Seen| matches!(seen.kind, Kind::Blob | Kind::Storage) && seen.reference == digest;
         self.seen().iter().filter(wanted).map(Seen::sent).sum()
     }
 
     /// The `Range` headers of the GETs of one blob.
     pub fn blob_ranges(&self, digest: &str) -> Vec<Option<String>> {
         let wanted = |seen: &&Seen| {
-            matches!(seen.kind, Kind::Blob | Kind::Storage) && seen.method == "GET" && seen.reference == digest
+            matches!(seen.kind, Kind::Blob | Kind::Storage)
+                && seen.method == "GET"
+                && seen.reference == digest
         };
         self.seen().iter().filter(wanted).map(|seen| seen.header("range")).collect()
     }

@@ -46,21 +46,26 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 
 /// The path of an installed program; panics with the Debian package that has it.
 pub fn program(name: &str, package: &str) -> PathBuf {
-    find_program(name).unwrap_or_else(|| panic!("{name} is missing; install it with `apt-get install {package}`"))
+    find_program(name)
+        .unwrap_or_else(|| panic!("{name} is missing; install it with `apt-get install {package}`"))
 }
 
 /// Stops a test that mounts, traces or runs a container runtime when it is not run by root.
 pub fn needs_root() {
     // SAFETY: geteuid has no preconditions.
     let user = unsafe { libc::geteuid() };
-    assert_eq!(user, 0, "this test mounts file systems or runs a container runtime and has to be run as root");
+    assert_eq!(
+        user, 0,
+        "this test mounts file systems or runs a container runtime and has to be run as root"
+    );
 }
 
 /// Folder for components that are fetched once and kept: `${XDG_CACHE_HOME:-$HOME/.cache}/shoal`.
 pub fn cache() -> PathBuf {
-    std::env::var_os("XDG_CACHE_HOME").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache"),
-        PathBuf::from,
-    )
-    .join("shoal")
+    std::env::var_os("XDG_CACHE_HOME")
+        .map_or_else(
+            || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache"),
+            PathBuf::from,
+        )
+        .join("shoal")
 }

@@ -1,5 +1,5 @@
 //! A child process with its log. It is ended by its own process id when dropped; the end of its log is shown when the
-//! test that started it fails.
+//! test that started it fails, and all of it when `SHOAL_TEST_LOGS` is set.
 
 use std::fs::File;
 use std::io;
@@ -91,7 +91,9 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
-        if std::thread::panicking() {
+        if std::env::var_os("SHOAL_TEST_LOGS").is_some() {
+            eprintln!("--- {}'s log\n{}---", self.name, self.log());
+        } else if std::thread::panicking() {
             eprintln!("--- the end of {}'s log\n{}\n---", self.name, self.tail());
         }
     }

@@ -125,15 +125,17 @@ fn blob(seen: &Seen, shared: &Shared) -> Answer {
     answer
 }
 
-/// An object store: its own ETag, no digest, and two kinds of authorization are one too many.
+/// An object store: its own ETag, no digest, and two kinds of authorization are one too many. On the registry's own
+/// host, where credentials are wanted, they may come along.
 fn storage(seen: &Seen, shared: &Shared) -> Answer {
-    if seen.header("authorization").is_some() {
+    if seen.header("authorization").is_some() && lock(&shared.auth).is_none() {
         return Answer::new(400, "application/xml", "<Error>Only one auth mechanism allowed</Error>");
     }
     let Some(bytes) = lock(&shared.content).blobs.get(&seen.reference).cloned() else {
         return Answer::new(404, "application/xml", "<Error>NoSuchKey</Error>");
     };
-    let mut answer = Answer::new(200, "application/octet-stream", bytes).with("ETag", "\"an-object-version\"");
+    let mut answer =
+        Answer::new(200, "application/octet-stream", bytes).with("ETag", "\"an-object-version\"");
     answer.ranges = true;
     answer
 }
@@ -146,8 +148,12 @@ fn query(seen: &Seen, name: &str) -> Option<String> {
 
 fn tags(seen: &Seen, shared: &Shared) -> Answer {
     let content = lock(&shared.content);
-    let all: Vec<String> =
-        content.tags.keys().filter(|(name, _)| *name == seen.repository).map(|(_, tag)| tag.clone()).collect();
+    let all: Vec<String> = content
+        .tags
+        .keys()
+        .filter(|(name, _)| *name == seen.repository)
+        .map(|(_, tag)| tag.clone())
+        .collect();
     if all.is_empty() {
         return Answer::error(404, "NAME_UNKNOWN");
     }
@@ -220,7 +226,8 @@ fn token(seen: &Seen, body: &[u8], shared: &Shared) -> Answer {
     };
     if let Some((user, password)) = account {
         let form = String::from_utf8_lossy(body);
-        let by_form = form.contains(&format!("username={user}")) && form.contains(&format!("password={password}"));
+        let by_form =
+            form.contains(&format!("username={user}")) && form.contains(&format!("password={password}"));
         if seen.header("authorization") != Some(basic(&user, &password)) && !by_form {
             return Answer::error(401, "UNAUTHORIZED");
         }

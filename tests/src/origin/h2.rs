@@ -57,7 +57,8 @@ async fn stream_task(
     for (name, value) in &headers {
         response = response.header(name, value);
     }
-    let response = response.header("content-length", body.len()).body(()).expect("scripted headers are valid");
+    let response =
+        response.header("content-length", body.len()).body(()).expect("scripted headers are valid");
     let bodiless = seen.method == "HEAD" || status == 304;
     let Ok(mut send) = respond.send_response(response, bodiless) else { return };
     if bodiless {

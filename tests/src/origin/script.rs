@@ -51,7 +51,12 @@ impl Match {
 
     /// GETs of one blob.
     pub fn blob(digest: &str) -> Self {
-        Match { kind: Some(Kind::Blob), method: Some("GET"), reference: Some(digest.to_owned()), ranged: None }
+        Match {
+            kind: Some(Kind::Blob),
+            method: Some("GET"),
+            reference: Some(digest.to_owned()),
+            ranged: None,
+        }
     }
 
     /// GETs of one blob at the storage server.

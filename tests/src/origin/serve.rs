@@ -101,9 +101,10 @@ fn parse(buffer: &[u8]) -> Option<(Seen, usize)> {
     };
     let path = request.path.expect("complete").to_owned();
     let (kind, repository, reference) = answer::classify(&path);
-    let headers = request.headers.iter().map(|header| {
-        (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned())
-    });
+    let headers = request
+        .headers
+        .iter()
+        .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned()));
     let seen = Seen {
         kind,
         method: request.method.expect("complete").to_owned(),
@@ -187,7 +188,8 @@ pub(super) fn outgoing(answer: Answer, seen: &Seen, plan: &Plan) -> Outgoing {
             status = 206;
             let honest = format!("bytes {}-{}/{total}", range.start, range.end - 1);
             headers.push(("Content-Range".into(), plan.content_range.clone().unwrap_or(honest)));
-            let bounds = usize::try_from(range.start).expect("fits")..usize::try_from(range.end).expect("fits");
+            let bounds =
+                usize::try_from(range.start).expect("fits")..usize::try_from(range.end).expect("fits");
             body = body.slice(bounds);
         }
         Some(Err(())) => {
@@ -200,7 +202,12 @@ pub(super) fn outgoing(answer: Answer, seen: &Seen, plan: &Plan) -> Outgoing {
     Outgoing { status, headers, body }
 }
 
-async fn write_answer(line: &mut impl Line, answer: Answer, seen: &Seen, plan: &Plan) -> std::io::Result<After> {
+async fn write_answer(
+    line: &mut impl Line,
+    answer: Answer,
+    seen: &Seen,
+    plan: &Plan,
+) -> std::io::Result<After> {
     let Outgoing { status, headers, body } = outgoing(answer, seen, plan);
     let mut head = format!("HTTP/1.1 {status} Scripted\r\n");
     for (name, value) in &headers {

@@ -74,20 +74,29 @@ async fn containerd_pulls_while_upstream_is_reset_every_20_mb() {
     assert!(scene.upstream.resets() >= 5, "{} resets", scene.upstream.resets());
     // Size, plus what was on its way at each reset.
     let most = scene.image.blob_bytes() + (scene.upstream.resets() + 1) * (6 << 20);
-    assert!(scene.upstream.down() <= most, "{} bytes after {} resets", scene.upstream.down(), scene.upstream.resets());
+    assert!(
+        scene.upstream.down() <= most,
+        "{} bytes after {} resets",
+        scene.upstream.down(),
+        scene.upstream.resets()
+    );
 }
 
 /// `kill -9` of the agent in the middle: the runtime's pull succeeds by the origin; the agent, started again, goes on
 /// from what it had.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn containerd_pulls_although_the_agent_is_killed() {
-    let mut scene = Scene::new(Image::large(402), Faults { rate: Some(40_000_000), ..Faults::default() }).await;
+    let mut scene =
+        Scene::new(Image::large(402), Faults { rate: Some(40_000_000), ..Faults::default() }).await;
     let containerd = scene.containerd(Version::V1_6).await;
     let pull = containerd.fetch(NAME);
     let upstream = &scene.upstream;
     let agent = &mut scene.agent;
     let kill = async {
-        wait::until_true("half of the image to have come", Duration::from_secs(60), || upstream.down() > 60_000_000).await;
+        wait::until_true("half of the image to have come", Duration::from_secs(60), || {
+            upstream.down() > 60_000_000
+        })
+        .await;
         agent.kill();
     };
     let (pulled, ()) = tokio::join!(pull, kill);
@@ -131,7 +140,12 @@ async fn containerd_2_fetches_layers_in_parallel() {
     assert!(ranged >= 10.0, "{ranged} ranges: containerd did not fetch in parallel");
     for blob in image.blobs() {
         let (gets, sent) = (origin.blob_gets(&blob.digest), origin.blob_bytes(&blob.digest));
-        assert!(gets <= 2, "{gets} GETs for a blob of {}: {:?}", blob.len(), origin.blob_ranges(&blob.digest));
+        assert!(
+            gets <= 2,
+            "{gets} GETs for a blob of {}: {:?}",
+            blob.len(),
+            origin.blob_ranges(&blob.digest)
+        );
         assert!(sent <= blob.len() + (6 << 20), "{sent} bytes for a blob of {}", blob.len());
     }
 }

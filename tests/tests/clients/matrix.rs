@@ -22,9 +22,21 @@ struct Row {
 }
 
 const ROWS: [Row; 8] = [
-    Row { name: "blobs are missing", script: |o, _| o.script(Match::kind(Kind::Blob), Plan::status(404)), falls_back: true },
-    Row { name: "everything is 500", script: |o, _| o.script(Match::any(), Plan::status(500)), falls_back: true },
-    Row { name: "everything is 503", script: |o, _| o.script(Match::any(), Plan::status(503)), falls_back: true },
+    Row {
+        name: "blobs are missing",
+        script: |o, _| o.script(Match::kind(Kind::Blob), Plan::status(404)),
+        falls_back: true,
+    },
+    Row {
+        name: "everything is 500",
+        script: |o, _| o.script(Match::any(), Plan::status(500)),
+        falls_back: true,
+    },
+    Row {
+        name: "everything is 503",
+        script: |o, _| o.script(Match::any(), Plan::status(503)),
+        falls_back: true,
+    },
     Row { name: "nothing is answered", script: |o, _| o.black_hole(), falls_back: true },
     Row {
         name: "bodies are cut",
@@ -75,7 +87,8 @@ async fn the_fault_matrix() {
             let agent = Setup::new(&origin.url())
                 .registry(REGISTRY, &origin.url())
                 .set("upstream.idle_timeout", "2s")
-                .set("upstream.header_timeout", "2s")
+                .set("upstream.connect_timeout", "500ms")
+                .set("upstream.header_timeout", "1s")
                 .start()
                 .await;
             let containerd = Containerd::start(version, None).await;
@@ -84,6 +97,7 @@ async fn the_fault_matrix() {
             let pulled = containerd.fetch(NAME).await.expect_ok(&context);
             containerd.expect_image(&image).await;
             assert!(pulled.took < Duration::from_secs(60), "{context}: {:?}", pulled.took);
+            eprintln!("{context}: {:?}", pulled.took);
             let asked = healthy.seen().len();
             assert_eq!(asked > 0, row.falls_back, "{context}: {asked} requests went past the agent");
         }

@@ -60,9 +60,12 @@ async fn skopeo_notices_nothing_of_a_bad_upstream() {
     origin.script_times(1, Match::blob(&image.layers[0].digest), Plan::reset_after(3_000_000));
     origin.script_times(1, Match::blob(&image.layers[1].digest), Plan::pause_after(1_000_000, &never));
     origin.script_times(1, Match::blob(&image.layers[2].digest), Plan::close_after(500_000));
-    let setup = Setup::new(&origin.url()).registry(REGISTRY, &origin.url()).set("upstream.idle_timeout", "2s");
+    let setup =
+        Setup::new(&origin.url()).registry(REGISTRY, &origin.url()).set("upstream.idle_timeout", "2s");
     let agent = setup.start().await;
     let folder = place::scratch();
-    let copied = clients::skopeo_copy(agent.address(), &format!("{REGISTRY}/{NAME}"), &folder.path().join("image")).await;
+    let copied =
+        clients::skopeo_copy(agent.address(), &format!("{REGISTRY}/{NAME}"), &folder.path().join("image"))
+            .await;
     copied.expect_ok("skopeo copy");
 }

@@ -4,7 +4,7 @@ use shoal_tests::agent::{Agent, Setup};
 use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::Origin;
 
-use super::{REPOSITORY, files, pull};
+use super::{REPOSITORY, pull};
 
 /// The index destroyed: it is rebuilt from the content files, nothing is fetched again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -17,11 +17,15 @@ async fn a_broken_index_is_rebuilt() {
     agent.until_idle().await;
     for (how, damage) in [("garbage", Some("not an index")), ("gone", None)] {
         agent.kill();
-        let index: Vec<_> = files(agent.setup().data_dir())
+        let index: Vec<_> = agent
+            .data_files()
             .into_iter()
             .filter(|path| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                name == "CURRENT" || name.starts_with("MANIFEST") || name.ends_with(".sst") || name.ends_with(".log")
+                name == "CURRENT"
+                    || name.starts_with("MANIFEST")
+                    || name.ends_with(".sst")
+                    || name.ends_with(".log")
             })
             .collect();
         assert!(!index.is_empty(), "no index files found: the test looks for RocksDB's names");
@@ -61,14 +65,19 @@ async fn content_that_has_vanished_is_a_miss() {
         agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
         agent.until_idle().await;
         let hex = blob.digest.trim_start_matches("sha256:");
-        let path = files(agent.setup().data_dir())
+        let path = agent
+            .data_files()
             .into_iter()
             .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(hex)))
             .expect("content files are named by their digest");
         match how {
             "gone" => std::fs::remove_file(&path).expect("ours"),
             "empty" => std::fs::File::create(&path).map(drop).expect("ours"),
-            _ => std::fs::File::options().write(true).open(&path).and_then(|file| file.set_len(1_000_000)).expect("ours"),
+            _ => std::fs::File::options()
+                .write(true)
+                .open(&path)
+                .and_then(|file| file.set_len(1_000_000))
+                .expect("ours"),
         }
         agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
         assert_eq!(origin.blob_gets(&blob.digest), 2, "{how}");

@@ -74,20 +74,25 @@ async fn anonymous_tokens() {
     let image = Image::new(119, &[1000]);
     stand.origin.add_image(REPOSITORY, "v1", &image);
     stand.agent.get_manifest(REPOSITORY, "v1").await.expect(200, &image.manifest.bytes);
-    let token = stand.origin.seen().into_iter().find(|seen| seen.kind == Kind::Token).expect("a token was fetched");
+    let token =
+        stand.origin.seen().into_iter().find(|seen| seen.kind == Kind::Token).expect("a token was fetched");
     assert!(token.path.contains("service=origin.test"), "{}", token.path);
-    assert!(token.path.contains("scope=repository%3Ateam%2Fapp%3Apull") || token.path.contains("scope=repository:team/app:pull"), "{}", token.path);
+    assert!(
+        token.path.contains("scope=repository%3Ateam%2Fapp%3Apull")
+            || token.path.contains("scope=repository:team/app:pull"),
+        "{}",
+        token.path
+    );
     assert_eq!(token.header("authorization"), None);
 }
 
 /// Wrong credentials end in a denial after one attempt for each request, not in a loop, and not in a challenge.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_credentials() {
-    for auth in [Auth::Basic { user: "robot".into(), password: "other".into() }, Auth::Bearer {
-        account: Some(("robot".into(), "other".into())),
-        realm: None,
-        expires_in: 300,
-    }] {
+    for auth in [
+        Auth::Basic { user: "robot".into(), password: "other".into() },
+        Auth::Bearer { account: Some(("robot".into(), "other".into())), realm: None, expires_in: 300 },
+    ] {
         let stand = Stand::with(robot).await;
         stand.origin.require(auth);
         stand.origin.add_image(REPOSITORY, "v1", &Image::new(120, &[1000]));
@@ -110,7 +115,11 @@ async fn a_foreign_realm_is_not_trusted() {
     stand.origin.add_image(REPOSITORY, "v1", &Image::new(121, &[1000]));
     let answer = stand.agent.get_manifest(REPOSITORY, "v1").await;
     assert!(answer.status >= 400);
-    let stolen: Vec<_> = thief.seen().into_iter().filter(|seen| seen.header("authorization").is_some() || seen.method == "POST").collect();
+    let stolen: Vec<_> = thief
+        .seen()
+        .into_iter()
+        .filter(|seen| seen.header("authorization").is_some() || seen.method == "POST")
+        .collect();
     assert!(stolen.is_empty(), "{stolen:?}");
 }
 
@@ -127,7 +136,8 @@ async fn c15_client_credentials_go_nowhere() {
     stand.origin.script(Match::blob(&layer.digest), Plan::redirect(location));
     for url in [stand.agent.manifest(REPOSITORY, "v1"), stand.agent.blob(REPOSITORY, &layer.digest)] {
         for method in ["HEAD", "GET"] {
-            let request = stand.client.request(method, &url).header("Authorization", "Bearer the-clients-own");
+            let request =
+                stand.client.request(method, &url).header("Authorization", "Bearer the-clients-own");
             assert_eq!(http::read(request.header("Cookie", "session=the-clients-own")).await.status, 200);
         }
     }
@@ -143,9 +153,7 @@ async fn c19_registries_do_not_mix() {
     let other = Origin::start().await;
     let url = other.url();
     let stand = Stand::with(|setup| {
-        robot(setup)
-            .registry("other.test", &url)
-            .credentials("other.test", "android", "hidden")
+        robot(setup).registry("other.test", &url).credentials("other.test", "android", "hidden")
     })
     .await;
     stand.origin.require(Auth::Basic { user: "robot".into(), password: "secret".into() });
@@ -174,7 +182,8 @@ async fn tls_authority_and_client_certificate() {
         path.display().to_string()
     };
     let (certificate, key) = authority.client();
-    let (ca, certificate, key) = (file("ca.pem", &authority.pem()), file("client.pem", &certificate), file("client.key", &key));
+    let (ca, certificate, key) =
+        (file("ca.pem", &authority.pem()), file("client.pem", &certificate), file("client.key", &key));
     // Nothing of this is known: refused.
     let agent = setup.start().await;
     assert_eq!(agent.get_manifest(REPOSITORY, "v1").await.status, 502);
@@ -183,7 +192,11 @@ async fn tls_authority_and_client_certificate() {
     assert_eq!(agent.get_manifest(REPOSITORY, "v1").await.status, 502);
     let agent = agent
         .restart_with(|setup| {
-            setup.registry_key(REGISTRY, "client_certificate", certificate).registry_key(REGISTRY, "client_key", key)
+            setup.registry_key(REGISTRY, "client_certificate", certificate).registry_key(
+                REGISTRY,
+                "client_key",
+                key,
+            )
         })
         .await;
     agent.get_manifest(REPOSITORY, "v1").await.expect(200, &image.manifest.bytes);
@@ -202,7 +215,8 @@ async fn docker_configuration() {
     let setup = Setup::new(&origin.url());
     let config = setup.folder().join("config.json");
     // base64 of robot:secret
-    std::fs::write(&config, format!(r#"{{"auths": {{"{REGISTRY}": {{"auth": "cm9ib3Q6c2VjcmV0"}}}}}}"#)).expect("ours");
+    std::fs::write(&config, format!(r#"{{"auths": {{"{REGISTRY}": {{"auth": "cm9ib3Q6c2VjcmV0"}}}}}}"#))
+        .expect("ours");
     let path = config.display().to_string();
     let agent = setup.set("upstream.docker_config", path).start().await;
     agent.get_manifest(REPOSITORY, "v1").await.expect(200, &image.manifest.bytes);

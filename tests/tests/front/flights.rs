@@ -53,7 +53,11 @@ async fn d3_twenty_clients_cost_one_get() {
     assert_eq!(stand.origin.blob_gets(&blob.digest), 1);
     assert_eq!(stand.origin.blob_bytes(&blob.digest), blob.len());
     stand.agent.until_idle().await;
-    assert_eq!(stand.agent.metric("tickets", &[]).await, 0.0, "D1: nothing is left of a flight that has ended");
+    assert_eq!(
+        stand.agent.metric("tickets", &[]).await,
+        0.0,
+        "D1: nothing is left of a flight that has ended"
+    );
 }
 
 /// D1: the client that started the transfer leaves; whoever waits is not cancelled.
@@ -142,7 +146,8 @@ async fn two_repositories_share_a_transfer() {
     stand.origin.add_blob(&blob);
     let gate = Gate::closed();
     stand.origin.script(Match::blob(&blob.digest), Plan::pause_after(6_000_000, &gate));
-    let clients = gets(["team/one", "team/two", "team/three"].map(|name| stand.agent.blob(name, &blob.digest)));
+    let clients =
+        gets(["team/one", "team/two", "team/three"].map(|name| stand.agent.blob(name, &blob.digest)));
     wait::until("three clients to wait", Duration::from_secs(10), || async {
         stand.agent.metric("tickets", &[]).await >= 3.0
     })

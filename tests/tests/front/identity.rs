@@ -24,16 +24,22 @@ async fn c16_identity() {
             let agent = seen.header("user-agent").unwrap_or_default();
             assert!(agent.starts_with("shoal/"), "{agent}");
         }
-        let told = stand.origin.seen().iter().any(|seen| {
-            seen.header("x-forwarded-for").is_some_and(|address| address.contains("127."))
-        });
+        let told = stand
+            .origin
+            .seen()
+            .iter()
+            .any(|seen| seen.header("x-forwarded-for").is_some_and(|address| address.contains("127.")));
         assert_eq!(told, forward, "X-Forwarded-For");
     }
 }
 
 async fn expect_quick_failure(agent: &Agent) {
     let digest = Blob::noise(131, 1000).digest;
-    for url in [agent.blob(REPOSITORY, &digest), agent.manifest(REPOSITORY, "v1"), agent.manifest(REPOSITORY, &digest)] {
+    for url in [
+        agent.blob(REPOSITORY, &digest),
+        agent.manifest(REPOSITORY, "v1"),
+        agent.manifest(REPOSITORY, &digest),
+    ] {
         let answer = agent.client().get(&url).await;
         assert!([404, 502, 508].contains(&answer.status), "{url}: {}", answer.status);
         assert!(answer.total < Duration::from_secs(10), "{:?}", answer.total);
@@ -60,7 +66,8 @@ async fn c17_an_agent_that_is_its_own_upstream() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c17_agents_in_a_circle() {
     let setups: Vec<Setup> = (0..3).map(|_| Setup::new("http://127.0.0.1:1")).collect();
-    let urls: Vec<String> = setups.iter().map(|setup| format!("http://{}", setup.registry_address())).collect();
+    let urls: Vec<String> =
+        setups.iter().map(|setup| format!("http://{}", setup.registry_address())).collect();
     let mut agents = Vec::new();
     for (i, setup) in setups.into_iter().enumerate() {
         let next = &urls[(i + 1) % urls.len()];

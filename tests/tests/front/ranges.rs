@@ -30,7 +30,10 @@ const CASES: [(&str, Expected); 12] = [
     ("bytes=9000123-", Expected::Unsatisfiable),
     ("bytes=99999999-100000000", Expected::Unsatisfiable),
     ("bytes=500-0", Expected::WholeOrUnsatisfiable),
-    ("bytes=10-19,5000000-5000099,-7", Expected::WholeOrParts(&[(10, 20), (5_000_000, 5_000_100), (LEN - 7, LEN)])),
+    (
+        "bytes=10-19,5000000-5000099,-7",
+        Expected::WholeOrParts(&[(10, 20), (5_000_000, 5_000_100), (LEN - 7, LEN)]),
+    ),
 ];
 
 #[track_caller]
@@ -63,7 +66,8 @@ fn check_parts(context: &str, parts: &[(usize, usize)], answer: &Answer, blob: &
     assert_eq!(answer.status, 206, "{context}");
     assert_eq!(answer.cut, None, "{context}");
     let kind = answer.header("Content-Type");
-    let boundary = kind.strip_prefix("multipart/byteranges; boundary=").unwrap_or_else(|| panic!("{context}"));
+    let boundary =
+        kind.strip_prefix("multipart/byteranges; boundary=").unwrap_or_else(|| panic!("{context}"));
     let boundary = boundary.trim_matches('"');
     let mut rest: &[u8] = &answer.body;
     let find = |haystack: &[u8], needle: &str| {
@@ -71,15 +75,22 @@ fn check_parts(context: &str, parts: &[(usize, usize)], answer: &Answer, blob: &
     };
     for (start, end) in parts {
         let dash = format!("--{boundary}\r\n");
-        rest = &rest[find(rest, &dash).unwrap_or_else(|| panic!("{context}: a part is missing")) + dash.len()..];
+        rest =
+            &rest[find(rest, &dash).unwrap_or_else(|| panic!("{context}: a part is missing")) + dash.len()..];
         let head_len = find(rest, "\r\n\r\n").unwrap_or_else(|| panic!("{context}: a part has no head")) + 4;
         let head = String::from_utf8_lossy(&rest[..head_len]).to_ascii_lowercase();
         let wanted = format!("content-range: bytes {start}-{}/{LEN}\r\n", end - 1);
         assert!(head.contains(&wanted), "{context}: {head:?} lacks {wanted:?}");
-        assert!(rest[head_len..].starts_with(&blob.bytes[*start..*end]), "{context}: bytes of {start}..{end}");
+        assert!(
+            rest[head_len..].starts_with(&blob.bytes[*start..*end]),
+            "{context}: bytes of {start}..{end}"
+        );
         rest = &rest[head_len + end - start..];
     }
-    assert!(rest.starts_with(format!("\r\n--{boundary}--").as_bytes()), "{context}: no end after the last part");
+    assert!(
+        rest.starts_with(format!("\r\n--{boundary}--").as_bytes()),
+        "{context}: no end after the last part"
+    );
 }
 
 /// Section 8, 1 and 2; C3: a range on a blob nobody has asked for before is a 206 with the right window.
@@ -171,7 +182,8 @@ async fn conditions_on_blobs() {
         // A weak validator never matches, and a date is none that we have given out.
         let weak = shoal_tests::http::read(with("If-Range", &format!("W/{etag}"))).await;
         weak.expect(200, &blob.bytes);
-        let known = shoal_tests::http::read(stand.client.request("GET", &url).header("If-None-Match", &etag)).await;
+        let known =
+            shoal_tests::http::read(stand.client.request("GET", &url).header("If-None-Match", &etag)).await;
         assert_eq!((known.status, known.body.len()), (304, 0), "{state}");
     }
 }
@@ -183,14 +195,20 @@ async fn a_cold_range_does_not_fetch_the_blob() {
     let blob = Blob::noise(5, 64_000_000);
     stand.origin.add_blob(&blob);
     let url = stand.agent.blob(REPOSITORY, &blob.digest);
-    for (range, part) in [("bytes=40000000-40000999", 40_000_000..40_001_000), ("bytes=-500", 63_999_500..64_000_000)] {
+    for (range, part) in
+        [("bytes=40000000-40000999", 40_000_000..40_001_000), ("bytes=-500", 63_999_500..64_000_000)]
+    {
         stand.client.range(&url, range).await.expect(206, &blob.bytes[part]);
     }
     stand.agent.until_idle().await;
     let sent = stand.origin.blob_bytes(&blob.digest);
     assert!(sent <= 20 << 20, "two ranges of 1,500 bytes together cost {sent} bytes of {}", blob.len());
     // The same range again costs nothing, and the whole costs what is missing.
-    stand.client.range(&url, "bytes=40000000-40000999").await.expect(206, &blob.bytes[40_000_000..40_001_000]);
+    stand
+        .client
+        .range(&url, "bytes=40000000-40000999")
+        .await
+        .expect(206, &blob.bytes[40_000_000..40_001_000]);
     stand.agent.until_idle().await;
     assert_eq!(stand.origin.blob_bytes(&blob.digest), sent, "the range was fetched twice");
     stand.client.get(&url).await.expect(200, &blob.bytes);
@@ -205,7 +223,9 @@ async fn ranges_of_manifests() {
     let image = Image::new(6, &[1000]);
     stand.origin.add_image(REPOSITORY, "v1", &image);
     let len = image.manifest.len();
-    for (state, reference) in [("cold", image.manifest.digest.as_str()), ("stored", &image.manifest.digest), ("tag", "v1")] {
+    for (state, reference) in
+        [("cold", image.manifest.digest.as_str()), ("stored", &image.manifest.digest), ("tag", "v1")]
+    {
         let url = stand.agent.manifest(REPOSITORY, reference);
         let whole = stand.client.range(&url, "bytes=0-").await;
         whole.expect(206, &image.manifest.bytes);
@@ -213,7 +233,10 @@ async fn ranges_of_manifests() {
         let part = stand.client.range(&url, "bytes=10-19").await;
         part.expect(206, &image.manifest.bytes[10..20]);
         let outside = stand.client.range(&url, &format!("bytes={len}-")).await;
-        assert_eq!((outside.status, outside.header("Content-Range")), (416, format!("bytes */{len}").as_str()));
+        assert_eq!(
+            (outside.status, outside.header("Content-Range")),
+            (416, format!("bytes */{len}").as_str())
+        );
     }
 }
 
@@ -225,8 +248,13 @@ async fn head_ignores_range() {
     stand.origin.add_blob(&blob);
     let url = stand.agent.blob(REPOSITORY, &blob.digest);
     for state in ["cold", "again"] {
-        let answer = shoal_tests::http::read(stand.client.request("HEAD", &url).header("Range", "bytes=5-9")).await;
-        assert_eq!((answer.status, answer.header("Content-Length")), (200, LEN.to_string().as_str()), "{state}");
+        let answer =
+            shoal_tests::http::read(stand.client.request("HEAD", &url).header("Range", "bytes=5-9")).await;
+        assert_eq!(
+            (answer.status, answer.header("Content-Length")),
+            (200, LEN.to_string().as_str()),
+            "{state}"
+        );
         assert_eq!(answer.header("Docker-Content-Digest"), blob.digest);
         assert_eq!(answer.header("Accept-Ranges"), "bytes");
     }

@@ -32,13 +32,18 @@ async fn c9_tags_live_as_long_as_upstream_says() {
     let fetched = Instant::now();
     let first = stand.agent.get_manifest(REPOSITORY, "v1").await;
     first.expect(200, &old.manifest.bytes);
-    let age: u64 = first.header("Cache-Control").split("max-age=").nth(1).and_then(|v| v.parse().ok()).expect("max-age");
+    let age: u64 =
+        first.header("Cache-Control").split("max-age=").nth(1).and_then(|v| v.parse().ok()).expect("max-age");
     assert!(age <= 2, "max-age is {age}");
     let cost = asked(&stand, "v1").len();
     stand.origin.add_image(REPOSITORY, "v1", &new);
     let url = stand.agent.manifest(REPOSITORY, "v1");
     for _ in 0..10 {
-        let request = stand.client.request("GET", &url).header("Cache-Control", "no-cache").header("Pragma", "no-cache");
+        let request = stand
+            .client
+            .request("GET", &url)
+            .header("Cache-Control", "no-cache")
+            .header("Pragma", "no-cache");
         let answer = http::read(request).await;
         // On a machine that stands still for seconds the two seconds may be over; then this round says nothing.
         if fetched.elapsed() < Duration::from_millis(1900) {

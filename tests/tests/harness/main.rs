@@ -55,7 +55,10 @@ async fn the_origin_serves_and_breaks_as_told() {
     once(Plan::pause_after(1_500_000, &gate));
     let mut paused = client.open(&url).await;
     let first = read_some(&mut paused, 1_500_000).await;
-    assert_eq!((first.len(), origin.seen().last().map(shoal_tests::origin::Seen::sent)), (1_500_000, Some(1_500_000)));
+    assert_eq!(
+        (first.len(), origin.seen().last().map(shoal_tests::origin::Seen::sent)),
+        (1_500_000, Some(1_500_000))
+    );
     gate.open();
     finish(paused).await.expect(200, &blob.bytes[1_500_000..]);
 
@@ -76,7 +79,8 @@ async fn the_proxy_breaks_as_told() {
     let cut = Client::new().get(&format!("{}{path}", proxy.url())).await;
     assert!(cut.cut.is_some() && cut.body == blob.bytes[..cut.body.len()]);
     assert_eq!((proxy.resets(), proxy.connections()), (1, 1));
-    let faults = Faults { reset_after: Some(Duration::from_millis(200)), rate: Some(5_000_000), ..Faults::default() };
+    let faults =
+        Faults { reset_after: Some(Duration::from_millis(200)), rate: Some(5_000_000), ..Faults::default() };
     let proxy = Proxy::start(origin.address(), faults).await;
     assert!(Client::new().get(&format!("{}{path}", proxy.url())).await.cut.is_some());
     let proxy = Proxy::start(origin.address(), Faults::default()).await;
@@ -158,7 +162,8 @@ async fn system_calls_fail_as_told() {
     wait::until_true("the process to write", wait::START_MAX, removed_and_back).await;
     let injection = Injection::into(process.pid(), "openat:error=EIO").await;
     let _ = std::fs::remove_file(&file);
-    wait::until_true("an error to be said", wait::START_MAX, || process.log().contains("Input/output error")).await;
+    wait::until_true("an error to be said", wait::START_MAX, || process.log().contains("Input/output error"))
+        .await;
     assert!(!file.exists());
     drop(injection);
     wait::until_true("the process to write again", wait::START_MAX, removed_and_back).await;

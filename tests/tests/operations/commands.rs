@@ -24,10 +24,17 @@ async fn health_and_metrics() {
     let observe = format!("http://{}", agent.setup().observe_address());
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(agent.client().get(&format!("{observe}{path}")).await.status, 200, "{path}");
-        assert_eq!(agent.client().get(&format!("{}{path}", agent.url())).await.status, 404, "{path} on the registry's port");
+        assert_eq!(
+            agent.client().get(&format!("{}{path}", agent.url())).await.status,
+            404,
+            "{path} on the registry's port"
+        );
     }
     let metrics = agent.client().get(&format!("{observe}/metrics")).await;
-    assert!(metrics.header("Content-Type").contains("openmetrics") || metrics.header("Content-Type").contains("text/plain"));
+    assert!(
+        metrics.header("Content-Type").contains("openmetrics")
+            || metrics.header("Content-Type").contains("text/plain")
+    );
 }
 
 /// Metrics that count what a pull does.
@@ -77,7 +84,9 @@ async fn blobs_are_listed_verified_and_removed() {
 
     // One flipped bit in the content file.
     let hex = bad.digest.trim_start_matches("sha256:");
-    let path = find(agent.setup().data_dir(), hex).expect("content files are named by their digest");
+    let named =
+        |path: &std::path::PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(hex));
+    let path = agent.data_files().into_iter().find(named).expect("content files are named by their digest");
     let mut bytes = std::fs::read(&path).expect("ours");
     bytes[1_000_000] ^= 1;
     std::fs::write(&path, &bytes).expect("ours");
@@ -93,16 +102,6 @@ async fn blobs_are_listed_verified_and_removed() {
         agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
         assert_eq!(origin.blob_gets(&blob.digest), 2);
     }
-}
-
-fn find(folder: &std::path::Path, part: &str) -> Option<std::path::PathBuf> {
-    std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
-        let path = entry.path();
-        if path.is_dir() {
-            return find(&path, part);
-        }
-        path.file_name()?.to_string_lossy().contains(part).then_some(path)
-    })
 }
 
 /// Without a running agent `status` says so, with the socket it tried; `blob` opens the store itself.
@@ -135,7 +134,9 @@ async fn configuration_is_checked_and_shown() {
     assert!(shown.output.contains(&setup.registry_address().to_string()), "{}", shown.output);
     let again = setup.folder().join("shown.toml");
     std::fs::write(&again, &shown.output).expect("ours");
-    shoal(&["config", "check", "--config", &again.display().to_string()]).await.expect_ok("check of what was shown");
+    shoal(&["config", "check", "--config", &again.display().to_string()])
+        .await
+        .expect_ok("check of what was shown");
 }
 
 /// Shell completion and help.

@@ -20,7 +20,8 @@ async fn what_is_no_request() {
     let start = Instant::now();
     // A TLS ClientHello comes with every pull of podman, which tries https first.
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03random bytes of a client hello\r\n\r\n";
-    let huge_head = [b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Pad: ".as_slice(), &vec![b'a'; 2 << 20], b"\r\n\r\n"].concat();
+    let huge_head =
+        [b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Pad: ".as_slice(), &vec![b'a'; 2 << 20], b"\r\n\r\n"].concat();
     let many_headers: String = (0..5000).map(|i| format!("X-{i}: y\r\n")).collect();
     let many_headers = format!("GET /v2/ HTTP/1.1\r\nHost: x\r\n{many_headers}\r\n");
     let long_line = format!("GET /v2/{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(1 << 20));
@@ -58,7 +59,8 @@ async fn old_and_hurried_clients() {
     let agent = Agent::start(NOWHERE).await;
     let old = raw(agent.address(), b"GET /v2/ HTTP/1.0\r\n\r\n").await;
     assert!(old.contains(" 200 "), "{old}");
-    let twice = b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let twice =
+        b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\nGET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let answers = raw(agent.address(), twice).await;
     assert_eq!(answers.matches("HTTP/1.1 200").count(), 2, "{answers}");
 }
