@@ -160,7 +160,6 @@ impl World {
                 let place = blob.place.as_ref().expect("nothing is put down during a checkpoint");
                 let size = place.size.expect("checked when it began");
                 blob.disk = Disk::Partial { size, have, bad: place.bad };
-                blob.checkpoints += 1;
                 Ok(())
             }
         }

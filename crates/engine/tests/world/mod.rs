@@ -202,6 +202,13 @@ impl World {
         self.clients[&ticket].outcome
     }
 
+    /// Bytes of a blob under way that a power cut would take.
+    pub fn at_risk(&self, blob: BlobNo) -> u64 {
+        let Blob { place, disk, .. } = &self.blobs[blob];
+        let safe = if let Disk::Partial { have, .. } = disk { have.len() } else { 0 };
+        place.as_ref().map_or(0, |place| place.written.len() - safe)
+    }
+
     /// Transfers under way that have not been cancelled.
     pub fn running(&self, blob: BlobNo) -> usize {
         self.transfers.values().filter(|t| t.blob == blob && !t.cancelled).count()
