@@ -53,7 +53,9 @@ pub fn admin_router(state: AdminState) -> Router {
         .route("/v1/blobs/{digest}", get(blobs::show).delete(blobs::remove))
         .route("/v1/blobs/{digest}/verify", post(blobs::verify))
         .route("/v1/blobs/{digest}/pin", put(blobs::pin).delete(blobs::unpin))
-        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "there is no such path in the admin API of this version") })
+        .fallback(|| async {
+            Refusal::new(StatusCode::NOT_FOUND, "there is no such path in the admin API of this version")
+        })
         .with_state(state)
 }
 

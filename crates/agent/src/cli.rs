@@ -143,7 +143,9 @@ impl Cli {
             Command::Config(command) => config::run(&command, &mut out),
             Command::Blob(command) => process::light_runtime()?.block_on(blob::run(&command, &mut out)),
             Command::Status(args) => process::light_runtime()?.block_on(status::run(&args, &mut out)),
-            Command::Demo(args) => process::runtime()?.block_on(crate::demo::run(args)).map_err(Failure::Demo),
+            Command::Demo(args) => {
+                process::runtime()?.block_on(crate::demo::run(args)).map_err(Failure::Demo)
+            }
             Command::Completion { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "shoal", &mut script);
@@ -153,14 +155,17 @@ impl Cli {
         };
         match outcome {
             // `shoal blob ls | head` is no error.
-            Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+            Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                Ok(ExitCode::SUCCESS)
+            }
             outcome => outcome,
         }
     }
 }
 
 fn version(json: bool, out: &mut Output) -> Result<(), Failure> {
-    let (version, target) = (env!("CARGO_PKG_VERSION"), format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS));
+    let (version, target) =
+        (env!("CARGO_PKG_VERSION"), format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS));
     if json {
         out.json(&serde_json::json!({ "name": "shoal", "version": version, "target": target }))
     } else {

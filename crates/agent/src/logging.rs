@@ -43,7 +43,9 @@ pub struct Settings {
 
 /// The filter is not one. Whoever wrote it is to blame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{wrong:?} is not a level; write error, warn, info, debug, trace or off, or a list such as \"info,shoal::request=warn\"")]
+#[error(
+    "{wrong:?} is not a level; write error, warn, info, debug, trace or off, or a list such as \"info,shoal::request=warn\""
+)]
 pub struct FilterError {
     wrong: String,
 }
@@ -54,7 +56,9 @@ pub struct FilterError {
 /// # Errors
 /// The first part that is neither.
 pub fn filter(text: &str) -> Result<Filter, FilterError> {
-    let level = |name: &str| ["error", "warn", "info", "debug", "trace", "off"].contains(&name.to_ascii_lowercase().as_str());
+    let level = |name: &str| {
+        ["error", "warn", "info", "debug", "trace", "off"].contains(&name.to_ascii_lowercase().as_str())
+    };
     for part in text.split(',').map(str::trim) {
         let is_right = match part.split_once('=') {
             Some((target, name)) => !target.trim().is_empty() && level(name.trim()),
@@ -65,7 +69,9 @@ pub fn filter(text: &str) -> Result<Filter, FilterError> {
         }
     }
     let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    Targets::from_str(&compact).map(Filter).map_err(|_| FilterError { wrong: text.chars().take(40).collect() })
+    Targets::from_str(&compact)
+        .map(Filter)
+        .map_err(|_| FilterError { wrong: text.chars().take(40).collect() })
 }
 
 /// Logging could not be set up.
@@ -86,7 +92,11 @@ pub enum InitError {
 pub fn init(settings: &Settings) -> Result<Flush, InitError> {
     let notice: fn(u64) -> String = match settings.format {
         LogFormat::Text => |lost| format!("({lost} log lines were lost: nobody took them away in time)"),
-        LogFormat::Json => |lost| format!(r#"{{"level":"WARN","message":"log lines were lost: nobody took them away in time","lost":{lost}}}"#),
+        LogFormat::Json => |lost| {
+            format!(
+                r#"{{"level":"WARN","message":"log lines were lost: nobody took them away in time","lost":{lost}}}"#
+            )
+        },
     };
     let (lines, flush) = writer::start(io::stderr(), notice).map_err(InitError::Thread)?;
     let lines = move || lines.clone();
@@ -94,7 +104,9 @@ pub fn init(settings: &Settings) -> Result<Flush, InitError> {
     let filter = settings.filter.0.clone();
     let layer = match settings.format {
         LogFormat::Text => format.compact().with_ansi(io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => format.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+        LogFormat::Json => {
+            format.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
     Ok(flush)

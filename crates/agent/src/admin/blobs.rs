@@ -120,36 +120,53 @@ pub(super) async fn list(
     Ok(Json(on_disk(&state.store, move |store| page(store, paging.after.as_ref(), max)).await?))
 }
 
-pub(super) async fn show(State(state): State<AdminState>, Path(digest): Path<String>) -> Result<Json<BlobEntry>, Refusal> {
+pub(super) async fn show(
+    State(state): State<AdminState>,
+    Path(digest): Path<String>,
+) -> Result<Json<BlobEntry>, Refusal> {
     let digest = parsed(&digest)?;
     let found = on_disk(&state.store, move |store| store.peek(&digest)).await?;
     found.map(|info| Json(info.into())).ok_or_else(|| missing(&digest))
 }
 
-pub(super) async fn remove(State(state): State<AdminState>, Path(digest): Path<String>) -> Result<StatusCode, Refusal> {
+pub(super) async fn remove(
+    State(state): State<AdminState>,
+    Path(digest): Path<String>,
+) -> Result<StatusCode, Refusal> {
     let digest = parsed(&digest)?;
     let was_there = on_disk(&state.store, move |store| store.remove(&digest)).await?;
     tracing::info!(%digest, was_there, "a blob was removed through the admin socket");
     done(was_there, &digest)
 }
 
-pub(super) async fn verify(State(state): State<AdminState>, Path(digest): Path<String>) -> Result<Json<Verified>, Refusal> {
+pub(super) async fn verify(
+    State(state): State<AdminState>,
+    Path(digest): Path<String>,
+) -> Result<Json<Verified>, Refusal> {
     let digest = parsed(&digest)?;
     Ok(Json(on_disk(&state.store, move |store| store.verify(&digest)).await?.into()))
 }
 
-pub(super) async fn pin(State(state): State<AdminState>, Path(digest): Path<String>) -> Result<StatusCode, Refusal> {
+pub(super) async fn pin(
+    State(state): State<AdminState>,
+    Path(digest): Path<String>,
+) -> Result<StatusCode, Refusal> {
     let digest = parsed(&digest)?;
     done(on_disk(&state.store, move |store| store.pin(&digest)).await?, &digest)
 }
 
-pub(super) async fn unpin(State(state): State<AdminState>, Path(digest): Path<String>) -> Result<StatusCode, Refusal> {
+pub(super) async fn unpin(
+    State(state): State<AdminState>,
+    Path(digest): Path<String>,
+) -> Result<StatusCode, Refusal> {
     let digest = parsed(&digest)?;
     done(on_disk(&state.store, move |store| store.unpin(&digest)).await?, &digest)
 }
 
 fn parsed(digest: &str) -> Result<Digest, Refusal> {
-    digest.parse().map_err(|error: shoal_engine::DigestError| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))
+    digest
+        .parse()
+        .map_err(|error: shoal_engine::DigestError| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
 fn missing(digest: &Digest) -> Refusal {

@@ -118,7 +118,9 @@ impl AdminClient {
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
-        tokio::time::timeout(ANSWER_MAX, work).await.unwrap_or_else(|_| Err(ClientError::Late(self.path.clone())))
+        tokio::time::timeout(ANSWER_MAX, work)
+            .await
+            .unwrap_or_else(|_| Err(ClientError::Late(self.path.clone())))
     }
 
     fn parsed<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
@@ -134,14 +136,16 @@ impl AdminClient {
         let request = request.body(Empty::<Bytes>::new()).map_err(|error| self.broken(error))?;
         let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| self.broken(error))?;
+        let body =
+            Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| self.broken(error))?;
         connection.abort();
         let body = body.to_bytes();
         if head.status.is_success() {
             return Ok(body);
         }
         let refusal: Result<Refusal, _> = serde_json::from_slice(&body);
-        let error = refusal.map_or_else(|_| format!("the agent answered {}", head.status), |refusal| refusal.error);
+        let error =
+            refusal.map_or_else(|_| format!("the agent answered {}", head.status), |refusal| refusal.error);
         Err(ClientError::Refused { status: head.status, error })
     }
 

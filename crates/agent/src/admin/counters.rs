@@ -64,6 +64,9 @@ mod tests {
         let by: Vec<(String, u64)> = counters.by("served_bytes_total", "source").into_iter().collect();
         assert_eq!(by, [("store".to_owned(), 103), ("upstream".to_owned(), 20)]);
         assert_eq!(counters.by("upstream_bytes_total", "registry")["registry.test:5000"], 7);
-        assert_eq!((counters.sum("misses_total"), counters.sum("store_degraded"), counters.sum("flights")), (1, 1, 0));
+        assert_eq!(
+            (counters.sum("misses_total"), counters.sum("store_degraded"), counters.sum("flights")),
+            (1, 1, 0)
+        );
     }
 }

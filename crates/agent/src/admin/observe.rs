@@ -83,7 +83,11 @@ pub struct ObserveState {
 
 impl ObserveState {
     /// `refresh` brings the figures that are sums rather than counts up to date before a scrape; it may wait for the disk.
-    pub fn new(metrics: Arc<Metrics>, readiness: Readiness, refresh: impl Fn() + Send + Sync + 'static) -> Self {
+    pub fn new(
+        metrics: Arc<Metrics>,
+        readiness: Readiness,
+        refresh: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
         ObserveState { metrics, readiness, refresh: Arc::new(refresh) }
     }
 }

@@ -119,7 +119,10 @@ impl Listener for OwnSocket {
             let (stream, address) = Listener::accept(&mut self.listener).await;
             match stream.peer_cred() {
                 Ok(peer) if may_call(peer.uid()) => return (stream, address),
-                Ok(peer) => tracing::warn!(uid = peer.uid(), "a caller of another user was refused on the admin socket"),
+                Ok(peer) => tracing::warn!(
+                    uid = peer.uid(),
+                    "a caller of another user was refused on the admin socket"
+                ),
                 Err(error) => tracing::debug!(%error, "a caller on the admin socket left at once"),
             }
         }

@@ -38,7 +38,8 @@ impl Stand {
         let store = Store::open(options).unwrap().store;
         let metrics = Metrics::new();
         let upstream = Upstream::new(upstream::Settings::default(), Arc::clone(&metrics)).unwrap();
-        let driver = driver::spawn(Config::default().driver_settings(), store.clone(), upstream, Arc::clone(&metrics));
+        let driver =
+            driver::spawn(Config::default().driver_settings(), store.clone(), upstream, Arc::clone(&metrics));
         let socket = folder.path().join("run").join("admin.sock");
         let listener = bind(&socket).await.unwrap();
         let state = AdminState {
@@ -97,7 +98,10 @@ async fn blobs_are_listed_verified_pinned_and_removed() {
 
     stand.client.remove(&small).await.unwrap();
     let again = stand.client.remove(&small).await;
-    assert!(matches!(&again, Err(ClientError::Refused { status, error }) if *status == 404 && error.contains(&small.to_string())), "{again:?}");
+    assert!(
+        matches!(&again, Err(ClientError::Refused { status, error }) if *status == 404 && error.contains(&small.to_string())),
+        "{again:?}"
+    );
     assert!(stand.client.blobs(None).await.unwrap().blobs.is_empty());
 }
 
@@ -136,7 +140,12 @@ async fn what_is_not_in_the_api_is_refused_in_words() {
         store: stand.store.clone(),
         driver: {
             let upstream = Upstream::new(upstream::Settings::default(), Arc::clone(&stand.metrics)).unwrap();
-            driver::spawn(Config::default().driver_settings(), stand.store.clone(), upstream, Arc::clone(&stand.metrics))
+            driver::spawn(
+                Config::default().driver_settings(),
+                stand.store.clone(),
+                upstream,
+                Arc::clone(&stand.metrics),
+            )
         },
         metrics: Arc::clone(&stand.metrics),
         started: Instant::now(),
@@ -151,11 +160,15 @@ async fn what_is_not_in_the_api_is_refused_in_words() {
         ("POST", "/v1/status", 405),
     ];
     for (method, target, status) in table {
-        let request = http::Request::builder().method(method).uri(target).body(axum::body::Body::empty()).unwrap();
+        let request =
+            http::Request::builder().method(method).uri(target).body(axum::body::Body::empty()).unwrap();
         let answer = router.clone().oneshot(request).await.unwrap();
         assert_eq!(answer.status(), status, "{method} {target}");
         let body = answer.into_body().collect().await.unwrap().to_bytes();
-        assert!(status == 405 || serde_json::from_slice::<super::Refusal>(&body).is_ok(), "{target}: {body:?}");
+        assert!(
+            status == 405 || serde_json::from_slice::<super::Refusal>(&body).is_ok(),
+            "{target}: {body:?}"
+        );
     }
 }
 
@@ -217,11 +230,19 @@ async fn watchers_see_alive_ready_and_metrics() {
 
     let (head, body) = get("/healthz").await;
     let instance = Instance::of_this_process().to_string();
-    assert_eq!((head.status.as_u16(), head.headers["shoal-instance"].to_str().unwrap()), (200, instance.as_str()));
+    assert_eq!(
+        (head.status.as_u16(), head.headers["shoal-instance"].to_str().unwrap()),
+        (200, instance.as_str())
+    );
     assert!(body.contains(&instance), "{body}");
 
     let (head, body) = get("/metrics").await;
-    assert!(head.headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text; version=1.0.0"));
+    assert!(
+        head.headers["content-type"]
+            .to_str()
+            .unwrap()
+            .starts_with("application/openmetrics-text; version=1.0.0")
+    );
     assert!(body.contains("shoal_store_blobs 77\n") && body.ends_with("# EOF\n"), "{body}");
     assert_eq!(refreshed.load(Ordering::Relaxed), 1);
     assert_eq!(get("/v2/").await.0.status, 404);

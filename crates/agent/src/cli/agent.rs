@@ -43,8 +43,13 @@ pub(super) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
         tracing::warn!(%error, "could not {wish}");
     }
     match args.config.path() {
-        Some(path) => tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting"),
-        None => tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting with the defaults: there is no configuration file"),
+        Some(path) => {
+            tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "starting")
+        }
+        None => tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            "starting with the defaults: there is no configuration file"
+        ),
     }
     let runtime = process::runtime()?;
     let code = runtime.block_on(live(config))?;

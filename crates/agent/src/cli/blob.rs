@@ -23,7 +23,10 @@ const NOT_AS_NAMED: u8 = 5;
 #[derive(Debug, Subcommand)]
 pub(super) enum BlobCommand {
     /// List stored blobs.
-    #[command(visible_alias = "list", after_help = "Examples:\n  shoal blob ls --sort size\n  shoal blob ls --json | jq -r 'select(.hits == 0).digest'")]
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  shoal blob ls --sort size\n  shoal blob ls --json | jq -r 'select(.hits == 0).digest'"
+    )]
     Ls(LsArgs),
     /// Remove blobs, pinned ones too. Whoever reads one now can read it to its end.
     #[command(visible_alias = "remove", after_help = "Example:\n  shoal blob rm sha256:4f2a91")]

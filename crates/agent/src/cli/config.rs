@@ -16,7 +16,9 @@ pub(super) enum ConfigCommand {
     /// Report everything that is wrong with the configuration.
     ///
     /// Reads the files it names as well: certificates, keys, password files.
-    #[command(after_help = "Examples:\n  shoal config check --config shoal.toml\n  shoal config check --json | jq '.problems[].key'")]
+    #[command(
+        after_help = "Examples:\n  shoal config check --config shoal.toml\n  shoal config check --json | jq '.problems[].key'"
+    )]
     Check {
         #[command(flatten)]
         config: ConfigArgs,
@@ -43,7 +45,9 @@ pub(super) enum ConfigCommand {
 pub(super) fn run(command: &ConfigCommand, out: &mut Output) -> Result<ExitCode, Failure> {
     match command {
         ConfigCommand::Check { config, json } => check(config, *json, out),
-        ConfigCommand::Show { config, json: true } => out.json(&config.load()?.to_json()).map(|()| ExitCode::SUCCESS),
+        ConfigCommand::Show { config, json: true } => {
+            out.json(&config.load()?.to_json()).map(|()| ExitCode::SUCCESS)
+        }
         ConfigCommand::Show { config, json: false } => {
             out.bytes(config.load()?.to_toml().as_bytes()).map(|()| ExitCode::SUCCESS)
         }

@@ -72,8 +72,12 @@ impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = |text: &str| text.chars().count();
         let cell_width = |column: usize| self.rows.iter().map(|row| width(&row[column])).max().unwrap_or(0);
-        let widths: Vec<usize> =
-            self.columns.iter().enumerate().map(|(i, (heading, _))| width(heading).max(cell_width(i))).collect();
+        let widths: Vec<usize> = self
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(i, (heading, _))| width(heading).max(cell_width(i)))
+            .collect();
         let headings: Vec<String> = self.columns.iter().map(|(heading, _)| (*heading).to_owned()).collect();
         for row in std::iter::once(&headings).chain(&self.rows) {
             let mut line = String::new();
@@ -134,7 +138,9 @@ mod tests {
 
     #[test]
     fn spans_and_parts() {
-        for (given, expected) in [(0, "0s"), (59, "59s"), (60, "1m"), (3661, "1h 1m"), (86_400, "1d"), (90_000, "1d 1h")] {
+        for (given, expected) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (3661, "1h 1m"), (86_400, "1d"), (90_000, "1d 1h")]
+        {
             assert_eq!(seconds(given), expected);
         }
         assert_eq!([percent(1, 3), percent(0, 0), percent(u64::MAX, u64::MAX)], ["33 %", "-", "100 %"]);

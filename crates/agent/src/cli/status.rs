@@ -38,7 +38,8 @@ pub(super) async fn run(args: &StatusArgs, out: &mut Output) -> Result<ExitCode,
 
 /// One line for each thing that there is to know.
 pub(super) fn summary(status: &Status) -> String {
-    let mut text = format!("shoal {}, process {}, up {}\n", status.version, status.pid, seconds(status.uptime_seconds));
+    let mut text =
+        format!("shoal {}, process {}, up {}\n", status.version, status.pid, seconds(status.uptime_seconds));
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<10} {value}\n"));
     line("listening", format!("{} ({} connections)", status.listeners.join(", "), status.connections));
     line("store", store(status));
@@ -46,15 +47,25 @@ pub(super) fn summary(status: &Status) -> String {
     line("requests", requests(status));
     line("upstream", upstream(status));
     if status.verify_failures > 0 {
-        line("wrong", format!("{} blobs did not match their digest; the log names them", status.verify_failures));
+        line(
+            "wrong",
+            format!("blobs that did not match their digest, named in the log: {}", status.verify_failures),
+        );
     }
     text
 }
 
 fn store(status: &Status) -> String {
     let store = &status.store;
-    let cap = store.capacity.map_or_else(String::new, |cap| format!(" of {} ({})", bytes(cap), percent(store.bytes, cap)));
-    let mut text = format!("{} in {} blobs{cap}, {} free on the disk", bytes(store.bytes), store.blobs, bytes(store.disk_free));
+    let cap = store
+        .capacity
+        .map_or_else(String::new, |cap| format!(" of {} ({})", bytes(cap), percent(store.bytes, cap)));
+    let mut text = format!(
+        "{} blobs, {}{cap}, {} free on the disk",
+        store.blobs,
+        bytes(store.bytes),
+        bytes(store.disk_free)
+    );
     if store.partials > 0 {
         let _ = write!(text, ", {} half-received ({})", store.partials, bytes(store.partial_bytes));
     }
@@ -78,11 +89,12 @@ fn upstream(status: &Status) -> String {
     let served: u64 = status.served_bytes.values().sum();
     let mut text = format!("{} received for {} served", bytes(received), bytes(served));
     if !status.upstream_bytes.is_empty() {
-        let registries: Vec<String> = status.upstream_bytes.iter().map(|(name, n)| format!("{name} {}", bytes(*n))).collect();
+        let registries: Vec<String> =
+            status.upstream_bytes.iter().map(|(name, n)| format!("{name} {}", bytes(*n))).collect();
         let _ = write!(text, ": {}", registries.join(", "));
     }
     if status.upstream_resumes > 0 {
-        let _ = write!(text, "; {} transfers broke and went on", status.upstream_resumes);
+        let _ = write!(text, "; transfers that broke and went on: {}", status.upstream_resumes);
     }
     text
 }
@@ -90,7 +102,8 @@ fn upstream(status: &Status) -> String {
 /// A sum and what it is made of, the largest first.
 fn shares(parts: &BTreeMap<String, u64>) -> String {
     let sum: u64 = parts.values().sum();
-    let mut parts: Vec<(&String, u64)> = parts.iter().map(|(name, n)| (name, *n)).filter(|(_, n)| *n > 0).collect();
+    let mut parts: Vec<(&String, u64)> =
+        parts.iter().map(|(name, n)| (name, *n)).filter(|(_, n)| *n > 0).collect();
     parts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
     let shares: Vec<String> = parts.iter().map(|(name, n)| format!("{} {name}", percent(*n, sum))).collect();
     if shares.is_empty() { bytes(sum) } else { format!("{}: {}", bytes(sum), shares.join(", ")) }

@@ -59,7 +59,12 @@ fn every_command_says_what_it_does() {
         for sub in command.get_subcommands() {
             assert!(sub.get_about().is_some(), "{} has no help", sub.get_name());
             for argument in sub.get_arguments() {
-                assert!(argument.get_help().is_some(), "{} {} has no help", sub.get_name(), argument.get_id());
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {} has no help",
+                    sub.get_name(),
+                    argument.get_id()
+                );
             }
             walk(sub);
         }
@@ -84,21 +89,38 @@ fn the_socket_is_named_or_configured() {
 #[test]
 fn errors_say_what_and_what_to_do() {
     let gone = || std::io::Error::from_raw_os_error(libc::ENOENT);
-    let failure = Failure::Agent(ClientError::NoAgent { path: PathBuf::from("/run/shoal/admin.sock"), source: gone() });
+    let failure =
+        Failure::Agent(ClientError::NoAgent { path: PathBuf::from("/run/shoal/admin.sock"), source: gone() });
     let (text, _) = explain(&failure, false);
-    insta::assert_snapshot!(text, @"");
+    insta::assert_snapshot!(text, @r"
+    error: no agent answers on /run/shoal/admin.sock: No such file or directory (os error 2)
+    help: start it with `shoal agent`, or name its socket with --socket or its configuration with --config
+    ");
     let (text, _) = explain(&failure, true);
-    insta::assert_snapshot!(text, @"");
-    let wrong = Failure::Config(Config::parse("[log]\nlevel = 'loud'", Some(Path::new("/etc/shoal.toml"))).unwrap_err());
+    insta::assert_snapshot!(text, @r"
+    error: no agent answers on /run/shoal/admin.sock
+      because: No such file or directory (os error 2)
+    help: start it with `shoal agent`, or name its socket with --socket or its configuration with --config
+    ");
+    let wrong = Failure::Config(
+        Config::parse("[log]\nlevel = 'loud'", Some(Path::new("/etc/shoal.toml"))).unwrap_err(),
+    );
     let (text, _) = explain(&wrong, false);
-    insta::assert_snapshot!(text, @"");
+    insta::assert_snapshot!(text, @r#"
+    error: 1 problem in /etc/shoal.toml
+      2:1: log.level = "loud": "loud" is not a level; write error, warn, info, debug, trace or off, or a list such as "info,shoal::request=warn"
+    help: every key and what it may be: shoal config sample
+    "#);
 }
 
 #[test]
 fn exit_codes_are_those_of_the_help() {
     use std::process::ExitCode;
     let refused = |status: u16| {
-        Failure::Agent(ClientError::Refused { status: http::StatusCode::from_u16(status).unwrap(), error: "no".into() })
+        Failure::Agent(ClientError::Refused {
+            status: http::StatusCode::from_u16(status).unwrap(),
+            error: "no".into(),
+        })
     };
     let table = [
         (refused(404), 5),
@@ -110,7 +132,11 @@ fn exit_codes_are_those_of_the_help() {
     ];
     for (failure, code) in table {
         // `ExitCode` has no other way to be looked at.
-        assert_eq!(format!("{:?}", explain(&failure, false).1), format!("{:?}", ExitCode::from(code)), "{failure}");
+        assert_eq!(
+            format!("{:?}", explain(&failure, false).1),
+            format!("{:?}", ExitCode::from(code)),
+            "{failure}"
+        );
     }
 }
 
@@ -131,5 +157,15 @@ fn the_status_at_a_glance() {
         "upstream_bytes": { "docker.io": 100 }, "upstream_resumes": 1, "verify_failures": 0
     }))
     .unwrap();
-    insta::assert_snapshot!(format!("{}\n{}", status::summary(&status), status::flights(&status)), @"");
+    insta::assert_snapshot!(format!("{}\n{}", status::summary(&status), status::flights(&status)), @r"
+    shoal 0.1.0, process 42, up 3h 12m
+      listening  127.0.0.1:5000 (3 connections)
+      store      12 blobs, 1.2 GB of 100.0 GB (1 %), 34.0 GB free on the disk, 1 half-received (50.0 MB), 2 evicted, 0 expired
+      served     1.0 kB: 90 % store, 10 % upstream
+      requests   9 answered from this node, 1 needed upstream (90 % hits)
+      upstream   100 B received for 1.0 kB served: docker.io 100 B; transfers that broke and went on: 1
+
+    RECEIVING                                                                   SIZE  DONE  CLIENTS  TRANSFERS  PHASE
+    sha256:abababababababababababababababababababababababababababababababab  50.0 MB  40 %        4          1  receiving
+    ");
 }

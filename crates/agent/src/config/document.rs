@@ -70,7 +70,8 @@ impl<'t> Document<'t> {
         let mut best: Option<(usize, Range<usize>)> = None;
         walk(self.table.get_ref(), &mut Vec::new(), &mut |path, key_span, _| {
             let shown = display(path);
-            let is_around = key.strip_prefix(&shown).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+            let is_around =
+                key.strip_prefix(&shown).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
             if is_around && best.as_ref().is_none_or(|(length, _)| shown.len() > *length) {
                 best = Some((shown.len(), key_span));
             }
@@ -233,6 +234,7 @@ fn display(path: &[Step]) -> String {
 
 /// A key as TOML writes it: bare where that is possible.
 pub(super) fn key(name: &str) -> String {
-    let is_bare = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let is_bare =
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if is_bare { name.to_owned() } else { quoted(name) }
 }

@@ -79,7 +79,8 @@ impl<'de> Deserialize<'de> for Size {
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
                 let size: Result<ByteSize, _> = text.parse();
-                size.map(|size| Size(size.as_u64())).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+                size.map(|size| Size(size.as_u64()))
+                    .map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
             }
         }
         deserializer.deserialize_any(Reader)
@@ -126,7 +127,11 @@ mod tests {
         ];
         for (text, expected) in table {
             let size: Result<Size, _> = serde_json::from_str(text);
-            assert_eq!(size.ok().map(|size| (size.0, size.to_string())), expected.map(|(n, s)| (n, s.to_owned())), "{text}");
+            assert_eq!(
+                size.ok().map(|size| (size.0, size.to_string())),
+                expected.map(|(n, s)| (n, s.to_owned())),
+                "{text}"
+            );
         }
     }
 

@@ -77,7 +77,8 @@ struct Findings<'d, 't> {
 
 impl Findings<'_, '_> {
     fn add(&mut self, key: &str, value: Option<String>, remedy: impl Into<String>) {
-        let is_within = |outer: &str| key.strip_prefix(outer).is_some_and(|r| r.is_empty() || r.starts_with(['.', '[']));
+        let is_within =
+            |outer: &str| key.strip_prefix(outer).is_some_and(|r| r.is_empty() || r.starts_with(['.', '[']));
         if self.problems.iter().any(|known| !known.key.is_empty() && is_within(&known.key)) {
             return;
         }
@@ -102,7 +103,11 @@ impl Findings<'_, '_> {
         let is_absolute = path.is_absolute();
         if !is_absolute {
             let shown = quoted(&path.to_string_lossy());
-            self.add(key, Some(shown), "must be an absolute path: an agent has no working directory to speak of");
+            self.add(
+                key,
+                Some(shown),
+                "must be an absolute path: an agent has no working directory to speak of",
+            );
         }
         is_absolute
     }
@@ -136,9 +141,17 @@ fn unused_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-fn listeners(registry: &schema::Registry, observe: Option<SocketAddr>, found: &mut Findings<'_, '_>) -> Vec<Listener> {
+fn listeners(
+    registry: &schema::Registry,
+    observe: Option<SocketAddr>,
+    found: &mut Findings<'_, '_>,
+) -> Vec<Listener> {
     if registry.listeners.is_empty() {
-        found.add("registry.listeners", Some("[]".into()), "without a listener nobody can ask the agent; leave the key out for 127.0.0.1:5000");
+        found.add(
+            "registry.listeners",
+            Some("[]".into()),
+            "without a listener nobody can ask the agent; leave the key out for 127.0.0.1:5000",
+        );
     }
     let mut listeners: Vec<Listener> = Vec::new();
     for (index, listener) in registry.listeners.iter().enumerate() {
@@ -151,7 +164,11 @@ fn listeners(registry: &schema::Registry, observe: Option<SocketAddr>, found: &m
         let is_taken = listeners.iter().any(|other| other.address == address) || observe == Some(address);
         if is_taken && address.port() != 0 {
             let shown = quoted(&address.to_string());
-            found.add(&key("address"), Some(shown), "is used by another listener or by observe.address; choose another port");
+            found.add(
+                &key("address"),
+                Some(shown),
+                "is used by another listener or by observe.address; choose another port",
+            );
         }
         listeners.push(Listener { address, default_registry });
     }
@@ -171,7 +188,11 @@ fn store(store: &schema::Store, found: &mut Findings<'_, '_>) {
     let second = Duration::from_secs(1);
     found.absolute("store.path", &store.path);
     if let Some(capacity) = store.capacity.filter(|capacity| *capacity < CAPACITY_MIN) {
-        found.add("store.capacity", Some(quoted(&capacity.to_string())), format!("must be at least {CAPACITY_MIN}; leave it out for no cap"));
+        found.add(
+            "store.capacity",
+            Some(quoted(&capacity.to_string())),
+            format!("must be at least {CAPACITY_MIN}; leave it out for no cap"),
+        );
     }
     let (low, high) = (store.low_watermark, store.high_watermark);
     for (key, value) in [("store.high_watermark", high), ("store.low_watermark", low)] {
@@ -181,10 +202,18 @@ fn store(store: &schema::Store, found: &mut Findings<'_, '_>) {
         }
     }
     if low >= high {
-        found.add("store.low_watermark", Some(low.to_string()), format!("must be below store.high_watermark, which is {high}"));
+        found.add(
+            "store.low_watermark",
+            Some(low.to_string()),
+            format!("must be below store.high_watermark, which is {high}"),
+        );
     }
     if store.inline_max > INLINE_MAX {
-        found.add("store.inline_max", Some(quoted(&store.inline_max.to_string())), format!("must be at most {INLINE_MAX}"));
+        found.add(
+            "store.inline_max",
+            Some(quoted(&store.inline_max.to_string())),
+            format!("must be at most {INLINE_MAX}"),
+        );
     }
     if let Some(age) = store.max_age {
         found.period("store.max_age", age, second, PERIOD_MAX);
@@ -196,7 +225,11 @@ fn store(store: &schema::Store, found: &mut Findings<'_, '_>) {
         && (content.starts_with(&store.path) || store.path.starts_with(content))
     {
         let shown = quoted(&content.to_string_lossy());
-        found.add("store.runtime_content", Some(shown), "must be the runtime's directory, not inside or around store.path");
+        found.add(
+            "store.runtime_content",
+            Some(shown),
+            "must be the runtime's directory, not inside or around store.path",
+        );
     }
 }
 
@@ -205,7 +238,11 @@ fn tags(tags: &schema::Tags, found: &mut Findings<'_, '_>) {
     found.period("tags.ttl_max", tags.ttl_max, Duration::ZERO, PERIOD_MAX);
     found.period("tags.stale_max", tags.stale_max, Duration::ZERO, PERIOD_MAX);
     if tags.ttl > tags.ttl_max {
-        found.add("tags.ttl", Some(quoted(&tags.ttl.to_string())), format!("must not exceed tags.ttl_max, which is {}", tags.ttl_max));
+        found.add(
+            "tags.ttl",
+            Some(quoted(&tags.ttl.to_string())),
+            format!("must not exceed tags.ttl_max, which is {}", tags.ttl_max),
+        );
     }
 }
 
@@ -220,7 +257,8 @@ fn log(log: &schema::Log, found: &mut Findings<'_, '_>) -> logging::Settings {
 fn socket(path: &Path, found: &mut Findings<'_, '_>) {
     let length = path.as_os_str().len();
     if found.absolute("admin.socket", path) && length > SOCKET_PATH_BYTES_MAX {
-        let remedy = format!("has {length} bytes; the kernel takes socket paths of at most {SOCKET_PATH_BYTES_MAX}");
+        let remedy =
+            format!("has {length} bytes; the kernel takes socket paths of at most {SOCKET_PATH_BYTES_MAX}");
         found.add("admin.socket", Some(quoted(&path.to_string_lossy())), remedy);
     }
 }

@@ -218,7 +218,11 @@ pub struct Tags {
 impl Default for Tags {
     fn default() -> Self {
         let day = 24 * 60 * 60;
-        Tags { ttl: Period::from_secs(60), ttl_max: Period::from_secs(14 * day), stale_max: Period::from_secs(day) }
+        Tags {
+            ttl: Period::from_secs(60),
+            ttl_max: Period::from_secs(14 * day),
+            stale_max: Period::from_secs(day),
+        }
     }
 }
 

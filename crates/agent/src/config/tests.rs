@@ -34,7 +34,16 @@ password = "hunter2"
 format = "xml"
 "#;
     let error = Config::parse(text, Some(Path::new("/etc/shoal/shoal.toml"))).unwrap_err();
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @r#"
+    7 problems in /etc/shoal/shoal.toml
+      3:18: registry.answer_timeout = 25: expected a duration with its unit, such as "25s" or "1m 30s"
+      5:1: registry.listeners[0].address = "localhost:5000": must be an IP address and a port, such as "127.0.0.1:5000" or "[::1]:5000"
+      8:1: store.capcity: there is no such key; did you mean capacity?
+      9:1: store.low_watermark = 0.95: must be below store.high_watermark, which is 0.9
+      12:1: upstream.registries."registry.test:5000".endpoint: must not have credentials in it; use username and password_file
+      13:1: upstream.registries."registry.test:5000".password: a password cannot stand here; write it to a file and name that in password_file
+      16:10: log.format = "xml": expected "text" or "json"
+    "#);
     assert!(!error.to_string().contains("hunter2"), "a password was repeated");
 }
 
@@ -44,9 +53,21 @@ fn single_problems() {
     let table: &[(&str, &str, &str)] = &[
         ("[registry]\nlisteners = []", "registry.listeners", "leave the key out"),
         ("[registry]\nlisteners = [\"127.0.0.1:5000\"]", "registry.listeners[0]", "{ address ="),
-        ("[[registry.listeners]]\ndefault_registry = 'docker.io'", "registry.listeners[0].address", "is missing"),
-        ("[[registry.listeners]]\naddress = '127.0.0.1:5080'", "registry.listeners[0].address", "another port"),
-        ("[[registry.listeners]]\naddress = '127.0.0.1:1'\ndefault_registry = 'a/b'", "registry.listeners[0].default_registry", "host:port"),
+        (
+            "[[registry.listeners]]\ndefault_registry = 'docker.io'",
+            "registry.listeners[0].address",
+            "is missing",
+        ),
+        (
+            "[[registry.listeners]]\naddress = '127.0.0.1:5080'",
+            "registry.listeners[0].address",
+            "another port",
+        ),
+        (
+            "[[registry.listeners]]\naddress = '127.0.0.1:1'\ndefault_registry = 'a/b'",
+            "registry.listeners[0].default_registry",
+            "host:port",
+        ),
         ("[registry]\nconnections_max = 0", "registry.connections_max", "from 1"),
         ("[registry]\nconnections_max = -1", "registry.connections_max", "whole number"),
         ("[registry]\nkeep_alive = '0s'", "registry.keep_alive", "from 1s"),
@@ -64,15 +85,27 @@ fn single_problems() {
         ("[upstream]\ndocker_config = '/no/such/file'", "upstream.docker_config", "No such file"),
         ("[upstream]\ndocker_config = '/'", "upstream.docker_config", "not a file"),
         ("[upstream.registries.'a/b']", "upstream.registries.\"a/b\"", "host:port"),
-        ("[upstream.registries.'index.docker.io']\n[upstream.registries.'docker.io']", "upstream.registries.\"index.docker.io\"", "same registry"),
+        (
+            "[upstream.registries.'index.docker.io']\n[upstream.registries.'docker.io']",
+            "upstream.registries.\"index.docker.io\"",
+            "same registry",
+        ),
         ("[upstream.registries.r]\nendpoint = 'ftp://r'", "upstream.registries.r.endpoint", "http or https"),
         ("[upstream.registries.r]\nendpoint = 'r:5000'", "upstream.registries.r.endpoint", "http or https"),
-        ("[upstream.registries.r]\nendpoint = 'https://r/?x=1'", "upstream.registries.r.endpoint", "http or https"),
+        (
+            "[upstream.registries.r]\nendpoint = 'https://r/?x=1'",
+            "upstream.registries.r.endpoint",
+            "http or https",
+        ),
         ("[upstream.registries.r]\nca = '/no/such/file'", "upstream.registries.r.ca", "No such file"),
         ("[upstream.registries.r]\nca = '/proc/self/status'", "upstream.registries.r.ca", "PEM"),
         ("[upstream.registries.r]\nusername = 'u'", "upstream.registries.r.username", "password_file"),
         ("[upstream.registries.r]\npassword = 'p'", "upstream.registries.r.password", "password_file"),
-        ("[upstream.registries.r]\ntrusted_realms = ['https://auth.test/token']", "upstream.registries.r.trusted_realms[0]", "without scheme"),
+        (
+            "[upstream.registries.r]\ntrusted_realms = ['https://auth.test/token']",
+            "upstream.registries.r.trusted_realms[0]",
+            "without scheme",
+        ),
         ("[tags]\nttl = '30days'", "tags.ttl", "tags.ttl_max"),
         ("[prefetch]\nlayers = 'yes'", "prefetch.layers", "true or false"),
         ("[log]\nlevel = 'infoo'", "log.level", "not a level"),
@@ -96,7 +129,8 @@ fn single_problems() {
 
 #[test]
 fn problems_have_their_place() {
-    let found = problems("[store]\n# a comment\npath = 'data'\n\n[upstream.registries.'r.test']\nusername = 'u'\n");
+    let found =
+        problems("[store]\n# a comment\npath = 'data'\n\n[upstream.registries.'r.test']\nusername = 'u'\n");
     let places: Vec<_> = found.iter().map(|problem| (problem.key.as_str(), problem.at.unwrap())).collect();
     assert_eq!(places, [("store.path", (3, 1)), ("upstream.registries.\"r.test\".username", (6, 1))]);
 }
@@ -142,7 +176,10 @@ fn keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
 #[test]
 fn the_sample_has_every_key() {
     // `#key` and `#[table]` are keys without a default; `# word` is prose.
-    let is_key = |line: &str| line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['));
+    let is_key = |line: &str| {
+        line.strip_prefix('#')
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['))
+    };
     let uncomment = |line: &str| if is_key(line) { format!("{}\n", &line[1..]) } else { format!("{line}\n") };
     let full: String = SAMPLE.lines().map(uncomment).collect();
     let full: toml::Table = full.parse().unwrap_or_else(|error| panic!("{error}"));

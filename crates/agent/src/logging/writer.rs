@@ -32,7 +32,10 @@ pub struct Flush {
 }
 
 /// Starts the thread that writes to `out`. `notice` words how many lines were lost.
-pub(super) fn start(out: impl Write + Send + 'static, notice: fn(u64) -> String) -> io::Result<(Lines, Flush)> {
+pub(super) fn start(
+    out: impl Write + Send + 'static,
+    notice: fn(u64) -> String,
+) -> io::Result<(Lines, Flush)> {
     let (queue, waiting) = sync_channel(LINES_MAX);
     let (tell, done) = sync_channel(1);
     let dropped = Arc::new(AtomicU64::new(0));
@@ -44,7 +47,12 @@ pub(super) fn start(out: impl Write + Send + 'static, notice: fn(u64) -> String)
     Ok((lines, Flush { queue, done }))
 }
 
-fn write_all(waiting: &Receiver<Message>, dropped: &AtomicU64, mut out: impl Write, notice: fn(u64) -> String) {
+fn write_all(
+    waiting: &Receiver<Message>,
+    dropped: &AtomicU64,
+    mut out: impl Write,
+    notice: fn(u64) -> String,
+) {
     while let Ok(Message::Line(line)) = waiting.recv() {
         // A log that cannot be written cannot be complained about either.
         let _ = out.write_all(&line);

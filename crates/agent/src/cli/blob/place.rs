@@ -69,7 +69,8 @@ impl Place {
             return Err(missing());
         }
         let blobs = self.all().await?;
-        let mut matching = blobs.iter().map(|blob| blob.digest).filter(|digest| digest.to_string().starts_with(&prefix));
+        let mut matching =
+            blobs.iter().map(|blob| blob.digest).filter(|digest| digest.to_string().starts_with(&prefix));
         let first = matching.next().ok_or_else(missing)?;
         match matching.count() {
             0 => Ok(first),
@@ -82,7 +83,9 @@ impl Place {
         match self {
             Place::Agent(client) => match client.remove(digest).await {
                 Ok(()) => Ok(true),
-                Err(ClientError::Refused { status, .. }) if status == http::StatusCode::NOT_FOUND => Ok(false),
+                Err(ClientError::Refused { status, .. }) if status == http::StatusCode::NOT_FOUND => {
+                    Ok(false)
+                }
                 Err(error) => Err(error.into()),
             },
             Place::Store(store) => Ok(store.remove(digest)?),
@@ -102,7 +105,8 @@ impl Place {
         match self {
             Place::Agent(client) => Ok(client.pin(digest, pinned).await?),
             Place::Store(store) => {
-                let change: fn(&Store, &Digest) -> Result<bool, StoreError> = if pinned { Store::pin } else { Store::unpin };
+                let change: fn(&Store, &Digest) -> Result<bool, StoreError> =
+                    if pinned { Store::pin } else { Store::unpin };
                 if change(store, digest)? { Ok(()) } else { Err(Failure::Missing(*digest)) }
             }
         }

@@ -23,14 +23,21 @@ use crate::upstream::{Credentials, RegistrySettings, Secret};
 /// Largest PEM file: a system's whole list of CAs has 220 KiB.
 const PEM_BYTES_MAX: u64 = 4 << 20;
 
-pub(super) fn resolve(upstream: &Upstream, found: &mut Findings<'_, '_>) -> BTreeMap<Registry, RegistrySettings> {
+pub(super) fn resolve(
+    upstream: &Upstream,
+    found: &mut Findings<'_, '_>,
+) -> BTreeMap<Registry, RegistrySettings> {
     let tenth = Duration::from_millis(100);
     found.period("upstream.connect_timeout", upstream.connect_timeout, tenth, TIMEOUT_MAX);
     found.period("upstream.header_timeout", upstream.header_timeout, tenth, TIMEOUT_MAX);
     found.period("upstream.idle_timeout", upstream.idle_timeout, tenth, TIMEOUT_MAX);
     found.number("upstream.transfers_max", upstream.transfers_max, TRANSFERS_MAX);
     if upstream.user_agent.trim().is_empty() || HeaderValue::from_str(&upstream.user_agent).is_err() {
-        found.add("upstream.user_agent", Some(quoted(&upstream.user_agent)), "must be visible ASCII characters, such as \"shoal/0.1 (ops@example.com)\"");
+        found.add(
+            "upstream.user_agent",
+            Some(quoted(&upstream.user_agent)),
+            "must be visible ASCII characters, such as \"shoal/0.1 (ops@example.com)\"",
+        );
     }
     if let Some(path) = &upstream.docker_config {
         readable("upstream.docker_config", path, found);
@@ -42,7 +49,11 @@ pub(super) fn resolve(upstream: &Upstream, found: &mut Findings<'_, '_>) -> BTre
         let resolved = registry(&table, settings, &fallback, found);
         let Some(registry) = found.registry(&table, name) else { continue };
         if registries.insert(registry.clone(), resolved).is_some() {
-            found.add(&table, None, format!("is the same registry as another table, {registry}; put both into one"));
+            found.add(
+                &table,
+                None,
+                format!("is the same registry as another table, {registry}; put both into one"),
+            );
         }
     }
     registries
@@ -67,14 +78,23 @@ fn registry(
     let is_plain = endpoint.as_ref().is_some_and(|url| url.scheme() == "http");
     let ca = settings.ca.as_deref().and_then(|path| certificates(&key("ca"), path, found));
     if is_plain {
-        let tls = [("ca", settings.ca.is_some()), ("client_certificate", settings.client_certificate.is_some())];
+        let tls =
+            [("ca", settings.ca.is_some()), ("client_certificate", settings.client_certificate.is_some())];
         for (name, _) in tls.into_iter().filter(|(_, is_set)| *is_set) {
-            found.add(&key(name), None, "has no meaning for an http:// endpoint; make it https:// or remove the key");
+            found.add(
+                &key(name),
+                None,
+                "has no meaning for an http:// endpoint; make it https:// or remove the key",
+            );
         }
     }
     for (index, realm) in settings.trusted_realms.iter().enumerate() {
         if realm.parse::<Registry>().is_err() {
-            found.add(&format!("{table}.trusted_realms[{index}]"), Some(quoted(realm)), "must be a host or host:port, such as \"auth.example.com\", without scheme and path");
+            found.add(
+                &format!("{table}.trusted_realms[{index}]"),
+                Some(quoted(realm)),
+                "must be a host or host:port, such as \"auth.example.com\", without scheme and path",
+            );
         }
     }
     RegistrySettings {
@@ -120,7 +140,11 @@ fn credentials(
         (Some(username), Some(path)) => {
             readable(&format!("{table}.password_file"), path, found);
             if username.is_empty() || username.contains(':') {
-                found.add(&format!("{table}.username"), Some(quoted(username)), "must not be empty or have a colon in it (RFC 7617)");
+                found.add(
+                    &format!("{table}.username"),
+                    Some(quoted(username)),
+                    "must not be empty or have a colon in it (RFC 7617)",
+                );
             }
             Credentials::PasswordFile { username: username.clone(), path: path.clone() }
         }
@@ -166,7 +190,11 @@ fn certificates(key: &str, path: &Path, found: &mut Findings<'_, '_>) -> Option<
     if certificates.is_ok_and(|list| !list.is_empty()) {
         return Some(bytes);
     }
-    found.add(key, Some(quoted(&path.to_string_lossy())), "must name a file with certificates in PEM form (-----BEGIN CERTIFICATE-----)");
+    found.add(
+        key,
+        Some(quoted(&path.to_string_lossy())),
+        "must name a file with certificates in PEM form (-----BEGIN CERTIFICATE-----)",
+    );
     None
 }
 
@@ -174,7 +202,11 @@ fn private_key(key: &str, path: &Path, found: &mut Findings<'_, '_>) -> Option<S
     let text = String::from_utf8(pem(key, path, found)?).ok();
     let text = text.filter(|text| PrivateKeyDer::from_pem_slice(text.as_bytes()).is_ok());
     if text.is_none() {
-        found.add(key, Some(quoted(&path.to_string_lossy())), "must name a file with a private key in PEM form, not encrypted (-----BEGIN PRIVATE KEY-----)");
+        found.add(
+            key,
+            Some(quoted(&path.to_string_lossy())),
+            "must name a file with a private key in PEM form, not encrypted (-----BEGIN PRIVATE KEY-----)",
+        );
     }
     text
 }
