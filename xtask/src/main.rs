@@ -26,6 +26,7 @@ cargo xtask <command>
   test [ARGS]          everything a change has to pass: format, tidiness, build, all tests
                        (ARGS go to `cargo test`, e.g. `-p shoal-engine` or `--test containerd`)
   bench NAME [--json]  one benchmark against its peers: singleflight, direct, hit, footprint, verify
+  tidy                 only the checks of the sources that no compiler makes
   lint                 clippy with warnings as errors, and the tidiness checks
   fuzz NAME [ARGS]     a fuzz target, until it finds something (ARGS go to libFuzzer, e.g. -max_total_time=60)
   setup                only installs what the other commands need
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         "test" => test::run(rest),
         "bench" => bench::run(rest),
         "lint" => test::lint(),
+        "tidy" => tidy::check(),
         "fuzz" => fuzz::run(rest),
         "setup" => setup(),
         "help" | "--help" | "-h" => {

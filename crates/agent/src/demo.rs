@@ -198,7 +198,8 @@ mod tests {
 
     #[test]
     fn only_what_was_added_is_reported() {
-        let pairs = |pairs: &[(&str, u64)]| pairs.iter().map(|(s, n)| ((*s).to_owned(), *n)).collect::<Vec<_>>();
+        let pairs =
+            |pairs: &[(&str, u64)]| pairs.iter().map(|(s, n)| ((*s).to_owned(), *n)).collect::<Vec<_>>();
         let before = pairs(&[("store", 10), ("shared", 5)]);
         let after = pairs(&[("store", 10), ("shared", 8), ("upstream", 9)]);
         assert_eq!(difference(&before, after), pairs(&[("upstream", 9), ("shared", 3)]));

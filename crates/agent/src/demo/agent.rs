@@ -81,8 +81,8 @@ impl AgentProcess {
 
     /// Asks it to end and waits for it.
     pub async fn end(self) -> Result<()> {
-        let status = self.child.end().await?;
-        anyhow::ensure!(status.success(), "the agent ended with {status}");
+        let (status, last_words) = self.child.end().await?;
+        anyhow::ensure!(status.success(), "the agent ended with {status}:\n{last_words}");
         Ok(())
     }
 }

@@ -77,13 +77,13 @@ impl Child {
         }
     }
 
-    /// Asks it to end (SIGTERM) and waits; ends it after [`END_MAX`].
-    pub async fn end(mut self) -> Result<ExitStatus> {
+    /// Asks it to end (SIGTERM) and waits; ends it after [`END_MAX`]. Returns how it ended and its last words.
+    pub async fn end(mut self) -> Result<(ExitStatus, String)> {
         if let Some(pid) = self.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
             kill_process(pid, Signal::TERM)?;
         }
         match tokio::time::timeout(END_MAX, self.child.wait()).await {
-            Ok(status) => Ok(status?),
+            Ok(status) => Ok((status?, self.tail())),
             Err(_) => {
                 self.child.kill().await?;
                 bail!("{} did not end within {END_MAX:?} of SIGTERM:\n{}", self.name, self.tail())

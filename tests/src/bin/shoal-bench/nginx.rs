@@ -94,7 +94,7 @@ mod tests {
         cache.end().await?;
 
         assert!(got.iter().all(|got| got.bytes == 2_000_000));
-        assert_eq!(setting.registry.asked_since(before, 2_000_000).await?.blobs, 1);
+        assert_eq!(setting.registry.asked_since(before, 2_000_000).await?.blob_gets, 1);
 
         let root = setting.subfolder("files")?;
         fs::write(root.join("blob"), &setting.blob.bytes)?;

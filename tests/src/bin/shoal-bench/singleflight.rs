@@ -79,7 +79,7 @@ pub async fn run(options: &Options) -> Result<Table> {
 
     let metrics = vec![
         Metric { name: "seconds", unit: "s until the last client is done" },
-        Metric { name: "upstream_gets", unit: "blob requests" },
+        Metric { name: "upstream_gets", unit: "GETs of the blob" },
         Metric { name: "first_byte", unit: "s, slowest client" },
         Metric { name: "cpu_seconds", unit: "CPU s of the server" },
     ];
@@ -132,10 +132,10 @@ impl Bench {
         // A peer that answers its clients from the middle of a transfer may not have ended it: its line is still due.
         let asked = self.setting.registry.asked_since(before, size).await?;
         let first = got.iter().map(|got| got.first_byte.as_secs_f64()).fold(0.0, f64::max);
-        say(&format!("{name}: {:.2} s, upstream asked {} times for blobs", took.as_secs_f64(), asked.blobs));
+        say(&format!("{name}: {:.2} s, {} upstream GETs", took.as_secs_f64(), asked.blob_gets));
         into.seconds.push(took.as_secs_f64());
         into.first_bytes.push(first);
-        into.gets.push(asked.blobs as f64);
+        into.gets.push(asked.blob_gets as f64);
         into.cpu.push(cpu);
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use shoal_agent::demo::image::MANIFEST;
 
 /// One read takes at most this much.
 const BUFFER_BYTES: usize = 1024 * 1024;
@@ -43,7 +44,7 @@ impl Sink {
     pub fn get(&mut self, path: &str) -> Result<Got> {
         let start = Instant::now();
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: shoal-bench\r\nAccept: */*\r\n\r\n",
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: shoal-bench\r\nAccept: {MANIFEST}, */*\r\n\r\n",
             self.address
         );
         self.stream.get_mut().write_all(request.as_bytes())?;
