@@ -27,11 +27,11 @@ use output::Output;
 
 const EXAMPLES: &str = "\
 Examples:
-  shoal agent --config /etc/shoal/shoal.toml   run the agent
-  shoal config check                           report everything that is wrong with the configuration
-  shoal status                                 what the agent on this node is doing
-  shoal blob ls --sort size                    what it has stored
-  shoal demo                                   see it work, on this machine, in ten seconds
+  shoal agent --config shoal.toml   run the agent
+  shoal config check                report everything that is wrong with the configuration
+  shoal status                      what the agent on this node is doing
+  shoal blob ls --sort size         what it has stored
+  shoal demo                        see it work, on this machine, in ten seconds
 
 Exit status:
   0  done                    3  the configuration is wrong

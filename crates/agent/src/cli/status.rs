@@ -81,6 +81,9 @@ fn store(status: &Status) -> String {
 fn requests(status: &Status) -> String {
     let hits: u64 = status.hits.values().sum();
     let all = hits + status.misses;
+    if all == 0 {
+        return "none yet".into();
+    }
     format!("{hits} answered from this node, {} needed upstream ({} hits)", status.misses, percent(hits, all))
 }
 

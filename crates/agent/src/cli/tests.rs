@@ -169,3 +169,53 @@ fn the_status_at_a_glance() {
     sha256:abababababababababababababababababababababababababababababababab  50.0 MB  40 %        4          1  receiving
     ");
 }
+
+/// Without an agent the store is opened directly; without a store nothing is made.
+#[test]
+fn blobs_of_an_agent_that_does_not_run() {
+    use std::process::ExitCode;
+
+    use bytes::Bytes;
+    use shoal_engine::{Algorithm, Digest};
+    use shoal_store::{Options, Store};
+
+    let folder = tempfile::tempdir().unwrap();
+    let (file, data) = (folder.path().join("shoal.toml"), folder.path().join("data"));
+    let text = format!(
+        "[store]\npath = '{}'\n[admin]\nsocket = '{}'\n",
+        data.display(),
+        folder.path().join("admin.sock").display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let run = |line: &str| parse(&format!("shoal blob {line} --config {}", file.display())).unwrap().run();
+    let code = |line: &str| format!("{:?}", run(line).unwrap());
+    let (success, not_as_named) = (format!("{:?}", ExitCode::SUCCESS), format!("{:?}", ExitCode::from(5)));
+
+    assert!(matches!(run("ls"), Err(Failure::NoStore { store, .. }) if store == data));
+    assert!(!data.exists(), "a store was made by whoever looked for one");
+
+    let options = || Options { disk_free_min: 0, ..Options::new(&data) };
+    let digests: Vec<Digest> = [b"one", b"two"]
+        .iter()
+        .map(|bytes| {
+            Digest::new(Algorithm::Sha256, ring::digest::digest(&ring::digest::SHA256, *bytes).as_ref())
+        })
+        .collect();
+    let store = Store::open(options()).unwrap().store;
+    for (digest, bytes) in digests.iter().zip(["one", "two"]) {
+        store.put(digest, None, &Bytes::from(bytes), std::time::SystemTime::now()).unwrap();
+    }
+    assert!(matches!(run("ls"), Err(Failure::Open { .. })), "another process works in the store");
+    drop(store);
+
+    let prefix = &digests[0].to_string()[.."sha256:".len() + 6];
+    assert_eq!(code("ls"), success);
+    assert_eq!(code(&format!("verify {prefix}")), success);
+    assert_eq!(code("verify --all"), success);
+    assert_eq!(code(&format!("pin {prefix}")), success);
+    assert_eq!(code(&format!("rm {prefix} {}", digests[1])), success);
+    assert_eq!(code(&format!("verify {}", digests[0])), not_as_named);
+    assert!(matches!(run(&format!("pin {}", digests[0])), Err(Failure::Missing(_))));
+    assert!(matches!(run("rm abcdef"), Err(Failure::NoSuchPrefix(_))));
+    assert!(Store::open(options()).unwrap().store.list(None, 10).unwrap().is_empty());
+}

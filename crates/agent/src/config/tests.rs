@@ -240,3 +240,22 @@ proptest! {
         }
     }
 }
+
+/// The parts have defaults of their own, for their tests; nobody should have to know which ones are in force.
+#[test]
+fn the_defaults_are_those_of_the_parts() {
+    let config = Config::default();
+    let own = shoal_store::Options::new("/var/lib/shoal");
+    assert_eq!(format!("{:?}", config.store_options()), format!("{own:?}"));
+    let own = crate::registry::listen::ConnectionLimits::default();
+    assert_eq!(format!("{:?}", config.connection_limits()), format!("{own:?}"));
+    let own = shoal_engine::engine::Settings::default();
+    assert_eq!(config.driver_settings().engine.fetches_max, own.fetches_max);
+    let (settings, own) = (config.upstream_settings(), crate::upstream::Settings::default());
+    assert_eq!(settings.user_agent, own.user_agent);
+    assert_eq!(
+        (settings.connect_timeout, settings.header_timeout, settings.idle_timeout),
+        (own.connect_timeout, own.header_timeout, own.idle_timeout)
+    );
+    assert_eq!(settings.own_addresses, ["127.0.0.1:5000".parse().unwrap()]);
+}
