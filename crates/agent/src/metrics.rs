@@ -1,5 +1,5 @@
-//! Every metric of the agent, in one place: name, help text, labels. A metric that is registered here is set
-//! somewhere; a test scrapes a working agent and fails for one that never moves.
+//! Every metric of the agent, in one place: name, help text, labels. Nobody else registers any, and every one that is
+//! registered here is set through a method or a handle below.
 
 use std::sync::Arc;
 

@@ -33,6 +33,9 @@ enum Format {
     Json,
 }
 
+/// How long threads that still hold the store may take to let go of it when the agent has drained.
+const END_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+
 pub(super) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
     let refused = process::prepare_agent();
     let config = args.config.load()?;
@@ -53,8 +56,10 @@ pub(super) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
     }
     let runtime = process::runtime()?;
     let code = runtime.block_on(live(config))?;
-    // A thread that a sick disk holds must not keep the process; everything that matters has been written.
-    runtime.shutdown_background();
+    // Tasks and threads that are still ending hold the store. Its index must not be in use while the process takes
+    // down its C++ library: that ends in an abort. A thread that a sick disk holds must not keep the process either;
+    // everything that matters has been written.
+    runtime.shutdown_timeout(END_MAX);
     Ok(code)
 }
 

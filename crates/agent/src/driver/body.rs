@@ -24,7 +24,7 @@ use crate::registry::sendfile::MappedFile;
 
 /// Bytes in one frame, at most: large enough that frames cost nothing, small enough that what a client received is
 /// counted about right when it leaves.
-const FRAME_BYTES_MAX: u64 = 1 << 20;
+const FRAME_BYTES_MAX: u64 = 2 << 20;
 
 /// Why a body ends short. The client sees a connection closed early; the text is for the log.
 #[derive(Debug, thiserror::Error)]

@@ -277,17 +277,12 @@ struct Transfer {
 
 impl Transfer {
     async fn run(self) -> Result<(), FetchFault> {
-        let cancel = self.cancel.clone();
-        tokio::select! {
-            () = cancel.cancelled() => Err(FetchFault::Cancelled),
-            result = self.receive() => result,
-        }
-    }
-
-    async fn receive(self) -> Result<(), FetchFault> {
         let end = self.end.load(Ordering::Acquire);
         let end = (end != u64::MAX).then_some(end);
-        let opened = self.upstream.open_blob(&self.asked, &self.digest, self.start, end).await;
+        let opened = tokio::select! {
+            () = self.cancel.cancelled() => return Err(FetchFault::Cancelled),
+            opened = self.upstream.open_blob(&self.asked, &self.digest, self.start, end) => opened,
+        };
         let mut stream = match opened {
             Ok(stream) => stream,
             Err(error) => return Err(self.blame(error).await),
@@ -305,9 +300,13 @@ impl Transfer {
                 (Arc::clone(&self.flight), self.handle.clone(), self.fetch, self.start);
             tokio::task::spawn_blocking(move || sink(&flight, &handle, fetch, start, queue))
         };
-        let received = self.forward(&mut stream, &chunks).await;
+        let received = tokio::select! {
+            () = self.cancel.cancelled() => Err(FetchFault::Cancelled),
+            received = self.forward(&mut stream, &chunks) => received,
+        };
         drop(chunks);
-        // What has been received is written before the end is told: the next transfer goes on right behind it.
+        // What has been received is written before the end is told, also of a cancelled transfer: nothing writes after
+        // the answer, and the next transfer goes on right behind it.
         let written = sink.await.unwrap_or(Err(LocalFault::StoreBroken));
         let reached = written.map_err(FetchFault::Local)?;
         received?;

@@ -1,5 +1,6 @@
 //! Token realms. Question: may a token be fetched from the URL that a challenge names? Answer: only over https, and
-//! only from the registry's own host, its registrable domain, or a host the operator trusts. Prevents a registry, or
+//! only from the registry's own host, its registrable domain, or a host the operator trusts; over plain http only for
+//! a registry that is itself configured as plain http, from its own host or one the operator trusts. Prevents a registry, or
 //! somebody who speaks in its name, from collecting credentials for a third party (`contract.md` 4.2).
 
 use url::{Host, Url};
@@ -10,7 +11,7 @@ pub(super) enum RealmFault {
     /// Not a URL, or one that cannot be asked.
     #[error("the token realm is no http(s) URL")]
     NoUrl,
-    /// Plain http, although the registry is asked over https or is another host.
+    /// Plain http, although the registry is asked over https, or from a host that is neither its own nor trusted.
     #[error("the token realm {0} is plain http")]
     Plain(String),
     /// Somebody else's host.
@@ -28,15 +29,15 @@ pub(super) fn judge(endpoint: &Url, realm: &str, trusted: &[String]) -> Result<U
     url.set_fragment(None);
     let (Some(own), Some(host)) = (endpoint.host(), url.host()) else { return Err(RealmFault::NoUrl) };
     let named = || host.to_string();
+    let is_named = own == host || trusted.iter().any(|entry| is_trusted(entry, &url));
     match url.scheme() {
         "https" => {}
-        // A registry that is configured as plain http has shown its credentials to this host's network already.
-        "http" if endpoint.scheme() == "http" && own == host => return Ok(url),
+        // A registry that is configured as plain http has shown its credentials to the network already.
+        "http" if endpoint.scheme() == "http" && is_named => return Ok(url),
         "http" => return Err(RealmFault::Plain(named())),
         _ => return Err(RealmFault::NoUrl),
     }
-    let allowed =
-        own == host || same_domain(&own, &host) || trusted.iter().any(|entry| is_trusted(entry, &url));
+    let allowed = is_named || same_domain(&own, &host);
     if allowed { Ok(url) } else { Err(RealmFault::Foreign(named())) }
 }
 
@@ -88,6 +89,7 @@ mod tests {
             ("https://hub.test", "https://sso2.corp.example:8443/t", Ok("https://sso2.corp.example:8443/t")),
             ("https://hub.test", "https://sso2.corp.example/t", foreign("sso2.corp.example")),
             ("https://hub.test", "http://sso.corp.example/t", plain("sso.corp.example")),
+            ("http://hub.test:5000", "http://sso.corp.example/t", Ok("http://sso.corp.example/t")),
             ("https://hub.test", "file:///etc/passwd", Err(RealmFault::NoUrl)),
             ("https://hub.test", "ftp://hub.test/", Err(RealmFault::NoUrl)),
             ("https://hub.test", "/token", Err(RealmFault::NoUrl)),
