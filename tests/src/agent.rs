@@ -334,7 +334,10 @@ impl Agent {
         self.data_files().iter().map(held).sum()
     }
 
-    /// Waits for the next write to the index: while a transfer is held up, that is the checkpoint of its pieces.
+    /// Waits until what has arrived of a transfer that is now held up is in a checkpoint, as writes to the index show.
+    ///
+    /// The first write may end a checkpoint that was begun before; the second one, if there is one, was begun after
+    /// it. If there is none within ten times the age at which a checkpoint is due, the first one had everything.
     pub async fn until_checkpoint(&self) {
         let log_bytes = || -> u64 {
             let logs =
@@ -344,6 +347,11 @@ impl Agent {
         let before = log_bytes();
         assert!(before > 0, "no write-ahead log of the index found");
         wait::until_true("a checkpoint", Duration::from_secs(30), || log_bytes() > before).await;
+        let (first, since) = (log_bytes(), std::time::Instant::now());
+        wait::until_true("a second checkpoint, or none", Duration::from_secs(30), || {
+            log_bytes() > first || since.elapsed() > Duration::from_secs(10)
+        })
+        .await;
     }
 }
 

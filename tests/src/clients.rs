@@ -1,4 +1,4 @@
-//! The containers/image clients: skopeo and podman.
+//! The containers/image clients: skopeo, podman and buildah.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,38 +19,56 @@ pub async fn skopeo_copy(agent: SocketAddr, image: &str, into: &Path) -> Finishe
     run(&mut command, PULL_MAX).await
 }
 
-/// `podman pull` of `image`, whose registry is mirrored by the agent in a private registries.conf.
-pub async fn podman_pull(agent: SocketAddr, registry: &str, image: &str, folder: &Path) -> Finished {
-    let conf = folder.join("registries.conf");
-    let text = format!(
-        "[[registry]]\nprefix = \"{registry}\"\nlocation = \"{registry}\"\n[[registry.mirror]]\nlocation = \"{agent}/{registry}\"\ninsecure = true\n"
-    );
-    std::fs::write(&conf, text).expect("the folder is ours");
-    let policy = folder.join("policy.json");
-    std::fs::write(&policy, r#"{"default": [{"type": "insecureAcceptAnything"}]}"#)
-        .expect("the folder is ours");
-    let mut command = podman(folder);
-    command.env("CONTAINERS_REGISTRIES_CONF", &conf);
-    command
-        .arg("pull")
-        .arg("--quiet")
-        .arg("--signature-policy")
-        .arg(&policy)
-        .arg(format!("{registry}/{image}"));
-    run(&mut command, PULL_MAX).await
+/// Whose storage commands are meant: both keep images in the same way.
+#[derive(Clone, Copy, Debug)]
+pub enum Puller {
+    /// podman.
+    Podman,
+    /// buildah.
+    Buildah,
 }
 
-/// Digests of the images in that folder's storage.
-pub async fn podman_images(folder: &Path) -> String {
-    let mut command = podman(folder);
-    command.args(["images", "--format", "{{.Digest}}", "--noheading"]);
-    run(&mut command, Duration::from_secs(30)).await.expect_ok("podman images").output
-}
+impl Puller {
+    fn command(self, folder: &Path) -> Command {
+        let name = match self {
+            Puller::Podman => "podman",
+            Puller::Buildah => "buildah",
+        };
+        let mut command = Command::new(place::program(name, name));
+        command.arg("--root").arg(folder.join("root")).arg("--runroot").arg(folder.join("run"));
+        command.args(["--storage-driver", "vfs"]);
+        if matches!(self, Puller::Podman) {
+            command.arg("--tmpdir").arg(folder.join("tmp"));
+            command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
+        }
+        command
+    }
 
-fn podman(folder: &Path) -> Command {
-    let mut command = Command::new(place::program("podman", "podman"));
-    command.arg("--root").arg(folder.join("root")).arg("--runroot").arg(folder.join("run"));
-    command.arg("--tmpdir").arg(folder.join("tmp"));
-    command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
-    command
+    /// Pulls `image`, whose registry is mirrored by the agent in a private registries.conf.
+    pub async fn pull(self, agent: SocketAddr, registry: &str, image: &str, folder: &Path) -> Finished {
+        let conf = folder.join("registries.conf");
+        let text = format!(
+            "[[registry]]\nprefix = \"{registry}\"\nlocation = \"{registry}\"\n[[registry.mirror]]\nlocation = \"{agent}/{registry}\"\ninsecure = true\n"
+        );
+        std::fs::write(&conf, text).expect("the folder is ours");
+        let policy = folder.join("policy.json");
+        std::fs::write(&policy, r#"{"default": [{"type": "insecureAcceptAnything"}]}"#)
+            .expect("the folder is ours");
+        let mut command = self.command(folder);
+        command.env("CONTAINERS_REGISTRIES_CONF", &conf);
+        command
+            .arg("pull")
+            .arg("--quiet")
+            .arg("--signature-policy")
+            .arg(&policy)
+            .arg(format!("{registry}/{image}"));
+        run(&mut command, PULL_MAX).await
+    }
+
+    /// Digests of the images in that folder's storage.
+    pub async fn images(self, folder: &Path) -> String {
+        let mut command = self.command(folder);
+        command.args(["images", "--format", "{{.Digest}}", "--noheading"]);
+        run(&mut command, Duration::from_secs(30)).await.expect_ok("images").output
+    }
 }

@@ -66,8 +66,11 @@ impl Disk {
     }
 
     /// Brings the disk back as it is after a power cut. Whoever had files open there has to be gone.
-    pub fn power_on(&self) {
-        expect(Command::new("umount").arg(self.path()));
+    pub async fn power_on(&self) {
+        // A child that another test is just starting holds copies of this process's files until it runs.
+        let unmounted =
+            || Command::new("umount").arg(self.path()).status().is_ok_and(|status| status.success());
+        wait::until_true("the disk to be unmounted", wait::START_MAX, unmounted).await;
         self.mount();
     }
 }

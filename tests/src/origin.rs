@@ -107,7 +107,10 @@ struct Shared {
     script: Mutex<Vec<script::Rule>>,
     seen: Mutex<Vec<Seen>>,
     auth: Mutex<Option<Auth>>,
-    tokens: Mutex<Vec<String>>,
+    /// Shared with the origins that accept them.
+    tokens: Arc<Mutex<Vec<String>>>,
+    /// Tokens of another origin that are accepted too.
+    other_tokens: Mutex<Option<Arc<Mutex<Vec<String>>>>>,
     max_age: Mutex<Option<u64>>,
 }
 
@@ -142,7 +145,8 @@ impl Origin {
             script: Mutex::default(),
             seen: Mutex::default(),
             auth: Mutex::default(),
-            tokens: Mutex::default(),
+            tokens: Arc::default(),
+            other_tokens: Mutex::default(),
             max_age: Mutex::default(),
         });
         let (mode, modes) = watch::channel(Mode::Up);
@@ -230,6 +234,11 @@ impl Origin {
     /// Asks for credentials from now on.
     pub fn require(&self, auth: Auth) {
         *lock(&self.shared.auth) = Some(auth);
+    }
+
+    /// Accepts the tokens that another origin has handed out, too.
+    pub fn accept_tokens_of(&self, issuer: &Origin) {
+        *lock(&self.shared.other_tokens) = Some(Arc::clone(&issuer.shared.tokens));
     }
 
     /// Makes every token that was handed out worthless.

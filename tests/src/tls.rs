@@ -1,4 +1,4 @@
-//! Certificates for a test: an authority, a server for `localhost`, and a client.
+//! Certificates for a test: an authority, a server on loopback, and a client.
 
 use std::sync::Arc;
 
@@ -26,23 +26,24 @@ impl Authority {
         self.issuer.pem()
     }
 
-    fn signed(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
+    fn signed(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key can be made");
-        let params = CertificateParams::new(vec![name.to_owned()]).expect("the name is valid");
+        let params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+            .expect("the names are valid");
         (params.signed_by(&key, &self.issuer).expect("parameters are valid"), key)
     }
 
     /// A client's certificate and key: two PEM texts.
     pub fn client(&self) -> (String, String) {
-        let (certificate, key) = self.signed("client.test");
+        let (certificate, key) = self.signed(&["client.test"]);
         (certificate.pem(), key.serialize_pem())
     }
 
-    /// A server for `localhost` that speaks these protocols (ALPN); with `clients`, only to holders of a certificate
+    /// A server for `localhost` and 127.0.0.1 that speaks these protocols (ALPN); with `clients`, only to holders of a certificate
     /// of this authority.
     pub fn server(&self, protocols: &[&[u8]], clients: bool) -> Arc<rustls::ServerConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let (certificate, key) = self.signed("localhost");
+        let (certificate, key) = self.signed(&["localhost", "127.0.0.1"]);
         let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .expect("the provider has the default versions");

@@ -78,7 +78,16 @@ impl App {
         }
         let observe = listen::bind(config.observe_address())?;
         let admin = admin::bind(config.admin_socket()).await?;
-        Ok(App { config, metrics, store: opened.store, report: opened.report, upstream, registry, observe, admin })
+        Ok(App {
+            config,
+            metrics,
+            store: opened.store,
+            report: opened.report,
+            upstream,
+            registry,
+            observe,
+            admin,
+        })
     }
 
     /// Starts to answer.

@@ -56,7 +56,13 @@ enum Command {
     Input(Input, Option<Box<FlightIo>>),
     /// What a source said, for the answer to those who wait.
     Blame(Digest, Cause),
-    Open { ticket: TicketId, digest: Digest, part: Part, asked: Asked, shared: Arc<Shared> },
+    Open {
+        ticket: TicketId,
+        digest: Digest,
+        part: Part,
+        asked: Asked,
+        shared: Arc<Shared>,
+    },
     Status(oneshot::Sender<Vec<FlightStatus>>),
     Idle(oneshot::Sender<()>),
 }
@@ -92,7 +98,8 @@ impl Handle {
         let id = TicketId(self.next_ticket.fetch_add(1, Ordering::Relaxed));
         let shared = Shared::new();
         let ticket = Ticket::new(id, Arc::clone(&shared), self.clone());
-        let command = Command::Open { ticket: id, digest, part, asked: asked.clone(), shared: Arc::clone(&shared) };
+        let command =
+            Command::Open { ticket: id, digest, part, asked: asked.clone(), shared: Arc::clone(&shared) };
         if self.inbox.send(command).await.is_err() {
             shared.end(Ending::gone());
         }
@@ -371,7 +378,11 @@ impl Driver {
 
     fn asked_for(&self, digest: Digest, scope: Scope) -> Asked {
         let first = self.stories.get(&digest).and_then(|s| s.asked.as_ref());
-        Asked { scope, hops: first.map(|a| a.hops.clone()).unwrap_or_default(), client: first.and_then(|a| a.client) }
+        Asked {
+            scope,
+            hops: first.map(|a| a.hops.clone()).unwrap_or_default(),
+            client: first.and_then(|a| a.client),
+        }
     }
 
     fn status(&self) -> Vec<FlightStatus> {

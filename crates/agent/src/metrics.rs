@@ -109,28 +109,56 @@ impl Metrics {
                 metric
             }};
         }
-        let served_bytes = add!("served_bytes", "Bytes of blobs and manifests sent to clients, by where they came from", Family::default());
-        let requests = add!("requests", "Registry requests answered, by kind and HTTP status", Family::default());
+        let served_bytes = add!(
+            "served_bytes",
+            "Bytes of blobs and manifests sent to clients, by where they came from",
+            Family::default()
+        );
+        let requests =
+            add!("requests", "Registry requests answered, by kind and HTTP status", Family::default());
         // Buckets from 0.25 ms, below a stored manifest, to 17 s, just under the answer budget.
         let request_seconds = add!(
             "request_seconds",
             "Seconds from a registry request to its response headers",
             Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.00025, 4.0, 9))
         );
-        let upstream_requests = add!("upstream_requests", "Requests sent upstream, by registry, kind and outcome", Family::default());
+        let upstream_requests = add!(
+            "upstream_requests",
+            "Requests sent upstream, by registry, kind and outcome",
+            Family::default()
+        );
         let upstream_bytes = add!("upstream_bytes", "Body bytes received from upstream", Family::default());
-        let upstream_resumes = add!("upstream_resumes", "Transfers that went on in the middle of a blob after they broke", Family::default());
-        let upstream_retries = add!("upstream_retries", "Requests to upstream that were repeated after a failure", Family::default());
-        let hits = add!("hits", "Requests answered without asking upstream, by where the content was", Family::default());
+        let upstream_resumes = add!(
+            "upstream_resumes",
+            "Transfers that went on in the middle of a blob after they broke",
+            Family::default()
+        );
+        let upstream_retries = add!(
+            "upstream_retries",
+            "Requests to upstream that were repeated after a failure",
+            Family::default()
+        );
+        let hits = add!(
+            "hits",
+            "Requests answered without asking upstream, by where the content was",
+            Family::default()
+        );
         let misses = add!("misses", "Requests that needed upstream", Counter::default());
-        let verify_failures = add!("verify_failures", "Blobs whose bytes did not match their digest", Counter::default());
+        let verify_failures =
+            add!("verify_failures", "Blobs whose bytes did not match their digest", Counter::default());
         let flights = add!("flights", "Blobs being received", Gauge::default());
         let tickets = add!("tickets", "Client requests that wait for bytes", Gauge::default());
-        let connections = add!("connections", "Open client connections to the registry port", Gauge::default());
+        let connections =
+            add!("connections", "Open client connections to the registry port", Gauge::default());
         let store_bytes = add!("store_bytes", "Bytes of whole blobs in the store", Gauge::default());
         let store_blobs = add!("store_blobs", "Whole blobs in the store", Gauge::default());
-        let store_partial_bytes = add!("store_partial_bytes", "Bytes of half-received blobs in the store", Gauge::default());
-        let store_degraded = add!("store_degraded", "1 while the store cannot be used and pulls go straight upstream", Gauge::default());
+        let store_partial_bytes =
+            add!("store_partial_bytes", "Bytes of half-received blobs in the store", Gauge::default());
+        let store_degraded = add!(
+            "store_degraded",
+            "1 while the store cannot be used and pulls go straight upstream",
+            Gauge::default()
+        );
         let evictions = add!("evictions", "Blobs evicted for space or age", Counter::default());
         let evicted_bytes = add!("evicted_bytes", "Bytes evicted for space or age", Counter::default());
         Arc::new(Metrics {
@@ -171,7 +199,9 @@ impl Metrics {
     /// A request went upstream; `kind` is `manifest-head`, `manifest-get`, `blob-get`, `blob-head`, `list` or
     /// `token`; `outcome` is `ok`, `not-modified`, `missing`, `denied`, `rate-limited`, `transient`, `protocol`.
     pub fn upstream_request(&self, registry: &str, kind: &'static str, outcome: &'static str) {
-        self.upstream_requests.get_or_create(&ByUpstream { registry: registry.to_owned(), kind, outcome }).inc();
+        self.upstream_requests
+            .get_or_create(&ByUpstream { registry: registry.to_owned(), kind, outcome })
+            .inc();
     }
 
     /// The counter of body bytes from one registry, for a transfer to keep.

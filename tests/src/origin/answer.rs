@@ -1,5 +1,7 @@
 //! The answers of a registry that does everything right: status, headers and the whole content they are cut from.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde_json::json;
 
@@ -199,6 +201,14 @@ fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
 }
 
+fn knows(token: &str, shared: &Shared) -> bool {
+    let others = lock(&shared.other_tokens).clone();
+    [Some(Arc::clone(&shared.tokens)), others]
+        .iter()
+        .flatten()
+        .any(|list| lock(list).iter().any(|known| known == token))
+}
+
 /// The challenge to answer with, or `None` when the request may pass.
 fn challenge(seen: &Seen, shared: &Shared) -> Option<String> {
     let auth = lock(&shared.auth).clone()?;
@@ -212,7 +222,7 @@ fn challenge(seen: &Seen, shared: &Shared) -> Option<String> {
             let right = given
                 .as_deref()
                 .and_then(|given| given.strip_prefix("Bearer "))
-                .is_some_and(|token| lock(&shared.tokens).iter().any(|known| known == token));
+                .is_some_and(|token| knows(token, shared));
             let realm = realm.unwrap_or_else(|| format!("http://{}/token", shared.address));
             let scope = format!("repository:{}:pull", seen.repository);
             (!right).then(|| format!("Bearer realm=\"{realm}\",service=\"origin.test\",scope=\"{scope}\""))

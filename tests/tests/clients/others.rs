@@ -1,8 +1,8 @@
-//! skopeo and podman: no `ns`, the registry comes from the path; after a served manifest a blob that fails is a failed
+//! skopeo, podman and buildah: no `ns`, the registry comes from the path; after a served manifest a blob that fails is a failed
 //! pull, because these clients have no fallback.
 
 use shoal_tests::agent::Setup;
-use shoal_tests::clients;
+use shoal_tests::clients::{Puller, skopeo_copy};
 use shoal_tests::docker_registry::DockerRegistry;
 use shoal_tests::image::Image;
 use shoal_tests::origin::{Gate, Match, Origin, Plan};
@@ -20,7 +20,7 @@ async fn skopeo_copies() {
     let folder = place::scratch();
     for round in ["cold", "warm"] {
         let into = folder.path().join(round);
-        let copied = clients::skopeo_copy(agent.address(), &format!("{REGISTRY}/{NAME}"), &into).await;
+        let copied = skopeo_copy(agent.address(), &format!("{REGISTRY}/{NAME}"), &into).await;
         copied.expect_ok("skopeo copy");
         for blob in image.blobs() {
             let path = into.join(blob.digest.trim_start_matches("sha256:"));
@@ -32,19 +32,21 @@ async fn skopeo_copies() {
     }
 }
 
-/// podman by a mirror in its registries.conf.
+/// podman and buildah by a mirror in their registries.conf.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn podman_pulls() {
+async fn podman_and_buildah_pull() {
     place::needs_root();
     let registry = DockerRegistry::start().await;
     let image = Image::small(431);
     registry.push(REPOSITORY, "v1", &image).await;
     let agent = Setup::new(&registry.url()).registry(REGISTRY, &registry.url()).start().await;
-    let folder = place::scratch();
-    let pulled = clients::podman_pull(agent.address(), REGISTRY, NAME, folder.path()).await;
-    pulled.expect_ok("podman pull");
-    let images = clients::podman_images(folder.path()).await;
-    assert!(images.contains(&image.manifest.digest), "{images}");
+    for puller in [Puller::Podman, Puller::Buildah] {
+        let folder = place::scratch();
+        let pulled = puller.pull(agent.address(), REGISTRY, NAME, folder.path()).await;
+        pulled.expect_ok(&format!("{puller:?}"));
+        let images = puller.images(folder.path()).await;
+        assert!(images.contains(&image.manifest.digest), "{puller:?}: {images}");
+    }
     for layer in &image.layers {
         assert_eq!(registry.blob_gets(&layer.digest), 1);
     }
@@ -65,7 +67,6 @@ async fn skopeo_notices_nothing_of_a_bad_upstream() {
     let agent = setup.start().await;
     let folder = place::scratch();
     let copied =
-        clients::skopeo_copy(agent.address(), &format!("{REGISTRY}/{NAME}"), &folder.path().join("image"))
-            .await;
+        skopeo_copy(agent.address(), &format!("{REGISTRY}/{NAME}"), &folder.path().join("image")).await;
     copied.expect_ok("skopeo copy");
 }

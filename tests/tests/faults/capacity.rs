@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shoal_tests::agent::{Agent, Setup};
+use shoal_tests::agent::{Agent, Setup, shoal};
 use shoal_tests::http::{Client, finish, read_some};
 use shoal_tests::image::Blob;
 use shoal_tests::origin::Origin;
@@ -42,6 +42,29 @@ async fn l5_the_capacity_holds() {
     assert_eq!(origin.blob_gets(&favourite.digest), 1, "what was hit all the time was evicted");
     get(&agent, &blobs[1]).await;
     assert_eq!(origin.blob_gets(&blobs[1].digest), 2, "the oldest is still there");
+}
+
+/// A pinned blob stays, however old it gets and however much comes in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pinned_blobs_stay() {
+    let origin = Origin::start().await;
+    let agent = Setup::new(&origin.url()).set("store.capacity", "20MB").start().await;
+    let blobs = layers(341..350, 4_000_000);
+    for blob in &blobs {
+        origin.add_blob(blob);
+    }
+    let pinned = &blobs[0];
+    get(&agent, pinned).await;
+    agent.until_idle().await;
+    let config = agent.setup().folder().join("shoal.toml").display().to_string();
+    shoal(&["blob", "pin", &pinned.digest, "--config", &config]).await.expect_ok("shoal blob pin");
+    for blob in &blobs[1..] {
+        get(&agent, blob).await;
+        agent.until_idle().await;
+    }
+    assert!(agent.metric("evictions_total", &[]).await >= 4.0);
+    get(&agent, pinned).await;
+    assert_eq!(origin.blob_gets(&pinned.digest), 1);
 }
 
 /// C14: a blob that is being read is not taken away under its reader, whatever else comes in.

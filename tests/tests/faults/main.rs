@@ -117,7 +117,7 @@ async fn power_loss() {
     disk.cut_power();
     agent.kill();
     drop(response);
-    disk.power_on();
+    disk.power_on().await;
     agent.restart().await;
     let asked = origin.seen().len();
     pull(&agent, &whole).await;
@@ -148,7 +148,7 @@ async fn power_loss_among_commits() {
         agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
     }
     agent.kill();
-    disk.power_on();
+    disk.power_on().await;
     agent.restart().await;
     for blob in &blobs {
         agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);

@@ -1,11 +1,14 @@
 //! Credentials: ours go only where they were configured for, the client's go nowhere (rows C15, C19; sections 4.2,
 //! 8.9 and 8.10).
 
+use std::time::Duration;
+
 use shoal_tests::agent::{REGISTRY, Setup};
 use shoal_tests::http::{self, Client};
 use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::{Auth, Kind, Match, Origin, Plan};
 use shoal_tests::tls::Authority;
+use shoal_tests::wait;
 
 use super::{REPOSITORY, Stand};
 
@@ -121,6 +124,49 @@ async fn a_foreign_realm_is_not_trusted() {
         .filter(|seen| seen.header("authorization").is_some() || seen.method == "POST")
         .collect();
     assert!(stolen.is_empty(), "{stolen:?}");
+}
+
+/// A realm on another host is trusted when the operator says so, and only then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_realm_that_the_operator_trusts() {
+    let authority = Authority::new();
+    // Over TLS: credentials go nowhere by plain http but to a registry that is configured so.
+    let server = authority.server(&[b"http/1.1"], false);
+    let origin = Origin::start_tls(server.clone()).await;
+    let issuer = Origin::start_tls(server).await;
+    issuer.require(bearer(300));
+    let realm = format!("{}/token", issuer.url());
+    origin.require(Auth::Bearer { account: None, realm: Some(realm), expires_in: 300 });
+    origin.accept_tokens_of(&issuer);
+    // The registry by its address, the realm by a name: another host.
+    let setup = robot(Setup::new(&format!("https://{}", origin.address())));
+    let ca = setup.folder().join("ca.pem");
+    std::fs::write(&ca, authority.pem()).expect("the folder is ours");
+    let agent = setup.registry_key(REGISTRY, "ca", ca.display().to_string()).start().await;
+    let image = Image::new(127, &[1000]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    assert!(agent.get_manifest(REPOSITORY, "v1").await.status >= 400);
+    assert_eq!(issuer.seen().len(), 0, "a realm that nobody trusts was asked");
+    let realms = vec![format!("localhost:{}", issuer.address().port())];
+    let agent = agent.restart_with(|setup| setup.registry_key(REGISTRY, "trusted_realms", realms)).await;
+    agent.get_manifest(REPOSITORY, "v1").await.expect(200, &image.manifest.bytes);
+    assert_eq!(issuer.count(Kind::Token, "GET") + issuer.count(Kind::Token, "POST"), 1);
+}
+
+/// A password that is rotated is taken up without a restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_is_rotated() {
+    let stand = Stand::with(robot).await;
+    stand.origin.require(Auth::Basic { user: "robot".into(), password: "rotated".into() });
+    let image = Image::new(128, &[1000]);
+    stand.origin.add_image(REPOSITORY, "v1", &image);
+    assert!(stand.agent.get_manifest(REPOSITORY, "v1").await.status >= 400);
+    let setup = stand.agent.setup();
+    std::fs::write(setup.folder().join("password-of-robot"), "rotated\n").expect("the folder is ours");
+    wait::until("the new password to be used", Duration::from_secs(20), || async {
+        stand.agent.get_manifest(REPOSITORY, "v1").await.status == 200
+    })
+    .await;
 }
 
 /// C15: the client's Authorization (and its cookies) reach nobody.

@@ -171,7 +171,10 @@ async fn many_open_ended_ranges_dropped_early_cost_one_transfer() {
     stand.origin.script(Match::blob(&blob.digest), Plan::rate(50 << 20));
     let url = stand.agent.blob(REPOSITORY, &blob.digest);
     let chunks = blob.bytes.len() / CHUNK;
-    let next = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    // The first request tells containerd the length; the others go out when its headers are there.
+    let mut first = Client::new().open_range(&url, "bytes=0-").await;
+    assert_eq!(first.status(), 206);
+    let next = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(1));
     let readers: Vec<JoinHandle<()>> = (0..6)
         .map(|_| {
             let (url, next, bytes) = (url.clone(), next.clone(), blob.bytes.clone());
@@ -193,6 +196,8 @@ async fn many_open_ended_ranges_dropped_early_cost_one_transfer() {
             })
         })
         .collect();
+    assert_eq!(read_some(&mut first, CHUNK).await[..CHUNK], blob.bytes[..CHUNK]);
+    drop(first);
     for reader in readers {
         reader.await.expect("every chunk is right");
     }

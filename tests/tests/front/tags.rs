@@ -143,6 +143,32 @@ async fn stale_answers_only_when_the_source_cannot_be_asked() {
     assert_eq!((gone.status, gone.error_code().as_str()), (404, "MANIFEST_UNKNOWN"));
 }
 
+/// Where upstream names no time, the configured one counts; and a stale answer is served for a bounded time only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn configured_times() {
+    let stand = Stand::with(|setup| setup.set("tags.ttl", "1s").set("tags.stale_max", "2s")).await;
+    let (old, new) = images();
+    stand.origin.add_image(REPOSITORY, "v1", &old);
+    let url = stand.agent.manifest(REPOSITORY, "v1");
+    let fetched = Instant::now();
+    stand.client.get(&url).await.expect(200, &old.manifest.bytes);
+    stand.origin.add_image(REPOSITORY, "v1", &new);
+    wait::until("the tag to move", Duration::from_secs(10), || async {
+        stand.client.get(&url).await.body == new.manifest.bytes
+    })
+    .await;
+    assert!(fetched.elapsed() >= Duration::from_millis(900), "the tag moved after {:?}", fetched.elapsed());
+    stand.origin.refuse().await;
+    wait::until("a stale answer", Duration::from_secs(10), || async {
+        !stand.client.get(&url).await.header("Warning").is_empty()
+    })
+    .await;
+    wait::until("stale answers to end", Duration::from_secs(10), || async {
+        stand.client.get(&url).await.status == 502
+    })
+    .await;
+}
+
 /// Section 8, 23: that something does not exist is not remembered: a tag, a manifest or a blob that is pushed a moment
 /// later is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -136,7 +136,7 @@ async fn disks_fail_as_told() {
     disk.cut_power();
     assert!(std::fs::write(disk.path().join("late"), "x").is_err());
     drop(file);
-    disk.power_on();
+    disk.power_on().await;
     assert_eq!(std::fs::read(&kept).expect("synced"), b"synced");
     assert!(!lost.exists());
 

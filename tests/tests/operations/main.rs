@@ -168,6 +168,10 @@ async fn sigterm_drains() {
         tokio::net::TcpStream::connect(address).await.is_err()
     })
     .await;
+    // Whoever watches readiness sees it, while the transfer goes on.
+    let readyz = format!("http://{}/readyz", agent.setup().observe_address());
+    let ready = Client::new().request("GET", &readyz).send().await;
+    assert!(ready.is_err() || ready.is_ok_and(|answer| answer.status() == 503));
     gate.open();
     finish(response).await.expect(200, &blob.bytes[first.len()..]);
     assert!(agent.exit().await.success());
@@ -192,6 +196,28 @@ async fn the_drain_has_a_deadline() {
     agent.terminate();
     assert!(agent.exit().await.success());
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    assert!(finish(response).await.cut.is_some());
+}
+
+/// A second signal does not wait for the deadline.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_at_once() {
+    let origin = Origin::start().await;
+    let blob = Blob::noise(504, 12_000_000);
+    origin.add_blob(&blob);
+    let never = Gate::closed();
+    origin.script(Match::blob(&blob.digest), Plan::pause_after(6_000_000, &never));
+    let mut agent = Setup::new(&origin.url()).set("shutdown.drain_deadline", "10m").start().await;
+    let mut response = Client::new().open(&agent.blob(REPOSITORY, &blob.digest)).await;
+    read_some(&mut response, 1_000_000).await;
+    agent.terminate();
+    let address = agent.address();
+    wait::until("the port to be closed", Duration::from_secs(10), || async move {
+        tokio::net::TcpStream::connect(address).await.is_err()
+    })
+    .await;
+    agent.terminate();
+    agent.exit().await;
     assert!(finish(response).await.cut.is_some());
 }
 

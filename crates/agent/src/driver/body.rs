@@ -16,9 +16,9 @@ use shoal_engine::io::Outcome;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
+use super::Handle;
 use super::pass::{PassError, PassThrough, Rest};
 use super::ticket::{Ending, Serving, Ticket};
-use super::Handle;
 use crate::node::{Asked, Cause};
 use crate::registry::sendfile::MappedFile;
 
@@ -83,8 +83,14 @@ impl Handle {
         size: u64,
         range: Range<u64>,
     ) -> Result<BlobBody, Cause> {
-        let rest =
-            Rest { asked: asked.clone(), digest, size, range: range.clone(), from: range.start, flight: None };
+        let rest = Rest {
+            asked: asked.clone(),
+            digest,
+            size,
+            range: range.clone(),
+            from: range.start,
+            flight: None,
+        };
         let mut chunks = self.pass.start(rest);
         let first = match chunks.recv().await {
             Some(Ok(first)) => first,
@@ -176,7 +182,10 @@ impl BlobBody {
                 }
                 Err(None) => Poll::Ready(Err(flight.failure())),
             },
-            From::Pass { first, chunks } => match first.take().map_or_else(|| chunks.poll_recv(cx), |b| Poll::Ready(Some(Ok(b)))) {
+            From::Pass { first, chunks } => match first
+                .take()
+                .map_or_else(|| chunks.poll_recv(cx), |b| Poll::Ready(Some(Ok(b))))
+            {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Some(Ok(mut bytes))) => {
                     bytes.truncate(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));

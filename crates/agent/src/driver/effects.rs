@@ -125,7 +125,8 @@ impl Driver {
         let handle = self.handle.clone();
         tokio::spawn(async move {
             // A panic in the transfer must answer like any other failure.
-            let result = tokio::spawn(transfer.run()).await.unwrap_or(Err(FetchFault::Local(LocalFault::StoreBroken)));
+            let result =
+                tokio::spawn(transfer.run()).await.unwrap_or(Err(FetchFault::Local(LocalFault::StoreBroken)));
             handle.input(Input::FetchEnded { fetch, result }).await;
         });
     }

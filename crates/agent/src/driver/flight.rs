@@ -146,7 +146,8 @@ impl FlightIo {
 
     /// Whether there are bytes of an earlier flight that should be hashed while new ones arrive.
     pub fn should_catch_up(&self) -> bool {
-        self.written.lock().contiguous_end(0) > HASH_LAG_BYTES && !self.catching_up.swap(true, Ordering::AcqRel)
+        self.written.lock().contiguous_end(0) > HASH_LAG_BYTES
+            && !self.catching_up.swap(true, Ordering::AcqRel)
     }
 
     /// Hashes from the file what has been received and not been hashed. Blocks.

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use shoal_engine::Digest;
 use shoal_engine::pieces::last_piece_start;
 use shoal_engine::retry::{self, Verdict, View};
-use shoal_engine::Digest;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::flight::{FlightIo, function};
@@ -80,7 +80,11 @@ impl PassThrough {
         receiver
     }
 
-    async fn run(&self, rest: &Rest, chunks: &mpsc::Sender<Result<Bytes, PassError>>) -> Result<(), PassError> {
+    async fn run(
+        &self,
+        rest: &Rest,
+        chunks: &mpsc::Sender<Result<Bytes, PassError>>,
+    ) -> Result<(), PassError> {
         let permit = tokio::time::timeout(PERMIT_TIMEOUT, self.permits.acquire()).await;
         let Ok(Ok(_permit)) = permit else { return Err(PassError::Busy(self.permits.available_permits())) };
         let mut gate = Gate::new(rest).await;
@@ -114,7 +118,8 @@ impl PassThrough {
         gate: &mut Gate,
         chunks: &mpsc::Sender<Result<Bytes, PassError>>,
     ) -> Result<(), crate::upstream::UpstreamError> {
-        let mut stream = self.upstream.open_blob(&rest.asked, &rest.digest, *at, Some(rest.range.end)).await?;
+        let mut stream =
+            self.upstream.open_blob(&rest.asked, &rest.digest, *at, Some(rest.range.end)).await?;
         while let Some(chunk) = stream.next().await? {
             let offset = *at;
             *at += chunk.len() as u64;
@@ -162,7 +167,11 @@ impl Gate {
         }
     }
 
-    async fn open(self, rest: &Rest, chunks: &mpsc::Sender<Result<Bytes, PassError>>) -> Result<(), PassError> {
+    async fn open(
+        self,
+        rest: &Rest,
+        chunks: &mpsc::Sender<Result<Bytes, PassError>>,
+    ) -> Result<(), PassError> {
         if let Some(hash) = self.hash
             && hash.finish().as_ref() != rest.digest.hash()
         {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use shoal_engine::io::{Outcome, PullFault};
 use shoal_engine::Digest;
+use shoal_engine::io::{Outcome, PullFault};
 use shoal_store::{Blob, Content, Home};
 
 use super::{Asked, BlobReply, Cause, Inner, Part, PullError, on_disk, pull_error};
@@ -59,7 +59,10 @@ impl Inner {
         let size = self.parts.upstream.blob_size(asked, &digest).await.map_err(|e| pull_error(&e))?;
         size.ok_or_else(|| {
             let source = asked.scope.to_string();
-            PullError::Exhausted(vec![Cause { source, reason: "it does not tell how long the blob is".into() }])
+            PullError::Exhausted(vec![Cause {
+                source,
+                reason: "it does not tell how long the blob is".into(),
+            }])
         })
     }
 
@@ -113,7 +116,9 @@ fn ended(ending: Ending) -> PullError {
         Outcome::Failed(PullFault::Denied) => PullError::Denied(ending.causes),
         Outcome::Failed(PullFault::Loop) => PullError::Loop,
         Outcome::Failed(PullFault::Draining) => PullError::Draining,
-        Outcome::Failed(PullFault::Exhausted | PullFault::WrongContent) => PullError::Exhausted(ending.causes),
+        Outcome::Failed(PullFault::Exhausted | PullFault::WrongContent) => {
+            PullError::Exhausted(ending.causes)
+        }
         // A ticket that is delivered, stored or passed through has been answered and does not come here.
         Outcome::Delivered | Outcome::Stored | Outcome::PassThrough => PullError::Exhausted(ending.causes),
     }

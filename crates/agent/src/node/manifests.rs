@@ -78,7 +78,8 @@ impl Inner {
         }
         self.parts.metrics.miss();
         // A `HEAD` by digest is followed by its `GET`, so one request upstream brings both.
-        let fetched = self.fetch_manifest(asked, Reference::Digest(digest), true).await.map_err(|e| e.pull)?;
+        let fetched =
+            self.fetch_manifest(asked, Reference::Digest(digest), true).await.map_err(|e| e.pull)?;
         Ok(reply(fetched, None, None))
     }
 
@@ -180,7 +181,15 @@ impl Inner {
             None => media_type_of(&bytes)?,
         };
         let size = bytes.len() as u64;
-        Some(ManifestReply { digest, media_type, size, bytes: Some(bytes), max_age: None, stale: None, source })
+        Some(ManifestReply {
+            digest,
+            media_type,
+            size,
+            bytes: Some(bytes),
+            max_age: None,
+            stale: None,
+            source,
+        })
     }
 
     /// Fetches once for everybody who asks at the same time. A failure is not handed to the waiters: the next one leads.
@@ -204,7 +213,8 @@ impl Inner {
                 (_, None) => {}
             }
         }
-        Err(last.unwrap_or(FetchError { fault: SourceFault::Transient, pull: PullError::Exhausted(Vec::new()) }))
+        Err(last
+            .unwrap_or(FetchError { fault: SourceFault::Transient, pull: PullError::Exhausted(Vec::new()) }))
     }
 
     async fn fetch_and_store(
@@ -220,7 +230,8 @@ impl Inner {
         if let Some(bytes) = fetched.bytes.clone() {
             let (digest, media_type) = (fetched.digest, fetched.media_type.clone());
             // A store that cannot keep it is logged there; the client gets its manifest all the same.
-            on_disk(&self.parts.store, move |s| s.put(&digest, Some(&media_type), &bytes, SystemTime::now())).await;
+            on_disk(&self.parts.store, move |s| s.put(&digest, Some(&media_type), &bytes, SystemTime::now()))
+                .await;
         }
         let (scope, digest) = (asked.scope.clone(), fetched.digest);
         on_disk(&self.parts.store, move |store| store.link(&scope, &digest)).await;
@@ -237,7 +248,8 @@ impl Inner {
             on_disk(&self.parts.store, move |store| store.tag(&scope, &tag)).await.flatten()
         };
         let reference = Reference::Tag(tag.clone());
-        let head = self.parts.upstream.head_manifest(asked, &reference, known.as_ref().map(|r| &r.digest)).await?;
+        let head =
+            self.parts.upstream.head_manifest(asked, &reference, known.as_ref().map(|r| &r.digest)).await?;
         match (head, known) {
             (ManifestHead::NotModified { max_age }, Some(record)) => Ok(Fetched {
                 digest: record.digest,
@@ -247,12 +259,23 @@ impl Inner {
                 ttl: self.settings.tags.time_to_live(max_age),
             }),
             (
-                ManifestHead::Found { digest: Some(digest), media_type: Some(media_type), size: Some(size), max_age },
+                ManifestHead::Found {
+                    digest: Some(digest),
+                    media_type: Some(media_type),
+                    size: Some(size),
+                    max_age,
+                },
                 _,
-            ) => {
-                Ok(Fetched { digest, media_type, size, bytes: None, ttl: self.settings.tags.time_to_live(max_age) })
+            ) => Ok(Fetched {
+                digest,
+                media_type,
+                size,
+                bytes: None,
+                ttl: self.settings.tags.time_to_live(max_age),
+            }),
+            (ManifestHead::Found { .. } | ManifestHead::NotModified { .. }, _) => {
+                self.get(asked, &reference).await
             }
-            (ManifestHead::Found { .. } | ManifestHead::NotModified { .. }, _) => self.get(asked, &reference).await,
         }
     }
 

@@ -139,7 +139,8 @@ mod tests {
         leader.abort();
         let _ = leader.await;
         gate.notify_one();
-        let (role, value) = single.run(1, || async { unreachable!("the first work is still under way") }).await;
+        let (role, value) =
+            single.run(1, || async { unreachable!("the first work is still under way") }).await;
         assert_eq!((role, value), (Role::Waiter, Some(7)));
     }
 

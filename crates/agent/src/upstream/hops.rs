@@ -36,8 +36,9 @@ impl Hops {
     /// The `Via` of the request that goes on from here.
     pub(super) fn via(&self, instance: &str) -> HeaderValue {
         let earlier: String = self.0.iter().map(|name| format!("1.1 {PSEUDONYM}-{name}, ")).collect();
-        HeaderValue::try_from(format!("{earlier}1.1 {PSEUDONYM}-{instance}"))
-            .expect("the instance's name was checked when the settings were, and the others when they were read")
+        HeaderValue::try_from(format!("{earlier}1.1 {PSEUDONYM}-{instance}")).expect(
+            "the instance's name was checked when the settings were, and the others when they were read",
+        )
     }
 }
 

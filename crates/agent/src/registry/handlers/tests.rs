@@ -197,7 +197,8 @@ static SUBSCRIBERS: LazyLock<[Dispatch; 2]> = LazyLock::new(|| {
 fn app(fake: &Fake) -> (axum::Router, Arc<Metrics>) {
     LazyLock::force(&SUBSCRIBERS);
     let metrics = Metrics::new();
-    let settings = FrontSettings { default_registry: Some("r.test".parse().unwrap()), instance: "1f00".into() };
+    let settings =
+        FrontSettings { default_registry: Some("r.test".parse().unwrap()), instance: "1f00".into() };
     (router(fake.clone(), settings, Arc::clone(&metrics)), metrics)
 }
 
