@@ -81,7 +81,11 @@ pub async fn run(options: &Options) -> Result<Table> {
     }
     for round in 1..=options.common.rounds {
         for which in 0..CLIENTS.len() {
-            for contestant in &mut contestants {
+            // Nobody always goes first.
+            let first = round as usize % contestants.len();
+            for turn in 0..contestants.len() {
+                let index = (first + turn) % contestants.len();
+                let contestant = &mut contestants[index];
                 contestant.measure(which).await?;
                 let (rate, cpu) = (contestant.rate[which].last(), contestant.cpu[which].last());
                 if let (Some(rate), Some(cpu)) = (rate, cpu) {
