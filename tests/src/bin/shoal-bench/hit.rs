@@ -23,8 +23,8 @@ const CLIENTS: [usize; 2] = [1, 4];
 /// Transfers of every client in one round: one alone is over too soon to be measured well.
 const REPEATS: usize = 3;
 
-/// A server with the blob, and what was measured of it: by number of clients, megabytes per second and CPU seconds per
-/// gigabyte of every round.
+/// A server with the blob, and what was measured of it: by number of clients, megabytes per second and the server's CPU
+/// seconds per gigabyte of every round.
 struct Contestant {
     name: &'static str,
     address: SocketAddr,
@@ -32,16 +32,26 @@ struct Contestant {
     path: String,
     rate: [Vec<f64>; 2],
     cpu: [Vec<f64>; 2],
+    /// The same of server and clients together: the kernel may book a packet's way through the machine on either.
+    cpu_both: [Vec<f64>; 2],
 }
 
 impl Contestant {
     fn new(name: &'static str, address: SocketAddr, pid: Option<u32>, path: String) -> Self {
         let pid = pid.expect("the server runs");
-        Contestant { name, address, pid, path, rate: Default::default(), cpu: Default::default() }
+        Contestant {
+            name,
+            address,
+            pid,
+            path,
+            rate: Default::default(),
+            cpu: Default::default(),
+            cpu_both: Default::default(),
+        }
     }
 
     async fn measure(&mut self, which: usize) -> Result<()> {
-        let before = usage::cpu_seconds(self.pid)?;
+        let (before, clients) = (usage::cpu_seconds(self.pid)?, usage::own_cpu_seconds()?);
         let (mut bytes, mut seconds) = (0, 0.0);
         for _ in 0..REPEATS {
             let (got, took) = together(self.address, &self.path, CLIENTS[which]).await?;
@@ -50,12 +60,19 @@ impl Contestant {
         }
         let cpu = usage::cpu_seconds(self.pid)? - before;
         self.rate[which].push(bytes as f64 / 1e6 / seconds);
+        let both = cpu + usage::own_cpu_seconds()? - clients;
         self.cpu[which].push(cpu / (bytes as f64 / 1e9));
+        self.cpu_both[which].push(both / (bytes as f64 / 1e9));
         Ok(())
     }
 
     fn figures(self) -> Figures {
-        self.rate.into_iter().chain(self.cpu).map(|figures| Some(median(figures))).collect()
+        self.rate
+            .into_iter()
+            .chain(self.cpu)
+            .chain(self.cpu_both)
+            .map(|figures| Some(median(figures)))
+            .collect()
     }
 }
 
@@ -107,6 +124,8 @@ pub async fn run(options: &Options) -> Result<Table> {
         Metric { name: "mb_per_s_4", unit: "MB/s, 4 clients" },
         Metric { name: "cpu_s_per_gb_1", unit: "CPU s/GB, 1 client" },
         Metric { name: "cpu_s_per_gb_4", unit: "CPU s/GB, 4 clients" },
+        Metric { name: "cpu_both_s_per_gb_1", unit: "with the client" },
+        Metric { name: "cpu_both_s_per_gb_4", unit: "with the clients" },
     ];
     let conditions = format!(
         "a stored blob of {size} bytes in the page cache, clients that recv() and discard, loopback, {} cores; median of \

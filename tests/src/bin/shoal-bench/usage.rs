@@ -9,18 +9,20 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// CPU seconds, in user and kernel, of a process and its children so far.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
-    let mut sum = 0.0;
-    for pid in family(pid)? {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The second field is a name in brackets that may hold anything.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok());
-        sum += ticks(11)
-            .zip(ticks(12))
-            .map(|(user, system)| user + system)
-            .context("/proc/<pid>/stat is odd")?;
-    }
-    Ok(sum / TICKS_PER_SECOND)
+    family(pid)?.into_iter().map(ticks).sum::<Result<f64>>().map(|ticks| ticks / TICKS_PER_SECOND)
+}
+
+/// CPU seconds of this process alone so far: what the clients cost.
+pub fn own_cpu_seconds() -> Result<f64> {
+    ticks(std::process::id()).map(|ticks| ticks / TICKS_PER_SECOND)
+}
+
+fn ticks(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is a name in brackets that may hold anything.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok());
+    ticks(11).zip(ticks(12)).map(|(user, system)| user + system).context("/proc/<pid>/stat is odd")
 }
 
 /// MiB of memory that a process and its children hold now.
