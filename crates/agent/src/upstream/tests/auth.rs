@@ -387,11 +387,16 @@ async fn realms_of_others_get_nothing() {
         async move { respond(401, &[("www-authenticate", &challenge)], "") }
     })
     .await;
-    let own = RegistrySettings { trusted_realms: vec!["localhost".into()], ..with_password() };
-    let error = upstream_with(&server.url(""), own).list(&asked(), "tags/list").await.unwrap_err();
+    let error =
+        upstream_with(&server.url(""), with_password()).list(&asked(), "tags/list").await.unwrap_err();
     assert_eq!(error.fault(), SourceFault::Denied { status: 401 });
     assert!(error.cause().reason.contains("is plain http"), "{:?}", error.cause());
     assert_eq!(collector.seen().len(), 0);
+    // Unless the operator, who has configured this registry as plain http, trusts that host.
+    let own = RegistrySettings { trusted_realms: vec!["localhost".into()], ..with_password() };
+    let error = upstream_with(&server.url(""), own).list(&asked(), "tags/list").await.unwrap_err();
+    assert_eq!(error.fault(), SourceFault::Denied { status: 401 });
+    assert_eq!(collector.seen().len(), 1);
 }
 
 #[tokio::test]
