@@ -7,6 +7,7 @@
 //!
 //! Start reading at [`io`](crate::io): the whole boundary is on one screen. Then [`engine`](crate::engine).
 
+pub mod access;
 pub mod demand;
 pub mod engine;
 pub mod fault;
