@@ -27,6 +27,7 @@ pub struct Setup {
     config: Table,
     data: PathBuf,
     path_entry: bool,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -34,8 +35,14 @@ impl Setup {
     pub fn new(origin: &str) -> Self {
         let folder = place::scratch();
         let data = folder.path().join("data");
-        let setup =
-            Setup { address: place::loopback(), config: Table::new(), data, folder, path_entry: false };
+        let setup = Setup {
+            address: place::loopback(),
+            config: Table::new(),
+            data,
+            folder,
+            path_entry: false,
+            environment: Vec::new(),
+        };
         setup.base().registry(REGISTRY, origin)
     }
 
@@ -118,6 +125,13 @@ impl Setup {
         self
     }
 
+    /// With a variable in its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Where its data lies.
     pub fn data_dir(&self) -> &Path {
         &self.data
@@ -162,6 +176,7 @@ impl Setup {
         let mut command = Command::new(place::shoal_bin());
         command.arg("agent").arg("--config").arg(self.write());
         command.env("RUST_BACKTRACE", "1");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if self.path_entry {
             let path = std::env::var("PATH").unwrap_or_default();
             command.env("PATH", format!("{}:{path}", self.folder.path().display()));

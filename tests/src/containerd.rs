@@ -169,6 +169,14 @@ impl Containerd {
         run(&mut command, PULL_MAX).await
     }
 
+    /// The same for a user, `name:password`.
+    pub async fn pull_as(&self, user: &str, name: &str) -> Finished {
+        let mut command = self.ctr();
+        command.args(["images", "pull"]).arg("--hosts-dir").arg(self.folder.path().join("hosts"));
+        command.args(["--user", user]).arg(format!("{REGISTRY}/{name}"));
+        run(&mut command, PULL_MAX).await
+    }
+
     /// Fetches `registry.test/<name>` without unpacking it.
     pub async fn fetch(&self, name: &str) -> Finished {
         let mut command = self.ctr();

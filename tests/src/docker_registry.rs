@@ -1,14 +1,17 @@
 //! Debian's docker-registry as the upstream, its content pushed over its own API.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
+use reqwest::RequestBuilder;
 use tempfile::TempDir;
 
 use crate::http::{self, Client};
 use crate::image::{Blob, Image};
 use crate::place;
 use crate::process::Process;
+use crate::token_server::{ISSUER, SERVICE, TokenServer};
 use crate::wait;
 
 /// A running registry with its own storage.
@@ -21,6 +24,25 @@ pub struct DockerRegistry {
 impl DockerRegistry {
     /// Starts an empty one.
     pub async fn start() -> Self {
+        Self::start_with(|_| String::new()).await
+    }
+
+    /// Starts an empty one that wants tokens of this server.
+    pub async fn start_with_tokens(tokens: &TokenServer) -> Self {
+        Self::start_with(|folder| {
+            let bundle = folder.join("issuer.pem");
+            tokens.write_certificate(&bundle);
+            format!(
+                "auth: {{token: {{realm: '{}', service: '{SERVICE}', issuer: '{ISSUER}', rootcertbundle: '{}'}}}}\n",
+                tokens.realm(),
+                bundle.display()
+            )
+        })
+        .await
+    }
+
+    /// `more` gets its folder and returns what is added to its configuration.
+    async fn start_with(more: impl FnOnce(&Path) -> String) -> Self {
         let program = place::program("docker-registry", "docker-registry");
         let folder = place::scratch();
         let address = SocketAddr::from((place::loopback(), 5000));
@@ -29,6 +51,7 @@ impl DockerRegistry {
             "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: false}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
             folder.path().join("data").display()
         );
+        let text = text + &more(folder.path());
         std::fs::write(&config, text).expect("the folder is ours");
         let log = folder.path().join("log");
         let mut command = Command::new(program);
@@ -54,25 +77,52 @@ impl DockerRegistry {
 
     /// Pushes an image with a tag.
     pub async fn push(&self, repository: &str, tag: &str, image: &Image) {
+        self.push_with(None, repository, tag, image).await;
+    }
+
+    /// Pushes an image by the right of an account.
+    pub async fn push_as(
+        &self,
+        tokens: &TokenServer,
+        user: &str,
+        repository: &str,
+        tag: &str,
+        image: &Image,
+    ) {
+        let token = tokens.token(user, &format!("repository:{repository}:pull,push"));
+        self.push_with(Some(&format!("Bearer {token}")), repository, tag, image).await;
+    }
+
+    async fn push_with(&self, authorization: Option<&str>, repository: &str, tag: &str, image: &Image) {
         let client = Client::new();
+        let with = |request: RequestBuilder| match authorization {
+            Some(value) => request.header("Authorization", value),
+            None => request,
+        };
         for blob in image.blobs() {
-            self.push_blob(&client, repository, blob).await;
+            self.push_blob(&client, &with, repository, blob).await;
         }
         let manifest = &image.manifest;
         let url = format!("{}/v2/{repository}/manifests/{tag}", self.url());
         let request = client.request("PUT", &url).header("Content-Type", manifest.media_type);
-        let answer = http::read(request.body(manifest.bytes.clone())).await;
+        let answer = http::read(with(request).body(manifest.bytes.clone())).await;
         assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
     }
 
-    async fn push_blob(&self, client: &Client, repository: &str, blob: &Blob) {
+    async fn push_blob(
+        &self,
+        client: &Client,
+        with: &impl Fn(RequestBuilder) -> RequestBuilder,
+        repository: &str,
+        blob: &Blob,
+    ) {
         let url = format!("{}/v2/{repository}/blobs/uploads/", self.url());
-        let started = http::read(client.request("POST", &url)).await;
+        let started = http::read(with(client.request("POST", &url))).await;
         assert_eq!(started.status, 202, "{}", String::from_utf8_lossy(&started.body));
         let location = started.header("Location");
         let joint = if location.contains('?') { '&' } else { '?' };
         let request = client.request("PUT", &format!("{location}{joint}digest={}", blob.digest));
-        let done = http::read(request.body(blob.bytes.clone())).await;
+        let done = http::read(with(request).body(blob.bytes.clone())).await;
         assert_eq!(done.status, 201, "{}", String::from_utf8_lossy(&done.body));
     }
 

@@ -17,4 +17,5 @@ pub mod place;
 pub mod process;
 pub mod proxy;
 pub mod tls;
+pub mod token_server;
 pub mod wait;

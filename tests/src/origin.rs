@@ -3,6 +3,7 @@
 //! It speaks HTTP/1.1 by itself on a socket it owns, because the faults that matter (a TCP reset after so many bytes,
 //! a body that ends early, a header that never comes) are the ones that server libraries protect their users from.
 
+mod accounts;
 mod answer;
 mod h2;
 mod script;
@@ -19,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+pub use self::accounts::{Account, Accounts};
 pub use self::script::{Auth, Gate, Match, Plan};
 
 use crate::image::{Blob, Image};
@@ -98,6 +100,8 @@ struct Content {
     manifests: BTreeMap<(String, String), Blob>,
     /// By (repository, tag): digest.
     tags: BTreeMap<(String, String), String>,
+    /// Repositories of blobs that not every repository has.
+    homes: BTreeMap<String, Vec<String>>,
 }
 
 /// What connections share.
@@ -107,6 +111,7 @@ struct Shared {
     script: Mutex<Vec<script::Rule>>,
     seen: Mutex<Vec<Seen>>,
     auth: Mutex<Option<Auth>>,
+    grants: Mutex<Vec<accounts::Grant>>,
     /// Shared with the origins that accept them.
     tokens: Arc<Mutex<Vec<String>>>,
     /// Tokens of another origin that are accepted too.
@@ -145,6 +150,7 @@ impl Origin {
             script: Mutex::default(),
             seen: Mutex::default(),
             auth: Mutex::default(),
+            grants: Mutex::default(),
             tokens: Arc::default(),
             other_tokens: Mutex::default(),
             max_age: Mutex::default(),
@@ -205,6 +211,20 @@ impl Origin {
     /// Takes a tag away.
     pub fn untag(&self, repository: &str, tag: &str) {
         lock(&self.shared.content).tags.remove(&(repository.to_owned(), tag.to_owned()));
+    }
+
+    /// Has a blob in this repository, and in no other that was not named like this.
+    pub fn only_in(&self, repository: &str, digest: &str) {
+        let mut content = lock(&self.shared.content);
+        content.homes.entry(digest.to_owned()).or_default().push(repository.to_owned());
+    }
+
+    /// Adds a whole image with a tag, its blobs in this repository only.
+    pub fn add_private_image(&self, repository: &str, tag: &str, image: &Image) {
+        self.add_image(repository, tag, image);
+        for blob in image.blobs() {
+            self.only_in(repository, &blob.digest);
+        }
     }
 
     /// Adds a whole image with a tag.

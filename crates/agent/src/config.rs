@@ -17,6 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use shoal_engine::Registry;
+use shoal_engine::access::Rules;
 use shoal_engine::tags::TagPolicy;
 
 use crate::registry::listen::ConnectionLimits;
@@ -144,6 +145,7 @@ impl Config {
             registries: self.checked.registries.clone(),
             default: RegistrySettings { credentials, ..RegistrySettings::default() },
             own_addresses: self.listeners().iter().map(|listener| listener.address).collect(),
+            routes: self.access_rules().clone(),
             ..upstream::Settings::default()
         }
     }
@@ -165,7 +167,13 @@ impl Config {
             body_idle_timeout: registry.body_idle_timeout.0,
             tags: TagPolicy { ttl: tags.ttl.0, ttl_max: tags.ttl_max.0, stale_max: tags.stale_max.0 },
             prefetch_layers: self.file.prefetch.layers,
+            rules: self.access_rules().clone(),
         }
+    }
+
+    /// What is served at all, and from where.
+    pub fn access_rules(&self) -> &Rules {
+        &self.checked.rules
     }
 
     /// What is logged, and how.

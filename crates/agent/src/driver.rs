@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use shoal_engine::demand::Part;
+use shoal_engine::io::Outcome;
+use shoal_engine::limits::SCOPES_PER_FLIGHT_MAX;
 use shoal_engine::{Digest, Engine, FetchId, Input, Output, Scope, TicketId, Time};
 use shoal_store::Store;
 use tokio::sync::{mpsc, oneshot};
@@ -23,9 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::node::{Asked, Cause};
-use crate::upstream::Upstream;
+use crate::upstream::{ClientToken, Upstream};
 
 pub use body::{BlobBody, BodyError, Opened};
+pub(crate) use flight::FlightProof;
 pub use ticket::{Ending, Ticket};
 
 use flight::FlightIo;
@@ -56,6 +59,12 @@ enum Command {
     Input(Input, Option<Box<FlightIo>>),
     /// What a source said, for the answer to those who wait.
     Blame(Digest, Cause),
+    /// A manifest has told the size of a blob; the request that brought it sets the blob in motion.
+    Described {
+        digest: Digest,
+        size: u64,
+        prefetch: Option<Asked>,
+    },
     Open {
         ticket: TicketId,
         digest: Digest,
@@ -107,8 +116,8 @@ impl Handle {
     }
 
     /// Tells what a manifest has said of a blob, and whether it should start to move.
-    pub async fn described(&self, digest: Digest, size: u64, prefetch: Option<Scope>) {
-        self.input(Input::Described { digest, size, prefetch }).await;
+    pub async fn described(&self, digest: Digest, size: u64, prefetch: Option<&Asked>) {
+        let _ = self.inbox.send(Command::Described { digest, size, prefetch: prefetch.cloned() }).await;
     }
 
     /// The flights under way.
@@ -205,6 +214,8 @@ struct Running {
 struct Story {
     /// The first request; hop count and client address of the flight's transfers are its own. A prefetch has none.
     asked: Option<Asked>,
+    /// The tokens that clients have shown, the last one for each scope: it is the one that lives longest.
+    bearers: Vec<(Scope, ClientToken)>,
     /// What the sources said.
     causes: Vec<Cause>,
 }
@@ -269,6 +280,17 @@ impl Driver {
                 self.handle_input(input);
             }
             Command::Blame(digest, cause) => self.blame(digest, cause),
+            Command::Described { digest, size, prefetch } => {
+                let prefetch = prefetch.filter(|asked| self.may_join(&digest, &asked.scope));
+                if let Some(asked) = &prefetch {
+                    self.remember_bearer(digest, asked);
+                }
+                let prefetch = prefetch.map(|asked| asked.scope);
+                self.handle_input(Input::Described { digest, size, prefetch });
+            }
+            Command::Open { digest, asked, shared, .. } if !self.may_join(&digest, &asked.scope) => {
+                shared.end(Ending { outcome: Outcome::PassThrough, causes: Vec::new() });
+            }
             Command::Open { ticket, digest, part, asked, shared } => {
                 // The first client of a flight counts as its cause, also when a manifest had set it in motion before.
                 let under_way = self.engine.flight(&digest).is_some();
@@ -277,6 +299,7 @@ impl Driver {
                 } else {
                     self.begin_story(digest, &asked);
                 }
+                self.remember_bearer(digest, &asked);
                 self.tickets.insert(ticket, Open { shared, digest });
                 self.handle_input(Input::Open { ticket, digest, scope: asked.scope, part });
             }
@@ -362,10 +385,38 @@ impl Driver {
     }
 
     fn begin_story(&mut self, digest: Digest, asked: &Asked) {
+        let story = self.story(digest);
+        story.asked = Some(asked.clone());
+        story.causes.clear();
+    }
+
+    fn story(&mut self, digest: Digest) -> &mut Story {
         if self.stories.len() >= STORIES_SWEEP.max(2 * self.engine.flights().count()) {
             self.stories.retain(|digest, _| self.engine.flight(digest).is_some());
         }
-        self.stories.insert(digest, Story { asked: Some(asked.clone()), causes: Vec::new() });
+        self.stories.entry(digest).or_default()
+    }
+
+    /// Whether a request may be part of the flight that brings a blob. A flight asks one registry only: what another one
+    /// would send on a client's behalf is not for those whom the first one let in, and what a registry that a client
+    /// has made up would send must not get mixed with it.
+    fn may_join(&self, digest: &Digest, scope: &Scope) -> bool {
+        let registry = self.engine.flight(digest).and_then(|flight| flight.registry());
+        registry.is_none_or(|registry| *registry == scope.registry)
+    }
+
+    /// Keeps the token of a request for the flight that it is part of, or begins.
+    fn remember_bearer(&mut self, digest: Digest, asked: &Asked) {
+        let begins = self.engine.flight(&digest).is_none();
+        let bearers = &mut self.story(digest).bearers;
+        if begins {
+            bearers.clear();
+        }
+        let Some(token) = &asked.bearer else { return };
+        bearers.retain(|(scope, _)| *scope != asked.scope);
+        if bearers.len() < SCOPES_PER_FLIGHT_MAX {
+            bearers.push((asked.scope.clone(), token.clone()));
+        }
     }
 
     fn blame(&mut self, digest: Digest, cause: Cause) {
@@ -377,8 +428,11 @@ impl Driver {
     }
 
     fn asked_for(&self, digest: Digest, scope: Scope) -> Asked {
-        let first = self.stories.get(&digest).and_then(|s| s.asked.as_ref());
+        let story = self.stories.get(&digest);
+        let first = story.and_then(|s| s.asked.as_ref());
+        let bearers = story.map_or(&[][..], |story| &story.bearers);
         Asked {
+            bearer: bearers.iter().find(|(of, _)| *of == scope).map(|(_, token)| token.clone()),
             scope,
             hops: first.map(|a| a.hops.clone()).unwrap_or_default(),
             client: first.and_then(|a| a.client),

@@ -1,8 +1,11 @@
 //! What a request can ask of this node. The registry front turns HTTP into these calls and their answers into HTTP.
 
+mod access;
 mod blobs;
 mod manifests;
+mod proof;
 mod single;
+mod verdicts;
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -10,15 +13,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
+use shoal_engine::access::Rules;
 use shoal_engine::tags::TagPolicy;
-use shoal_engine::{Digest, Reference, Scope, SourceFault};
-use shoal_store::{Store, StoreError};
+use shoal_engine::{Digest, Reference, Registry, Scope, SourceFault};
+use shoal_store::{Store, StoreError, Visibility};
 
 use crate::driver;
 use crate::listing::{ListingReply, Listings};
 use crate::metrics::{Metrics, Served};
-use crate::upstream::{Hops, Upstream, UpstreamError};
+use crate::upstream::{ClientToken, Hops, Upstream, UpstreamError, Wanted};
 
+use access::Access;
 use single::Single;
 
 pub use shoal_engine::demand::Part;
@@ -32,6 +38,8 @@ pub struct Asked {
     pub hops: Hops,
     /// The client's address, passed on as `X-Forwarded-For` where that is configured.
     pub client: Option<IpAddr>,
+    /// The token that the client has shown.
+    pub bearer: Option<ClientToken>,
 }
 
 /// A blob, or a part of one, on its way.
@@ -89,6 +97,16 @@ pub enum PullError {
     /// The origin refuses us. An operator has to configure credentials, or the client asks the origin itself.
     #[error("the origin denies access")]
     Denied(Vec<Cause>),
+    /// It is not served by this agent, though it may exist: a rule of the operator, or an image that is not public. The client
+    /// asks the origin itself.
+    #[error("this agent does not serve it")]
+    Withheld(Vec<Cause>),
+    /// The client has to show a token of its registry, and has shown none that is good for this.
+    #[error("the registry's token is needed")]
+    Unauthorized {
+        /// The registry's own words: where a token is to be had.
+        challenge: HeaderValue,
+    },
     /// Every source failed or was rate limited. The client may ask the origin itself or come again.
     #[error("every source failed")]
     Exhausted(Vec<Cause>),
@@ -157,6 +175,8 @@ pub struct Settings {
     pub tags: TagPolicy,
     /// Whether a manifest sets its layers in motion.
     pub prefetch_layers: bool,
+    /// What may be served at all.
+    pub rules: Rules,
 }
 
 /// This node, as requests see it. Cheap to clone.
@@ -166,23 +186,61 @@ pub struct Node(Arc<Inner>);
 struct Inner {
     parts: Parts,
     settings: Settings,
-    manifests: Single<manifests::Key, Result<manifests::Fetched, manifests::FetchError>>,
+    access: Access,
+    manifests: Single<manifests::Key, Result<manifests::Fetched, FetchError>>,
+    proofs: Single<proof::Key, Result<Visibility, FetchError>>,
+}
+
+/// Why something could not be had from upstream.
+#[derive(Clone, Debug)]
+struct FetchError {
+    fault: SourceFault,
+    pull: PullError,
+}
+
+impl FetchError {
+    fn is_worth_a_retry(&self) -> bool {
+        self.fault.is_worth_a_retry()
+    }
+
+    /// What the client is told; nothing is known where the work ended without a word.
+    fn told(error: Option<Self>) -> PullError {
+        error.map_or(PullError::Exhausted(Vec::new()), |error| error.pull)
+    }
+}
+
+impl From<UpstreamError> for FetchError {
+    fn from(error: UpstreamError) -> Self {
+        FetchError { fault: error.fault(), pull: pull_error(&error) }
+    }
 }
 
 impl Node {
     /// Puts the parts together.
     pub fn new(parts: Parts, settings: Settings) -> Self {
-        Node(Arc::new(Inner { parts, settings, manifests: Single::new() }))
+        let access = Access::new(settings.rules.clone(), parts.upstream.clone());
+        let (manifests, proofs) = (Single::new(), Single::new());
+        Node(Arc::new(Inner { parts, settings, access, manifests, proofs }))
     }
 
     /// A part of a blob. Resolves when the first byte is there, or when it is clear that there will be none.
     pub async fn open_blob(&self, asked: &Asked, digest: Digest, part: Part) -> Result<BlobReply, PullError> {
-        self.in_time(self.0.open_blob(asked, digest, part)).await
+        self.in_time(async {
+            let admitted = self.0.access.admit(asked, &Wanted::Blob(digest)).await?;
+            let result = self.0.open_blob(&admitted, digest, part).await;
+            self.0.access.answered(&admitted, result).await
+        })
+        .await
     }
 
     /// The size of a blob and where it is.
     pub async fn blob_size(&self, asked: &Asked, digest: Digest) -> Result<(u64, Served), PullError> {
-        self.in_time(self.0.blob_size(asked, digest)).await
+        self.in_time(async {
+            let admitted = self.0.access.admit(asked, &Wanted::Blob(digest)).await?;
+            let result = self.0.blob_size(&admitted, digest).await;
+            self.0.access.answered(&admitted, result).await
+        })
+        .await
     }
 
     /// A manifest; its bytes only if `body` is set, so that a tag that is only looked up costs upstream a `HEAD`.
@@ -192,12 +250,28 @@ impl Node {
         reference: &Reference,
         body: bool,
     ) -> Result<ManifestReply, PullError> {
-        self.in_time(self.0.manifest(asked, reference, body)).await
+        self.in_time(async {
+            let admitted = self.0.access.admit(asked, &Wanted::Manifest(reference.clone())).await?;
+            let result = self.0.manifest(&admitted, reference, body).await;
+            self.0.access.answered(&admitted, result).await
+        })
+        .await
     }
 
     /// A list of tags or referrers.
     pub async fn listing(&self, asked: &Asked, listing: &Listing) -> Result<ListingReply, PullError> {
-        self.in_time(self.0.parts.listings.get(asked, listing)).await
+        self.in_time(async {
+            let admitted = self.0.access.admit(asked, &Wanted::List(listing.clone())).await?;
+            admitted.local()?;
+            let result = self.0.parts.listings.get(&admitted.asked, listing).await;
+            self.0.access.answered(&admitted, result).await
+        })
+        .await
+    }
+
+    /// What the version check says on a listener with a default registry.
+    pub async fn ping(&self, registry: &Registry, token: Option<&ClientToken>) -> Result<(), PullError> {
+        self.in_time(self.0.access.ping(registry, token)).await
     }
 
     /// Containerd before 2.3 waits for headers without end, so the budget is kept here.

@@ -4,8 +4,8 @@
 //! bytes exist, where they come from and how long they are good for is decided behind it. Nothing here waits for a
 //! whole blob or copies one: a body is handed to the connection frame by frame, as it came.
 //!
-//! Every answer follows the response contract (`contract.md` 4.5): never a redirect, never a challenge, never a
-//! compressed body, a 304 only to a client that asked conditionally, and no error status that a client would repeat.
+//! Every answer follows the response contract (`contract.md` 4.5): never a redirect, never a challenge unless the operator
+//! has clients prove their right, never a compressed body, a 304 only to a client that asked conditionally, and no error status that a client would repeat.
 
 pub mod conditional;
 pub mod error;
@@ -28,6 +28,7 @@ use shoal_engine::{Digest, Reference, Registry};
 use crate::listing::ListingReply;
 use crate::metrics::{Metrics, Served};
 use crate::node::{Asked, Listing, ManifestReply, Node, Part, PullError};
+use crate::upstream::ClientToken;
 
 /// What differs from listener to listener.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +75,13 @@ pub trait Pulls: Clone + Send + Sync + Unpin + 'static {
         asked: &Asked,
         listing: &Listing,
     ) -> impl Future<Output = Result<ListingReply, PullError>> + Send;
+
+    /// Whether a client that shows this token, or none, is told by the version check that all is well.
+    fn ping(
+        &self,
+        registry: &Registry,
+        token: Option<&ClientToken>,
+    ) -> impl Future<Output = Result<(), PullError>> + Send;
 }
 
 /// A blob, or a part of one, on its way ([`crate::node::BlobReply`] with the body's type left open).
@@ -117,6 +125,10 @@ impl Pulls for Node {
 
     async fn listing(&self, asked: &Asked, listing: &Listing) -> Result<ListingReply, PullError> {
         Node::listing(self, asked, listing).await
+    }
+
+    async fn ping(&self, registry: &Registry, token: Option<&ClientToken>) -> Result<(), PullError> {
+        Node::ping(self, registry, token).await
     }
 }
 

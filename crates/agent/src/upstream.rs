@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use shoal_engine::access::Rules;
 use shoal_engine::{Digest, Reference, Registry};
 use url::Url;
 
@@ -21,6 +22,7 @@ mod auth;
 mod blob;
 mod body;
 mod challenge;
+mod client_token;
 mod credentials;
 mod error;
 mod exchange;
@@ -30,18 +32,21 @@ mod hops;
 mod limits;
 mod list;
 mod manifest;
+mod policy;
 mod realm;
 mod redirect;
 mod source;
 mod tls;
 mod token;
 mod transport;
+mod verify;
 
 #[cfg(test)]
 mod tests;
 
-pub use blob::BlobStream;
+pub use blob::{BlobSize, BlobStream};
 pub use challenge::{Challenges, challenges_of};
+pub use client_token::ClientToken;
 pub use credentials::{Credentials, CredentialsError, Secret};
 pub use error::UpstreamError;
 pub use helper::HelperError;
@@ -49,6 +54,8 @@ pub use hops::Hops;
 pub use limits::{HOPS_MAX, LIST_BYTES_MAX, MANIFEST_BYTES_MAX, MAX_AGE_MAX, RETRY_AFTER_MAX};
 pub use list::ListAnswer;
 pub use manifest::{ManifestGet, ManifestHead};
+pub use policy::{AccessMode, Policy};
+pub use verify::{Verdict, Wanted};
 
 use credentials::CredentialSource;
 use exchange::Exchange;
@@ -80,6 +87,8 @@ pub struct Settings {
     pub default: RegistrySettings,
     /// Where this process listens: no request is sent there (C17).
     pub own_addresses: Vec<SocketAddr>,
+    /// Where is asked instead of where a name says.
+    pub routes: Rules,
 }
 
 impl Default for Settings {
@@ -95,12 +104,13 @@ impl Default for Settings {
             registries: BTreeMap::new(),
             default: RegistrySettings::default(),
             own_addresses: Vec::new(),
+            routes: Rules::default(),
         }
     }
 }
 
 /// How one registry is asked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RegistrySettings {
     /// Where it is: scheme, host, port, path prefix. Without it `https://` and the registry's name. Plain http is
     /// used only where this says so.
@@ -113,6 +123,24 @@ pub struct RegistrySettings {
     pub credentials: Credentials,
     /// Hosts (`auth.test` or `auth.test:8443`) that may issue tokens although they are not in the registry's domain.
     pub trusted_realms: Vec<String>,
+    /// Who gets its content; unset: whoever reaches the port where we have credentials, what is public elsewhere.
+    pub access: Option<AccessMode>,
+    /// Whether its content is stored.
+    pub cache: bool,
+}
+
+impl Default for RegistrySettings {
+    fn default() -> Self {
+        RegistrySettings {
+            endpoint: None,
+            ca: None,
+            client_identity: None,
+            credentials: Credentials::default(),
+            trusted_realms: Vec::new(),
+            access: None,
+            cache: true,
+        }
+    }
 }
 
 /// What is wrong with the settings. The configuration is at fault; nothing has been started.
@@ -183,8 +211,11 @@ struct Inner {
     configured: HashMap<Registry, Arc<Source>>,
     /// Registries that clients have named, up to a bound.
     named: Mutex<HashMap<Registry, Arc<Source>>>,
+    /// What the operator has said of registries by name, and of all others.
+    registries: BTreeMap<Registry, RegistrySettings>,
     default: RegistrySettings,
     default_client: reqwest::Client,
+    routes: Rules,
 }
 
 impl Upstream {
@@ -219,7 +250,15 @@ impl Upstream {
             forward_client_address: settings.forward_client_address,
         };
         let named = Mutex::new(HashMap::new());
-        let inner = Inner { exchange, configured, named, default: settings.default, default_client };
+        let inner = Inner {
+            exchange,
+            configured,
+            named,
+            registries: settings.registries,
+            default: settings.default,
+            default_client,
+            routes: settings.routes,
+        };
         Ok(Upstream { inner: Arc::new(inner) })
     }
 
@@ -230,6 +269,7 @@ impl Upstream {
         reference: &Reference,
         known: Option<&Digest>,
     ) -> Result<ManifestHead, UpstreamError> {
+        let asked = &self.routed(asked, Some(reference));
         let source = self.source(asked)?;
         self.inner.exchange.head_manifest(&source, asked, reference, known).await
     }
@@ -241,12 +281,14 @@ impl Upstream {
         reference: &Reference,
         known: Option<&Digest>,
     ) -> Result<ManifestGet, UpstreamError> {
+        let asked = &self.routed(asked, Some(reference));
         let source = self.source(asked)?;
         self.inner.exchange.get_manifest(&source, asked, reference, known).await
     }
 
-    /// Size of a blob in bytes; `None` if the source has it but sends it without telling its size.
-    pub async fn blob_size(&self, asked: &Asked, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
+    /// Whether the source has a blob, and its size in bytes; none if it does not tell.
+    pub async fn blob_size(&self, asked: &Asked, digest: &Digest) -> Result<BlobSize, UpstreamError> {
+        let asked = &self.routed(asked, None);
         let source = self.source(asked)?;
         self.inner.exchange.blob_size(&source, asked, digest).await
     }
@@ -263,19 +305,34 @@ impl Upstream {
         start: u64,
         end: Option<u64>,
     ) -> Result<BlobStream, UpstreamError> {
+        let asked = &self.routed(asked, None);
         let source = self.source(asked)?;
         self.inner.exchange.open_blob(&source, asked, digest, start, end).await
     }
 
     /// Fetches a listing of at most [`LIST_BYTES_MAX`]: `path_and_query` is what follows the repository in the URL.
     pub async fn list(&self, asked: &Asked, path_and_query: &str) -> Result<ListAnswer, UpstreamError> {
+        let asked = &self.routed(asked, None);
         let source = self.source(asked)?;
         self.inner.exchange.list(&source, asked, path_and_query).await
     }
 
+    /// Where a rule sends a request, if one does.
+    fn routed(&self, asked: &Asked, reference: Option<&Reference>) -> Asked {
+        let tag = reference.and_then(|reference| match reference {
+            Reference::Tag(tag) => Some(tag),
+            Reference::Digest(_) => None,
+        });
+        let scope = self.inner.routes.decide(&asked.scope, tag).origin(&asked.scope);
+        Asked { scope, ..asked.clone() }
+    }
+
     /// Where a request's registry is asked.
     fn source(&self, asked: &Asked) -> Result<Arc<Source>, UpstreamError> {
-        let registry = &asked.scope.registry;
+        self.source_of(&asked.scope.registry)
+    }
+
+    fn source_of(&self, registry: &Registry) -> Result<Arc<Source>, UpstreamError> {
         if let Some(source) = self.inner.configured.get(registry) {
             return Ok(Arc::clone(source));
         }
@@ -318,13 +375,15 @@ fn make_source(
     plain_client: reqwest::Client,
     metrics: &Metrics,
 ) -> Result<Source, SettingsError> {
+    let shows_certificate = settings.shows_certificate();
     Ok(Source {
         registry: registry.clone(),
         label: label.to_owned(),
         endpoint: endpoint(registry, settings.endpoint.as_ref())?,
-        client,
+        client: if shows_certificate { client } else { plain_client.clone() },
         plain_client,
-        credentials: CredentialSource::new(registry.clone(), settings.credentials.clone()),
+        shows_certificate,
+        credentials: CredentialSource::new(registry.clone(), settings.shown()),
         trusted_realms: settings.trusted_realms.clone(),
         bytes: metrics.upstream_bytes(label),
     })

@@ -100,11 +100,18 @@ pub struct RuleConflict {
 pub struct Decision {
     /// What is done.
     pub action: Action,
-    /// Where is asked instead of where the name says: below the location's prefix the repository keeps its whole name,
-    /// `location.place(None, &scope.repository)`.
+    /// Where is asked instead of where the name says; the repository keeps its whole name below the location's prefix.
     pub upstream: Option<Location>,
     /// The rule that decided; `None` where none matches.
     pub rule: Option<Pattern>,
+}
+
+impl Decision {
+    /// Who is asked about a repository: the upstream that was chosen for it, or the registry of its name.
+    pub fn origin(&self, scope: &Scope) -> Scope {
+        let chosen = self.upstream.as_ref().and_then(|location| location.place(None, &scope.repository));
+        chosen.unwrap_or_else(|| scope.clone())
+    }
 }
 
 /// All rules, the most specific first.

@@ -15,7 +15,7 @@ use crate::fault::{LocalFault, SourceFault};
 use crate::ids::{Digest, FetchId, TicketId};
 use crate::io::{Found, Outcome, Output, PullFault};
 use crate::limits::SCOPES_PER_FLIGHT_MAX;
-use crate::name::Scope;
+use crate::name::{Registry, Scope};
 use crate::ranges::ByteRanges;
 use crate::time::Time;
 
@@ -142,6 +142,11 @@ impl Flight {
     /// The blob.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// The registry of the repository that it was first asked for through.
+    pub fn registry(&self) -> Option<&Registry> {
+        self.scopes.first().map(|scope| &scope.registry)
     }
 
     /// What it is busy with.

@@ -87,6 +87,15 @@ pub enum Verification {
     Missing,
 }
 
+/// How something was obtained, which says who may have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Visibility {
+    /// With somebody's credentials: for the repository that it was obtained through.
+    Private,
+    /// Anonymously: everybody could have got it the same way.
+    Public,
+}
+
 /// What a tag was last seen to point to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagRecord {
@@ -100,4 +109,6 @@ pub struct TagRecord {
     pub checked_at: SystemTime,
     /// Until when it need not be asked again. Kept to the millisecond.
     pub expires_at: SystemTime,
+    /// How the source was asked.
+    pub visibility: Visibility,
 }

@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 use shoal_engine::{Digest, Scope, Tag};
 
-use crate::blob::TagRecord;
+use crate::blob::{TagRecord, Visibility};
 use crate::error::{FaultKind, IndexFault, OpenError};
 use crate::layout::Layout;
 use crate::record::{self, BlobRecord, PartialRecord};
@@ -65,7 +65,7 @@ pub(crate) enum Change<'a> {
     PutTag(&'a Scope, &'a Tag, &'a TagRecord),
     /// By its key.
     DeleteTag(&'a [u8]),
-    PutLink(&'a Digest, &'a Scope),
+    PutLink(&'a Digest, &'a Scope, Visibility),
     DeleteLinks(&'a Digest),
 }
 
@@ -126,7 +126,10 @@ impl Index {
     }
 
     pub(crate) fn blob(&self, digest: &Digest) -> Result<Option<BlobRecord>, IndexFault> {
-        self.record(Family::Blobs, &record::digest_key(digest))
+        self.with(|db| {
+            let found = db.get_pinned_cf(family(db, Family::Blobs), record::digest_key(digest))?;
+            Ok(found.map(|bytes| record::decode(&bytes)).transpose()?)
+        })
     }
 
     pub(crate) fn inline(&self, digest: &Digest) -> Result<Option<Vec<u8>>, IndexFault> {
@@ -139,7 +142,10 @@ impl Index {
     }
 
     pub(crate) fn partial(&self, digest: &Digest) -> Result<Option<PartialRecord>, IndexFault> {
-        self.record(Family::Partials, &record::digest_key(digest))
+        self.with(|db| {
+            let found = db.get_pinned_cf(family(db, Family::Partials), record::digest_key(digest))?;
+            Ok(found.map(|bytes| record::decode_partial(&bytes)).transpose()?)
+        })
     }
 
     pub(crate) fn tag(&self, scope: &Scope, tag: &Tag) -> Result<Option<TagRecord>, IndexFault> {
@@ -149,14 +155,21 @@ impl Index {
         })
     }
 
-    pub(crate) fn is_linked(&self, digest: &Digest, scope: &Scope) -> Result<bool, IndexFault> {
+    pub(crate) fn link(&self, digest: &Digest, scope: &Scope) -> Result<Option<Visibility>, IndexFault> {
         self.with(|db| {
-            Ok(db.get_pinned_cf(family(db, Family::Links), record::link_key(digest, scope))?.is_some())
+            let found = db.get_pinned_cf(family(db, Family::Links), record::link_key(digest, scope))?;
+            Ok(found.map(|value| record::decode_link(&value)).transpose()?)
         })
     }
 
-    pub(crate) fn links(&self, digest: &Digest) -> Result<Vec<Scope>, IndexFault> {
-        self.with(|db| link_keys(db, digest)?.iter().map(|key| Ok(record::link_of_key(key)?.1)).collect())
+    pub(crate) fn links(&self, digest: &Digest) -> Result<Vec<(Scope, Visibility)>, IndexFault> {
+        self.with(|db| {
+            let entries = link_entries(db, digest)?;
+            entries
+                .iter()
+                .map(|(key, value)| Ok((record::link_of_key(key)?.1, record::decode_link(value)?)))
+                .collect()
+        })
     }
 
     /// Visits the blobs after `after`, in the order of their keys, until the visitor breaks off.
@@ -215,13 +228,6 @@ impl Index {
         db.as_ref().is_some_and(|db| db.put_opt(PROBE, b"", &options).is_ok())
     }
 
-    fn record<T: bincode::Decode<()>>(&self, of: Family, key: &[u8]) -> Result<Option<T>, IndexFault> {
-        self.with(|db| {
-            let found = db.get_pinned_cf(family(db, of), key)?;
-            Ok(found.map(|bytes| record::decode(&bytes)).transpose()?)
-        })
-    }
-
     fn with<T>(&self, work: impl FnOnce(&DB) -> Result<T, IndexFault>) -> Result<T, IndexFault> {
         let db = self.db.read();
         let db = db.as_ref().ok_or_else(IndexFault::closed)?;
@@ -249,18 +255,19 @@ fn add(db: &DB, batch: &mut WriteBatch, change: &Change<'_>) -> Result<(), Index
         }
         Change::PutInline(digest, bytes) => batch.put_cf(family(db, Family::Inline), key(digest), bytes),
         Change::PutPartial(digest, partial) => {
-            batch.put_cf(family(db, Family::Partials), key(digest), record::encode(*partial));
+            batch.put_cf(family(db, Family::Partials), key(digest), record::encode_partial(partial));
         }
         Change::DeletePartial(digest) => batch.delete_cf(family(db, Family::Partials), key(digest)),
         Change::PutTag(scope, tag, found) => {
             batch.put_cf(family(db, Family::Tags), record::tag_key(scope, tag), record::encode_tag(found));
         }
         Change::DeleteTag(key) => batch.delete_cf(family(db, Family::Tags), key),
-        Change::PutLink(digest, scope) => {
-            batch.put_cf(family(db, Family::Links), record::link_key(digest, scope), b"");
+        Change::PutLink(digest, scope, visibility) => {
+            let value = record::encode_link(*visibility);
+            batch.put_cf(family(db, Family::Links), record::link_key(digest, scope), value);
         }
         Change::DeleteLinks(digest) => {
-            for link in link_keys(db, digest)? {
+            for (link, _) in link_entries(db, digest)? {
                 batch.delete_cf(family(db, Family::Links), link);
             }
         }
@@ -268,17 +275,20 @@ fn add(db: &DB, batch: &mut WriteBatch, change: &Change<'_>) -> Result<(), Index
     Ok(())
 }
 
-fn link_keys(db: &DB, digest: &Digest) -> Result<Vec<Box<[u8]>>, IndexFault> {
+/// Keys and values.
+type Entries = Vec<(Box<[u8]>, Box<[u8]>)>;
+
+fn link_entries(db: &DB, digest: &Digest) -> Result<Entries, IndexFault> {
     let prefix = record::digest_key(digest);
-    let mut keys = Vec::new();
+    let mut entries = Vec::new();
     for entry in db.iterator_cf(family(db, Family::Links), IteratorMode::From(&prefix, Direction::Forward)) {
-        let (key, _) = entry?;
+        let (key, value) = entry?;
         if !key.starts_with(&prefix) {
             break;
         }
-        keys.push(key);
+        entries.push((key, value));
     }
-    Ok(keys)
+    Ok(entries)
 }
 
 /// Walks a family without letting it push everything else out of the cache.

@@ -64,7 +64,7 @@ mod room;
 mod runtime;
 mod store;
 
-pub use blob::{Blob, BlobInfo, Content, Home, TagRecord, Verification};
+pub use blob::{Blob, BlobInfo, Content, Home, TagRecord, Verification, Visibility};
 pub use error::{BrokenCause, FullCause, IndexFault, OpenError, StoreError};
 pub use index::IndexCondition;
 pub use partial::Partial;

@@ -19,13 +19,13 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
-use shoal_engine::Digest;
+use shoal_engine::{Digest, Scope};
 
-use crate::blob::{Blob, Content, Home};
+use crate::blob::{Blob, Content, Home, Visibility};
 use crate::error::{BrokenCause, StoreError};
 use crate::index::Durability;
 use crate::layout;
-use crate::record::{BlobRecord, Committing, kept_media_type, to_millis};
+use crate::record::{BlobRecord, Committing, Origin, PartialRecord, kept_media_type, to_millis};
 use crate::room::Room;
 use crate::store::Inner;
 
@@ -52,6 +52,7 @@ pub(crate) struct Shared {
     file: Arc<File>,
     size: OnceLock<u64>,
     found: Vec<Range<u64>>,
+    origin: OnceLock<Origin>,
     /// Shared by writes, which go to different places; exclusive to end them.
     state: RwLock<State>,
     /// Bytes promised to this partial and not yet written.
@@ -93,6 +94,16 @@ impl Partial {
     /// What was on disk when it was opened, by its record: whole pieces, ascending. The bytes have not been hashed.
     pub fn have(&self) -> Vec<Range<u64>> {
         self.shared.found.clone()
+    }
+
+    /// The repository that its bytes were obtained through, and how; unknown for those of before that was kept.
+    pub fn origin(&self) -> Option<(&Scope, Visibility)> {
+        self.shared.origin.get().map(|origin| (&origin.scope, origin.visibility))
+    }
+
+    /// Says where its bytes come from, which from the next checkpoint on survives a restart. The first word counts.
+    pub fn set_origin(&self, scope: &Scope, visibility: Visibility) {
+        let _ = self.shared.origin.set(Origin { scope: scope.clone(), visibility });
     }
 
     /// Writes all chunks, one after the other, from `offset` on. Different threads may write at different places.
@@ -142,7 +153,7 @@ impl Partial {
         const OPERATION: &str = "checkpoint a partial blob";
         let shared = &*self.shared;
         let Some(size) = self.size() else { return Ok(()) };
-        let record = map::record(size, have, None);
+        let record = PartialRecord { origin: shared.origin.get().cloned(), ..map::record(size, have, None) };
         shared.check(*shared.state.read(), State::Open, OPERATION)?;
         shared.sync(OPERATION)?;
         if !shared.named.load(Ordering::Acquire) {

@@ -9,10 +9,12 @@ use std::time::{Duration, SystemTime};
 use bincode::{Decode, Encode};
 use shoal_engine::{Algorithm, Digest, Scope, Tag};
 
-use crate::blob::TagRecord;
+use crate::blob::{TagRecord, Visibility};
 
-/// Version that stands before every record.
+/// Version that stands before every record, and before records that have grown: as they were.
 const RECORD_VERSION: u8 = 1;
+/// Version of partials and tags that say how they were obtained. Those without it are written as they always were.
+const RECORD_VERSION_OBTAINED: u8 = 2;
 /// Largest record, bytes: the piece map of the largest blob (32 KiB) and room to spare.
 const RECORD_BYTES_MAX: usize = 64 * 1024;
 /// Longest media type that is kept, bytes: two names of 127 and the slash (RFC 6838, section 4.2).
@@ -30,6 +32,9 @@ pub enum RecordError {
     /// The fields do not decode.
     #[error(transparent)]
     Fields(#[from] bincode::error::DecodeError),
+    /// A registry or repository has a name that none can have.
+    #[error("a name that is none")]
+    Name,
     /// There are bytes after the last field.
     #[error("{0} bytes too many")]
     Trailing(usize),
@@ -50,7 +55,7 @@ pub(crate) struct BlobRecord {
 }
 
 /// Family `partials`: what of a partial blob is on disk.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PartialRecord {
     pub size: u64,
     pub piece_len: u64,
@@ -58,6 +63,32 @@ pub(crate) struct PartialRecord {
     pub map: Vec<u8>,
     /// Set before the file is renamed into `blobs/`, so that a crash right after it leaves a trace.
     pub committing: Option<Committing>,
+    /// Where its bytes come from; `None` in records of before this was kept.
+    pub origin: Option<Origin>,
+}
+
+/// The repository that the bytes of a partial blob were obtained through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub scope: Scope,
+    pub visibility: Visibility,
+}
+
+/// [`PartialRecord`] as it stands in the index.
+#[derive(Encode, Decode)]
+struct StoredPartial {
+    size: u64,
+    piece_len: u64,
+    map: Vec<u8>,
+    committing: Option<Committing>,
+}
+
+/// What follows it in the second version.
+#[derive(Encode, Decode)]
+struct StoredOrigin {
+    registry: String,
+    repository: String,
+    public: bool,
 }
 
 /// What the blob's record will say.
@@ -82,7 +113,11 @@ const fn config() -> impl bincode::config::Config {
 }
 
 pub(crate) fn encode<T: Encode>(fields: &T) -> Vec<u8> {
-    let mut bytes = vec![RECORD_VERSION];
+    encode_as(RECORD_VERSION, fields)
+}
+
+fn encode_as<T: Encode>(version: u8, fields: &T) -> Vec<u8> {
+    let mut bytes = vec![version];
     // Every field is bounded before it gets here, and a vector takes all that is written.
     bincode::encode_into_std_write(fields, &mut bytes, config()).expect("a bounded record encodes");
     bytes
@@ -92,6 +127,10 @@ pub(crate) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, RecordError> {
     let [RECORD_VERSION, fields @ ..] = bytes else {
         return Err(RecordError::Version(bytes.first().copied()));
     };
+    decode_fields(fields)
+}
+
+fn decode_fields<T: Decode<()>>(fields: &[u8]) -> Result<T, RecordError> {
     let (record, used) = bincode::decode_from_slice(fields, config())?;
     if used != fields.len() {
         return Err(RecordError::Trailing(fields.len() - used));
@@ -99,24 +138,87 @@ pub(crate) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, RecordError> {
     Ok(record)
 }
 
+pub(crate) fn encode_partial(record: &PartialRecord) -> Vec<u8> {
+    let stored = StoredPartial {
+        size: record.size,
+        piece_len: record.piece_len,
+        map: record.map.clone(),
+        committing: record.committing.clone(),
+    };
+    match &record.origin {
+        None => encode(&stored),
+        Some(Origin { scope, visibility }) => {
+            let origin = StoredOrigin {
+                registry: scope.registry.to_string(),
+                repository: scope.repository.to_string(),
+                public: *visibility == Visibility::Public,
+            };
+            encode_as(RECORD_VERSION_OBTAINED, &(stored, origin))
+        }
+    }
+}
+
+pub(crate) fn decode_partial(bytes: &[u8]) -> Result<PartialRecord, RecordError> {
+    let (stored, origin) = match bytes {
+        [RECORD_VERSION_OBTAINED, fields @ ..] => {
+            let (stored, origin): (StoredPartial, StoredOrigin) = decode_fields(fields)?;
+            let name = |_| RecordError::Name;
+            let scope = Scope {
+                registry: origin.registry.parse().map_err(name)?,
+                repository: origin.repository.parse().map_err(name)?,
+            };
+            (stored, Some(Origin { scope, visibility: visibility(origin.public) }))
+        }
+        _ => (decode(bytes)?, None),
+    };
+    let StoredPartial { size, piece_len, map, committing } = stored;
+    Ok(PartialRecord { size, piece_len, map, committing, origin })
+}
+
+/// Value of a link.
+pub(crate) fn encode_link(visibility: Visibility) -> [u8; 1] {
+    [u8::from(visibility == Visibility::Public)]
+}
+
+/// A link of before visibility was kept has no value, and says no more than that the repository had it.
+pub(crate) fn decode_link(value: &[u8]) -> Result<Visibility, RecordError> {
+    match value {
+        [] | [0] => Ok(Visibility::Private),
+        [1] => Ok(Visibility::Public),
+        _ => Err(RecordError::Version(value.first().copied())),
+    }
+}
+
+const fn visibility(public: bool) -> Visibility {
+    if public { Visibility::Public } else { Visibility::Private }
+}
+
 pub(crate) fn encode_tag(record: &TagRecord) -> Vec<u8> {
-    encode(&StoredTag {
+    let stored = StoredTag {
         digest: digest_key(&record.digest),
         media_type: record.media_type.clone(),
         size: record.size,
         checked_at: to_millis(record.checked_at),
         expires_at: to_millis(record.expires_at),
-    })
+    };
+    match record.visibility {
+        Visibility::Private => encode(&stored),
+        Visibility::Public => encode_as(RECORD_VERSION_OBTAINED, &(stored, true)),
+    }
 }
 
 pub(crate) fn decode_tag(bytes: &[u8]) -> Result<TagRecord, RecordError> {
-    let stored: StoredTag = decode(bytes)?;
+    let (stored, public): (StoredTag, bool) = match bytes {
+        [RECORD_VERSION_OBTAINED, fields @ ..] => decode_fields(fields)?,
+        _ => (decode(bytes)?, false),
+    };
     Ok(TagRecord {
         digest: digest_of_key(&stored.digest)?,
         media_type: stored.media_type,
         size: stored.size,
         checked_at: from_millis(stored.checked_at),
         expires_at: from_millis(stored.expires_at),
+        visibility: visibility(public),
     })
 }
 
@@ -226,7 +328,12 @@ mod tests {
             piece_len: 1 << 18,
             map: vec![0b0101],
             committing: Some(Committing { media_type: None, at: 5 }),
+            origin: None,
         }
+    }
+
+    fn obtained(visibility: Visibility) -> PartialRecord {
+        PartialRecord { origin: Some(Origin { scope: scope(), visibility }), ..partial() }
     }
 
     fn tag() -> TagRecord {
@@ -236,6 +343,7 @@ mod tests {
             size: 250,
             checked_at: from_millis(1),
             expires_at: from_millis(2),
+            visibility: Visibility::Private,
         }
     }
 
@@ -245,8 +353,18 @@ mod tests {
         let key = format!("01{}", "a5".repeat(32));
         let table = [
             (encode(&blob()), "01fc701101000103612f620100fd0068e5cf8b010000fd0168e5cf8b01000003".to_owned()),
-            (encode(&partial()), "01fc00001000fc000004000105010005".into()),
+            (encode_partial(&partial()), "01fc00001000fc000004000105010005".into()),
+            (
+                encode_partial(&obtained(Visibility::Public)),
+                "02fc00001000fc0000040001050100050b722e746573743a3530303003612f6201".into(),
+            ),
             (encode_tag(&tag()), format!("0121{key}036d2f74fa0102")),
+            (
+                encode_tag(&TagRecord { visibility: Visibility::Public, ..tag() }),
+                format!("0221{key}036d2f74fa010201"),
+            ),
+            (encode_link(Visibility::Private).to_vec(), "00".into()),
+            (encode_link(Visibility::Public).to_vec(), "01".into()),
             (digest_key(&digest()), key.clone()),
             (link_key(&digest(), &scope()), format!("{key}722e746573743a3530303000612f62")),
             (tag_key(&scope(), &"v1".parse().unwrap()), "722e746573743a3530303000612f62007631".into()),
@@ -259,8 +377,16 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         assert_eq!(decode::<BlobRecord>(&encode(&blob())).unwrap(), blob());
-        assert_eq!(decode::<PartialRecord>(&encode(&partial())).unwrap(), partial());
-        assert_eq!(decode_tag(&encode_tag(&tag())).unwrap(), tag());
+        for record in [partial(), obtained(Visibility::Private), obtained(Visibility::Public)] {
+            assert_eq!(decode_partial(&encode_partial(&record)).unwrap(), record);
+        }
+        for visibility in [Visibility::Private, Visibility::Public] {
+            let record = TagRecord { visibility, ..tag() };
+            assert_eq!(decode_tag(&encode_tag(&record)).unwrap(), record);
+            assert_eq!(decode_link(&encode_link(visibility)).unwrap(), visibility);
+        }
+        // As it was written before links had a value.
+        assert_eq!(decode_link(b"").unwrap(), Visibility::Private);
         assert_eq!(link_of_key(&link_key(&digest(), &scope())).unwrap(), (digest(), scope()));
         let sha512: Digest = format!("sha512:{}", "0f".repeat(64)).parse().unwrap();
         assert_eq!(digest_of_key(&digest_key(&sha512)).unwrap(), sha512);
@@ -282,7 +408,8 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode::<BlobRecord>(&bytes);
-            let _ = decode::<PartialRecord>(&bytes);
+            let _ = decode_partial(&bytes);
+            let _ = decode_link(&bytes);
             let _ = decode_tag(&bytes);
             let _ = link_of_key(&bytes);
         }
@@ -291,6 +418,8 @@ mod tests {
         fn a_record_that_lost_its_end_is_an_error(cut in 1usize..30) {
             let bytes = encode(&blob());
             prop_assert!(decode::<BlobRecord>(&bytes[..bytes.len() - cut.min(bytes.len())]).is_err());
+            let bytes = encode_partial(&obtained(Visibility::Public));
+            prop_assert!(decode_partial(&bytes[..bytes.len() - cut.min(bytes.len())]).is_err());
         }
     }
 }

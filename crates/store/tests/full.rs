@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use fixture::{Mount, PIECE, at, content, digest, may_mount, may_mount_disk, open, options, read};
 use shoal_engine::LocalFault;
-use shoal_store::{BrokenCause, FullCause, Options, Store, StoreError};
+use shoal_store::{BrokenCause, FullCause, Options, Store, StoreError, Visibility};
 use tempfile::tempdir;
 
 const MIB: u64 = 1 << 20;
@@ -87,7 +87,8 @@ fn a_full_index() {
     let scope = shoal_engine::Scope { registry: "r.test".parse().unwrap(), repository: "a".parse().unwrap() };
     let hog = mount.path.join("hog");
     fill(&hog);
-    let refused = (0..100_000_u64).find_map(|n| store.link(&scope, &digest(&n.to_le_bytes())).err());
+    let refused = (0..100_000_u64)
+        .find_map(|n| store.link(&scope, &digest(&n.to_le_bytes()), Visibility::Private).err());
     let cause = full(Err(refused.expect("a log that ends")));
     assert!(matches!(cause, FullCause::Index(_)), "{cause:?}");
     fs::remove_file(&hog).unwrap();

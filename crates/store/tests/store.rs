@@ -11,7 +11,7 @@ use bytes::Bytes;
 use fixture::{PIECE, at, content, digest, open, options, read};
 use shoal_engine::{Digest, LocalFault, Scope};
 use shoal_store::{
-    BrokenCause, Content, FullCause, Home, Options, Store, StoreError, TagRecord, Verification,
+    BrokenCause, Content, FullCause, Home, Options, Store, StoreError, TagRecord, Verification, Visibility,
 };
 use tempfile::tempdir;
 
@@ -106,6 +106,10 @@ fn a_partial_goes_on_where_its_record_says() {
     // In two chunks, out of order, with a piece and a half in one place.
     partial.write_at(2 * PIECE, &[slice(2 * PIECE..2 * PIECE + 9), slice(2 * PIECE + 9..size)]).unwrap();
     partial.write_at(0, &[Bytes::new(), slice(0..PIECE + 77)]).unwrap();
+    let origin = Scope { registry: "r.test:5000".parse().unwrap(), repository: "a/b".parse().unwrap() };
+    assert_eq!(partial.origin(), None);
+    partial.set_origin(&origin, Visibility::Public);
+    partial.set_origin(&origin, Visibility::Private);
     partial.checkpoint(&[0..PIECE + 77, 2 * PIECE..size]).unwrap();
     partial.write_at(PIECE + 77, &[slice(PIECE + 77..2 * PIECE)]).unwrap();
     assert_eq!(store.usage().unwrap().partial_bytes, size);
@@ -118,6 +122,7 @@ fn a_partial_goes_on_where_its_record_says() {
     assert!(!has(&store, &digest), "a partial is no blob");
     let partial = Arc::new(store.partial(&digest, size).unwrap());
     assert_eq!(partial.have(), [0..PIECE, 2 * PIECE..size], "whole pieces of the checkpoint, no more");
+    assert_eq!(partial.origin(), Some((&origin, Visibility::Public)), "the first word counts");
     partial.write_at(PIECE, &[slice(PIECE..2 * PIECE)]).unwrap();
     let blob = Arc::clone(&partial).commit(Some("l/t"), at(3)).unwrap();
     assert_eq!((read(&blob), blob.media_type.as_deref()), (bytes.clone(), Some("l/t")));
@@ -511,6 +516,7 @@ fn the_runtimes_blobs_are_served_and_left_alone() {
 
 #[test]
 fn tags_and_links() {
+    use Visibility::{Private, Public};
     let dir = tempdir().unwrap();
     let store = open(dir.path()).store;
     let scope = |repository: &str| Scope {
@@ -525,26 +531,32 @@ fn tags_and_links() {
         size: 100,
         checked_at: at(0),
         expires_at: at(60),
+        visibility: Visibility::Public,
     };
     store.put_tag(&scope("a"), &tag, &record(manifest)).unwrap();
     store.put_tag(&scope("b"), &tag, &record(digest(b"gone"))).unwrap();
-    for repository in ["a", "b", "a"] {
-        store.link(&scope(repository), &manifest).unwrap();
+    // What is public stays so.
+    for (repository, visibility) in
+        [("a", Private), ("b", Public), ("a", Private), ("b", Private), ("d", Private)]
+    {
+        store.link(&scope(repository), &manifest, visibility).unwrap();
     }
-    store.link(&scope("a"), &digest(b"gone")).unwrap();
+    store.link(&scope("d"), &manifest, Public).unwrap();
+    store.link(&scope("a"), &digest(b"gone"), Public).unwrap();
     drop(store);
     let store = open(dir.path()).store;
     assert_eq!(store.tag(&scope("a"), &tag).unwrap(), Some(record(manifest)));
     assert_eq!(store.tag(&scope("c"), &tag).unwrap(), None);
-    assert_eq!(store.links(&manifest).unwrap(), [scope("a"), scope("b")]);
-    assert!(
-        store.is_linked(&scope("b"), &manifest).unwrap() && !store.is_linked(&scope("c"), &manifest).unwrap()
-    );
+    let links = [(scope("a"), Private), (scope("b"), Public), (scope("d"), Public)];
+    assert_eq!(store.links(&manifest).unwrap(), links);
+    for (repository, visibility) in [("a", Some(Private)), ("b", Some(Public)), ("c", None)] {
+        assert_eq!(store.linked(&scope(repository), &manifest).unwrap(), visibility, "{repository}");
+    }
     // Expired or not, a tag stays as long as its manifest does; what leads nowhere goes.
     store.sweep(at(61)).unwrap();
     assert!(store.tag(&scope("a"), &tag).unwrap().is_some());
     assert!(store.tag(&scope("b"), &tag).unwrap().is_none());
-    assert!(!store.is_linked(&scope("a"), &digest(b"gone")).unwrap());
+    assert_eq!(store.linked(&scope("a"), &digest(b"gone")).unwrap(), None);
     store.remove(&manifest).unwrap();
     assert_eq!(store.links(&manifest).unwrap(), []);
     store.remove_tag(&scope("a"), &tag).unwrap();

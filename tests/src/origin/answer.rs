@@ -19,7 +19,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    fn new(status: u16, content_type: &str, content: impl Into<Bytes>) -> Self {
+    pub(super) fn new(status: u16, content_type: &str, content: impl Into<Bytes>) -> Self {
         Answer {
             status,
             headers: vec![("Content-Type".into(), content_type.into())],
@@ -28,7 +28,7 @@ impl Answer {
         }
     }
 
-    fn error(status: u16, code: &str) -> Self {
+    pub(super) fn error(status: u16, code: &str) -> Self {
         let body = json!({"errors": [{"code": code, "message": code.to_lowercase(), "detail": null}]});
         Answer::new(status, "application/json", body.to_string())
     }
@@ -116,7 +116,9 @@ fn manifest(seen: &Seen, shared: &Shared) -> Answer {
 }
 
 fn blob(seen: &Seen, shared: &Shared) -> Answer {
-    let Some(bytes) = lock(&shared.content).blobs.get(&seen.reference).cloned() else {
+    let content = lock(&shared.content);
+    let is_here = content.homes.get(&seen.reference).is_none_or(|homes| homes.contains(&seen.repository));
+    let Some(bytes) = content.blobs.get(&seen.reference).cloned().filter(|_| is_here) else {
         return Answer::error(404, "BLOB_UNKNOWN");
     };
     let mut answer = Answer::new(200, "application/octet-stream", bytes)
@@ -142,7 +144,7 @@ fn storage(seen: &Seen, shared: &Shared) -> Answer {
     answer
 }
 
-fn query(seen: &Seen, name: &str) -> Option<String> {
+pub(super) fn query(seen: &Seen, name: &str) -> Option<String> {
     let (_, query) = seen.path.split_once('?')?;
     let pair = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
     Some(pair.replace("%2F", "/").replace("%2B", "+").replace("%3A", ":"))
@@ -196,7 +198,7 @@ fn referrers(seen: &Seen, shared: &Shared) -> Answer {
     if wanted.is_some() { answer.with("OCI-Filters-Applied", "artifactType") } else { answer }
 }
 
-fn basic(user: &str, password: &str) -> String {
+pub(super) fn basic(user: &str, password: &str) -> String {
     use base64::Engine as _;
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
 }
@@ -227,12 +229,15 @@ fn challenge(seen: &Seen, shared: &Shared) -> Option<String> {
             let scope = format!("repository:{}:pull", seen.repository);
             (!right).then(|| format!("Bearer realm=\"{realm}\",service=\"origin.test\",scope=\"{scope}\""))
         }
+        Auth::Accounts(accounts) => accounts.challenge(seen, shared),
     }
 }
 
 fn token(seen: &Seen, body: &[u8], shared: &Shared) -> Answer {
-    let Some(Auth::Bearer { account, expires_in, .. }) = lock(&shared.auth).clone() else {
-        return Answer::error(404, "NAME_UNKNOWN");
+    let (account, expires_in) = match lock(&shared.auth).clone() {
+        Some(Auth::Bearer { account, expires_in, .. }) => (account, expires_in),
+        Some(Auth::Accounts(accounts)) => return accounts.token(seen, body, shared),
+        Some(Auth::Basic { .. }) | None => return Answer::error(404, "NAME_UNKNOWN"),
     };
     if let Some((user, password)) = account {
         let form = String::from_utf8_lossy(body);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::accounts::Accounts;
 use super::{Kind, Seen};
 
 /// A place where an answer waits until the test lets it go on.
@@ -237,6 +238,8 @@ pub enum Auth {
         /// `expires_in` of the tokens, seconds.
         expires_in: u64,
     },
+    /// `Authorization: Bearer`, with tokens that are good for what their account may pull.
+    Accounts(Accounts),
 }
 
 /// A match, what happens, and how often still.

@@ -9,6 +9,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::quantity::{Period, Size};
+use crate::upstream::AccessMode;
+
+mod access;
+
+pub use access::{Access, AccessAction, AccessRule};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -20,6 +25,8 @@ pub struct File {
     pub store: Store,
     /// Where blobs come from.
     pub upstream: Upstream,
+    /// What is served at all.
+    pub access: Access,
     /// Answers about mutable names.
     pub tags: Tags,
     /// What is fetched before it is asked for.
@@ -179,7 +186,7 @@ impl Default for Upstream {
 }
 
 /// `[upstream.registries."docker.io"]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamRegistry {
     /// Where it is: scheme, host, port, path prefix. Default `https://` and the registry's name. `http://` sends
@@ -199,6 +206,29 @@ pub struct UpstreamRegistry {
     /// Hosts (`auth.test` or `auth.test:8443`) that may issue tokens although they are not in the registry's domain.
     /// Default: none. Each gets the credentials of this registry.
     pub trusted_realms: Vec<String>,
+    /// Who gets its images from this agent. `open`: whoever reaches the port. `public-only`: whoever reaches the port, but only
+    /// what everybody can pull; the rest the runtime fetches from the registry with its own credentials. `verify`: who shows a
+    /// token of the registry for the repository. Default: `open` where there are credentials for the registry, otherwise
+    /// `public-only`. `open` on a node with several tenants hands each the others' images.
+    pub access: Option<AccessMode>,
+    /// Whether its images are stored. Default true. Without, each client costs a transfer of its own.
+    pub cache: bool,
+}
+
+impl Default for UpstreamRegistry {
+    fn default() -> Self {
+        UpstreamRegistry {
+            endpoint: None,
+            ca: None,
+            client_certificate: None,
+            client_key: None,
+            username: None,
+            password_file: None,
+            trusted_realms: Vec::new(),
+            access: None,
+            cache: true,
+        }
+    }
 }
 
 /// `[tags]`

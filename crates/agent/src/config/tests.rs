@@ -106,6 +106,32 @@ fn single_problems() {
             "upstream.registries.r.trusted_realms[0]",
             "without scheme",
         ),
+        ("[upstream.registries.r]\naccess = 'closed'", "upstream.registries.r.access", "\"public-only\""),
+        ("[upstream.registries.r]\ncache = 'no'", "upstream.registries.r.cache", "true or false"),
+        ("[[access.rules]]\naction = 'deny'", "access.rules[0].match", "registry/repository[:tag]"),
+        ("[[access.rules]]\nmatch = 'docker.io/Library/*'", "access.rules[0].match", "lower-case"),
+        ("[[access.rules]]\nmatch = 'a b/c'", "access.rules[0].match", "*.example.com"),
+        (
+            "[[access.rules]]\nmatch = 'r.test/a'\naction = 'refuse'",
+            "access.rules[0].action",
+            "\"local-only\"",
+        ),
+        (
+            "[[access.rules]]\nmatch = 'r.test/a'\nupstream = 'https://s.test'",
+            "access.rules[0].upstream",
+            "host[:port][/prefix]",
+        ),
+        (
+            "[[access.rules]]\nmatch = 'r.test/a'\naction = 'deny'\nupstream = 's.test'",
+            "access.rules[0].upstream",
+            "only with action",
+        ),
+        (
+            "[[access.rules]]\nmatch = 'r.test/a/**'\n[[access.rules]]\nmatch = '*/b'\n\
+             [[access.rules]]\nmatch = 'r.test/a/**/**'\naction = 'deny'",
+            "access.rules[2].match",
+            "access.rules[0], which says \"r.test/a/**\"",
+        ),
         ("[tags]\nttl = '30days'", "tags.ttl", "tags.ttl_max"),
         ("[prefetch]\nlayers = 'yes'", "prefetch.layers", "true or false"),
         ("[log]\nlevel = 'infoo'", "log.level", "not a level"),
@@ -188,6 +214,7 @@ fn the_sample_has_every_key() {
 
     let mut file = schema::File::default();
     file.upstream.registries.insert("r".into(), schema::UpstreamRegistry::default());
+    file.access.rules.push(schema::AccessRule::default());
     let mut known = BTreeSet::new();
     keys(&serde_json::to_value(file).unwrap(), "", &mut known);
     assert_eq!(shown, known);

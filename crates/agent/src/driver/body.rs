@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 use super::Handle;
+use super::flight::FlightProof;
 use super::pass::{PassError, PassThrough, Rest};
 use super::ticket::{Ending, Serving, Ticket};
 use crate::node::{Asked, Cause};
@@ -55,6 +56,8 @@ pub enum Opened {
         body: BlobBody,
         /// Whether another request had already set the blob in motion.
         joined: bool,
+        /// Through which repositories the bytes come.
+        proof: FlightProof,
     },
     /// There is no body; the ending says why.
     Ended(Ending),
@@ -66,8 +69,9 @@ impl Ticket {
         match self.served().await {
             Ok(serving) => {
                 let (size, range, joined) = (serving.size, serving.range.clone(), self.joined());
+                let proof = FlightProof(Arc::clone(&serving.flight));
                 let body = BlobBody::from_flight(serving, self, asked.clone(), digest, idle_timeout);
-                Opened::Reply { size, range, body, joined }
+                Opened::Reply { size, range, body, joined, proof }
             }
             Err(ending) => Opened::Ended(ending),
         }

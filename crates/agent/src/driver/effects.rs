@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use shoal_engine::io::{FetchFault, FetchReason, Found};
 use shoal_engine::{ByteRanges, Digest, FetchId, Input, LocalFault, Scope};
-use shoal_store::StoreError;
+use shoal_store::{StoreError, Visibility};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -30,12 +30,18 @@ const SINK_BATCH_BYTES: usize = 512 << 10;
 impl Driver {
     pub(super) fn look(&mut self, digest: Digest) {
         let (store, handle) = (self.store.clone(), self.handle.clone());
+        let registry = self.engine.flight(&digest).and_then(|flight| flight.registry()).cloned();
         let looked = move || -> Result<(Found, Option<FlightIo>), EffectError> {
             if store.get(&digest, SystemTime::now())?.is_some() {
                 return Ok((Found::Whole, None));
             }
             let Some(size) = store.partial_size(&digest)? else { return Ok((Found::Absent, None)) };
             let partial = store.partial(&digest, size)?;
+            if partial.origin().map(|(scope, _)| &scope.registry) != registry.as_ref() {
+                // What another registry has sent is not for whom this one lets in (and the other way round).
+                partial.discard()?;
+                return Ok((Found::Absent, None));
+            }
             let found = Found::Partial { size, have: partial.have().into_iter().collect() };
             Ok((found, Some(FlightIo::in_file(digest, Arc::new(partial)))))
         };
@@ -78,7 +84,7 @@ impl Driver {
         tokio::spawn(async move {
             let answer = tokio::spawn(async move { upstream.blob_size(&asked, &digest).await }).await;
             let result = match answer {
-                Ok(Ok(size)) => Ok(size),
+                Ok(Ok(told)) => Ok(told.size),
                 Ok(Err(error)) => {
                     tracing::warn!(digest = %digest.short(), %error, "upstream did not tell the size of a blob");
                     handle.blame(digest, error.cause()).await;
@@ -170,6 +176,9 @@ impl Driver {
                     (Some(partial), _) => drop(Arc::clone(partial).commit(None, now)?),
                     (None, Some(bytes)) => store.put(&digest, None, &bytes, now)?,
                     (None, None) => unreachable!("a flight is in a file or in memory"),
+                }
+                for (scope, visibility) in flight.vouched() {
+                    store.link(&scope, &digest, visibility)?;
                 }
                 Ok(())
             },
@@ -288,6 +297,9 @@ impl Transfer {
             Ok(stream) => stream,
             Err(error) => return Err(self.blame(error).await),
         };
+        let visibility = if stream.anonymous { Visibility::Public } else { Visibility::Private };
+        // Before the first byte is there: whoever asked through this repository waits for nothing more.
+        self.flight.vouch(&self.asked.scope, visibility);
         if let Some(total) = stream.total {
             if let Err(error) = self.flight.set_size(total) {
                 tracing::error!(%error, "the store cannot be used; pulls go straight upstream");

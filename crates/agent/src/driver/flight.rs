@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use shoal_engine::{Algorithm, ByteRanges, Digest};
-use shoal_store::{Partial, StoreError};
+use shoal_engine::{Algorithm, ByteRanges, Digest, Scope};
+use shoal_store::{Partial, StoreError, Visibility};
 
 use crate::registry::sendfile::MappedFile;
 
@@ -22,6 +22,9 @@ const HASH_READ_BYTES: usize = 1 << 20;
 /// The running hash may lag this far behind the received prefix before a thread is set to catch up, bytes. Less is
 /// done in a blink when the verdict is asked for.
 const HASH_LAG_BYTES: u64 = 8 << 20;
+
+/// Repositories that are remembered to have the blob of a flight; more than clients ask through at a time.
+const VOUCHED_MAX: usize = 64;
 
 /// Where the bytes are while they arrive.
 enum Place {
@@ -46,6 +49,25 @@ pub(crate) struct FlightIo {
     written: Mutex<ByteRanges>,
     hasher: Mutex<Hasher>,
     catching_up: AtomicBool,
+    /// The repositories whose registry has said that they have the blob, and how it was asked.
+    vouched: Mutex<Vec<(Scope, Visibility)>>,
+}
+
+/// What a request may know of the flight that it waits for: whether its own repository has the blob.
+pub struct FlightProof(pub(super) Arc<FlightIo>);
+
+impl FlightProof {
+    /// How the blob is known to be in a repository; public, if it is public in any.
+    pub fn known(&self, scope: &Scope) -> Option<Visibility> {
+        let vouched = self.0.vouched.lock();
+        let fits = |(of, found): &&(Scope, Visibility)| of == scope || *found == Visibility::Public;
+        vouched.iter().filter(fits).map(|(_, found)| *found).max()
+    }
+
+    /// A repository's registry has said that it has the blob.
+    pub fn vouch(&self, scope: &Scope, visibility: Visibility) {
+        self.0.vouch(scope, visibility);
+    }
 }
 
 impl FlightIo {
@@ -61,7 +83,9 @@ impl FlightIo {
     pub fn in_file(digest: Digest, partial: Arc<Partial>) -> Self {
         let written = partial.have().into_iter().collect();
         let size = partial.size();
+        let origin = partial.origin().map(|(scope, visibility)| (scope.clone(), visibility));
         let io = FlightIo::new(digest, Place::File(partial), written);
+        io.vouched.lock().extend(origin);
         if let Some(size) = size {
             io.size.set(size).expect("set once");
         }
@@ -78,7 +102,27 @@ impl FlightIo {
             written: Mutex::new(written),
             hasher: Mutex::new(Hasher { context: ring::digest::Context::new(function(digest)), upto: 0 }),
             catching_up: AtomicBool::new(false),
+            vouched: Mutex::new(Vec::new()),
         }
+    }
+
+    /// A source has said that a repository has the blob: by opening it, or when it was asked.
+    pub fn vouch(&self, scope: &Scope, visibility: Visibility) {
+        if let Place::File(partial) = &self.place {
+            partial.set_origin(scope, visibility);
+        }
+        let mut vouched = self.vouched.lock();
+        match vouched.iter_mut().find(|(of, _)| of == scope) {
+            Some((_, known)) => *known = visibility.max(*known),
+            // One that is not remembered is asked about again.
+            None if vouched.len() < VOUCHED_MAX => vouched.push((scope.clone(), visibility)),
+            None => {}
+        }
+    }
+
+    /// The repositories that have the blob, once its bytes have been verified.
+    pub fn vouched(&self) -> Vec<(Scope, Visibility)> {
+        self.vouched.lock().clone()
     }
 
     /// The blob.

@@ -7,7 +7,9 @@ use shoal_engine::Digest;
 use shoal_engine::io::{Outcome, PullFault};
 use shoal_store::{Blob, Content, Home};
 
-use super::{Asked, BlobReply, Cause, Inner, Part, PullError, on_disk, pull_error};
+use super::access::{Admitted, visibility};
+use super::proof::{self, Kind, Standing};
+use super::{BlobReply, Cause, Inner, Part, PullError, on_disk, pull_error};
 use crate::driver::{BlobBody, Ending, Opened};
 use crate::metrics::Served;
 use crate::registry::sendfile::MappedFile;
@@ -19,45 +21,63 @@ const LOOKS_MAX: usize = 3;
 impl Inner {
     pub(super) async fn open_blob(
         &self,
-        asked: &Asked,
+        admitted: &Admitted,
         digest: Digest,
         part: Part,
     ) -> Result<BlobReply, PullError> {
+        if !admitted.stores {
+            return self.pass_through(admitted, digest, part).await;
+        }
+        let asked = &admitted.asked;
         for _ in 0..LOOKS_MAX {
-            if let Some(blob) = self.stored(digest).await {
+            if let Some((blob, standing)) = self.stored(admitted, digest).await {
+                self.prove(admitted, &blob, standing, Kind::Blob).await?;
                 return self.stored_reply(blob, part);
             }
+            admitted.local()?;
             let timeout = self.settings.body_idle_timeout;
             match self.parts.driver.open(asked, digest, part).await.opened(asked, digest, timeout).await {
-                Opened::Reply { size, range, body, joined } => {
+                Opened::Reply { size, range, body, joined, proof } => {
+                    // Nothing of the body has been read yet.
+                    self.prove_flight(admitted, digest, &proof).await?;
                     self.parts.metrics.miss();
                     let source = if joined { Served::Shared } else { Served::Upstream };
                     return Ok(BlobReply { size, range, body, source });
                 }
                 Opened::Ended(Ending { outcome: Outcome::Stored, .. }) => {}
                 Opened::Ended(Ending { outcome: Outcome::PassThrough, .. }) => {
-                    return self.pass_through(asked, digest, part).await;
+                    return self.pass_through(admitted, digest, part).await;
                 }
                 Opened::Ended(ending) => return Err(ended(ending)),
             }
         }
-        self.pass_through(asked, digest, part).await
+        self.pass_through(admitted, digest, part).await
     }
 
-    pub(super) async fn blob_size(&self, asked: &Asked, digest: Digest) -> Result<(u64, Served), PullError> {
-        if let Some(blob) = self.stored(digest).await {
+    pub(super) async fn blob_size(
+        &self,
+        admitted: &Admitted,
+        digest: Digest,
+    ) -> Result<(u64, Served), PullError> {
+        if let Some((blob, standing)) = self.stored(admitted, digest).await {
+            self.prove(admitted, &blob, standing, Kind::Blob).await?;
             return Ok((blob.size, home(&blob)));
         }
+        admitted.local()?;
         self.parts.metrics.miss();
-        let size = self.upstream_size(asked, digest).await?;
+        let size = self.upstream_size(admitted, digest).await?;
         self.parts.driver.described(digest, size, None).await;
         Ok((size, Served::Upstream))
     }
 
     /// A client must be told a length before it gets the first byte.
-    async fn upstream_size(&self, asked: &Asked, digest: Digest) -> Result<u64, PullError> {
-        let size = self.parts.upstream.blob_size(asked, &digest).await.map_err(|e| pull_error(&e))?;
-        size.ok_or_else(|| {
+    async fn upstream_size(&self, admitted: &Admitted, digest: Digest) -> Result<u64, PullError> {
+        let asked = &admitted.asked;
+        let told = self.parts.upstream.blob_size(asked, &digest).await.map_err(|e| pull_error(&e))?;
+        if !admitted.suffices(visibility(told.anonymous)) {
+            return Err(admitted.not_public());
+        }
+        told.size.ok_or_else(|| {
             let source = asked.scope.to_string();
             PullError::Exhausted(vec![Cause {
                 source,
@@ -66,9 +86,17 @@ impl Inner {
         })
     }
 
-    /// The blob, if it is on this node.
-    pub(super) async fn stored(&self, digest: Digest) -> Option<Blob> {
-        on_disk(&self.parts.store, move |store| store.get(&digest, SystemTime::now())).await.flatten()
+    /// The blob, if it is on this node and may be kept there, and what is known of the repository's right to it.
+    pub(super) async fn stored(&self, admitted: &Admitted, digest: Digest) -> Option<(Blob, Standing)> {
+        if !admitted.stores {
+            return None;
+        }
+        let terms = admitted.clone();
+        let found = on_disk(&self.parts.store, move |store| {
+            let Some(blob) = store.get(&digest, SystemTime::now())? else { return Ok(None) };
+            Ok(Some((blob, proof::standing(store, &terms, &digest)?)))
+        });
+        found.await.flatten()
     }
 
     fn stored_reply(&self, blob: Blob, part: Part) -> Result<BlobReply, PullError> {
@@ -91,11 +119,16 @@ impl Inner {
         Ok(BlobReply { size, range, body, source })
     }
 
-    async fn pass_through(&self, asked: &Asked, digest: Digest, part: Part) -> Result<BlobReply, PullError> {
+    async fn pass_through(
+        &self,
+        admitted: &Admitted,
+        digest: Digest,
+        part: Part,
+    ) -> Result<BlobReply, PullError> {
         self.parts.metrics.miss();
-        let size = self.upstream_size(asked, digest).await?;
+        let size = self.upstream_size(admitted, digest).await?;
         let range = part.resolve(size).ok_or(PullError::Unsatisfiable { size })?;
-        match self.parts.driver.pass_through(asked, digest, size, range.clone()).await {
+        match self.parts.driver.pass_through(&admitted.asked, digest, size, range.clone()).await {
             Ok(body) => Ok(BlobReply { size, range, body, source: Served::PassThrough }),
             Err(cause) => Err(PullError::Exhausted(vec![cause])),
         }

@@ -3,20 +3,19 @@
 //! Invariants: a manifest is stored before it is answered (C2); a tag's answer comes from its own source or is marked
 //! stale (C9); a failure is the leader's alone (D5).
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use shoal_engine::{Digest, Reference, Scope, SourceFault, Tag};
-use shoal_store::{Blob, Content, Home, TagRecord};
+use shoal_store::{Blob, Content, Home, TagRecord, Visibility};
 
-use super::single::Role;
-use super::{Asked, Inner, ManifestReply, PullError, on_disk, pull_error};
+use super::access::{Admitted, visibility};
+use super::proof::{self, Standing};
+use super::{FetchError, Inner, ManifestReply, PullError, on_disk};
 use crate::manifest::{self, Kind};
 use crate::metrics::Served;
-use crate::upstream::{ManifestGet, ManifestHead, UpstreamError};
-
-/// Times a waiter leads after leaders before it have failed.
-const LEADS_MAX: usize = 3;
+use crate::upstream::{ManifestGet, ManifestHead};
 
 /// What is fetched once for everybody: a manifest by reference, or only the digest behind a tag.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,93 +34,81 @@ pub(super) struct Fetched {
     bytes: Option<Bytes>,
     /// For a tag: how long the answer lives.
     ttl: Duration,
-}
-
-/// Why it could not be fetched.
-#[derive(Clone, Debug)]
-pub(super) struct FetchError {
-    fault: SourceFault,
-    pull: PullError,
-}
-
-impl From<UpstreamError> for FetchError {
-    fn from(error: UpstreamError) -> Self {
-        FetchError { fault: error.fault(), pull: pull_error(&error) }
-    }
+    /// How it was asked for.
+    visibility: Visibility,
 }
 
 impl Inner {
     pub(super) async fn manifest(
-        self: &std::sync::Arc<Self>,
-        asked: &Asked,
+        self: &Arc<Self>,
+        admitted: &Admitted,
         reference: &Reference,
         body: bool,
     ) -> Result<ManifestReply, PullError> {
         let reply = match reference {
-            Reference::Digest(digest) => self.manifest_by_digest(asked, *digest).await?,
-            Reference::Tag(tag) => self.manifest_by_tag(asked, tag, body).await?,
+            Reference::Digest(digest) => self.manifest_by_digest(admitted, *digest).await?,
+            Reference::Tag(tag) => self.manifest_by_tag(admitted, tag, body).await?,
         };
         if body && let Some(bytes) = &reply.bytes {
-            self.describe(&asked.scope, &reply.media_type, bytes).await;
+            self.describe(admitted, &reply.media_type, bytes).await;
         }
         Ok(reply)
     }
 
     async fn manifest_by_digest(
-        self: &std::sync::Arc<Self>,
-        asked: &Asked,
+        self: &Arc<Self>,
+        admitted: &Admitted,
         digest: Digest,
     ) -> Result<ManifestReply, PullError> {
-        if let Some(reply) = self.stored_manifest(digest).await {
+        if let Some(reply) = self.stored_manifest(admitted, digest).await? {
             self.parts.metrics.hit(reply.source);
             return Ok(reply);
         }
+        admitted.local()?;
         self.parts.metrics.miss();
         // A `HEAD` by digest is followed by its `GET`, so one request upstream brings both.
         let fetched =
-            self.fetch_manifest(asked, Reference::Digest(digest), true).await.map_err(|e| e.pull)?;
+            self.fetch_manifest(admitted, Reference::Digest(digest), true).await.map_err(|e| e.pull)?;
         Ok(reply(fetched, None, None))
     }
 
     async fn manifest_by_tag(
-        self: &std::sync::Arc<Self>,
-        asked: &Asked,
+        self: &Arc<Self>,
+        admitted: &Admitted,
         tag: &Tag,
         body: bool,
     ) -> Result<ManifestReply, PullError> {
         let now = SystemTime::now();
-        let record = {
-            let (scope, tag) = (asked.scope.clone(), tag.clone());
-            on_disk(&self.parts.store, move |store| store.tag(&scope, &tag)).await.flatten()
-        };
+        let record = self.tag_record(admitted, tag).await;
         let policy = &self.settings.tags;
         let age = record.as_ref().and_then(|r| now.duration_since(r.checked_at).ok());
         let ttl = record.as_ref().map_or(Duration::ZERO, ttl_of);
         if let Some(record) = &record
-            && policy.is_fresh(age, ttl)
-            && let Some(reply) = self.remembered(asked, record, body).await
+            && (policy.is_fresh(age, ttl) || admitted.local.is_some())
+            && let Some(reply) = self.remembered(admitted, record, body).await
         {
             let left = ttl.saturating_sub(age.unwrap_or_default());
             self.parts.metrics.hit(reply.source);
             return Ok(ManifestReply { max_age: Some(left), ..reply });
         }
+        admitted.local()?;
         self.parts.metrics.miss();
         // With a digest in hand, or when only the digest is asked for, a `HEAD` is enough, and registries do not
         // count it as a pull.
         let needs_body = body && record.is_none();
-        match self.fetch_manifest(asked, Reference::Tag(tag.clone()), needs_body).await {
+        match self.fetch_manifest(admitted, Reference::Tag(tag.clone()), needs_body).await {
             Ok(fetched) => {
                 let ttl = fetched.ttl;
                 let complete = fetched.bytes.is_some() || !body;
                 if complete {
                     return Ok(reply(fetched, Some(ttl), None));
                 }
-                let by_digest = self.manifest_by_digest(asked, fetched.digest).await?;
+                let by_digest = self.manifest_by_digest(admitted, fetched.digest).await?;
                 Ok(ManifestReply { max_age: Some(ttl), ..by_digest })
             }
             Err(error) => match record {
                 Some(record) if policy.serves_stale(&error.fault, age, ttl) => {
-                    self.stale(asked, tag, &record, body, error).await
+                    self.stale(admitted, tag, &record, body, error).await
                 }
                 _ => Err(error.pull),
             },
@@ -130,14 +117,15 @@ impl Inner {
 
     /// The old answer, because the source cannot be asked.
     async fn stale(
-        self: &std::sync::Arc<Self>,
-        asked: &Asked,
+        self: &Arc<Self>,
+        admitted: &Admitted,
         tag: &Tag,
         record: &TagRecord,
         body: bool,
         error: FetchError,
     ) -> Result<ManifestReply, PullError> {
-        let Some(reply) = self.remembered(asked, record, body).await else { return Err(error.pull) };
+        let asked = &admitted.asked;
+        let Some(reply) = self.remembered(admitted, record, body).await else { return Err(error.pull) };
         tracing::warn!(scope = %asked.scope, %tag, error = %error.pull, "the tag's source cannot be asked; the last known digest is served");
         self.parts.metrics.hit(Served::Stale);
         let why = format!("{} could not be asked; this is the last known digest", asked.scope.registry);
@@ -148,16 +136,17 @@ impl Inner {
     /// A tag's remembered answer, with the manifest if it is wanted. A manifest that was evicted is fetched again by
     /// its digest.
     async fn remembered(
-        self: &std::sync::Arc<Self>,
-        asked: &Asked,
+        self: &Arc<Self>,
+        admitted: &Admitted,
         record: &TagRecord,
         body: bool,
     ) -> Option<ManifestReply> {
         if body {
-            if let Some(reply) = self.stored_manifest(record.digest).await {
+            if let Some(reply) = self.stored_manifest(admitted, record.digest).await.ok()? {
                 return Some(reply);
             }
-            let fetched = self.fetch_manifest(asked, Reference::Digest(record.digest), true).await.ok()?;
+            admitted.local().ok()?;
+            let fetched = self.fetch_manifest(admitted, Reference::Digest(record.digest), true).await.ok()?;
             return Some(reply(fetched, None, None));
         }
         Some(ManifestReply {
@@ -171,17 +160,40 @@ impl Inner {
         })
     }
 
-    async fn stored_manifest(&self, digest: Digest) -> Option<ManifestReply> {
-        let blob = self.stored(digest).await?;
+    /// What is remembered of a tag, if it was obtained in a way that may be served.
+    async fn tag_record(&self, admitted: &Admitted, tag: &Tag) -> Option<TagRecord> {
+        if !admitted.stores {
+            return None;
+        }
+        let (scope, tag) = (admitted.asked.scope.clone(), tag.clone());
+        let record = on_disk(&self.parts.store, move |store| store.tag(&scope, &tag)).await.flatten();
+        record.filter(|record| admitted.suffices(record.visibility))
+    }
+
+    /// The manifest, if it is on this node and the repository has it.
+    async fn stored_manifest(
+        &self,
+        admitted: &Admitted,
+        digest: Digest,
+    ) -> Result<Option<ManifestReply>, PullError> {
+        let Some((blob, standing)) = self.stored(admitted, digest).await else { return Ok(None) };
+        if standing == Standing::Unknown && admitted.local.is_none() {
+            // A registry that nobody knows has to send it, which a manifest's few bytes are no reason against.
+            return Ok(None);
+        }
         let source = if blob.home == Home::Own { Served::Store } else { Served::Runtime };
-        let bytes = read_manifest(&blob).await?;
-        let media_type = match blob.media_type {
-            Some(media_type) => media_type,
+        let Some(bytes) = read_manifest(&blob).await else { return Ok(None) };
+        let media_type = match &blob.media_type {
+            Some(media_type) => media_type.clone(),
             // It came as a blob, or from the runtime, which keeps no media types; its own text tells.
-            None => media_type_of(&bytes)?,
+            None => match media_type_of(&bytes) {
+                Some(media_type) => media_type,
+                None => return Ok(None),
+            },
         };
+        self.prove(admitted, &blob, standing, proof::Kind::Manifest).await?;
         let size = bytes.len() as u64;
-        Some(ManifestReply {
+        Ok(Some(ManifestReply {
             digest,
             media_type,
             size,
@@ -189,74 +201,78 @@ impl Inner {
             max_age: None,
             stale: None,
             source,
-        })
+        }))
     }
 
     /// Fetches once for everybody who asks at the same time. A failure is not handed to the waiters: the next one leads.
     async fn fetch_manifest(
-        self: &std::sync::Arc<Self>,
-        asked: &Asked,
+        self: &Arc<Self>,
+        admitted: &Admitted,
         reference: Reference,
         body: bool,
     ) -> Result<Fetched, FetchError> {
-        let key = Key { scope: asked.scope.clone(), reference, body };
-        let mut last = None;
-        for _ in 0..LEADS_MAX {
-            let (this, asked, key2) = (std::sync::Arc::clone(self), asked.clone(), key.clone());
-            let work = move || async move { this.fetch_and_store(&asked, &key2.reference, key2.body).await };
-            match self.manifests.run(key.clone(), work).await {
-                (_, Some(Ok(fetched))) => return Ok(fetched),
-                // With nobody else waiting one request is all that a sick source is asked (F10).
-                (Role::Leader { alone: true }, Some(Err(error))) => return Err(error),
-                (_, Some(Err(error))) if !error.fault.is_worth_a_retry() => return Err(error),
-                (_, Some(Err(error))) => last = Some(error),
-                (_, None) => {}
-            }
-        }
-        Err(last
-            .unwrap_or(FetchError { fault: SourceFault::Transient, pull: PullError::Exhausted(Vec::new()) }))
+        let key = Key { scope: admitted.asked.scope.clone(), reference, body };
+        let fetch = || {
+            let (this, admitted, key) = (Arc::clone(self), admitted.clone(), key.clone());
+            async move { this.fetch_and_store(&admitted, &key.reference, key.body).await }
+        };
+        let fetched = self.manifests.run_until_done(key.clone(), fetch, FetchError::is_worth_a_retry).await;
+        fetched.map_err(|error| {
+            error.unwrap_or_else(|| FetchError {
+                fault: SourceFault::Transient,
+                pull: PullError::Exhausted(Vec::new()),
+            })
+        })
     }
 
     async fn fetch_and_store(
         &self,
-        asked: &Asked,
+        admitted: &Admitted,
         reference: &Reference,
         body: bool,
     ) -> Result<Fetched, FetchError> {
         let fetched = match reference {
-            Reference::Tag(tag) if !body => self.resolve(asked, tag).await?,
-            _ => self.get(asked, reference).await?,
+            Reference::Tag(tag) if !body => self.resolve(admitted, tag).await?,
+            _ => self.get(admitted, reference).await?,
         };
-        if let Some(bytes) = fetched.bytes.clone() {
-            let (digest, media_type) = (fetched.digest, fetched.media_type.clone());
-            // A store that cannot keep it is logged there; the client gets its manifest all the same.
-            on_disk(&self.parts.store, move |s| s.put(&digest, Some(&media_type), &bytes, SystemTime::now()))
-                .await;
+        if !admitted.suffices(fetched.visibility) {
+            let fault = SourceFault::Denied { status: 404 };
+            return Err(FetchError { fault, pull: admitted.not_public() });
         }
-        let (scope, digest) = (asked.scope.clone(), fetched.digest);
-        on_disk(&self.parts.store, move |store| store.link(&scope, &digest)).await;
+        if !admitted.stores {
+            return Ok(fetched);
+        }
+        let (scope, digest) = (admitted.asked.scope.clone(), fetched.digest);
+        if let Some(bytes) = fetched.bytes.clone() {
+            let (media_type, visibility) = (fetched.media_type.clone(), fetched.visibility);
+            // A store that cannot keep it is logged there; the client gets its manifest all the same.
+            on_disk(&self.parts.store, move |store| {
+                store.put(&digest, Some(&media_type), &bytes, SystemTime::now())?;
+                // Only now: these bytes came through the repository, which a header that names a digest does not prove.
+                store.link(&scope, &digest, visibility)
+            })
+            .await;
+        }
         if let Reference::Tag(tag) = reference {
-            self.remember_tag(&asked.scope, tag, &fetched).await;
+            self.remember_tag(&admitted.asked.scope, tag, &fetched).await;
         }
         Ok(fetched)
     }
 
     /// The digest behind a tag, by `HEAD`; by `GET` where the registry's `HEAD` does not tell.
-    async fn resolve(&self, asked: &Asked, tag: &Tag) -> Result<Fetched, FetchError> {
-        let known = {
-            let (scope, tag) = (asked.scope.clone(), tag.clone());
-            on_disk(&self.parts.store, move |store| store.tag(&scope, &tag)).await.flatten()
-        };
+    async fn resolve(&self, admitted: &Admitted, tag: &Tag) -> Result<Fetched, FetchError> {
+        let known = self.tag_record(admitted, tag).await;
         let reference = Reference::Tag(tag.clone());
-        let head =
-            self.parts.upstream.head_manifest(asked, &reference, known.as_ref().map(|r| &r.digest)).await?;
+        let known_digest = known.as_ref().map(|record| &record.digest);
+        let head = self.parts.upstream.head_manifest(&admitted.asked, &reference, known_digest).await?;
         match (head, known) {
-            (ManifestHead::NotModified { max_age }, Some(record)) => Ok(Fetched {
+            (ManifestHead::NotModified { max_age, anonymous }, Some(record)) => Ok(Fetched {
                 digest: record.digest,
                 media_type: record.media_type,
                 size: record.size,
                 bytes: None,
                 ttl: self.settings.tags.time_to_live(max_age),
+                visibility: visibility(anonymous),
             }),
             (
                 ManifestHead::Found {
@@ -264,6 +280,7 @@ impl Inner {
                     media_type: Some(media_type),
                     size: Some(size),
                     max_age,
+                    anonymous,
                 },
                 _,
             ) => Ok(Fetched {
@@ -272,21 +289,23 @@ impl Inner {
                 size,
                 bytes: None,
                 ttl: self.settings.tags.time_to_live(max_age),
+                visibility: visibility(anonymous),
             }),
             (ManifestHead::Found { .. } | ManifestHead::NotModified { .. }, _) => {
-                self.get(asked, &reference).await
+                self.get(admitted, &reference).await
             }
         }
     }
 
-    async fn get(&self, asked: &Asked, reference: &Reference) -> Result<Fetched, FetchError> {
-        match self.parts.upstream.get_manifest(asked, reference, None).await? {
-            ManifestGet::Found { bytes, media_type, digest, max_age } => Ok(Fetched {
+    async fn get(&self, admitted: &Admitted, reference: &Reference) -> Result<Fetched, FetchError> {
+        match self.parts.upstream.get_manifest(&admitted.asked, reference, None).await? {
+            ManifestGet::Found { bytes, media_type, digest, max_age, anonymous } => Ok(Fetched {
                 digest,
                 media_type,
                 size: bytes.len() as u64,
                 bytes: Some(bytes),
                 ttl: self.settings.tags.time_to_live(max_age),
+                visibility: visibility(anonymous),
             }),
             ManifestGet::NotModified { .. } => {
                 // Nothing was said to be known, so this is a registry that does not keep to HTTP.
@@ -303,6 +322,7 @@ impl Inner {
             size: fetched.size,
             checked_at: now,
             expires_at: now + fetched.ttl,
+            visibility: fetched.visibility,
         };
         let (scope, tag) = (scope.clone(), tag.clone());
         on_disk(&self.parts.store, move |store| store.put_tag(&scope, &tag, &record)).await;
@@ -310,7 +330,8 @@ impl Inner {
 
     /// Remembers the sizes of everything the manifest names, and sets the layers of an image in motion: the client
     /// will ask for them next, three at a time.
-    async fn describe(&self, scope: &Scope, media_type: &str, bytes: &Bytes) {
+    async fn describe(&self, admitted: &Admitted, media_type: &str, bytes: &Bytes) {
+        let scope = &admitted.asked.scope;
         let parsed = match manifest::parse(media_type, bytes) {
             Ok(parsed) => parsed,
             Err(error) => {
@@ -318,9 +339,10 @@ impl Inner {
                 return;
             }
         };
-        let prefetch = (parsed.kind == Kind::Image && self.settings.prefetch_layers).then_some(scope);
+        let may_fetch = admitted.stores && admitted.local.is_none() && self.settings.prefetch_layers;
+        let prefetch = (parsed.kind == Kind::Image && may_fetch).then_some(&admitted.asked);
         for descriptor in parsed.config.iter().chain(&parsed.layers).filter(|d| !d.is_foreign) {
-            self.parts.driver.described(descriptor.digest, descriptor.size, prefetch.cloned()).await;
+            self.parts.driver.described(descriptor.digest, descriptor.size, prefetch).await;
         }
         for (descriptor, _) in &parsed.children {
             self.parts.driver.described(descriptor.digest, descriptor.size, None).await;
@@ -375,7 +397,7 @@ async fn read_manifest(blob: &Blob) -> Option<Bytes> {
     match &blob.content {
         Content::Inline(bytes) => Some(bytes.clone()),
         Content::File(file) => {
-            let (file, size) = (std::sync::Arc::clone(file), usize::try_from(blob.size).ok()?);
+            let (file, size) = (Arc::clone(file), usize::try_from(blob.size).ok()?);
             let read = move || {
                 let mut bytes = vec![0; size];
                 std::os::unix::fs::FileExt::read_exact_at(&*file, &mut bytes, 0).map(|()| Bytes::from(bytes))

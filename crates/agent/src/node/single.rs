@@ -10,6 +10,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+/// Times a waiter leads after leaders before it have failed.
+const LEADS_MAX: usize = 3;
+
 /// A result, and whether nobody but the leader waited for it.
 type Told<V> = Option<(V, bool)>;
 type Waiting<K, V> = Arc<Mutex<HashMap<K, watch::Receiver<Told<V>>>>>;
@@ -66,6 +69,39 @@ where
         let told = receiver.wait_for(Option::is_some).await.ok().and_then(|told| told.clone());
         let (value, alone) = told.map_or((None, true), |(value, alone)| (Some(value), alone));
         (if leads { Role::Leader { alone } } else { Role::Waiter }, value)
+    }
+}
+
+impl<K, T, E> Single<K, Result<T, E>>
+where
+    K: Clone + Eq + Hash + Send + 'static,
+    T: Clone + Send + Sync + 'static,
+    E: Clone + Send + Sync + 'static,
+{
+    /// Does what `work` makes, or waits for the same key's work that is under way, until it is done. A failure is not
+    /// handed to those who waited: if `is_worth_a_retry`, the next one leads. `None` if nothing came of it at all.
+    pub async fn run_until_done<F>(
+        &self,
+        key: K,
+        work: impl Fn() -> F,
+        is_worth_a_retry: impl Fn(&E) -> bool,
+    ) -> Result<T, Option<E>>
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let mut last = None;
+        for _ in 0..LEADS_MAX {
+            let (role, value) = self.run(key.clone(), &work).await;
+            match (role, value) {
+                (_, Some(Ok(done))) => return Ok(done),
+                // With nobody else waiting one request is all that a sick source is asked (F10).
+                (Role::Leader { alone: true }, Some(Err(error))) => return Err(Some(error)),
+                (_, Some(Err(error))) if !is_worth_a_retry(&error) => return Err(Some(error)),
+                (_, Some(Err(error))) => last = Some(error),
+                (_, None) => {}
+            }
+        }
+        Err(last)
     }
 }
 

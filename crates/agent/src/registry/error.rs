@@ -2,7 +2,8 @@
 //!
 //! The statuses are chosen by what clients do with them (`contract.md` 4.5): a 502 is never repeated by containerd,
 //! where 500, 503 and 504 cost a repeat and 408 and 429 cost five at once; a 404 sends every client to its next host;
-//! a 401 would make it hand out its user's password, so there is none.
+//! a 401 would make it hand out its user's password, so there is none but the one that hands on a registry's own Bearer
+//! challenge, where the operator wants clients to prove their right: the password then goes to the registry's token server.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -35,6 +36,8 @@ pub enum Code {
     SizeInvalid,
     /// The origin refuses us.
     Denied,
+    /// The client has to prove its right.
+    Unauthorized,
     /// What was asked is not done here, or cannot be done now.
     Unsupported,
 }
@@ -107,7 +110,7 @@ impl Refusal {
                 refusal.extra = Some((header::CONTENT_RANGE, respond::content_range_unsatisfied(size)));
                 refusal
             }
-            PullError::Unknown(causes) => {
+            PullError::Unknown(causes) | PullError::Withheld(causes) => {
                 let code = match kind {
                     Kind::Blob => Code::BlobUnknown,
                     Kind::Manifest | Kind::Referrers => Code::ManifestUnknown,
@@ -117,6 +120,11 @@ impl Refusal {
             }
             PullError::Denied(causes) => {
                 Refusal::new(StatusCode::FORBIDDEN, Code::Denied, message).with_causes(causes)
+            }
+            PullError::Unauthorized { challenge } => {
+                let mut refusal = Refusal::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, message);
+                refusal.extra = Some((header::WWW_AUTHENTICATE, challenge));
+                refusal
             }
             PullError::Exhausted(causes) => gateway(message).with_causes(causes),
             PullError::TimedOut(_) => gateway(message),

@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::node::{Asked, Cause, Listing, ManifestReply, Part, PullError};
 use crate::registry::error::Refusal;
 use crate::registry::multipart::Multipart;
-use crate::registry::path::{self, Route, Target};
+use crate::registry::path::{self, Kind, Route, Target};
 use crate::registry::range::{self, Resolved, Wanted};
 use crate::registry::record::{Named, Record, Sent};
 use crate::registry::respond::{self, Content, Freshness};
@@ -105,7 +105,7 @@ impl<P: Pulls> Front<P> {
         }
         let route = route.map_err(|error| Refusal::route(&error))?;
         let target = match &route {
-            Route::Base => return Ok(respond::base(is_head)),
+            Route::Base => return self.base(head, is_head).await,
             Route::Manifest(target, _) | Route::Blob(target, _) | Route::Listing(target, _) => target,
         };
         record.scope = Some(target.scope.clone());
@@ -115,7 +115,8 @@ impl<P: Pulls> Front<P> {
         if hops.count() > upstream::HOPS_MAX || hops.include(&self.settings.instance) {
             return Err(refused(PullError::Loop));
         }
-        let asked = Asked { scope: target.scope.clone(), hops, client };
+        let bearer = upstream::ClientToken::of(&head.headers);
+        let asked = Asked { scope: target.scope.clone(), hops, client, bearer };
         let call = Call { head, target, asked, is_head };
         // Each endpoint's future is boxed: the largest would otherwise be carried by every request.
         let answer: std::pin::Pin<Box<dyn Future<Output = _> + Send + '_>> = match &route {
@@ -125,6 +126,17 @@ impl<P: Pulls> Front<P> {
             Route::Listing(_, listing) => Box::pin(self.listing(&call, listing, record)),
         };
         answer.await.map_err(refused)
+    }
+
+    /// The version check. It names no registry; only where the listener has one can a client be told to show a token,
+    /// and some clients learn of that nowhere else (`contract.md` 3.1).
+    async fn base(&self, head: &Parts, is_head: bool) -> Result<Response, Refusal> {
+        if let Some(registry) = &self.settings.default_registry {
+            let token = upstream::ClientToken::of(&head.headers);
+            let pinged = self.pulls.ping(registry, token.as_ref()).await;
+            pinged.map_err(|error| Refusal::pull(error, Kind::Base))?;
+        }
+        Ok(respond::base(is_head))
     }
 
     async fn manifest(

@@ -20,6 +20,7 @@ use super::source::Source;
 use super::token::{Account, Token, TokenKey, Tokens, basic, sensitive};
 use super::transport::Transport;
 use crate::metrics::Metrics;
+use crate::node::Asked;
 
 /// Why a request could not be authenticated. Unless the token endpoint was sick, an operator has to help.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +71,15 @@ impl AuthFault {
 pub(super) struct Authorization {
     pub header: HeaderValue,
     token: Option<Arc<Token>>,
+    /// Whether it says who asks; a token that everybody gets does not.
+    pub identifies: bool,
+}
+
+impl Authorization {
+    /// What a client has shown.
+    pub fn of_client(header: HeaderValue) -> Self {
+        Authorization { header, token: None, identifies: true }
+    }
 }
 
 /// A challenge that has been answered once; the realm has been judged.
@@ -97,8 +107,12 @@ impl Authorizer {
         &self,
         transport: &Transport,
         source: &Source,
-        repository: &Repository,
+        asked: &Asked,
     ) -> Result<Option<Authorization>, Arc<AuthFault>> {
+        if let Some(header) = clients_token(source, asked).await {
+            return Ok(Some(Authorization::of_client(header.clone())));
+        }
+        let repository = &asked.scope.repository;
         let key = (source.registry.clone(), repository.clone());
         let Some(scheme) = self.schemes.get(&key).await else { return Ok(None) };
         let resolved = source.credentials.resolve().await;
@@ -110,10 +124,14 @@ impl Authorizer {
         &self,
         transport: &Transport,
         source: &Source,
-        repository: &Repository,
+        asked: &Asked,
         challenges: &Challenges,
         refused: Option<&Authorization>,
     ) -> Result<Authorization, Arc<AuthFault>> {
+        if refused.is_some() && clients_token(source, asked).await.is_some() {
+            return Err(Arc::new(AuthFault::Refused));
+        }
+        let repository = &asked.scope.repository;
         let resolved = source.credentials.resolve().await;
         let scheme = choose(source, repository, challenges, &resolved)?;
         let authorization = self.authorize(transport, source, &scheme, &resolved, refused).await?;
@@ -139,7 +157,7 @@ impl Authorizer {
                 return Err(Arc::new(AuthFault::NoCredentials(resolved.problem.clone())));
             };
             let header = basic(username, password).ok_or(AuthFault::Unsendable)?;
-            return Ok(Authorization { header, token: None });
+            return Ok(Authorization { header, token: None, identifies: true });
         };
         let account = Account::of(&source.registry, login);
         let key =
@@ -156,8 +174,15 @@ impl Authorizer {
             }
         })?;
         let header = sensitive(format!("Bearer {}", token.secret.expose())).ok_or(AuthFault::Unsendable)?;
-        Ok(Authorization { header, token: Some(token) })
+        Ok(Authorization { header, token: Some(token), identifies: login.is_some() })
     }
+}
+
+/// The client's own token, where it may be used: at the registry that has accepted it, and only if we have no login there.
+async fn clients_token<'a>(source: &Source, asked: &'a Asked) -> Option<&'a HeaderValue> {
+    let header = asked.bearer.as_ref()?.to_fetch()?;
+    let is_its_registry = source.registry == asked.scope.registry;
+    (is_its_registry && source.credentials.resolve().await.login.is_none()).then_some(header)
 }
 
 /// Bearer before Basic: where both are offered (Quay), content is served for a token only.

@@ -18,10 +18,21 @@ use crate::node::Asked;
 
 const ACCEPT_ANY: &str = "*/*";
 
+/// What a source tells of a blob that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobSize {
+    /// Bytes; `None` if the source does not tell.
+    pub size: Option<u64>,
+    /// Whether it was asked anonymously.
+    pub anonymous: bool,
+}
+
 /// A blob, or the asked part of it, on its way from a source.
 pub struct BlobStream {
     /// Size of the whole blob, if the source told.
     pub total: Option<u64>,
+    /// Whether it was obtained anonymously.
+    pub anonymous: bool,
     url: Url,
     state: State,
     /// Bytes still to be dropped because the source sends from an earlier byte on.
@@ -121,7 +132,7 @@ impl Exchange {
         stream(answer, start, end, self.transport.idle_timeout, source.bytes.clone())
     }
 
-    /// Size of a blob in bytes; `None` if the source has it but does not tell its size.
+    /// Whether the source has a blob, and its size.
     ///
     /// HEAD costs nothing but is broken in places (a URL signed for GET, ECR Public), so a HEAD that is refused or
     /// lacks the length is followed by a GET for one byte.
@@ -130,12 +141,12 @@ impl Exchange {
         source: &Source,
         asked: &Asked,
         digest: &Digest,
-    ) -> Result<Option<u64>, UpstreamError> {
+    ) -> Result<BlobSize, UpstreamError> {
         let question = blob_question(source, asked, digest, Method::HEAD, "blob-head")?;
         match self.ask(&question).await {
             Ok(answer) => {
                 if let Some(length) = headers::length(answer.headers()) {
-                    return Ok(Some(length));
+                    return Ok(BlobSize { size: Some(length), anonymous: answer.anonymous });
                 }
             }
             Err(error)
@@ -146,14 +157,13 @@ impl Exchange {
         question.statuses = &[200, 206, 416];
         question.range = range(0, Some(1));
         let answer = self.ask(&question).await?;
-        if headers::coding(answer.headers()) != Ok(Coding::Identity) {
-            return Ok(None);
-        }
-        match answer.status() {
-            200 => Ok(headers::length(answer.headers())),
+        let size = match answer.status() {
+            _ if headers::coding(answer.headers()) != Ok(Coding::Identity) => None,
+            200 => headers::length(answer.headers()),
             // 416 is how a server says that an empty blob has no first byte.
-            _ => Ok(headers::extent(answer.headers()).and_then(|extent| extent.total)),
-        }
+            _ => headers::extent(answer.headers()).and_then(|extent| extent.total),
+        };
+        Ok(BlobSize { size, anonymous: answer.anonymous })
     }
 }
 
@@ -197,7 +207,7 @@ fn stream(
     bytes: Counter,
 ) -> Result<BlobStream, UpstreamError> {
     let status = answer.status();
-    let Answer { response, url, .. } = answer;
+    let Answer { response, url, anonymous, .. } = answer;
     let found = headers::extent(response.headers());
     let (total, skip, told_end) = match status {
         416 => {
@@ -227,5 +237,5 @@ fn stream(
         (one, other) => one.or(other),
     };
     let body = Body::new(url.clone(), response, idle, Some(bytes))?;
-    Ok(BlobStream { total, url, state: State::Open(Box::new(body)), skip, start, at: start, end })
+    Ok(BlobStream { total, anonymous, url, state: State::Open(Box::new(body)), skip, start, at: start, end })
 }

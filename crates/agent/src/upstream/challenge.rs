@@ -4,8 +4,10 @@
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue};
 use http_auth::ChallengeParser;
+use url::Url;
 
 use super::limits::SCOPES_MAX;
+use super::realm;
 
 /// One way to authenticate that the registry offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +33,32 @@ pub fn challenges_of(headers: &HeaderMap) -> Challenges {
 /// The challenges of one answer. Opaque outside; a fuzz target needs no more than that parsing ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Challenges(pub(super) Vec<Challenge>);
+
+/// The Bearer challenge of an answer as a client may be given it: as it came, with `error` where it names none. `None`
+/// where there is none, or where its realm is not one that a client of this registry should show a password to; a Basic
+/// challenge would have the client show it here.
+pub(super) fn bearer_to_hand_on(
+    headers: &HeaderMap,
+    (endpoint, trusted_realms): (&Url, &[String]),
+    error: Option<&str>,
+) -> Option<HeaderValue> {
+    let texts = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    texts
+        .flat_map(|text| ChallengeParser::new(text).map_while(Result::ok))
+        .filter(|challenge| challenge.scheme.eq_ignore_ascii_case("bearer"))
+        .find_map(|challenge| {
+            let Some(Challenge::Bearer { realm, .. }) = known(&challenge) else { return None };
+            realm::judge(endpoint, &realm, trusted_realms).ok()?;
+            let mut params: Vec<_> =
+                challenge.params.iter().map(|(name, value)| (*name, value.to_unescaped())).collect();
+            let names_error = params.iter().any(|(name, _)| name.eq_ignore_ascii_case("error"));
+            params.extend(error.filter(|_| !names_error).map(|error| ("error", error.to_owned())));
+            let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+            let params: Vec<_> =
+                params.iter().map(|(name, value)| format!("{name}=\"{}\"", quoted(value))).collect();
+            HeaderValue::try_from(format!("Bearer {}", params.join(","))).ok()
+        })
+}
 
 fn parse(value: &HeaderValue) -> Vec<Challenge> {
     let Ok(text) = value.to_str() else { return Vec::new() };
@@ -113,6 +141,46 @@ mod tests {
                 headers.append(WWW_AUTHENTICATE, line.parse().unwrap());
             }
             assert_eq!(challenges_of(&headers).0, *expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_is_handed() {
+        let bearer =
+            r#"Bearer realm="https://auth.test/token",service="reg.test",scope="repository:a/b:pull""#;
+        let table: &[(&[&str], Option<&str>, Option<&str>)] = &[
+            (&[bearer], None, Some(bearer)),
+            (&["Basic realm=\"x\"", bearer], None, Some(bearer)),
+            (
+                &[r#"Basic realm="x", Bearer realm="https://auth.test/t",service="a \"b\" \\c""#],
+                None,
+                Some(r#"Bearer realm="https://auth.test/t",service="a \"b\" \\c""#),
+            ),
+            (
+                &[r#"bearer realm="https://reg.test/t""#],
+                Some("invalid_token"),
+                Some(r#"Bearer realm="https://reg.test/t",error="invalid_token""#),
+            ),
+            (
+                &[r#"Bearer realm="https://reg.test/t",error="insufficient_scope""#],
+                Some("invalid_token"),
+                Some(r#"Bearer realm="https://reg.test/t",error="insufficient_scope""#),
+            ),
+            (&[r#"Basic realm="x""#], None, None),
+            (&[r#"Bearer realm="https://evil.example/t""#], None, None),
+            (&[r#"Bearer realm="http://auth.test/t""#], None, None),
+            (&["Bearer"], None, None),
+            (&[], None, None),
+        ];
+        let endpoint: Url = "https://reg.test".parse().unwrap();
+        let trusted = ["auth.test".to_owned()];
+        for (lines, error, expected) in table {
+            let mut headers = HeaderMap::new();
+            for line in *lines {
+                headers.append(WWW_AUTHENTICATE, line.parse().unwrap());
+            }
+            let handed = bearer_to_hand_on(&headers, (&endpoint, &trusted), *error);
+            assert_eq!(handed.as_ref().map(|value| value.to_str().unwrap()), *expected, "{lines:?}");
         }
     }
 

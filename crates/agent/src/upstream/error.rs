@@ -88,6 +88,9 @@ pub(super) enum Reason {
     /// The URL cannot be formed from what was asked.
     #[error("not a registry URL")]
     Url(#[source] url::ParseError),
+    /// A page for people where content was asked for: a gateway's log-in.
+    #[error("answered with a page for people")]
+    Page,
     /// The source's address is one of this agent's own.
     #[error("the address is this agent's own")]
     OwnAddress,
@@ -147,6 +150,7 @@ impl UpstreamError {
             | Reason::Encoding(_)
             | Reason::Decode(_)
             | Reason::TooLarge { .. }
+            | Reason::Page
             | Reason::Url(_) => SourceFault::Protocol,
         }
     }

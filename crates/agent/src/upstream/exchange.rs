@@ -44,6 +44,8 @@ pub(super) struct Answer {
     pub url: Url,
     /// Whether it came from the source itself. Elsewhere nothing but the bytes means anything.
     pub at_home: bool,
+    /// Whether everybody would have got it.
+    pub anonymous: bool,
 }
 
 impl Answer {
@@ -79,13 +81,11 @@ impl Exchange {
     }
 
     async fn authenticated(&self, question: &Question<'_>) -> Result<Answer, UpstreamError> {
-        if question.asked.hops.count() >= HOPS_MAX {
-            return Err(UpstreamError::new(&question.url, Reason::Hops(question.asked.hops.count())));
-        }
-        let (source, repository) = (question.source, &question.asked.scope.repository);
+        self.check_hops(question)?;
+        let (source, asked) = (question.source, question.asked);
         let auth_failed = |fault| UpstreamError::new(&question.url, Reason::Auth(fault));
         let mut authorization =
-            self.authorizer.known(&self.transport, source, repository).await.map_err(auth_failed)?;
+            self.authorizer.known(&self.transport, source, asked).await.map_err(auth_failed)?;
         let (mut authenticated, mut fresh_location) = (false, false);
         loop {
             let answer = self.follow(question, authorization.as_ref()).await?;
@@ -95,8 +95,7 @@ impl Exchange {
                     let challenges = challenges_of(answer.headers());
                     self.transport.drain(&answer.url, answer.response).await;
                     let refused = authorization.as_ref();
-                    let next =
-                        self.authorizer.answer(&self.transport, source, repository, &challenges, refused);
+                    let next = self.authorizer.answer(&self.transport, source, asked, &challenges, refused);
                     authorization = Some(next.await.map_err(auth_failed)?);
                 }
                 // The signature of the URL, or the token behind it, did not live as long as the way there. A HEAD is
@@ -118,9 +117,14 @@ impl Exchange {
         }
     }
 
+    pub(super) fn check_hops(&self, question: &Question<'_>) -> Result<(), UpstreamError> {
+        let hops = question.asked.hops.count();
+        if hops >= HOPS_MAX { Err(UpstreamError::new(&question.url, Reason::Hops(hops))) } else { Ok(()) }
+    }
+
     /// Sends the question and follows redirects. Once another origin has been asked, nothing that identifies us is
     /// sent any more, not even when a redirect leads back.
-    async fn follow(
+    pub(super) async fn follow(
         &self,
         question: &Question<'_>,
         authorization: Option<&Authorization>,
@@ -132,7 +136,9 @@ impl Exchange {
             let client = if at_home { &question.source.client } else { &question.source.plain_client };
             let response = self.transport.send(client, question.method.clone(), &url, headers, None).await?;
             if !redirect::is_redirect(response.status().as_u16()) {
-                return Ok(Answer { response, url, at_home });
+                let anonymous = !authorization.is_some_and(|shown| shown.identifies)
+                    && !question.source.shows_certificate;
+                return Ok(Answer { response, url, at_home, anonymous });
             }
             let next = redirect::target(&url, response.headers().get(LOCATION), followed)
                 .map_err(|fault| UpstreamError::new(&url, Reason::Redirect(fault)))?;

@@ -38,6 +38,10 @@ pub const MAX_AGE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Manifests above this are hashed on a blocking thread: 256 KiB take a millisecond without hardware support.
 pub(super) const HASH_INLINE_BYTES_MAX: usize = 256 << 10;
 
+/// Bytes of a client's `Authorization` that is looked at: tokens with hundreds of group names have 8 KiB, and the heads of
+/// requests are bounded at little more.
+pub(super) const CLIENT_TOKEN_BYTES_MAX: usize = 16 << 10;
+
 /// Scopes of one token: a registry that names more in its challenge is broken.
 pub(super) const SCOPES_MAX: usize = 16;
 

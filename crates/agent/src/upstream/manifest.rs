@@ -22,7 +22,7 @@ const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Whatever the client sent: what is stored must serve every client. `*/*` alone would not do, as the reference
 /// implementation then hides OCI types; it is last, for artifacts of types nobody has listed.
-const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
+pub(super) const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.oci.image.index.v1+json, */*";
 
@@ -33,6 +33,8 @@ pub enum ManifestHead {
     NotModified {
         /// How long the answer may be used, if the source said.
         max_age: Option<Duration>,
+        /// Whether the source was asked anonymously.
+        anonymous: bool,
     },
     /// The source has it. What it did not tell has to be learned by a GET.
     Found {
@@ -44,6 +46,8 @@ pub enum ManifestHead {
         size: Option<u64>,
         /// How long the answer may be used, if the source said.
         max_age: Option<Duration>,
+        /// Whether the source was asked anonymously.
+        anonymous: bool,
     },
 }
 
@@ -54,6 +58,8 @@ pub enum ManifestGet {
     NotModified {
         /// How long the answer may be used, if the source said.
         max_age: Option<Duration>,
+        /// Whether the source was asked anonymously.
+        anonymous: bool,
     },
     /// The manifest.
     Found {
@@ -65,6 +71,8 @@ pub enum ManifestGet {
         digest: Digest,
         /// How long the answer may be used, if the source said.
         max_age: Option<Duration>,
+        /// Whether the source was asked anonymously.
+        anonymous: bool,
     },
 }
 
@@ -81,13 +89,19 @@ impl Exchange {
         let answer = match self.ask(&question).await {
             // HEAD is not supported there; a GET will tell.
             Err(error) if error.is_method_refused() => {
-                return Ok(ManifestHead::Found { digest: None, media_type: None, size: None, max_age: None });
+                return Ok(ManifestHead::Found {
+                    digest: None,
+                    media_type: None,
+                    size: None,
+                    max_age: None,
+                    anonymous: false,
+                });
             }
             other => other?,
         };
-        let max_age = headers::max_age(answer.headers());
+        let (max_age, anonymous) = (headers::max_age(answer.headers()), answer.anonymous);
         if answer.status() == 304 {
-            return Ok(ManifestHead::NotModified { max_age });
+            return Ok(ManifestHead::NotModified { max_age, anonymous });
         }
         let digest = headers::digest(answer.headers());
         if let (Reference::Digest(expected), Some(found)) = (reference, digest)
@@ -97,7 +111,8 @@ impl Exchange {
             return Err(UpstreamError::new(&answer.url, Reason::WrongDigest { expected: *expected, found }));
         }
         let media_type = headers::media_type(answer.headers()).filter(|text| !is_generic(text));
-        Ok(ManifestHead::Found { digest, media_type, size: headers::length(answer.headers()), max_age })
+        let size = headers::length(answer.headers());
+        Ok(ManifestHead::Found { digest, media_type, size, max_age, anonymous })
     }
 
     /// Fetches a manifest and checks it.
@@ -110,9 +125,9 @@ impl Exchange {
     ) -> Result<ManifestGet, UpstreamError> {
         let question = question(source, asked, Method::GET, "manifest-get", reference, known)?;
         let answer = self.ask(&question).await?;
-        let max_age = headers::max_age(answer.headers());
+        let (max_age, anonymous) = (headers::max_age(answer.headers()), answer.anonymous);
         if answer.status() == 304 {
-            return Ok(ManifestGet::NotModified { max_age });
+            return Ok(ManifestGet::NotModified { max_age, anonymous });
         }
         let named = match reference {
             Reference::Digest(digest) => Some(*digest),
@@ -132,7 +147,7 @@ impl Exchange {
             Some(told) if !is_generic(&told) => told,
             told => stated_type(&bytes).or(told).unwrap_or_else(|| OCI_MANIFEST.to_owned()),
         };
-        Ok(ManifestGet::Found { bytes, media_type, digest: found, max_age })
+        Ok(ManifestGet::Found { bytes, media_type, digest: found, max_age, anonymous })
     }
 }
 

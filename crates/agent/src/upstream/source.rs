@@ -21,6 +21,8 @@ pub(super) struct Source {
     pub client: reqwest::Client,
     /// The same without the client certificate, for every other origin.
     pub plain_client: reqwest::Client,
+    /// Whether `client` has one to present.
+    pub shows_certificate: bool,
     /// Our credentials for it.
     pub credentials: CredentialSource,
     /// Hosts that may issue its tokens although they are not in its domain.
@@ -30,6 +32,12 @@ pub(super) struct Source {
 }
 
 impl Source {
+    /// The URL of the version check.
+    pub fn base(&self) -> Result<Url, UpstreamError> {
+        Url::parse(&format!("{}/v2/", self.endpoint.as_str().trim_end_matches('/')))
+            .map_err(|error| UpstreamError::new(&self.endpoint, Reason::Url(error)))
+    }
+
     /// The URL of something in a repository: `rest` is what follows its name, query included.
     pub fn url(&self, repository: &Repository, rest: &str) -> Result<Url, UpstreamError> {
         let prefix = format!("{}/v2/{repository}/", self.endpoint.as_str().trim_end_matches('/'));

@@ -123,9 +123,10 @@ fn a_rule_names_an_upstream() {
         upstream: Some("prod.test/prefix".parse().unwrap()),
     };
     let (scope, _) = scope("r.test/mycorp/product");
-    let upstream = Rules::new(vec![rule]).unwrap().decide(&scope, None).upstream.unwrap();
-    let asked = upstream.place(None, &scope.repository).unwrap();
-    assert_eq!(asked.to_string(), "prod.test/prefix/mycorp/product");
+    let rules = Rules::new(vec![rule]).unwrap();
+    assert_eq!(rules.decide(&scope, None).origin(&scope).to_string(), "prod.test/prefix/mycorp/product");
+    let other = self::scope("r.test/other").0;
+    assert_eq!(rules.decide(&other, None).origin(&other), other);
 }
 
 #[test]

@@ -115,7 +115,7 @@ fn survey(db: &DB) -> Result<Survey, IndexFault> {
         Ok(ControlFlow::Continue(()))
     })?;
     super::each(db, Family::Partials, None, |key, value| {
-        found.partials.push((record::digest_of_key(key)?, record::decode(value)?));
+        found.partials.push((record::digest_of_key(key)?, record::decode_partial(value)?));
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(found)

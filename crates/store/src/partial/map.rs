@@ -23,7 +23,7 @@ pub(crate) fn record(size: u64, have: &[Range<u64>], committing: Option<Committi
             }
         }
     }
-    PartialRecord { size, piece_len, map, committing }
+    PartialRecord { size, piece_len, map, committing, origin: None }
 }
 
 /// The ranges that a record names: ascending, none touching another. The record's own piece length counts, whatever

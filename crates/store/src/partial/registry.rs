@@ -18,7 +18,7 @@ use crate::claims::Hold;
 use crate::error::StoreError;
 use crate::index::{Change, Durability};
 use crate::layout;
-use crate::record::{BlobRecord, PartialRecord, to_millis};
+use crate::record::{BlobRecord, Origin, PartialRecord, to_millis};
 use crate::store::Inner;
 
 #[derive(Debug, Default)]
@@ -144,7 +144,11 @@ impl Inner {
         let unwritten = size.saturating_sub(meta.blocks().saturating_mul(512));
         self.make_room("continue a partial blob", &path, 0, unwritten)?;
         let found = map::ranges(&record);
-        Ok(Some(self.enter(*digest, path, file, Some(size), found, unwritten, size, true)))
+        let partial = self.enter(*digest, path, file, Some(size), found, unwritten, size, true);
+        if let Some(Origin { scope, visibility }) = &record.origin {
+            partial.set_origin(scope, *visibility);
+        }
+        Ok(Some(partial))
     }
 
     fn new_partial(
@@ -194,6 +198,7 @@ impl Inner {
             file: Arc::new(file),
             size: size.map_or_else(OnceLock::new, OnceLock::from),
             found,
+            origin: OnceLock::new(),
             state: RwLock::new(State::Open),
             unwritten: AtomicU64::new(unwritten),
             named: AtomicBool::new(recorded),

@@ -1,9 +1,9 @@
-//! Tags, and which repository a blob was served under.
+//! Tags, and which repositories a blob was obtained through.
 
 use shoal_engine::{Digest, Scope, Tag};
 
 use super::Store;
-use crate::blob::TagRecord;
+use crate::blob::{TagRecord, Visibility};
 use crate::error::StoreError;
 use crate::index::{Change, Durability};
 use crate::record::{self, MEDIA_TYPE_BYTES_MAX};
@@ -30,23 +30,23 @@ impl Store {
         self.change(&Change::DeleteTag(&record::tag_key(scope, tag)), "forget a tag")
     }
 
-    /// Remembers that a digest was served under a repository, until the blob is removed. Costs a write only the first
-    /// time.
-    pub fn link(&self, scope: &Scope, digest: &Digest) -> Result<(), StoreError> {
-        if self.is_linked(scope, digest)? {
+    /// Remembers that a digest was obtained through a repository, until the blob is removed. What is public stays so.
+    /// Costs a write only where that is news.
+    pub fn link(&self, scope: &Scope, digest: &Digest, visibility: Visibility) -> Result<(), StoreError> {
+        if self.linked(scope, digest)?.is_some_and(|known| known >= visibility) {
             return Ok(());
         }
-        self.change(&Change::PutLink(digest, scope), "link a blob to its repository")
+        self.change(&Change::PutLink(digest, scope, visibility), "link a blob to its repository")
     }
 
-    /// Whether a digest was served under a repository.
-    pub fn is_linked(&self, scope: &Scope, digest: &Digest) -> Result<bool, StoreError> {
-        let found = self.inner.index.is_linked(digest, scope);
+    /// How a digest was obtained through a repository, if it was.
+    pub fn linked(&self, scope: &Scope, digest: &Digest) -> Result<Option<Visibility>, StoreError> {
+        let found = self.inner.index.link(digest, scope);
         found.map_err(|fault| self.inner.index_fault("look for the link of a blob", fault))
     }
 
-    /// The repositories a digest was served under.
-    pub fn links(&self, digest: &Digest) -> Result<Vec<Scope>, StoreError> {
+    /// The repositories a digest was obtained through, and how.
+    pub fn links(&self, digest: &Digest) -> Result<Vec<(Scope, Visibility)>, StoreError> {
         self.inner
             .index
             .links(digest)

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use shoal_engine::ByteRanges;
-use shoal_store::{IndexCondition, Store};
+use shoal_store::{IndexCondition, Store, Visibility};
 
 use crate::fixture::{PIECE, at, content, digest, open, read};
 use crate::steps;
@@ -116,7 +116,12 @@ impl Check<'_> {
         if self.was_done(steps::TAG) && !self.power {
             let tag = store.tag(&steps::scope(), &steps::tag()).unwrap();
             assert_eq!(tag, Some(steps::tag_record()), "{}", self.place());
-            assert_eq!(store.links(&small).unwrap(), [steps::scope()], "{}", self.place());
+            assert_eq!(
+                store.links(&small).unwrap(),
+                [(steps::scope(), Visibility::Public)],
+                "{}",
+                self.place()
+            );
         }
     }
 

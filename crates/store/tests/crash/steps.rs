@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use shoal_engine::{Digest, Scope, Tag};
-use shoal_store::TagRecord;
+use shoal_store::{TagRecord, Visibility};
 
 use crate::fixture::{PIECE, at, content, digest, open};
 
@@ -70,6 +70,7 @@ pub fn tag_record() -> TagRecord {
         size: 100,
         checked_at: at(0),
         expires_at: at(9),
+        visibility: Visibility::Private,
     }
 }
 
@@ -143,7 +144,7 @@ pub fn work(dir: &Path) {
     assert!(store.pin(&digest(&small())).unwrap());
     said(PIN);
     store.put_tag(&scope(), &tag(), &tag_record()).unwrap();
-    store.link(&scope(), &digest(&small())).unwrap();
+    store.link(&scope(), &digest(&small()), Visibility::Public).unwrap();
     said(TAG);
 
     for (bytes, step) in [(grown(), UNSIZED), (tiny(), SMALL_PARTIAL)] {

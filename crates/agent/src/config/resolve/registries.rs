@@ -103,6 +103,8 @@ fn registry(
         client_identity: identity(table, settings, found),
         credentials: credentials(table, settings, fallback, found),
         trusted_realms: settings.trusted_realms.clone(),
+        access: settings.access,
+        cache: settings.cache,
     }
 }
 

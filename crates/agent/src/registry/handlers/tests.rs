@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
-use shoal_engine::Scope;
+use shoal_engine::{Registry, Scope};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt;
@@ -15,6 +15,7 @@ use super::*;
 use crate::listing::ListingReply;
 use crate::metrics::Served;
 use crate::registry::router;
+use crate::upstream::ClientToken;
 
 const BLOB: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 const BYTES: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
@@ -34,6 +35,8 @@ struct Inner {
     /// Bodies break after this many bytes.
     break_after: Option<usize>,
     stale: Option<String>,
+    /// What the version check says to those without a token.
+    challenge: Option<&'static str>,
     /// Manifests never come.
     hangs: bool,
 }
@@ -115,6 +118,15 @@ impl Pulls for Fake {
         let bytes = bytes.slice(range.start as usize..range.end as usize);
         let body = Chunks { bytes, sent: 0, break_after: self.0.break_after, has_paused: false };
         Ok(Blob { size, range, body, source: Served::Shared })
+    }
+
+    async fn ping(&self, _: &Registry, token: Option<&ClientToken>) -> Result<(), PullError> {
+        match (&self.0.challenge, token) {
+            (Some(challenge), None) => {
+                Err(PullError::Unauthorized { challenge: challenge.parse().expect("a header") })
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn blob_size(&self, asked: &Asked, digest: Digest) -> Result<(u64, Served), PullError> {
@@ -499,7 +511,7 @@ async fn a_manifest_without_its_bytes_is_no_answer() {
     let scope = Scope { registry: "r.test".parse().unwrap(), repository: "a".parse().unwrap() };
     let target = Target { scope: scope.clone(), addressing: path::Addressing { name: "a".into(), ns: None } };
     let (head, ()) = http::Request::new(()).into_parts();
-    let asked = Asked { scope, hops: Default::default(), client: None };
+    let asked = Asked { scope, hops: Default::default(), client: None, bearer: None };
     let call = Call { head: &head, target: &target, asked, is_head: false };
     let fake = Fake::default();
     let mut reply = fake.manifest(&call.asked, &"v1".parse().unwrap(), true).await.unwrap();

@@ -50,7 +50,7 @@ async fn bytes_are_believed_only_with_their_digest() {
     let get = async |reference: &str| {
         let reference: Reference = reference.parse().unwrap();
         match upstream.get_manifest(&asked(), &reference, None).await {
-            Ok(ManifestGet::Found { bytes, media_type, digest, max_age: None }) => {
+            Ok(ManifestGet::Found { bytes, media_type, digest, max_age: None, .. }) => {
                 assert_eq!((&bytes[..], media_type.as_str()), (MANIFEST, OCI_MANIFEST));
                 Ok(digest)
             }
@@ -126,13 +126,13 @@ async fn revalidation() {
     let upstream = upstream(&server.url(""));
     let max_age = Some(Duration::from_secs(120));
     let head = upstream.head_manifest(&asked(), &tag(), Some(&known)).await.unwrap();
-    assert_eq!(head, ManifestHead::NotModified { max_age });
+    assert_eq!(head, ManifestHead::NotModified { max_age, anonymous: true });
     let get = upstream.get_manifest(&asked(), &tag(), Some(&known)).await.unwrap();
-    assert_eq!(get, ManifestGet::NotModified { max_age });
+    assert_eq!(get, ManifestGet::NotModified { max_age, anonymous: true });
     let get = upstream.get_manifest(&asked(), &tag(), Some(&sha256(b"old"))).await.unwrap();
     let media_type = OCI_MANIFEST.to_owned();
     let bytes = Bytes::from_static(MANIFEST);
-    assert_eq!(get, ManifestGet::Found { bytes, media_type, digest: known, max_age });
+    assert_eq!(get, ManifestGet::Found { bytes, media_type, digest: known, max_age, anonymous: true });
 }
 
 #[tokio::test]
@@ -166,7 +166,13 @@ async fn what_a_head_does_not_tell_is_not_guessed() {
         upstream.head_manifest(&asked(), &reference, None).await.map_err(|error| error.fault())
     };
     let found = |digest, media_type: Option<&str>, size| {
-        Ok(ManifestHead::Found { digest, media_type: media_type.map(str::to_owned), size, max_age: None })
+        Ok(ManifestHead::Found {
+            digest,
+            media_type: media_type.map(str::to_owned),
+            size,
+            max_age: None,
+            anonymous: true,
+        })
     };
     let digest = sha256(MANIFEST);
     assert_eq!(head("full").await, found(Some(digest), Some(OCI_MANIFEST), Some(43)));

@@ -1,0 +1,189 @@
+//! Proof that a repository has a blob, before something that is here anyway is served under its name.
+//!
+//! Question: the bytes are on this node; may a client that asks for them through *this* repository have them? A digest
+//! alone is no right: it stands in logs and in pod states. Answer: if they were obtained through the repository before, or
+//! anonymously through any (then they are public); otherwise its registry is asked, once, and the answer is remembered with the
+//! blob (a *link*). A registry that the operator has configured, or that has itself sent these bytes before, is believed
+//! when it says that the repository has them. Any other is a name that a client has made up, perhaps together with the
+//! registry behind it: it has to show some of the bytes.
+//!
+//! Links are written only once the bytes that came through a repository have been verified, or by this proof; never because
+//! a manifest names a digest, and never on the word of a header.
+
+use std::os::unix::fs::FileExt as _;
+
+use bytes::Bytes;
+use shoal_engine::{Digest, Reference, Scope, SourceFault};
+use shoal_store::{Blob, Content, Store, StoreError, Visibility};
+
+use super::access::{Admitted, visibility};
+use super::{Cause, FetchError, Inner, PullError, on_disk};
+use crate::driver::FlightProof;
+use crate::upstream::{Upstream, UpstreamError};
+
+/// Bytes that a stranger has to show, at a place that it cannot know before. Layers are compressed, so these cannot be
+/// guessed without having the blob.
+const SAMPLE_BYTES: u64 = 4096;
+
+/// What is known of a repository's right to a blob that is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It may be served.
+    Proved,
+    /// Its registry has sent these bytes before, or the operator has named it: its word is enough.
+    Believed,
+    /// Nothing.
+    Unknown,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Blob,
+    Manifest,
+}
+
+/// A scope and a digest that are being asked about.
+pub(super) type Key = (Scope, Digest);
+
+/// Looks the standing up. Blocks on the index: one point look-up where the link is there.
+pub(super) fn standing(store: &Store, admitted: &Admitted, digest: &Digest) -> Result<Standing, StoreError> {
+    let scope = &admitted.asked.scope;
+    if store.linked(scope, digest)?.is_some_and(|found| admitted.suffices(found)) {
+        return Ok(Standing::Proved);
+    }
+    let links = store.links(digest)?;
+    if links.iter().any(|(_, found)| *found == Visibility::Public) {
+        return Ok(Standing::Proved);
+    }
+    let is_believed =
+        admitted.is_configured || links.iter().any(|(other, _)| other.registry == scope.registry);
+    Ok(if is_believed { Standing::Believed } else { Standing::Unknown })
+}
+
+impl Inner {
+    /// Has the repository prove that it has a blob that is stored, if it has not yet, and remembers that.
+    pub(super) async fn prove(
+        &self,
+        admitted: &Admitted,
+        blob: &Blob,
+        standing: Standing,
+        kind: Kind,
+    ) -> Result<(), PullError> {
+        if standing == Standing::Proved {
+            return Ok(());
+        }
+        admitted.local()?;
+        let ask = || {
+            let (upstream, store) = (self.parts.upstream.clone(), self.parts.store.clone());
+            let (admitted, blob) = (admitted.clone(), blob.clone());
+            async move {
+                let anonymous = match (standing, kind) {
+                    (Standing::Unknown, Kind::Blob) if blob.size > 0 => {
+                        shows_bytes(&upstream, &admitted, &blob).await?
+                    }
+                    (_, Kind::Blob) => upstream.blob_size(&admitted.asked, &blob.digest).await?.anonymous,
+                    (_, Kind::Manifest) => has_manifest(&upstream, &admitted, blob.digest).await?,
+                };
+                let found = visibility(anonymous);
+                if !admitted.suffices(found) {
+                    return Err(withheld(&admitted));
+                }
+                let (scope, digest) = (admitted.asked.scope, blob.digest);
+                on_disk(&store, move |store| store.link(&scope, &digest, found)).await;
+                Ok(found)
+            }
+        };
+        self.proving(admitted, blob.digest, ask).await.map(|_| ())
+    }
+
+    /// The same for a blob that is on its way through another repository of the same registry.
+    pub(super) async fn prove_flight(
+        &self,
+        admitted: &Admitted,
+        digest: Digest,
+        flight: &FlightProof,
+    ) -> Result<(), PullError> {
+        let scope = &admitted.asked.scope;
+        if flight.known(scope).is_some_and(|found| admitted.suffices(found)) {
+            return Ok(());
+        }
+        let ask = || {
+            let (upstream, admitted) = (self.parts.upstream.clone(), admitted.clone());
+            async move {
+                let found = visibility(upstream.blob_size(&admitted.asked, &digest).await?.anonymous);
+                if admitted.suffices(found) { Ok(found) } else { Err(withheld(&admitted)) }
+            }
+        };
+        let found = self.proving(admitted, digest, ask).await?;
+        // Remembered with the blob once it has been verified.
+        flight.vouch(scope, found);
+        Ok(())
+    }
+
+    async fn proving<F>(
+        &self,
+        admitted: &Admitted,
+        digest: Digest,
+        ask: impl Fn() -> F,
+    ) -> Result<Visibility, PullError>
+    where
+        F: Future<Output = Result<Visibility, FetchError>> + Send + 'static,
+    {
+        let key = (admitted.asked.scope.clone(), digest);
+        let proved = self.proofs.run_until_done(key, ask, FetchError::is_worth_a_retry).await;
+        proved.map_err(FetchError::told)
+    }
+}
+
+fn withheld(admitted: &Admitted) -> FetchError {
+    FetchError { fault: SourceFault::Denied { status: 404 }, pull: admitted.not_public() }
+}
+
+async fn has_manifest(
+    upstream: &Upstream,
+    admitted: &Admitted,
+    digest: Digest,
+) -> Result<bool, UpstreamError> {
+    use crate::upstream::ManifestHead::{Found, NotModified};
+    let reference = Reference::Digest(digest);
+    match upstream.head_manifest(&admitted.asked, &reference, None).await? {
+        Found { anonymous, .. } | NotModified { anonymous, .. } => Ok(anonymous),
+    }
+}
+
+/// Compares a part of the blob with what the source has there.
+async fn shows_bytes(upstream: &Upstream, admitted: &Admitted, blob: &Blob) -> Result<bool, FetchError> {
+    let length = blob.size.min(SAMPLE_BYTES);
+    let start = rand::random_range(0..=blob.size - length);
+    let mut stream = upstream.open_blob(&admitted.asked, &blob.digest, start, Some(start + length)).await?;
+    let mut shown = Vec::new();
+    while let Some(chunk) = stream.next().await? {
+        shown.extend_from_slice(&chunk);
+    }
+    let stored = read(blob, start, length).await;
+    if stored.as_deref() == Some(&shown[..]) {
+        return Ok(stream.anonymous);
+    }
+    let cause = Cause {
+        source: admitted.asked.scope.to_string(),
+        reason: "what it has under this digest is not what the digest names".into(),
+    };
+    Err(FetchError { fault: SourceFault::WrongContent, pull: PullError::Exhausted(vec![cause]) })
+}
+
+/// A part of a stored blob; `None` if it cannot be read.
+async fn read(blob: &Blob, start: u64, length: u64) -> Option<Bytes> {
+    let (from, length) = (usize::try_from(start).ok()?, usize::try_from(length).ok()?);
+    match &blob.content {
+        Content::Inline(bytes) => Some(bytes.slice(from..from + length)),
+        Content::File(file) => {
+            let file = std::sync::Arc::clone(file);
+            let read = move || {
+                let mut bytes = vec![0; length];
+                file.read_exact_at(&mut bytes, start).map(|()| Bytes::from(bytes))
+            };
+            tokio::task::spawn_blocking(read).await.ok()?.ok()
+        }
+    }
+}

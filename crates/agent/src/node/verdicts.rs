@@ -1,0 +1,162 @@
+//! What registries have said of clients' tokens, and for how long that counts.
+//!
+//! Invariants: there is no verdict but the registry's own; one that could not be had is none, and nothing is served
+//! without one; what is remembered is bounded in number and in time, and holds no token, only its hash; those who ask the
+//! same at the same time share one request.
+
+use std::time::{Duration, SystemTime};
+
+use http::HeaderValue;
+use moka::future::Cache;
+use shoal_engine::access::Rules;
+use shoal_engine::{Registry, Scope};
+use tokio::time::Instant;
+
+use super::single::Single;
+use super::{Asked, Cause, FetchError, PullError};
+use crate::upstream::{ClientToken, Upstream, Verdict, Wanted};
+
+/// How long the registry's consent counts, unless the token ends sooner: the time that tokens of the large registries
+/// live, so rights that were taken away end as soon as they would there.
+const GRANTED_LIFETIME_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// How long a refusal of a token counts: long enough that a runtime's retries of one pull do not reach the registry, short
+/// enough that nobody waits for a right that was just given.
+const REFUSED_LIFETIME: Duration = Duration::from_secs(5);
+
+/// How long a registry's challenge to those without a token is handed on before the registry is asked again.
+const CHALLENGE_LIFETIME: Duration = Duration::from_secs(5 * 60);
+
+/// Verdicts remembered of each kind: 300 bytes each, and more than the pods of a node have tokens and repositories.
+const VERDICTS_MAX: u64 = 16 * 1024;
+
+/// Registries whose challenge at `/v2/` is remembered.
+const PINGS_MAX: u64 = 64;
+
+/// A token and what it is for. The scope is the one that the registry knows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    /// SHA-256; `None` is who shows nothing.
+    token: Option<[u8; 32]>,
+    scope: Scope,
+}
+
+impl Key {
+    fn of(token: Option<&ClientToken>, scope: &Scope) -> Self {
+        Key { token: token.map(ClientToken::fingerprint), scope: scope.clone() }
+    }
+}
+
+/// See the module's head.
+pub(super) struct Verdicts {
+    upstream: Upstream,
+    /// Until when. The cache only bounds it; the time is judged on a clock that tests can move.
+    granted: Cache<Key, Instant>,
+    /// With the challenge to hand on.
+    refused: Cache<Key, Option<HeaderValue>>,
+    challenges: Cache<Scope, Option<HeaderValue>>,
+    pings: Cache<Registry, Option<HeaderValue>>,
+    asking: Single<Key, Result<Verdict, FetchError>>,
+}
+
+impl Verdicts {
+    pub fn new(upstream: Upstream) -> Self {
+        let cache = |most, lifetime| Cache::builder().max_capacity(most).time_to_live(lifetime);
+        Verdicts {
+            upstream,
+            granted: cache(VERDICTS_MAX, GRANTED_LIFETIME_MAX).build(),
+            refused: cache(VERDICTS_MAX, REFUSED_LIFETIME).build(),
+            challenges: cache(VERDICTS_MAX, CHALLENGE_LIFETIME).build(),
+            pings: Cache::builder().max_capacity(PINGS_MAX).time_to_live(CHALLENGE_LIFETIME).build(),
+            asking: Single::new(),
+        }
+    }
+
+    /// Whether the registry lets the client have `wanted`; what it has said lately counts. With `local`, nobody is asked.
+    pub async fn check(
+        &self,
+        asked: &Asked,
+        wanted: &Wanted,
+        local: Option<&Cause>,
+    ) -> Result<(), PullError> {
+        let key = Key::of(asked.bearer.as_ref(), &asked.scope);
+        if let Some(until) = self.granted.get(&key).await
+            && Instant::now() < until
+        {
+            return Ok(());
+        }
+        let known = match key.token {
+            Some(_) => self.refused.get(&key).await,
+            None => self.challenges.get(&key.scope).await,
+        };
+        if let Some(challenge) = known {
+            return Err(refusal(&asked.scope, challenge));
+        }
+        if let Some(rule) = local {
+            return Err(PullError::Withheld(vec![rule.clone()]));
+        }
+        let ask = || {
+            let (upstream, asked, wanted) = (self.upstream.clone(), asked.clone(), wanted.clone());
+            let (granted, refused) = (self.granted.clone(), self.refused.clone());
+            let (challenges, key) = (self.challenges.clone(), key.clone());
+            async move {
+                let verdict = upstream.verify(&asked, &wanted, asked.bearer.as_ref()).await?;
+                match &verdict {
+                    Verdict::Granted => {
+                        let lifetime = lifetime(asked.bearer.as_ref(), SystemTime::now());
+                        granted.insert(key, Instant::now() + lifetime).await;
+                    }
+                    Verdict::Refused(challenge) if key.token.is_some() => {
+                        refused.insert(key, challenge.clone()).await;
+                    }
+                    Verdict::Refused(challenge) => challenges.insert(key.scope, challenge.clone()).await,
+                }
+                Ok(verdict)
+            }
+        };
+        match self.asking.run_until_done(key.clone(), ask, FetchError::is_worth_a_retry).await {
+            Ok(Verdict::Granted) => Ok(()),
+            Ok(Verdict::Refused(challenge)) => Err(refusal(&asked.scope, challenge)),
+            Err(error) => Err(FetchError::told(error)),
+        }
+    }
+
+    /// The challenge of the registry's version check, if it has one that may be handed on.
+    pub async fn ping(&self, registry: &Registry) -> Result<(), PullError> {
+        let known = match self.pings.get(registry).await {
+            Some(known) => known,
+            None => {
+                let said = self.upstream.ping(registry).await.map_err(|error| super::pull_error(&error))?;
+                let challenge = match said {
+                    Verdict::Granted => None,
+                    Verdict::Refused(challenge) => challenge,
+                };
+                self.pings.insert(registry.clone(), challenge.clone()).await;
+                challenge
+            }
+        };
+        known.map_or(Ok(()), |challenge| Err(PullError::Unauthorized { challenge }))
+    }
+
+    /// The registry has refused what the token was used for: its consent is forgotten.
+    pub async fn doubt(&self, asked: &Asked, rules: &Rules) {
+        let scope = rules.decide(&asked.scope, None).origin(&asked.scope);
+        self.granted.invalidate(&Key::of(asked.bearer.as_ref(), &scope)).await;
+    }
+}
+
+/// How long the registry's consent counts.
+fn lifetime(token: Option<&ClientToken>, now: SystemTime) -> Duration {
+    let told = token.and_then(|token| token.lifetime(now));
+    told.map_or(GRANTED_LIFETIME_MAX, |told| told.min(GRANTED_LIFETIME_MAX))
+}
+
+fn refusal(scope: &Scope, challenge: Option<HeaderValue>) -> PullError {
+    match challenge {
+        Some(challenge) => PullError::Unauthorized { challenge },
+        None => {
+            let reason = "the registry does not let this client have it".into();
+            PullError::Withheld(vec![Cause { source: scope.to_string(), reason }])
+        }
+    }
+}
