@@ -7,6 +7,7 @@
 //!
 //! Start reading at [`io`](crate::io): the whole boundary is on one screen. Then [`engine`](crate::engine).
 
+pub mod breaker;
 pub mod demand;
 pub mod engine;
 pub mod fault;
@@ -21,6 +22,7 @@ pub mod ranges;
 pub mod retry;
 pub mod tags;
 pub mod time;
+pub mod walk;
 
 pub use engine::Engine;
 pub use fault::{LocalFault, SourceFault};
