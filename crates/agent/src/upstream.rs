@@ -52,6 +52,7 @@ pub use blob::BlobStream;
 pub use challenge::{Challenges, challenges_of};
 pub use credentials::{Credentials, CredentialsError, Secret};
 pub use error::UpstreamError;
+pub use health::{SourceState, SourceStatus};
 pub use helper::HelperError;
 pub use hops::Hops;
 pub use limits::{HOPS_MAX, LIST_BYTES_MAX, MANIFEST_BYTES_MAX, MAX_AGE_MAX, RETRY_AFTER_MAX};
@@ -321,6 +322,24 @@ impl Upstream {
         for mirror in mirrors {
             self.inner.walker.quarantine(digest, &mirror.0).await;
         }
+    }
+
+    /// Every registry and mirror that is configured or has been asked, by name.
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        let named: Vec<Arc<Source>> = self.inner.named.lock().values().cloned().collect();
+        let mut all: Vec<SourceStatus> = self
+            .inner
+            .configured
+            .values()
+            .chain(&named)
+            .map(|source| SourceStatus {
+                name: source.label.clone(),
+                endpoint: error::redacted(&source.endpoint),
+                state: source.health.look(),
+            })
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 
     async fn walk<T, F, Fut>(

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
+use serde::{Deserialize, Serialize};
 use shoal_engine::breaker::{Admission, Breaker, Failure};
 use shoal_engine::{SourceFault, Time};
 use tokio::time::Instant;
@@ -34,6 +35,36 @@ pub(super) enum Standing {
     LeftAlone(Duration),
     /// It wants to be left alone for that long.
     Limited(Duration),
+}
+
+/// One source, for a person who looks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// The registry or mirror, by its name in the configuration.
+    pub name: String,
+    /// Where it is asked.
+    pub endpoint: String,
+    /// Whether it is asked at all.
+    #[serde(flatten)]
+    pub state: SourceState,
+}
+
+/// Whether a source is asked at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum SourceState {
+    /// It is.
+    Well,
+    /// It did not answer, and is left alone for so many seconds.
+    LeftAlone {
+        /// Rounded up.
+        seconds: u64,
+    },
+    /// It wants to be left alone for so many seconds.
+    Limited {
+        /// Rounded up.
+        seconds: u64,
+    },
 }
 
 /// See the module's head.
@@ -71,14 +102,14 @@ impl Health {
     }
 
     /// What [`standing`](Self::standing) would say, for a person who looks: nobody is admitted by it.
-    pub fn look(&self) -> Standing {
+    pub fn look(&self) -> SourceState {
         let now = self.now();
         let state = self.state.lock();
         if state.breaker.is_open() {
-            return Standing::LeftAlone(state.breaker.pause_left(now));
+            return SourceState::LeftAlone { seconds: seconds(state.breaker.pause_left(now)) };
         }
         let limited = state.limited_until.iter().flatten().filter(|until| now < **until).max();
-        limited.map_or(Standing::Well, |until| Standing::Limited(*until - now))
+        limited.map_or(SourceState::Well, |until| SourceState::Limited { seconds: seconds(*until - now) })
     }
 
     /// Takes in how a request ended. `is_mirror`: a registry itself is left alone only when it lets clients wait, since
@@ -110,6 +141,10 @@ impl Health {
     fn now(&self) -> Time {
         Time::from_origin(self.origin.elapsed())
     }
+}
+
+fn seconds(pause: Duration) -> u64 {
+    pause.as_secs() + u64::from(pause.subsec_nanos() > 0)
 }
 
 fn failure(error: &UpstreamError, is_mirror: bool) -> Option<Failure> {
@@ -172,7 +207,7 @@ mod tests {
             mirror.note(Weight::Free, true, &status(500, None));
             registry.note(Weight::Free, false, &status(500, None));
         }
-        assert!(matches!(mirror.look(), Standing::LeftAlone(_)));
-        assert_eq!(registry.look(), Standing::Well);
+        assert_eq!(mirror.look(), SourceState::LeftAlone { seconds: 10 });
+        assert_eq!(registry.look(), SourceState::Well);
     }
 }
