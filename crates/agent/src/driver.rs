@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::node::{Asked, Cause};
-use crate::upstream::{ClientToken, Upstream};
+use crate::upstream::{ClientToken, Upstream, UpstreamError};
 
 pub use body::{BlobBody, BodyError, Opened};
 pub(crate) use flight::FlightProof;
@@ -157,8 +157,10 @@ impl Handle {
         let _ = self.inbox.send(Command::Input(input, io.map(Box::new))).await;
     }
 
-    async fn blame(&self, digest: Digest, cause: Cause) {
-        let _ = self.inbox.send(Command::Blame(digest, cause)).await;
+    async fn blame_all(&self, digest: Digest, error: &UpstreamError) {
+        for cause in error.causes() {
+            let _ = self.inbox.send(Command::Blame(digest, cause)).await;
+        }
     }
 
     fn blame_blocking(&self, digest: Digest, cause: Cause) {

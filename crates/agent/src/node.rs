@@ -22,7 +22,7 @@ use shoal_store::{Store, StoreError, Visibility};
 use crate::driver;
 use crate::listing::{ListingReply, Listings};
 use crate::metrics::{Metrics, Served};
-use crate::upstream::{ClientToken, Hops, Upstream, UpstreamError, Wanted};
+use crate::upstream::{ClientToken, Hops, Sought, Upstream, UpstreamError};
 
 use access::Access;
 use single::Single;
@@ -226,7 +226,7 @@ impl Node {
     /// A part of a blob. Resolves when the first byte is there, or when it is clear that there will be none.
     pub async fn open_blob(&self, asked: &Asked, digest: Digest, part: Part) -> Result<BlobReply, PullError> {
         self.in_time(async {
-            let admitted = self.0.access.admit(asked, &Wanted::Blob(digest)).await?;
+            let admitted = self.0.access.admit(asked, &Sought::Blob(digest)).await?;
             let result = self.0.open_blob(&admitted, digest, part).await;
             self.0.access.answered(&admitted, result).await
         })
@@ -236,7 +236,7 @@ impl Node {
     /// The size of a blob and where it is.
     pub async fn blob_size(&self, asked: &Asked, digest: Digest) -> Result<(u64, Served), PullError> {
         self.in_time(async {
-            let admitted = self.0.access.admit(asked, &Wanted::Blob(digest)).await?;
+            let admitted = self.0.access.admit(asked, &Sought::Blob(digest)).await?;
             let result = self.0.blob_size(&admitted, digest).await;
             self.0.access.answered(&admitted, result).await
         })
@@ -251,7 +251,7 @@ impl Node {
         body: bool,
     ) -> Result<ManifestReply, PullError> {
         self.in_time(async {
-            let admitted = self.0.access.admit(asked, &Wanted::Manifest(reference.clone())).await?;
+            let admitted = self.0.access.admit(asked, &Sought::Manifest(reference.clone())).await?;
             let result = self.0.manifest(&admitted, reference, body).await;
             self.0.access.answered(&admitted, result).await
         })
@@ -261,7 +261,7 @@ impl Node {
     /// A list of tags or referrers.
     pub async fn listing(&self, asked: &Asked, listing: &Listing) -> Result<ListingReply, PullError> {
         self.in_time(async {
-            let admitted = self.0.access.admit(asked, &Wanted::List(listing.clone())).await?;
+            let admitted = self.0.access.admit(asked, &Sought::List(listing.clone())).await?;
             admitted.local()?;
             let result = self.0.parts.listings.get(&admitted.asked, listing).await;
             self.0.access.answered(&admitted, result).await
@@ -300,7 +300,7 @@ async fn on_disk<T: Send + 'static>(
 
 /// One source's failure as the answer to a client.
 fn pull_error(error: &UpstreamError) -> PullError {
-    let causes = vec![error.cause()];
+    let causes = error.causes();
     match error.fault() {
         SourceFault::Missing => PullError::Unknown(causes),
         SourceFault::Denied { .. } => PullError::Denied(causes),
@@ -309,6 +309,7 @@ fn pull_error(error: &UpstreamError) -> PullError {
         | SourceFault::Interrupted
         | SourceFault::RateLimited { .. }
         | SourceFault::Protocol
-        | SourceFault::WrongContent => PullError::Exhausted(causes),
+        | SourceFault::WrongContent
+        | SourceFault::Stopped => PullError::Exhausted(causes),
     }
 }

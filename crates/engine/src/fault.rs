@@ -31,6 +31,9 @@ pub enum SourceFault {
     WrongContent,
     /// The request came back to an agent that had already forwarded it (C17).
     Loop,
+    /// A mirror denied, and a denial ends the walk (F5): what the registry itself would say is not known. Whoever asked
+    /// had better ask the registry.
+    Stopped,
 }
 
 impl SourceFault {

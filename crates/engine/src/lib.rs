@@ -8,6 +8,7 @@
 //! Start reading at [`io`](crate::io): the whole boundary is on one screen. Then [`engine`](crate::engine).
 
 pub mod access;
+pub mod breaker;
 pub mod demand;
 pub mod engine;
 pub mod fault;
@@ -16,12 +17,14 @@ pub mod ids;
 pub mod io;
 pub mod limits;
 pub mod location;
+pub mod mirrors;
 pub mod name;
 pub mod pieces;
 pub mod ranges;
 pub mod retry;
 pub mod tags;
 pub mod time;
+pub mod walk;
 
 pub use engine::Engine;
 pub use fault::{LocalFault, SourceFault};

@@ -70,3 +70,19 @@ pub const PROGRESS_BYTES_MIN: u64 = 64 << 10;
 
 /// Flights that nobody waits for, at a time: the layers of a few images.
 pub const PREFETCH_FLIGHTS_MAX: usize = 256;
+
+/// Pause before a source that failed is asked once more, when there are others (`contract.md` F10).
+pub const SAME_SOURCE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is added to it at most, so that nodes that failed together do not ask together.
+pub const SAME_SOURCE_JITTER_MAX: Duration = Duration::from_millis(500);
+
+/// Errors in a row after which a source is left alone. A registry in proxy mode answers 500 for a manifest it does not
+/// find, so one error says little.
+pub const BREAKER_ERRORS_MAX: u32 = 5;
+
+/// How long a source is left alone at first: about what a restart of a registry takes.
+pub const BREAKER_PAUSE_FIRST: Duration = Duration::from_secs(10);
+
+/// How long it is left alone at most: a mirror that has come back is used again within this time.
+pub const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(5 * 60);

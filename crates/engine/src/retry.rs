@@ -46,11 +46,14 @@ pub fn after_fault(fault: &SourceFault, view: View) -> Verdict {
         SourceFault::Transient | SourceFault::Interrupted | SourceFault::Protocol => again(None, view),
         SourceFault::RateLimited { retry_after } if view.under_way => again(*retry_after, view),
         SourceFault::RateLimited { .. } => Verdict::GiveUp(PullFault::Exhausted),
-        SourceFault::Missing | SourceFault::Denied { .. } if view.more_scopes => Verdict::NextScope,
+        SourceFault::Missing | SourceFault::Denied { .. } | SourceFault::Stopped if view.more_scopes => {
+            Verdict::NextScope
+        }
         SourceFault::Missing => Verdict::GiveUp(PullFault::Unknown),
         SourceFault::Denied { .. } => Verdict::GiveUp(PullFault::Denied),
         SourceFault::WrongContent => Verdict::GiveUp(PullFault::WrongContent),
         SourceFault::Loop => Verdict::GiveUp(PullFault::Loop),
+        SourceFault::Stopped => Verdict::GiveUp(PullFault::Exhausted),
     }
 }
 
@@ -130,6 +133,12 @@ mod tests {
                 Verdict::NextScope,
             ),
             ("no access", denied, cold, Verdict::GiveUp(PullFault::Denied)),
+            (
+                "F5: a mirror's denial is not repeated",
+                SourceFault::Stopped,
+                View { tickets: 9, ..cold },
+                exhausted,
+            ),
             ("C17", SourceFault::Loop, View { tickets: 9, ..cold }, Verdict::GiveUp(PullFault::Loop)),
         ];
         for (name, fault, view, verdict) in table {

@@ -92,6 +92,9 @@ pub enum Verification {
 pub enum Visibility {
     /// With somebody's credentials: for the repository that it was obtained through.
     Private,
+    /// From a mirror, whose word is not the registry's: for the repository that it was obtained through, also where only
+    /// public things are served.
+    Mirrored,
     /// Anonymously: everybody could have got it the same way.
     Public,
 }

@@ -32,6 +32,9 @@ pub enum RecordError {
     /// The fields do not decode.
     #[error(transparent)]
     Fields(#[from] bincode::error::DecodeError),
+    /// There is no such visibility.
+    #[error("visibility {0}")]
+    Visibility(u8),
     /// A registry or repository has a name that none can have.
     #[error("a name that is none")]
     Name,
@@ -88,7 +91,7 @@ struct StoredPartial {
 struct StoredOrigin {
     registry: String,
     repository: String,
-    public: bool,
+    visibility: u8,
 }
 
 /// What the blob's record will say.
@@ -151,7 +154,7 @@ pub(crate) fn encode_partial(record: &PartialRecord) -> Vec<u8> {
             let origin = StoredOrigin {
                 registry: scope.registry.to_string(),
                 repository: scope.repository.to_string(),
-                public: *visibility == Visibility::Public,
+                visibility: visibility_code(*visibility),
             };
             encode_as(RECORD_VERSION_OBTAINED, &(stored, origin))
         }
@@ -167,7 +170,7 @@ pub(crate) fn decode_partial(bytes: &[u8]) -> Result<PartialRecord, RecordError>
                 registry: origin.registry.parse().map_err(name)?,
                 repository: origin.repository.parse().map_err(name)?,
             };
-            (stored, Some(Origin { scope, visibility: visibility(origin.public) }))
+            (stored, Some(Origin { scope, visibility: visibility(origin.visibility)? }))
         }
         _ => (decode(bytes)?, None),
     };
@@ -177,20 +180,33 @@ pub(crate) fn decode_partial(bytes: &[u8]) -> Result<PartialRecord, RecordError>
 
 /// Value of a link.
 pub(crate) fn encode_link(visibility: Visibility) -> [u8; 1] {
-    [u8::from(visibility == Visibility::Public)]
+    [visibility_code(visibility)]
 }
 
 /// A link of before visibility was kept has no value, and says no more than that the repository had it.
 pub(crate) fn decode_link(value: &[u8]) -> Result<Visibility, RecordError> {
     match value {
-        [] | [0] => Ok(Visibility::Private),
-        [1] => Ok(Visibility::Public),
-        _ => Err(RecordError::Version(value.first().copied())),
+        [] => Ok(Visibility::Private),
+        [code] => visibility(*code),
+        _ => Err(RecordError::Trailing(value.len() - 1)),
     }
 }
 
-const fn visibility(public: bool) -> Visibility {
-    if public { Visibility::Public } else { Visibility::Private }
+const fn visibility_code(visibility: Visibility) -> u8 {
+    match visibility {
+        Visibility::Private => 0,
+        Visibility::Public => 1,
+        Visibility::Mirrored => 2,
+    }
+}
+
+fn visibility(code: u8) -> Result<Visibility, RecordError> {
+    match code {
+        0 => Ok(Visibility::Private),
+        1 => Ok(Visibility::Public),
+        2 => Ok(Visibility::Mirrored),
+        _ => Err(RecordError::Visibility(code)),
+    }
 }
 
 pub(crate) fn encode_tag(record: &TagRecord) -> Vec<u8> {
@@ -203,14 +219,16 @@ pub(crate) fn encode_tag(record: &TagRecord) -> Vec<u8> {
     };
     match record.visibility {
         Visibility::Private => encode(&stored),
-        Visibility::Public => encode_as(RECORD_VERSION_OBTAINED, &(stored, true)),
+        obtained @ (Visibility::Mirrored | Visibility::Public) => {
+            encode_as(RECORD_VERSION_OBTAINED, &(stored, visibility_code(obtained)))
+        }
     }
 }
 
 pub(crate) fn decode_tag(bytes: &[u8]) -> Result<TagRecord, RecordError> {
-    let (stored, public): (StoredTag, bool) = match bytes {
+    let (stored, code): (StoredTag, u8) = match bytes {
         [RECORD_VERSION_OBTAINED, fields @ ..] => decode_fields(fields)?,
-        _ => (decode(bytes)?, false),
+        _ => (decode(bytes)?, visibility_code(Visibility::Private)),
     };
     Ok(TagRecord {
         digest: digest_of_key(&stored.digest)?,
@@ -218,7 +236,7 @@ pub(crate) fn decode_tag(bytes: &[u8]) -> Result<TagRecord, RecordError> {
         size: stored.size,
         checked_at: from_millis(stored.checked_at),
         expires_at: from_millis(stored.expires_at),
-        visibility: visibility(public),
+        visibility: visibility(code)?,
     })
 }
 
@@ -365,6 +383,7 @@ mod tests {
             ),
             (encode_link(Visibility::Private).to_vec(), "00".into()),
             (encode_link(Visibility::Public).to_vec(), "01".into()),
+            (encode_link(Visibility::Mirrored).to_vec(), "02".into()),
             (digest_key(&digest()), key.clone()),
             (link_key(&digest(), &scope()), format!("{key}722e746573743a3530303000612f62")),
             (tag_key(&scope(), &"v1".parse().unwrap()), "722e746573743a3530303000612f62007631".into()),
@@ -377,10 +396,10 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         assert_eq!(decode::<BlobRecord>(&encode(&blob())).unwrap(), blob());
-        for record in [partial(), obtained(Visibility::Private), obtained(Visibility::Public)] {
+        for record in [partial(), obtained(Visibility::Private), obtained(Visibility::Mirrored)] {
             assert_eq!(decode_partial(&encode_partial(&record)).unwrap(), record);
         }
-        for visibility in [Visibility::Private, Visibility::Public] {
+        for visibility in [Visibility::Private, Visibility::Mirrored, Visibility::Public] {
             let record = TagRecord { visibility, ..tag() };
             assert_eq!(decode_tag(&encode_tag(&record)).unwrap(), record);
             assert_eq!(decode_link(&encode_link(visibility)).unwrap(), visibility);

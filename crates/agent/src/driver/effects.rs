@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use shoal_engine::io::{FetchFault, FetchReason, Found};
 use shoal_engine::{ByteRanges, Digest, FetchId, Input, LocalFault, Scope};
-use shoal_store::{StoreError, Visibility};
+use shoal_store::StoreError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -87,7 +87,7 @@ impl Driver {
                 Ok(Ok(told)) => Ok(told.size),
                 Ok(Err(error)) => {
                     tracing::warn!(digest = %digest.short(), %error, "upstream did not tell the size of a blob");
-                    handle.blame(digest, error.cause()).await;
+                    handle.blame_all(digest, &error).await;
                     Err(error.fault())
                 }
                 Err(_) => Err(shoal_engine::SourceFault::Protocol),
@@ -149,7 +149,9 @@ impl Driver {
     }
 
     pub(super) fn verify(&mut self, digest: Digest) {
-        let (metrics, handle) = (Arc::clone(&self.metrics), self.handle.clone());
+        let (metrics, handle, upstream) =
+            (Arc::clone(&self.metrics), self.handle.clone(), self.upstream.clone());
+        let runtime = tokio::runtime::Handle::current();
         self.on_flight(
             digest,
             move |flight| {
@@ -159,6 +161,8 @@ impl Driver {
                     let reason = "the bytes that upstream sent do not match the digest".into();
                     handle.blame_blocking(digest, Cause { source: digest.to_string(), reason });
                     tracing::error!(%digest, "the bytes that upstream sent do not match the digest");
+                    // Before the verdict is told: what follows from it must not ask the same mirror again.
+                    runtime.block_on(upstream.quarantine(&digest, &flight.mirrors()));
                 }
                 Ok(matches)
             },
@@ -297,9 +301,9 @@ impl Transfer {
             Ok(stream) => stream,
             Err(error) => return Err(self.blame(error).await),
         };
-        let visibility = if stream.anonymous { Visibility::Public } else { Visibility::Private };
         // Before the first byte is there: whoever asked through this repository waits for nothing more.
-        self.flight.vouch(&self.asked.scope, visibility);
+        self.flight.vouch(&self.asked.scope, stream.visibility);
+        self.flight.comes_from(stream.mirror());
         if let Some(total) = stream.total {
             if let Err(error) = self.flight.set_size(total) {
                 tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
@@ -356,7 +360,7 @@ impl Transfer {
 
     async fn blame(&self, error: UpstreamError) -> FetchFault {
         tracing::warn!(digest = %self.digest.short(), %error, "a transfer from upstream failed");
-        self.handle.blame(self.digest, error.cause()).await;
+        self.handle.blame_all(self.digest, &error).await;
         FetchFault::Source(error.fault())
     }
 }

@@ -15,6 +15,7 @@ use shoal_engine::{Algorithm, ByteRanges, Digest, Scope};
 use shoal_store::{Partial, StoreError, Visibility};
 
 use crate::registry::sendfile::MappedFile;
+use crate::upstream::Mirror;
 
 /// Read size when bytes are hashed from the file, bytes.
 const HASH_READ_BYTES: usize = 1 << 20;
@@ -49,6 +50,7 @@ pub(crate) struct FlightIo {
     written: Mutex<ByteRanges>,
     hasher: Mutex<Hasher>,
     catching_up: AtomicBool,
+    mirrors: Mutex<Vec<Mirror>>,
     /// The repositories whose registry has said that they have the blob, and how it was asked.
     vouched: Mutex<Vec<(Scope, Visibility)>>,
 }
@@ -102,7 +104,8 @@ impl FlightIo {
             written: Mutex::new(written),
             hasher: Mutex::new(Hasher { context: ring::digest::Context::new(function(digest)), upto: 0 }),
             catching_up: AtomicBool::new(false),
-            vouched: Mutex::new(Vec::new()),
+            mirrors: Mutex::default(),
+            vouched: Mutex::default(),
         }
     }
 
@@ -112,11 +115,11 @@ impl FlightIo {
             partial.set_origin(scope, visibility);
         }
         let mut vouched = self.vouched.lock();
-        match vouched.iter_mut().find(|(of, _)| of == scope) {
-            Some((_, known)) => *known = visibility.max(*known),
+        if let Some((_, known)) = vouched.iter_mut().find(|(of, _)| of == scope) {
+            *known = visibility.max(*known);
+        } else if vouched.len() < VOUCHED_MAX {
             // One that is not remembered is asked about again.
-            None if vouched.len() < VOUCHED_MAX => vouched.push((scope.clone(), visibility)),
-            None => {}
+            vouched.push((scope.clone(), visibility));
         }
     }
 
@@ -146,6 +149,19 @@ impl FlightIo {
             partial.set_size(size)?;
         }
         Ok(())
+    }
+
+    /// Bytes come from a mirror, if it is one: remembered in case they turn out to be wrong.
+    pub fn comes_from(&self, mirror: Option<Mirror>) {
+        let mut mirrors = self.mirrors.lock();
+        if let Some(mirror) = mirror.filter(|mirror| !mirrors.contains(mirror)) {
+            mirrors.push(mirror);
+        }
+    }
+
+    /// The mirrors that have sent bytes; no more than are configured.
+    pub fn mirrors(&self) -> Vec<Mirror> {
+        self.mirrors.lock().clone()
     }
 
     // ---- writing ----

@@ -15,7 +15,7 @@ use shoal_store::Visibility;
 
 use super::verdicts::Verdicts;
 use super::{Asked, Cause, PullError};
-use crate::upstream::{AccessMode, ClientToken, Policy, Upstream, Wanted};
+use crate::upstream::{AccessMode, ClientToken, Policy, Sought, Upstream};
 
 /// How long a registry's policy is used before it is looked up again. It depends on a Docker configuration where that is
 /// what has the credentials; looking at that file for each request would cost more than the answer.
@@ -42,7 +42,7 @@ pub(super) struct Admitted {
 impl Admitted {
     /// Whether something obtained like this may be served.
     pub fn suffices(&self, visibility: Visibility) -> bool {
-        visibility == Visibility::Public || !self.needs_public
+        visibility >= Visibility::Mirrored || !self.needs_public
     }
 
     /// Why something that is not on this node is not fetched either, if it is not.
@@ -58,11 +58,6 @@ impl Admitted {
         let reason = "it is not public, and only public images of this registry are served".into();
         PullError::Withheld(vec![Cause { source: self.asked.scope.to_string(), reason }])
     }
-}
-
-/// Whether everybody would have got it.
-pub(super) const fn visibility(anonymous: bool) -> Visibility {
-    if anonymous { Visibility::Public } else { Visibility::Private }
 }
 
 /// The rules, and what is remembered of registries and clients.
@@ -83,10 +78,10 @@ impl Access {
     ///
     /// # Errors
     /// Why it is not answered.
-    pub async fn admit(&self, asked: &Asked, wanted: &Wanted) -> Result<Admitted, PullError> {
-        let tag = match wanted {
-            Wanted::Manifest(Reference::Tag(tag)) => Some(tag),
-            Wanted::Manifest(Reference::Digest(_)) | Wanted::Blob(_) | Wanted::List(_) => None,
+    pub async fn admit(&self, asked: &Asked, sought: &Sought) -> Result<Admitted, PullError> {
+        let tag = match sought {
+            Sought::Manifest(Reference::Tag(tag)) => Some(tag),
+            Sought::Manifest(Reference::Digest(_)) | Sought::Blob(_) | Sought::List(_) => None,
         };
         let decision = self.rules.decide(&asked.scope, tag);
         let origin = decision.origin(&asked.scope);
@@ -100,7 +95,7 @@ impl Access {
             AccessMode::Open | AccessMode::PublicOnly => None,
             AccessMode::Verify => {
                 let at_origin = Asked { scope: origin, ..asked.clone() };
-                self.verdicts.check(&at_origin, wanted, local.as_ref()).await?;
+                self.verdicts.check(&at_origin, sought, local.as_ref()).await?;
                 asked.bearer.as_ref().map(ClientToken::for_fetches)
             }
         };

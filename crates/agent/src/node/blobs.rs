@@ -7,7 +7,7 @@ use shoal_engine::Digest;
 use shoal_engine::io::{Outcome, PullFault};
 use shoal_store::{Blob, Content, Home};
 
-use super::access::{Admitted, visibility};
+use super::access::Admitted;
 use super::proof::{self, Kind, Standing};
 use super::{BlobReply, Cause, Inner, Part, PullError, on_disk, pull_error};
 use crate::driver::{BlobBody, Ending, Opened};
@@ -73,8 +73,9 @@ impl Inner {
     /// A client must be told a length before it gets the first byte.
     async fn upstream_size(&self, admitted: &Admitted, digest: Digest) -> Result<u64, PullError> {
         let asked = &admitted.asked;
-        let told = self.parts.upstream.blob_size(asked, &digest).await.map_err(|e| pull_error(&e))?;
-        if !admitted.suffices(visibility(told.anonymous)) {
+        let told = Box::pin(self.parts.upstream.blob_size(asked, &digest)).await;
+        let told = told.map_err(|e| pull_error(&e))?;
+        if !admitted.suffices(told.visibility) {
             return Err(admitted.not_public());
         }
         told.size.ok_or_else(|| {

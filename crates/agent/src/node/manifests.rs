@@ -10,7 +10,7 @@ use bytes::Bytes;
 use shoal_engine::{Digest, Reference, Scope, SourceFault, Tag};
 use shoal_store::{Blob, Content, Home, TagRecord, Visibility};
 
-use super::access::{Admitted, visibility};
+use super::access::Admitted;
 use super::proof::{self, Standing};
 use super::{FetchError, Inner, ManifestReply, PullError, on_disk};
 use crate::manifest::{self, Kind};
@@ -214,7 +214,7 @@ impl Inner {
         let key = Key { scope: admitted.asked.scope.clone(), reference, body };
         let fetch = || {
             let (this, admitted, key) = (Arc::clone(self), admitted.clone(), key.clone());
-            async move { this.fetch_and_store(&admitted, &key.reference, key.body).await }
+            Box::pin(async move { this.fetch_and_store(&admitted, &key.reference, key.body).await })
         };
         let fetched = self.manifests.run_until_done(key.clone(), fetch, FetchError::is_worth_a_retry).await;
         fetched.map_err(|error| {
@@ -266,13 +266,13 @@ impl Inner {
         let known_digest = known.as_ref().map(|record| &record.digest);
         let head = self.parts.upstream.head_manifest(&admitted.asked, &reference, known_digest).await?;
         match (head, known) {
-            (ManifestHead::NotModified { max_age, anonymous }, Some(record)) => Ok(Fetched {
+            (ManifestHead::NotModified { max_age, visibility }, Some(record)) => Ok(Fetched {
                 digest: record.digest,
                 media_type: record.media_type,
                 size: record.size,
                 bytes: None,
                 ttl: self.settings.tags.time_to_live(max_age),
-                visibility: visibility(anonymous),
+                visibility,
             }),
             (
                 ManifestHead::Found {
@@ -280,7 +280,7 @@ impl Inner {
                     media_type: Some(media_type),
                     size: Some(size),
                     max_age,
-                    anonymous,
+                    visibility,
                 },
                 _,
             ) => Ok(Fetched {
@@ -289,7 +289,7 @@ impl Inner {
                 size,
                 bytes: None,
                 ttl: self.settings.tags.time_to_live(max_age),
-                visibility: visibility(anonymous),
+                visibility,
             }),
             (ManifestHead::Found { .. } | ManifestHead::NotModified { .. }, _) => {
                 self.get(admitted, &reference).await
@@ -299,13 +299,13 @@ impl Inner {
 
     async fn get(&self, admitted: &Admitted, reference: &Reference) -> Result<Fetched, FetchError> {
         match self.parts.upstream.get_manifest(&admitted.asked, reference, None).await? {
-            ManifestGet::Found { bytes, media_type, digest, max_age, anonymous } => Ok(Fetched {
+            ManifestGet::Found { bytes, media_type, digest, max_age, visibility } => Ok(Fetched {
                 digest,
                 media_type,
                 size: bytes.len() as u64,
                 bytes: Some(bytes),
                 ttl: self.settings.tags.time_to_live(max_age),
-                visibility: visibility(anonymous),
+                visibility,
             }),
             ManifestGet::NotModified { .. } => {
                 // Nothing was said to be known, so this is a registry that does not keep to HTTP.

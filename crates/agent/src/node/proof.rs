@@ -16,7 +16,7 @@ use bytes::Bytes;
 use shoal_engine::{Digest, Reference, Scope, SourceFault};
 use shoal_store::{Blob, Content, Store, StoreError, Visibility};
 
-use super::access::{Admitted, visibility};
+use super::access::Admitted;
 use super::{Cause, FetchError, Inner, PullError, on_disk};
 use crate::driver::FlightProof;
 use crate::upstream::{Upstream, UpstreamError};
@@ -77,22 +77,21 @@ impl Inner {
         let ask = || {
             let (upstream, store) = (self.parts.upstream.clone(), self.parts.store.clone());
             let (admitted, blob) = (admitted.clone(), blob.clone());
-            async move {
-                let anonymous = match (standing, kind) {
+            Box::pin(async move {
+                let found = match (standing, kind) {
                     (Standing::Unknown, Kind::Blob) if blob.size > 0 => {
                         shows_bytes(&upstream, &admitted, &blob).await?
                     }
-                    (_, Kind::Blob) => upstream.blob_size(&admitted.asked, &blob.digest).await?.anonymous,
+                    (_, Kind::Blob) => upstream.blob_size(&admitted.asked, &blob.digest).await?.visibility,
                     (_, Kind::Manifest) => has_manifest(&upstream, &admitted, blob.digest).await?,
                 };
-                let found = visibility(anonymous);
                 if !admitted.suffices(found) {
                     return Err(withheld(&admitted));
                 }
                 let (scope, digest) = (admitted.asked.scope, blob.digest);
                 on_disk(&store, move |store| store.link(&scope, &digest, found)).await;
                 Ok(found)
-            }
+            })
         };
         self.proving(admitted, blob.digest, ask).await.map(|_| ())
     }
@@ -110,10 +109,10 @@ impl Inner {
         }
         let ask = || {
             let (upstream, admitted) = (self.parts.upstream.clone(), admitted.clone());
-            async move {
-                let found = visibility(upstream.blob_size(&admitted.asked, &digest).await?.anonymous);
+            Box::pin(async move {
+                let found = upstream.blob_size(&admitted.asked, &digest).await?.visibility;
                 if admitted.suffices(found) { Ok(found) } else { Err(withheld(&admitted)) }
-            }
+            })
         };
         let found = self.proving(admitted, digest, ask).await?;
         // Remembered with the blob once it has been verified.
@@ -144,16 +143,20 @@ async fn has_manifest(
     upstream: &Upstream,
     admitted: &Admitted,
     digest: Digest,
-) -> Result<bool, UpstreamError> {
+) -> Result<Visibility, UpstreamError> {
     use crate::upstream::ManifestHead::{Found, NotModified};
     let reference = Reference::Digest(digest);
     match upstream.head_manifest(&admitted.asked, &reference, None).await? {
-        Found { anonymous, .. } | NotModified { anonymous, .. } => Ok(anonymous),
+        Found { visibility, .. } | NotModified { visibility, .. } => Ok(visibility),
     }
 }
 
 /// Compares a part of the blob with what the source has there.
-async fn shows_bytes(upstream: &Upstream, admitted: &Admitted, blob: &Blob) -> Result<bool, FetchError> {
+async fn shows_bytes(
+    upstream: &Upstream,
+    admitted: &Admitted,
+    blob: &Blob,
+) -> Result<Visibility, FetchError> {
     let length = blob.size.min(SAMPLE_BYTES);
     let start = rand::random_range(0..=blob.size - length);
     let mut stream = upstream.open_blob(&admitted.asked, &blob.digest, start, Some(start + length)).await?;
@@ -163,7 +166,7 @@ async fn shows_bytes(upstream: &Upstream, admitted: &Admitted, blob: &Blob) -> R
     }
     let stored = read(blob, start, length).await;
     if stored.as_deref() == Some(&shown[..]) {
-        return Ok(stream.anonymous);
+        return Ok(stream.visibility);
     }
     let cause = Cause {
         source: admitted.asked.scope.to_string(),

@@ -4,6 +4,7 @@
 //! without one; what is remembered is bounded in number and in time, and holds no token, only its hash; those who ask the
 //! same at the same time share one request.
 
+use std::hash::Hash;
 use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use super::single::Single;
 use super::{Asked, Cause, FetchError, PullError};
-use crate::upstream::{ClientToken, Upstream, Verdict, Wanted};
+use crate::upstream::{ClientToken, Sought, Upstream, Verdict};
 
 /// How long the registry's consent counts, unless the token ends sooner: the time that tokens of the large registries
 /// live, so rights that were taken away end as soon as they would there.
@@ -61,22 +62,21 @@ pub(super) struct Verdicts {
 
 impl Verdicts {
     pub fn new(upstream: Upstream) -> Self {
-        let cache = |most, lifetime| Cache::builder().max_capacity(most).time_to_live(lifetime);
         Verdicts {
             upstream,
-            granted: cache(VERDICTS_MAX, GRANTED_LIFETIME_MAX).build(),
-            refused: cache(VERDICTS_MAX, REFUSED_LIFETIME).build(),
-            challenges: cache(VERDICTS_MAX, CHALLENGE_LIFETIME).build(),
-            pings: Cache::builder().max_capacity(PINGS_MAX).time_to_live(CHALLENGE_LIFETIME).build(),
+            granted: cache(VERDICTS_MAX, GRANTED_LIFETIME_MAX),
+            refused: cache(VERDICTS_MAX, REFUSED_LIFETIME),
+            challenges: cache(VERDICTS_MAX, CHALLENGE_LIFETIME),
+            pings: cache(PINGS_MAX, CHALLENGE_LIFETIME),
             asking: Single::new(),
         }
     }
 
-    /// Whether the registry lets the client have `wanted`; what it has said lately counts. With `local`, nobody is asked.
+    /// Whether the registry lets the client have `sought`; what it has said lately counts. With `local`, nobody is asked.
     pub async fn check(
         &self,
         asked: &Asked,
-        wanted: &Wanted,
+        sought: &Sought,
         local: Option<&Cause>,
     ) -> Result<(), PullError> {
         let key = Key::of(asked.bearer.as_ref(), &asked.scope);
@@ -96,11 +96,11 @@ impl Verdicts {
             return Err(PullError::Withheld(vec![rule.clone()]));
         }
         let ask = || {
-            let (upstream, asked, wanted) = (self.upstream.clone(), asked.clone(), wanted.clone());
+            let (upstream, asked, sought) = (self.upstream.clone(), asked.clone(), sought.clone());
             let (granted, refused) = (self.granted.clone(), self.refused.clone());
             let (challenges, key) = (self.challenges.clone(), key.clone());
-            async move {
-                let verdict = upstream.verify(&asked, &wanted, asked.bearer.as_ref()).await?;
+            Box::pin(async move {
+                let verdict = upstream.verify(&asked, &sought, asked.bearer.as_ref()).await?;
                 match &verdict {
                     Verdict::Granted => {
                         let lifetime = lifetime(asked.bearer.as_ref(), SystemTime::now());
@@ -112,7 +112,7 @@ impl Verdicts {
                     Verdict::Refused(challenge) => challenges.insert(key.scope, challenge.clone()).await,
                 }
                 Ok(verdict)
-            }
+            })
         };
         match self.asking.run_until_done(key.clone(), ask, FetchError::is_worth_a_retry).await {
             Ok(Verdict::Granted) => Ok(()),
@@ -145,6 +145,14 @@ impl Verdicts {
     }
 }
 
+fn cache<K, V>(most: u64, lifetime: Duration) -> Cache<K, V>
+where
+    K: Eq + Hash + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder().max_capacity(most).time_to_live(lifetime).build()
+}
+
 /// How long the registry's consent counts.
 fn lifetime(token: Option<&ClientToken>, now: SystemTime) -> Duration {
     let told = token.and_then(|token| token.lifetime(now));
@@ -158,5 +166,59 @@ fn refusal(scope: &Scope, challenge: Option<HeaderValue>) -> PullError {
             let reason = "the registry does not let this client have it".into();
             PullError::Withheld(vec![Cause { source: scope.to_string(), reason }])
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use http::HeaderMap;
+    use http::header::AUTHORIZATION;
+
+    use super::*;
+
+    fn token(text: &str) -> ClientToken {
+        let header = format!("Bearer {text}").parse().unwrap();
+        ClientToken::of(&HeaderMap::from_iter([(AUTHORIZATION, header)])).unwrap()
+    }
+
+    #[test]
+    fn how_long_consent_counts() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let jwt = |seconds: i64| {
+            format!("e30.{}.s", URL_SAFE_NO_PAD.encode(format!("{{\"exp\":{}}}", 1_000_000 + seconds)))
+        };
+        let most = GRANTED_LIFETIME_MAX.as_secs();
+        let table = [
+            ("opaque".to_owned(), most),
+            (jwt(60), 60),
+            (jwt(86_400), most),
+            (jwt(-1), 0),
+            ("a.b.c".to_owned(), most),
+        ];
+        for (text, seconds) in table {
+            assert_eq!(lifetime(Some(&token(&text)), now), Duration::from_secs(seconds), "{text}");
+        }
+        assert_eq!(lifetime(None, now), GRANTED_LIFETIME_MAX);
+    }
+
+    #[test]
+    fn a_verdict_is_for_one_token_and_one_repository() {
+        let scope =
+            |name: &str| Scope { registry: "r.test".parse().unwrap(), repository: name.parse().unwrap() };
+        let key = Key::of(Some(&token("a")), &scope("x"));
+        assert_eq!(key, Key::of(Some(&token("a")), &scope("x")));
+        for other in [(Some(token("b")), scope("x")), (Some(token("a")), scope("y")), (None, scope("x"))] {
+            assert_ne!(key, Key::of(other.0.as_ref(), &other.1));
+        }
+    }
+
+    #[test]
+    fn only_a_challenge_is_a_401() {
+        let scope = Scope { registry: "r.test".parse().unwrap(), repository: "x".parse().unwrap() };
+        let challenge = HeaderValue::from_static("Bearer realm=\"https://r.test/t\"");
+        assert!(matches!(refusal(&scope, Some(challenge)), PullError::Unauthorized { .. }));
+        assert!(matches!(refusal(&scope, None), PullError::Withheld(_)));
     }
 }

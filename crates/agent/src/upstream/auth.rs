@@ -15,12 +15,12 @@ use super::challenge::{Challenge, Challenges};
 use super::credentials::{CredentialsError, Login, Resolved, chain};
 use super::error::UpstreamError;
 use super::limits::CHALLENGE_LIFETIME;
+use super::place::Place;
 use super::realm::{self, RealmFault};
 use super::source::Source;
 use super::token::{Account, Token, TokenKey, Tokens, basic, sensitive};
 use super::transport::Transport;
 use crate::metrics::Metrics;
-use crate::node::Asked;
 
 /// Why a request could not be authenticated. Unless the token endpoint was sick, an operator has to help.
 #[derive(Debug, thiserror::Error)]
@@ -106,13 +106,12 @@ impl Authorizer {
     pub async fn known(
         &self,
         transport: &Transport,
-        source: &Source,
-        asked: &Asked,
+        place: &Place,
     ) -> Result<Option<Authorization>, Arc<AuthFault>> {
-        if let Some(header) = clients_token(source, asked).await {
+        if let Some(header) = clients_token(place).await {
             return Ok(Some(Authorization::of_client(header.clone())));
         }
-        let repository = &asked.scope.repository;
+        let (source, repository) = (&*place.source, &place.asked.scope.repository);
         let key = (source.registry.clone(), repository.clone());
         let Some(scheme) = self.schemes.get(&key).await else { return Ok(None) };
         let resolved = source.credentials.resolve().await;
@@ -123,15 +122,14 @@ impl Authorizer {
     pub async fn answer(
         &self,
         transport: &Transport,
-        source: &Source,
-        asked: &Asked,
+        place: &Place,
         challenges: &Challenges,
         refused: Option<&Authorization>,
     ) -> Result<Authorization, Arc<AuthFault>> {
-        if refused.is_some() && clients_token(source, asked).await.is_some() {
+        if refused.is_some() && clients_token(place).await.is_some() {
             return Err(Arc::new(AuthFault::Refused));
         }
-        let repository = &asked.scope.repository;
+        let (source, repository) = (&*place.source, &place.asked.scope.repository);
         let resolved = source.credentials.resolve().await;
         let scheme = choose(source, repository, challenges, &resolved)?;
         let authorization = self.authorize(transport, source, &scheme, &resolved, refused).await?;
@@ -178,11 +176,11 @@ impl Authorizer {
     }
 }
 
-/// The client's own token, where it may be used: at the registry that has accepted it, and only if we have no login there.
-async fn clients_token<'a>(source: &Source, asked: &'a Asked) -> Option<&'a HeaderValue> {
-    let header = asked.bearer.as_ref()?.to_fetch()?;
-    let is_its_registry = source.registry == asked.scope.registry;
-    (is_its_registry && source.credentials.resolve().await.login.is_none()).then_some(header)
+/// The client's own token, where it may be used: at the registry that has accepted it, which no mirror is, and only if we
+/// have no login there.
+async fn clients_token(place: &Place) -> Option<&HeaderValue> {
+    let header = place.asked.bearer.as_ref().filter(|_| !place.is_mirror)?.to_fetch()?;
+    place.source.credentials.resolve().await.login.is_none().then_some(header)
 }
 
 /// Bearer before Basic: where both are offered (Quay), content is served for a token only.
@@ -225,7 +223,7 @@ pub(super) fn outcome(fault: &SourceFault) -> &'static str {
         SourceFault::Transient | SourceFault::Interrupted => "transient",
         SourceFault::Missing => "missing",
         SourceFault::RateLimited { .. } => "rate-limited",
-        SourceFault::Denied { .. } => "denied",
+        SourceFault::Denied { .. } | SourceFault::Stopped => "denied",
         SourceFault::Protocol | SourceFault::WrongContent | SourceFault::Loop => "protocol",
     }
 }

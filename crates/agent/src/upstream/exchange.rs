@@ -7,24 +7,26 @@ use std::sync::Arc;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, IF_NONE_MATCH, LOCATION, RANGE, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reqwest::Response;
+use shoal_store::Visibility;
 use url::Url;
 
 use super::auth::{Authorization, Authorizer, outcome};
 use super::challenge::challenges_of;
 use super::error::{Reason, UpstreamError};
+use super::headers;
+use super::hops::Hops;
 use super::limits::HOPS_MAX;
+use super::place::Place;
 use super::redirect;
 use super::source::Source;
 use super::transport::Transport;
 use crate::metrics::Metrics;
-use crate::node::Asked;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// What is asked.
 pub(super) struct Question<'a> {
-    pub source: &'a Source,
-    pub asked: &'a Asked,
+    pub place: &'a Place,
     /// Value of the `kind` label.
     pub kind: &'static str,
     pub method: Method,
@@ -44,8 +46,8 @@ pub(super) struct Answer {
     pub url: Url,
     /// Whether it came from the source itself. Elsewhere nothing but the bytes means anything.
     pub at_home: bool,
-    /// Whether everybody would have got it.
-    pub anonymous: bool,
+    /// Who else would have got it.
+    pub visibility: Visibility,
 }
 
 impl Answer {
@@ -76,16 +78,16 @@ impl Exchange {
             Ok(_) => "ok",
             Err(error) => outcome(&error.fault()),
         };
-        self.metrics.upstream_request(&question.source.label, question.kind, outcome);
+        self.metrics.upstream_request(&question.place.source.label, question.kind, outcome);
         result
     }
 
     async fn authenticated(&self, question: &Question<'_>) -> Result<Answer, UpstreamError> {
         self.check_hops(question)?;
-        let (source, asked) = (question.source, question.asked);
+        let place = question.place;
+        let source = &*place.source;
         let auth_failed = |fault| UpstreamError::new(&question.url, Reason::Auth(fault));
-        let mut authorization =
-            self.authorizer.known(&self.transport, source, asked).await.map_err(auth_failed)?;
+        let mut authorization = self.authorizer.known(&self.transport, place).await.map_err(auth_failed)?;
         let (mut authenticated, mut fresh_location) = (false, false);
         loop {
             let answer = self.follow(question, authorization.as_ref()).await?;
@@ -95,7 +97,7 @@ impl Exchange {
                     let challenges = challenges_of(answer.headers());
                     self.transport.drain(&answer.url, answer.response).await;
                     let refused = authorization.as_ref();
-                    let next = self.authorizer.answer(&self.transport, source, asked, &challenges, refused);
+                    let next = self.authorizer.answer(&self.transport, place, &challenges, refused);
                     authorization = Some(next.await.map_err(auth_failed)?);
                 }
                 // The signature of the URL, or the token behind it, did not live as long as the way there. A HEAD is
@@ -118,7 +120,7 @@ impl Exchange {
     }
 
     pub(super) fn check_hops(&self, question: &Question<'_>) -> Result<(), UpstreamError> {
-        let hops = question.asked.hops.count();
+        let hops = question.place.asked.hops.count();
         if hops >= HOPS_MAX { Err(UpstreamError::new(&question.url, Reason::Hops(hops))) } else { Ok(()) }
     }
 
@@ -129,24 +131,45 @@ impl Exchange {
         question: &Question<'_>,
         authorization: Option<&Authorization>,
     ) -> Result<Answer, UpstreamError> {
+        let source = &*question.place.source;
         let mut url = question.url.clone();
         let mut at_home = true;
         for followed in 0.. {
             let headers = self.headers(question, authorization.filter(|_| at_home), at_home);
-            let client = if at_home { &question.source.client } else { &question.source.plain_client };
+            let client = if at_home { &source.client } else { &source.plain_client };
             let response = self.transport.send(client, question.method.clone(), &url, headers, None).await?;
+            if at_home {
+                self.note_rate_limit(source, response.headers());
+            }
             if !redirect::is_redirect(response.status().as_u16()) {
-                let anonymous = !authorization.is_some_and(|shown| shown.identifies)
-                    && !question.source.shows_certificate;
-                return Ok(Answer { response, url, at_home, anonymous });
+                let visibility = visibility(question.place, authorization);
+                return Ok(Answer { response, url, at_home, visibility });
             }
             let next = redirect::target(&url, response.headers().get(LOCATION), followed)
                 .map_err(|fault| UpstreamError::new(&url, Reason::Redirect(fault)))?;
             self.transport.drain(&url, response).await;
-            at_home = at_home && question.source.is_home(&next);
+            at_home = at_home && source.is_home(&next);
             url = next;
         }
         unreachable!("redirect::target ends the loop")
+    }
+
+    /// What a registry tells of its limits (Docker Hub does with every answer).
+    fn note_rate_limit(&self, source: &Source, headers: &HeaderMap) {
+        if let Some(limit) = headers::rate_limit(headers) {
+            self.metrics.upstream_rate_limit(&source.label, limit.limit, limit.remaining);
+        }
+    }
+
+    /// Whether a source answers at all; what it answers to the base endpoint does not matter.
+    pub async fn ping(&self, source: &Source) -> Result<(), UpstreamError> {
+        let url = source.base();
+        let headers = HeaderMap::from_iter([(VIA, Hops::default().via(&self.instance))]);
+        let response = self.transport.send(&source.client, Method::GET, &url, headers, None).await?;
+        if response.status().is_server_error() {
+            return Err(self.transport.status_error(&url, response, true).await);
+        }
+        Ok(())
     }
 
     fn headers(
@@ -159,7 +182,8 @@ impl Exchange {
         headers.insert(ACCEPT, HeaderValue::from_static(question.accept));
         // Coded bytes have other offsets and another hash.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(VIA, question.asked.hops.via(&self.instance));
+        let asked = &question.place.asked;
+        headers.insert(VIA, asked.hops.via(&self.instance));
         if let Some(range) = &question.range {
             headers.insert(RANGE, range.clone());
         }
@@ -172,10 +196,19 @@ impl Exchange {
         if let Some(tag) = &question.if_none_match {
             headers.insert(IF_NONE_MATCH, tag.clone());
         }
-        if let Some(client) = question.asked.client.filter(|_| self.forward_client_address) {
+        if let Some(client) = asked.client.filter(|_| self.forward_client_address) {
             let text = client.to_string();
             headers.insert(X_FORWARDED_FOR, HeaderValue::try_from(text).expect("an address is plain ASCII"));
         }
         headers
     }
+}
+
+/// Who else would have got an answer to a question that was asked like this.
+fn visibility(place: &Place, authorization: Option<&Authorization>) -> Visibility {
+    if place.is_mirror {
+        return Visibility::Mirrored;
+    }
+    let identified = authorization.is_some_and(|shown| shown.identifies) || place.source.shows_certificate;
+    if identified { Visibility::Private } else { Visibility::Public }
 }

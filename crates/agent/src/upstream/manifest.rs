@@ -7,13 +7,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Method};
 use serde::Deserialize;
 use shoal_engine::{Algorithm, Digest, Reference};
+use shoal_store::Visibility;
 
 use super::error::{Reason, UpstreamError};
 use super::exchange::{Exchange, Question};
 use super::headers;
 use super::limits::{HASH_INLINE_BYTES_MAX, MANIFEST_BYTES_MAX};
-use super::source::Source;
-use crate::node::Asked;
+use super::place::Place;
 
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
@@ -33,8 +33,8 @@ pub enum ManifestHead {
     NotModified {
         /// How long the answer may be used, if the source said.
         max_age: Option<Duration>,
-        /// Whether the source was asked anonymously.
-        anonymous: bool,
+        /// Who else would have been told.
+        visibility: Visibility,
     },
     /// The source has it. What it did not tell has to be learned by a GET.
     Found {
@@ -46,8 +46,8 @@ pub enum ManifestHead {
         size: Option<u64>,
         /// How long the answer may be used, if the source said.
         max_age: Option<Duration>,
-        /// Whether the source was asked anonymously.
-        anonymous: bool,
+        /// Who else would have been told.
+        visibility: Visibility,
     },
 }
 
@@ -58,8 +58,8 @@ pub enum ManifestGet {
     NotModified {
         /// How long the answer may be used, if the source said.
         max_age: Option<Duration>,
-        /// Whether the source was asked anonymously.
-        anonymous: bool,
+        /// Who else would have been told.
+        visibility: Visibility,
     },
     /// The manifest.
     Found {
@@ -71,8 +71,8 @@ pub enum ManifestGet {
         digest: Digest,
         /// How long the answer may be used, if the source said.
         max_age: Option<Duration>,
-        /// Whether the source was asked anonymously.
-        anonymous: bool,
+        /// Who else would have been told.
+        visibility: Visibility,
     },
 }
 
@@ -80,12 +80,11 @@ impl Exchange {
     /// Asks whether a manifest is there and what it is.
     pub async fn head_manifest(
         &self,
-        source: &Source,
-        asked: &Asked,
+        place: &Place,
         reference: &Reference,
         known: Option<&Digest>,
     ) -> Result<ManifestHead, UpstreamError> {
-        let question = question(source, asked, Method::HEAD, "manifest-head", reference, known)?;
+        let question = question(place, Method::HEAD, "manifest-head", reference, known)?;
         let answer = match self.ask(&question).await {
             // HEAD is not supported there; a GET will tell.
             Err(error) if error.is_method_refused() => {
@@ -94,14 +93,14 @@ impl Exchange {
                     media_type: None,
                     size: None,
                     max_age: None,
-                    anonymous: false,
+                    visibility: Visibility::Private,
                 });
             }
             other => other?,
         };
-        let (max_age, anonymous) = (headers::max_age(answer.headers()), answer.anonymous);
+        let (max_age, visibility) = (headers::max_age(answer.headers()), answer.visibility);
         if answer.status() == 304 {
-            return Ok(ManifestHead::NotModified { max_age, anonymous });
+            return Ok(ManifestHead::NotModified { max_age, visibility });
         }
         let digest = headers::digest(answer.headers());
         if let (Reference::Digest(expected), Some(found)) = (reference, digest)
@@ -112,22 +111,21 @@ impl Exchange {
         }
         let media_type = headers::media_type(answer.headers()).filter(|text| !is_generic(text));
         let size = headers::length(answer.headers());
-        Ok(ManifestHead::Found { digest, media_type, size, max_age, anonymous })
+        Ok(ManifestHead::Found { digest, media_type, size, max_age, visibility })
     }
 
     /// Fetches a manifest and checks it.
     pub async fn get_manifest(
         &self,
-        source: &Source,
-        asked: &Asked,
+        place: &Place,
         reference: &Reference,
         known: Option<&Digest>,
     ) -> Result<ManifestGet, UpstreamError> {
-        let question = question(source, asked, Method::GET, "manifest-get", reference, known)?;
+        let question = question(place, Method::GET, "manifest-get", reference, known)?;
         let answer = self.ask(&question).await?;
-        let (max_age, anonymous) = (headers::max_age(answer.headers()), answer.anonymous);
+        let (max_age, visibility) = (headers::max_age(answer.headers()), answer.visibility);
         if answer.status() == 304 {
-            return Ok(ManifestGet::NotModified { max_age, anonymous });
+            return Ok(ManifestGet::NotModified { max_age, visibility });
         }
         let named = match reference {
             Reference::Digest(digest) => Some(*digest),
@@ -138,7 +136,7 @@ impl Exchange {
         let media_type = headers::media_type(answer.headers());
         let url = answer.url;
         let bytes = self.transport.read(&url, answer.response, MANIFEST_BYTES_MAX).await?;
-        source.bytes.inc_by(bytes.len() as u64);
+        place.source.bytes.inc_by(bytes.len() as u64);
         let found = hash(named.map_or(Algorithm::Sha256, |digest| digest.algorithm()), &bytes).await;
         if let Some(expected) = named.filter(|expected| *expected != found) {
             return Err(UpstreamError::new(&url, Reason::WrongDigest { expected, found }));
@@ -147,24 +145,23 @@ impl Exchange {
             Some(told) if !is_generic(&told) => told,
             told => stated_type(&bytes).or(told).unwrap_or_else(|| OCI_MANIFEST.to_owned()),
         };
-        Ok(ManifestGet::Found { bytes, media_type, digest: found, max_age, anonymous })
+        Ok(ManifestGet::Found { bytes, media_type, digest: found, max_age, visibility })
     }
 }
 
 fn question<'a>(
-    source: &'a Source,
-    asked: &'a Asked,
+    place: &'a Place,
     method: Method,
     kind: &'static str,
     reference: &Reference,
     known: Option<&Digest>,
 ) -> Result<Question<'a>, UpstreamError> {
-    let url = source.url(&asked.scope.repository, &format!("manifests/{reference}"))?;
+    let url = place.url(&format!("manifests/{reference}"))?;
     let if_none_match =
         known.map(|digest| HeaderValue::try_from(format!("\"{digest}\"")).expect("a digest is plain ASCII"));
     // 304 answers nothing that was not asked.
     let statuses: &'static [u16] = if known.is_some() { &[200, 304] } else { &[200] };
-    Ok(Question { source, asked, kind, method, url, accept: ACCEPT, range: None, if_none_match, statuses })
+    Ok(Question { place, kind, method, url, accept: ACCEPT, range: None, if_none_match, statuses })
 }
 
 /// Types that servers send when they do not know.

@@ -39,7 +39,7 @@ impl Upstream {
         let mode = match settings.access {
             Some(mode) => mode,
             None if settings.identifies_us() => AccessMode::Open,
-            None => match self.source_of(registry) {
+            None => match self.source(registry) {
                 Ok(source) if source.has_login().await => AccessMode::Open,
                 _ => AccessMode::PublicOnly,
             },

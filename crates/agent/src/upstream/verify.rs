@@ -6,19 +6,23 @@
 
 use http::{HeaderValue, Method};
 use shoal_engine::{Digest, Reference, Registry, Scope};
+use url::Url;
 
 use super::auth::{Authorization, outcome};
 use super::challenge::bearer_to_hand_on;
 use super::client_token::ClientToken;
 use super::error::{Reason, UpstreamError};
 use super::exchange::{Answer, Exchange, Question};
+use super::health::Weight;
+use super::place::Place;
 use super::source::Source;
+use super::walk::Subject;
 use super::{Upstream, headers, manifest};
 use crate::node::{Asked, Listing};
 
 /// What a client wants to have.
 #[derive(Clone, Debug)]
-pub enum Wanted {
+pub enum Sought {
     /// A manifest.
     Manifest(Reference),
     /// A blob.
@@ -42,78 +46,74 @@ pub enum Verdict {
 const INVALID_TOKEN: &str = "invalid_token";
 
 impl Upstream {
-    /// Whether the registry would give `wanted` to who shows this token, or no token. One request; two where `HEAD` is
-    /// not supported.
+    /// Whether the registry would give `sought` to who shows this token, or no token. One request; two where `HEAD` is not
+    /// supported. Mirrors are not asked: what they say is nobody's right.
     ///
     /// # Errors
     /// What keeps the registry from telling, a 404 among them: some hide by it what exists.
     pub async fn verify(
         &self,
         asked: &Asked,
-        wanted: &Wanted,
+        sought: &Sought,
         token: Option<&ClientToken>,
     ) -> Result<Verdict, UpstreamError> {
-        let source = self.source_of(&asked.scope.registry)?;
-        self.inner.exchange.verify(&source, asked, wanted, token).await
+        let exchange = &self.inner.exchange;
+        let ask = |place: Place| async move { exchange.verify(&place, sought, token).await };
+        self.ask_registry(asked, ask).await
     }
 
     /// What the registry asks of somebody who shows nothing at `/v2/`: the challenge to be handed to the client.
     pub async fn ping(&self, registry: &Registry) -> Result<Verdict, UpstreamError> {
-        let source = self.source_of(registry)?;
-        let url = source.base()?;
-        // Only who was passed on the way matters here, not which repository; there is none.
+        // The place wants a repository, and the version check is about none.
         let scope = Scope { registry: registry.clone(), repository: NO_REPOSITORY.parse().expect("a name") };
         let asked = Asked { scope, hops: Default::default(), client: None, bearer: None };
-        let question = Question {
-            source: &source,
-            asked: &asked,
-            kind: "verify",
-            method: Method::GET,
-            url,
-            accept: "application/json",
-            range: None,
-            if_none_match: None,
-            statuses: &[],
-        };
         let exchange = &self.inner.exchange;
-        let answer = exchange.judged(&question, None).await?;
-        exchange.verdict(answer, &source, false).await
+        let ask = |place: Place| async move {
+            let question = question(&place, Method::GET, place.source.base(), "application/json");
+            let answer = exchange.judged(&question, None).await?;
+            exchange.verdict(answer, &place.source, false).await
+        };
+        self.ask_registry(&asked, ask).await
+    }
+
+    async fn ask_registry<F, Fut>(&self, asked: &Asked, ask: F) -> Result<Verdict, UpstreamError>
+    where
+        F: Fn(Place) -> Fut,
+        Fut: Future<Output = Result<Verdict, UpstreamError>>,
+    {
+        let source = self.source(&asked.scope.registry)?;
+        let place = Place { source, asked: asked.clone(), namespace: None, is_mirror: false };
+        let subject = Subject { digest: None, weight: Weight::Free };
+        Ok(self.inner.walker.run(&asked.scope, &[place], subject, ask).await?.0)
     }
 }
 
 /// Stands where a request about no repository has to name one.
 const NO_REPOSITORY: &str = "none";
 
+fn question<'a>(place: &'a Place, method: Method, url: Url, accept: &'static str) -> Question<'a> {
+    Question { place, kind: "verify", method, url, accept, range: None, if_none_match: None, statuses: &[] }
+}
+
 impl Exchange {
     async fn verify(
         &self,
-        source: &Source,
-        asked: &Asked,
-        wanted: &Wanted,
+        place: &Place,
+        sought: &Sought,
         token: Option<&ClientToken>,
     ) -> Result<Verdict, UpstreamError> {
-        let (rest, accept, method) = match wanted {
-            Wanted::Manifest(reference) => (format!("manifests/{reference}"), manifest::ACCEPT, Method::HEAD),
-            Wanted::Blob(digest) => (format!("blobs/{digest}"), "*/*", Method::HEAD),
+        let (rest, accept, method) = match sought {
+            Sought::Manifest(reference) => (format!("manifests/{reference}"), manifest::ACCEPT, Method::HEAD),
+            Sought::Blob(digest) => (format!("blobs/{digest}"), "*/*", Method::HEAD),
             // Registries answer a HEAD of a list each in its own way.
-            Wanted::List(Listing::Tags { .. }) => {
+            Sought::List(Listing::Tags { .. }) => {
                 ("tags/list?n=1".to_owned(), "application/json", Method::GET)
             }
-            Wanted::List(Listing::Referrers { digest, .. }) => {
+            Sought::List(Listing::Referrers { digest, .. }) => {
                 (format!("referrers/{digest}"), manifest::ACCEPT, Method::GET)
             }
         };
-        let mut question = Question {
-            source,
-            asked,
-            kind: "verify",
-            method,
-            url: source.url(&asked.scope.repository, &rest)?,
-            accept,
-            range: None,
-            if_none_match: None,
-            statuses: &[],
-        };
+        let mut question = question(place, method, place.url(&rest)?, accept);
         let mut answer = self.judged(&question, token).await?;
         let refused = matches!(answer.status(), 405 | 501)
             // A URL that was signed for GET: the registry had consented before it sent us there.
@@ -124,7 +124,7 @@ impl Exchange {
             question.range = Some(HeaderValue::from_static("bytes=0-0"));
             answer = self.judged(&question, token).await?;
         }
-        self.verdict(answer, source, token.is_some()).await
+        self.verdict(answer, &place.source, token.is_some()).await
     }
 
     async fn judged(
@@ -146,7 +146,7 @@ impl Exchange {
             },
             Err(error) => outcome(&error.fault()),
         };
-        self.metrics.upstream_request(&question.source.label, question.kind, outcome);
+        self.metrics.upstream_request(&question.place.source.label, question.kind, outcome);
         result
     }
 

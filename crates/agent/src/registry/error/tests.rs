@@ -26,6 +26,15 @@ async fn what_a_failed_pull_becomes() {
         (PullError::Unknown(vec![]), Kind::Tags, 404, "NAME_UNKNOWN", "no source has it", ""),
         (PullError::Unknown(vec![]), Kind::Referrers, 404, "MANIFEST_UNKNOWN", "no source has it", ""),
         (PullError::Denied(vec![]), Kind::Manifest, 403, "DENIED", "the origin denies access", ""),
+        (
+            PullError::Withheld(causes()),
+            Kind::Blob,
+            404,
+            "BLOB_UNKNOWN",
+            "this agent does not serve it",
+            detail,
+        ),
+        (PullError::Withheld(vec![]), Kind::Tags, 404, "NAME_UNKNOWN", "this agent does not serve it", ""),
         (PullError::Exhausted(causes()), Kind::Blob, 502, "UNSUPPORTED", "every source failed", detail),
         (
             PullError::TimedOut(Duration::from_secs(20)),
@@ -113,4 +122,15 @@ fn the_log_tells_every_cause() {
         summary,
         "every source failed: https://a.test: answered 503; https://b.test: cannot \"connect\""
     );
+}
+
+/// The one answer with a challenge: the registry's own, as it is.
+#[tokio::test]
+async fn a_challenge_is_handed_on() {
+    let challenge: HeaderValue = "Bearer realm=\"https://auth.test/t\"".parse().unwrap();
+    let refusal = Refusal::pull(PullError::Unauthorized { challenge: challenge.clone() }, Kind::Manifest);
+    let (status, headers, body) = sent(refusal, &Method::GET).await;
+    assert_eq!((status, &headers["www-authenticate"]), (401, &challenge));
+    let want = r#"{"errors":[{"code":"UNAUTHORIZED","message":"the registry's token is needed"}]}"#;
+    assert_eq!(body, want);
 }

@@ -425,6 +425,21 @@ async fn several_ranges_are_as_many_parts() {
     assert_eq!(fake.calls()[1..], opened);
 }
 
+#[tokio::test]
+async fn the_version_check_hands_a_challenge_on() {
+    let fake = Fake::new(|inner| inner.challenge = Some("Bearer realm=\"https://auth.test/t\""));
+    for method in ["GET", "HEAD"] {
+        let answer = ask(&fake, method, "/v2/", &[]).await;
+        assert_eq!(
+            (answer.status, answer.header("www-authenticate")),
+            (401, "Bearer realm=\"https://auth.test/t\"")
+        );
+        assert_eq!(ask(&fake, method, "/v2/", &[("authorization", "Basic dTpw")]).await.status, 401);
+        assert_eq!(ask(&fake, method, "/v2/", &[("authorization", "Bearer x")]).await.status, 200);
+    }
+    assert_eq!(ask(&Fake::default(), "GET", "/v2/", &[]).await.status, 200);
+}
+
 /// One ticket at a time: the second part is opened when the first has been read.
 #[tokio::test]
 async fn parts_are_opened_one_after_the_other() {

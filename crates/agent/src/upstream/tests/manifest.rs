@@ -1,5 +1,7 @@
 //! Manifests: what is asked, what is believed, what is bounded.
 
+use shoal_store::Visibility;
+
 use super::*;
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -126,13 +128,16 @@ async fn revalidation() {
     let upstream = upstream(&server.url(""));
     let max_age = Some(Duration::from_secs(120));
     let head = upstream.head_manifest(&asked(), &tag(), Some(&known)).await.unwrap();
-    assert_eq!(head, ManifestHead::NotModified { max_age, anonymous: true });
+    assert_eq!(head, ManifestHead::NotModified { max_age, visibility: Visibility::Public });
     let get = upstream.get_manifest(&asked(), &tag(), Some(&known)).await.unwrap();
-    assert_eq!(get, ManifestGet::NotModified { max_age, anonymous: true });
+    assert_eq!(get, ManifestGet::NotModified { max_age, visibility: Visibility::Public });
     let get = upstream.get_manifest(&asked(), &tag(), Some(&sha256(b"old"))).await.unwrap();
     let media_type = OCI_MANIFEST.to_owned();
     let bytes = Bytes::from_static(MANIFEST);
-    assert_eq!(get, ManifestGet::Found { bytes, media_type, digest: known, max_age, anonymous: true });
+    assert_eq!(
+        get,
+        ManifestGet::Found { bytes, media_type, digest: known, max_age, visibility: Visibility::Public }
+    );
 }
 
 #[tokio::test]
@@ -171,7 +176,7 @@ async fn what_a_head_does_not_tell_is_not_guessed() {
             media_type: media_type.map(str::to_owned),
             size,
             max_age: None,
-            anonymous: true,
+            visibility: Visibility::Public,
         })
     };
     let digest = sha256(MANIFEST);
