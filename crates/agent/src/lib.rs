@@ -16,4 +16,5 @@ pub mod manifest;
 pub mod metrics;
 pub mod node;
 pub mod registry;
+pub mod tier;
 pub mod upstream;
