@@ -16,5 +16,6 @@ pub mod origin;
 pub mod place;
 pub mod process;
 pub mod proxy;
+pub mod s3;
 pub mod tls;
 pub mod wait;

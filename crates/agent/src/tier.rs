@@ -11,13 +11,13 @@ mod backend;
 mod credentials;
 mod error;
 mod gate;
-mod http;
 mod layout;
 mod limits;
 mod look;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod upload;
 
 use std::path::PathBuf;

@@ -16,8 +16,8 @@ use url::Url;
 
 use super::credentials::{self, AzureKeys, BucketCredentials, S3Keys, Stamp};
 use super::error::TierFault;
-use super::http::Connector;
 use super::limits::{CREDENTIALS_CHECK, REPEAT_PAUSE};
+use super::transport::Connector;
 use super::{Bucket, TierSettings, TierSettingsError};
 
 /// What a credentials file has to hold.

@@ -1,5 +1,7 @@
 //! Whether the store is asked at all: the engine's circuit breaker on this process's clock.
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
 use shoal_engine::Time;
 use shoal_engine::breaker::{Admission, Breaker};
@@ -18,13 +20,14 @@ impl Gate {
         Gate { origin: Instant::now(), breaker: Mutex::default() }
     }
 
-    /// Whether a request may be made now. Who is let through tells how it went.
-    pub fn admit(&self) -> Result<(), TierFault> {
+    /// Whether a request may be made now; if not, how much longer the store is left alone, which is nothing while somebody
+    /// else finds out. Who is let through tells how it went.
+    pub fn admit(&self) -> Result<(), Duration> {
         let now = self.now();
         let mut breaker = self.breaker.lock();
         match breaker.admit(now) {
             Admission::Yes | Admission::Probe => Ok(()),
-            Admission::No => Err(TierFault::LeftAlone { left: breaker.pause_left(now) }),
+            Admission::No => Err(breaker.pause_left(now)),
         }
     }
 

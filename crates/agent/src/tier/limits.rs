@@ -25,6 +25,9 @@ pub(super) const UPLOAD_ATTEMPTS_MAX: u32 = 3;
 /// How long an upload waits for a store that has failed before it is dropped.
 pub(super) const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long an upload waits while another one finds out whether the store is back: about what one request takes.
+pub(super) const PROBE_WAIT: Duration = Duration::from_secs(1);
+
 /// An upload's request may take its length at this rate, in bytes a second, besides the usual deadlines. Parts are of
 /// bounded length, so this stands for an idle timeout.
 pub(super) const UPLOAD_RATE_MIN: u64 = 128 << 10;

@@ -53,7 +53,7 @@ impl Inner {
         if let Some(blob) = self.seen.get(&key).await {
             return Ok(Some(blob));
         }
-        self.reads.admit()?;
+        self.reads.admit().map_err(|left| TierFault::LeftAlone { left })?;
         let look = self.look(scope, digest).await;
         self.reads.settle(look.as_ref().err());
         let blob = look?.blob()?;

@@ -58,7 +58,7 @@ impl TierStream {
             // An empty blob, or nothing of one. There is no range that asks for it.
             State::Complete
         } else {
-            inner.reads.admit()?;
+            inner.reads.admit().map_err(|left| TierFault::LeftAlone { left })?;
             let answer = inner.in_time(ask(inner, digest, total, &range)).await;
             inner.reads.settle(answer.as_ref().err());
             let Some(state) = answer? else { return Ok(None) };

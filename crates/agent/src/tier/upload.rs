@@ -21,8 +21,8 @@ use tokio_util::task::TaskTracker;
 use super::error::{TierFault, fault_of};
 use super::layout::Marker;
 use super::limits::{
-    ABORT_WAIT, OFFERED_BYTES_MAX, OFFERS_MAX, PART_BYTES, PARTS_MAX, UPLOAD_ATTEMPTS_MAX, UPLOAD_PATIENCE,
-    UPLOAD_RATE_MIN,
+    ABORT_WAIT, OFFERED_BYTES_MAX, OFFERS_MAX, PART_BYTES, PARTS_MAX, PROBE_WAIT, UPLOAD_ATTEMPTS_MAX,
+    UPLOAD_PATIENCE, UPLOAD_RATE_MIN,
 };
 use super::stream::read_at;
 use super::{Inner, Offer, TierError, Visibility};
@@ -67,7 +67,7 @@ impl Uploads {
     /// Takes an offer if there is room.
     pub fn take(&self, inner: &Arc<Inner>, offer: Offer) {
         let key = (offer.scope.clone(), offer.digest);
-        if self.tasks.is_closed() || self.under_way.lock().contains(&key) {
+        if self.tasks.is_closed() || !self.under_way.lock().insert(key.clone()) {
             return;
         }
         let bytes = match &offer.content {
@@ -78,10 +78,10 @@ impl Uploads {
             }
         };
         let (Ok(place), Ok(bytes)) = (Arc::clone(&self.places).try_acquire_owned(), bytes) else {
+            self.under_way.lock().remove(&key);
             inner.metrics.tier_upload_dropped("no-room");
             return;
         };
-        self.under_way.lock().insert(key.clone());
         let held = Held { key, under_way: Arc::clone(&self.under_way), _place: place, _bytes: bytes };
         let (inner, running, stopping) =
             (Arc::clone(inner), Arc::clone(&self.running), self.stopping.clone());
@@ -113,10 +113,8 @@ impl Inner {
         let patience_ends = Instant::now() + UPLOAD_PATIENCE;
         let mut attempts = 0;
         loop {
-            if let Err(fault) = self.writes.admit() {
-                let TierFault::LeftAlone { left } = fault else { unreachable!("a gate says nothing else") };
-                // While somebody else finds out there is no pause left to wait for.
-                let pause = left.max(Duration::from_secs(1));
+            if let Err(left) = self.writes.admit() {
+                let pause = left.max(PROBE_WAIT);
                 if Instant::now() + pause > patience_ends {
                     self.metrics.tier_upload_dropped("left-alone");
                     return;
