@@ -26,6 +26,7 @@ use shoal_store::{Store, StoreError};
 
 use crate::driver;
 use crate::metrics::Metrics;
+use crate::upstream::Upstream;
 
 pub use observe::{Instance, ObserveState, Readiness, observe_router, serve_observe};
 pub use socket::{SocketError, bind, serve};
@@ -37,6 +38,8 @@ pub struct AdminState {
     pub store: Store,
     /// Knows the flights under way.
     pub driver: driver::Handle,
+    /// Knows which sources are well.
+    pub upstream: Upstream,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// When the agent started.

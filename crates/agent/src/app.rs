@@ -106,7 +106,7 @@ impl App {
         let listings = Listings::new(upstream.clone(), ListingSettings::default());
         let parts = Parts {
             store: store.clone(),
-            upstream,
+            upstream: upstream.clone(),
             driver: driver.clone(),
             listings,
             metrics: Arc::clone(&metrics),
@@ -133,6 +133,7 @@ impl App {
         let state = AdminState {
             store: store.clone(),
             driver: driver.clone(),
+            upstream,
             metrics: Arc::clone(&metrics),
             started: Instant::now(),
             listeners: addresses.clone(),

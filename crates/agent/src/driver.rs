@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::node::{Asked, Cause};
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, UpstreamError};
 
 pub use body::{BlobBody, BodyError, Opened};
 pub use ticket::{Ending, Ticket};
@@ -148,8 +148,10 @@ impl Handle {
         let _ = self.inbox.send(Command::Input(input, io.map(Box::new))).await;
     }
 
-    async fn blame(&self, digest: Digest, cause: Cause) {
-        let _ = self.inbox.send(Command::Blame(digest, cause)).await;
+    async fn blame_all(&self, digest: Digest, error: &UpstreamError) {
+        for cause in error.causes() {
+            let _ = self.inbox.send(Command::Blame(digest, cause)).await;
+        }
     }
 
     fn blame_blocking(&self, digest: Digest, cause: Cause) {

@@ -249,7 +249,8 @@ impl<L: Lister> Listings<L> {
             | SourceFault::Interrupted
             | SourceFault::RateLimited { .. }
             | SourceFault::Protocol
-            | SourceFault::WrongContent => PullError::Exhausted(causes),
+            | SourceFault::WrongContent
+            | SourceFault::Stopped => PullError::Exhausted(causes),
         };
         Kept { outcome: Err(error), fresh_until, listed_at: now, stale: None }
     }

@@ -95,6 +95,10 @@ pub struct Metrics {
     pub tier_received_bytes: Counter,
     /// Bytes sent to the object store, markers included.
     pub tier_sent_bytes: Counter,
+    quarantines: Family<ByRegistry, Counter>,
+    source_down: Family<ByRegistry, Gauge>,
+    rate_limit: Family<ByRegistry, Gauge>,
+    rate_limit_remaining: Family<ByRegistry, Gauge>,
     /// Flights under way.
     pub flights: Gauge,
     /// Tickets that wait for bytes.
@@ -176,6 +180,26 @@ impl Metrics {
         let tier_received_bytes =
             add!("tier_received_bytes", "Bytes of blobs received from the object store", Counter::default());
         let tier_sent_bytes = add!("tier_sent_bytes", "Bytes sent to the object store", Counter::default());
+        let quarantines = add!(
+            "quarantines",
+            "Blobs for which a mirror is no longer asked, because it sent wrong bytes",
+            Family::default()
+        );
+        let source_down = add!(
+            "source_down",
+            "1 while a registry or mirror is left alone because it does not answer",
+            Family::default()
+        );
+        let rate_limit = add!(
+            "upstream_rate_limit",
+            "Pulls that a registry allows in its window, as it says itself",
+            Family::default()
+        );
+        let rate_limit_remaining = add!(
+            "upstream_rate_limit_remaining",
+            "Pulls that a registry still allows in this window, as it says itself",
+            Family::default()
+        );
         let flights = add!("flights", "Blobs being received", Gauge::default());
         let tickets = add!("tickets", "Client requests that wait for bytes", Gauge::default());
         let connections =
@@ -207,6 +231,10 @@ impl Metrics {
             tier_uploads_dropped,
             tier_received_bytes,
             tier_sent_bytes,
+            quarantines,
+            source_down,
+            rate_limit,
+            rate_limit_remaining,
             flights,
             tickets,
             connections,
@@ -277,6 +305,24 @@ impl Metrics {
     /// A blob was not uploaded; `reason` is `no-room`, `left-alone`, `failed` or `stopped`.
     pub fn tier_upload_dropped(&self, reason: &'static str) {
         self.tier_uploads_dropped.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// A mirror has sent wrong bytes for a blob.
+    pub fn quarantined(&self, registry: &str) {
+        self.quarantines.get_or_create(&ByRegistry { registry: registry.to_owned() }).inc();
+    }
+
+    /// The gauge that says whether a source is left alone, for the source to keep.
+    pub fn source_down(&self, registry: &str) -> Gauge {
+        self.source_down.get_or_create(&ByRegistry { registry: registry.to_owned() }).clone()
+    }
+
+    /// What a registry has told of its limits.
+    pub fn upstream_rate_limit(&self, registry: &str, limit: u64, remaining: u64) {
+        let labels = ByRegistry { registry: registry.to_owned() };
+        let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.rate_limit.get_or_create(&labels).set(gauge(limit));
+        self.rate_limit_remaining.get_or_create(&labels).set(gauge(remaining));
     }
 
     /// The OpenMetrics text of everything.

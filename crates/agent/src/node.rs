@@ -226,7 +226,7 @@ async fn on_disk<T: Send + 'static>(
 
 /// One source's failure as the answer to a client.
 fn pull_error(error: &UpstreamError) -> PullError {
-    let causes = vec![error.cause()];
+    let causes = error.causes();
     match error.fault() {
         SourceFault::Missing => PullError::Unknown(causes),
         SourceFault::Denied { .. } => PullError::Denied(causes),
@@ -235,6 +235,7 @@ fn pull_error(error: &UpstreamError) -> PullError {
         | SourceFault::Interrupted
         | SourceFault::RateLimited { .. }
         | SourceFault::Protocol
-        | SourceFault::WrongContent => PullError::Exhausted(causes),
+        | SourceFault::WrongContent
+        | SourceFault::Stopped => PullError::Exhausted(causes),
     }
 }

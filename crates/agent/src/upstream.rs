@@ -1,16 +1,19 @@
 //! The registry client: asks a source for manifests, blobs and listings, with our own credentials.
 //!
-//! It does *not* decide what is fetched, from where, or whether to try again: the engine does. A call is one question
-//! to one source; inside it there is at most one re-authentication and one fresh `Location`. What holds always:
-//! credentials go to the registry they were configured for and to its token realm, and nowhere else (I8, C15); TLS is
-//! verified; bytes come out decoded (C20) and exactly those that were asked for, or an error comes out.
+//! It does *not* decide what is fetched, or whether to try again after a transfer has broken: the engine does. A call is
+//! one question, put to one source after the other until one answers ([`walk`]); to each source there is at most one
+//! re-authentication and one fresh `Location`. What holds always: credentials go to the registry they were configured for
+//! and to its token realm, and nowhere else (I8, C15); TLS is verified; bytes come out decoded (C20) and exactly those
+//! that were asked for, or an error comes out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use shoal_engine::mirrors::{Asking, CandidateKind};
 use shoal_engine::{Digest, Reference, Registry};
 use url::Url;
 
@@ -25,17 +28,22 @@ mod credentials;
 mod error;
 mod exchange;
 mod headers;
+mod health;
 mod helper;
 mod hops;
 mod limits;
 mod list;
 mod manifest;
+mod mirrors;
+mod place;
 mod realm;
 mod redirect;
 mod source;
 mod tls;
 mod token;
 mod transport;
+mod trouble;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -44,18 +52,24 @@ pub use blob::BlobStream;
 pub use challenge::{Challenges, challenges_of};
 pub use credentials::{Credentials, CredentialsError, Secret};
 pub use error::UpstreamError;
+pub use health::{SourceState, SourceStatus};
 pub use helper::HelperError;
 pub use hops::Hops;
 pub use limits::{HOPS_MAX, LIST_BYTES_MAX, MANIFEST_BYTES_MAX, MAX_AGE_MAX, RETRY_AFTER_MAX};
 pub use list::ListAnswer;
 pub use manifest::{ManifestGet, ManifestHead};
+pub use mirrors::MirrorSettings;
 
 use credentials::CredentialSource;
 use exchange::Exchange;
+use health::{Health, Weight};
 use limits::UNCONFIGURED_REGISTRIES_MAX;
+use place::Place;
 use source::Source;
 use tls::Clients;
 use transport::Transport;
+use trouble::Watch;
+use walk::{Subject, Walker};
 
 /// How the client behaves, resolved from the configuration.
 #[derive(Clone, Debug)]
@@ -80,6 +94,8 @@ pub struct Settings {
     pub default: RegistrySettings,
     /// Where this process listens: no request is sent there (C17).
     pub own_addresses: Vec<SocketAddr>,
+    /// Who else may be asked than the registries themselves.
+    pub mirrors: MirrorSettings,
 }
 
 impl Default for Settings {
@@ -95,6 +111,7 @@ impl Default for Settings {
             registries: BTreeMap::new(),
             default: RegistrySettings::default(),
             own_addresses: Vec::new(),
+            mirrors: MirrorSettings::default(),
         }
     }
 }
@@ -179,7 +196,10 @@ pub struct Upstream {
 }
 
 struct Inner {
-    exchange: Exchange,
+    exchange: Arc<Exchange>,
+    walker: Walker,
+    mirrors: shoal_engine::mirrors::Mirrors,
+    /// Registries with settings of their own, and all mirrors.
     configured: HashMap<Registry, Arc<Source>>,
     /// Registries that clients have named, up to a bound.
     named: Mutex<HashMap<Registry, Arc<Source>>>,
@@ -198,28 +218,42 @@ impl Upstream {
         check(&settings)?;
         let mut clients = Clients::new(&settings);
         let mut configured = HashMap::new();
-        for (registry, own) in &settings.registries {
-            let client = clients.get(registry.as_str(), own.ca.as_deref(), own.client_identity.as_ref())?;
-            let plain_client = clients.get(registry.as_str(), own.ca.as_deref(), None)?;
-            let source = make_source(registry, registry.as_str(), own, client, plain_client, &metrics)?;
+        let mirrors = settings.mirrors.mirrors.clone();
+        let at_mirrors: BTreeSet<&Registry> =
+            mirrors.locations().map(|location| &location.registry).collect();
+        let named: BTreeSet<&Registry> =
+            settings.registries.keys().chain(at_mirrors.iter().copied()).collect();
+        for registry in named {
+            let own = settings.registries.get(registry).unwrap_or(&settings.default);
+            let connect_timeout = match at_mirrors.contains(registry) {
+                true => settings.connect_timeout.min(settings.mirrors.connect_timeout),
+                false => settings.connect_timeout,
+            };
+            let (name, ca) = (registry.as_str(), own.ca.as_deref());
+            let client = clients.get(name, ca, own.client_identity.as_ref(), connect_timeout)?;
+            let plain_client = clients.get(name, ca, None, connect_timeout)?;
+            let source = make_source(registry, name, own, client, plain_client, &metrics)?;
             configured.insert(registry.clone(), Arc::new(source));
         }
-        let default_client = clients.get("(default)", settings.default.ca.as_deref(), None)?;
+        let default_ca = settings.default.ca.as_deref();
+        let default_client = clients.get("(default)", default_ca, None, settings.connect_timeout)?;
         let transport = Transport {
             connect_timeout: settings.connect_timeout,
             header_timeout: settings.header_timeout,
             idle_timeout: settings.idle_timeout,
             own_addresses: settings.own_addresses,
         };
-        let exchange = Exchange {
+        let exchange = Arc::new(Exchange {
             transport,
             authorizer: auth::Authorizer::new(settings.tokens_max, Arc::clone(&metrics)),
             metrics,
             instance: settings.instance,
             forward_client_address: settings.forward_client_address,
-        };
+        });
+        let walker = Walker::new(settings.mirrors, Arc::clone(&exchange));
         let named = Mutex::new(HashMap::new());
-        let inner = Inner { exchange, configured, named, default: settings.default, default_client };
+        let inner =
+            Inner { exchange, walker, mirrors, configured, named, default: settings.default, default_client };
         Ok(Upstream { inner: Arc::new(inner) })
     }
 
@@ -230,8 +264,9 @@ impl Upstream {
         reference: &Reference,
         known: Option<&Digest>,
     ) -> Result<ManifestHead, UpstreamError> {
-        let source = self.source(asked)?;
-        self.inner.exchange.head_manifest(&source, asked, reference, known).await
+        let exchange = &self.inner.exchange;
+        let ask = |place: Place| async move { exchange.head_manifest(&place, reference, known).await };
+        Ok(self.walk(asked, reference.into(), Weight::Free, ask).await?.0)
     }
 
     /// Fetches a manifest of at most [`MANIFEST_BYTES_MAX`] and checks its digest.
@@ -241,14 +276,16 @@ impl Upstream {
         reference: &Reference,
         known: Option<&Digest>,
     ) -> Result<ManifestGet, UpstreamError> {
-        let source = self.source(asked)?;
-        self.inner.exchange.get_manifest(&source, asked, reference, known).await
+        let exchange = &self.inner.exchange;
+        let ask = |place: Place| async move { exchange.get_manifest(&place, reference, known).await };
+        Ok(self.walk(asked, reference.into(), Weight::Pull, ask).await?.0)
     }
 
     /// Size of a blob in bytes; `None` if the source has it but sends it without telling its size.
     pub async fn blob_size(&self, asked: &Asked, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        let source = self.source(asked)?;
-        self.inner.exchange.blob_size(&source, asked, digest).await
+        let exchange = &self.inner.exchange;
+        let ask = |place: Place| async move { exchange.blob_size(&place, digest).await };
+        Ok(self.walk(asked, Wanted::Digest(digest), Weight::Free, ask).await?.0)
     }
 
     /// Opens a blob at byte `start`, up to `end` (exclusive) or to its end; resolves when the headers are there. The
@@ -263,19 +300,87 @@ impl Upstream {
         start: u64,
         end: Option<u64>,
     ) -> Result<BlobStream, UpstreamError> {
-        let source = self.source(asked)?;
-        self.inner.exchange.open_blob(&source, asked, digest, start, end).await
+        let exchange = &self.inner.exchange;
+        let ask = |place: Place| async move { exchange.open_blob(&place, digest, start, end).await };
+        let (mut stream, place) = self.walk(asked, Wanted::Digest(digest), Weight::Free, ask).await?;
+        if place.is_mirror || !self.inner.mirrors.is_empty() {
+            let troubles = self.inner.walker.troubles.clone();
+            stream.watch = Some(Watch { troubles, digest: *digest, source: place.source });
+        }
+        Ok(stream)
     }
 
     /// Fetches a listing of at most [`LIST_BYTES_MAX`]: `path_and_query` is what follows the repository in the URL.
     pub async fn list(&self, asked: &Asked, path_and_query: &str) -> Result<ListAnswer, UpstreamError> {
-        let source = self.source(asked)?;
-        self.inner.exchange.list(&source, asked, path_and_query).await
+        let exchange = &self.inner.exchange;
+        let ask = |place: Place| async move { exchange.list(&place, path_and_query).await };
+        Ok(self.walk(asked, Wanted::Mutable, Weight::Free, ask).await?.0)
     }
 
-    /// Where a request's registry is asked.
-    fn source(&self, asked: &Asked) -> Result<Arc<Source>, UpstreamError> {
-        let registry = &asked.scope.registry;
+    /// The bytes that these mirrors have sent do not hash to the digest: they are not asked for it again.
+    pub async fn quarantine(&self, digest: &Digest, mirrors: &[Mirror]) {
+        for mirror in mirrors {
+            self.inner.walker.quarantine(digest, &mirror.0).await;
+        }
+    }
+
+    /// Every registry and mirror that is configured or has been asked, by name.
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        let named: Vec<Arc<Source>> = self.inner.named.lock().values().cloned().collect();
+        let mut all: Vec<SourceStatus> = self
+            .inner
+            .configured
+            .values()
+            .chain(&named)
+            .map(|source| SourceStatus {
+                name: source.label.clone(),
+                endpoint: error::redacted(&source.endpoint),
+                state: source.health.look(),
+            })
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    async fn walk<T, F, Fut>(
+        &self,
+        asked: &Asked,
+        wanted: Wanted<'_>,
+        weight: Weight,
+        ask: F,
+    ) -> Result<(T, Place), UpstreamError>
+    where
+        F: Fn(Place) -> Fut,
+        Fut: Future<Output = Result<T, UpstreamError>>,
+    {
+        let (asking, digest) = match wanted {
+            Wanted::Digest(digest) => (Asking::Digest, Some(digest)),
+            Wanted::Mutable => (Asking::Tag, None),
+        };
+        let places = self.places(asked, asking)?;
+        self.inner.walker.run(&asked.scope, &places, Subject { digest, weight }, ask).await
+    }
+
+    /// Where a repository's content may be asked for, in order.
+    fn places(&self, asked: &Asked, asking: Asking) -> Result<Vec<Place>, UpstreamError> {
+        if self.inner.mirrors.is_empty() {
+            let source = self.source(&asked.scope.registry)?;
+            return Ok(vec![Place { source, asked: asked.clone(), namespace: None, is_mirror: false }]);
+        }
+        let plan = self.inner.mirrors.candidates(&asked.scope, asking);
+        let place = |candidate: shoal_engine::mirrors::Candidate| {
+            Ok(Place {
+                source: self.source(&candidate.scope.registry)?,
+                namespace: candidate.sends_namespace.then(|| asked.scope.registry.clone()),
+                asked: Asked { scope: candidate.scope, ..asked.clone() },
+                is_mirror: matches!(candidate.kind, CandidateKind::Mirror(_)),
+            })
+        };
+        plan.candidates.into_iter().map(place).collect()
+    }
+
+    /// Where a registry is asked.
+    fn source(&self, registry: &Registry) -> Result<Arc<Source>, UpstreamError> {
         if let Some(source) = self.inner.configured.get(registry) {
             return Ok(Arc::clone(source));
         }
@@ -293,6 +398,38 @@ impl Upstream {
             named.insert(registry.clone(), Arc::clone(&source));
         }
         Ok(source)
+    }
+}
+
+/// What is asked for: something that has a digest, or something that may change.
+enum Wanted<'a> {
+    Digest(&'a Digest),
+    Mutable,
+}
+
+impl<'a> From<&'a Reference> for Wanted<'a> {
+    fn from(reference: &'a Reference) -> Self {
+        match reference {
+            Reference::Digest(digest) => Wanted::Digest(digest),
+            Reference::Tag(_) => Wanted::Mutable,
+        }
+    }
+}
+
+/// A mirror that has sent bytes of a blob, to be named should they be wrong.
+#[derive(Clone)]
+pub struct Mirror(Arc<Source>);
+
+impl PartialEq for Mirror {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl BlobStream {
+    /// The mirror that the bytes come from; `None` for the registry itself.
+    pub fn mirror(&self) -> Option<Mirror> {
+        self.is_mirror.then(|| Mirror(Arc::clone(&self.source)))
     }
 }
 
@@ -327,6 +464,7 @@ fn make_source(
         credentials: CredentialSource::new(registry.clone(), settings.credentials.clone()),
         trusted_realms: settings.trusted_realms.clone(),
         bytes: metrics.upstream_bytes(label),
+        health: Health::new(metrics.source_down(label)),
     })
 }
 

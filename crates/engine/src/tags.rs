@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use crate::fault::SourceFault;
+use crate::ids::Digest;
 
 /// How long answers about mutable names live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,38 @@ impl TagPolicy {
     }
 }
 
+/// How much a source's word about a tag counts: zero is the registry itself, mirrors follow in the order in which they
+/// are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Trust(pub u32);
+
+impl Trust {
+    /// The registry itself.
+    pub const REGISTRY: Trust = Trust(0);
+    /// A mirror that is no longer configured.
+    pub const NOBODY: Trust = Trust(u32::MAX);
+}
+
+/// Whether an answer is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belief {
+    /// It is the truth now.
+    Accept,
+    /// It contradicts somebody whose word counts more: the registry itself decides, and while that cannot be asked what
+    /// is known stays.
+    AskRegistry,
+}
+
+/// Question: a mirror stood in for a source that could not be asked, and says something else than was known; is the tag
+/// moved? Answer: only by somebody whose word counts as much as that of who told the known answer. Prevents: a tag that
+/// goes back from v2 to v1 because a mirror lags behind (`contract.md` T4).
+pub fn believes(known: Option<(Trust, &Digest)>, answer: (Trust, &Digest)) -> Belief {
+    match known {
+        Some((trust, digest)) if *digest != *answer.1 && answer.0 > trust => Belief::AskRegistry,
+        Some(_) | None => Belief::Accept,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +89,27 @@ mod tests {
         ttl_max: Duration::from_secs(3600),
         stale_max: Duration::from_secs(600),
     };
+
+    #[test]
+    fn a_tag_does_not_go_back() {
+        let digest = |n: u8| Digest::new(crate::ids::Algorithm::Sha256, &[n; 32]);
+        let (v1, v2) = (digest(1), digest(2));
+        let (registry, a, b) = (Trust::REGISTRY, Trust(1), Trust(2));
+        let table = [
+            ("nothing is known", None, (b, v1), Belief::Accept),
+            ("the same again", Some((registry, v2)), (b, v2), Belief::Accept),
+            ("T4: from A to B", Some((a, v2)), (b, v1), Belief::AskRegistry),
+            ("T4: from the registry to a mirror", Some((registry, v2)), (a, v1), Belief::AskRegistry),
+            ("A comes back", Some((b, v1)), (a, v2), Belief::Accept),
+            ("A moves its own tag", Some((a, v2)), (a, v1), Belief::Accept),
+            ("the registry decides", Some((a, v2)), (registry, v1), Belief::Accept),
+            ("a mirror that has left", Some((Trust::NOBODY, v2)), (b, v1), Belief::Accept),
+        ];
+        for (name, known, (trust, told), expected) in table {
+            let known = known.as_ref().map(|(trust, digest)| (*trust, digest));
+            assert_eq!(believes(known, (trust, &told)), expected, "{name}");
+        }
+    }
 
     #[test]
     fn fresh_stale_or_gone() {

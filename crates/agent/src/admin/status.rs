@@ -10,6 +10,7 @@ use shoal_store::Usage;
 use super::counters::Counters;
 use super::{AdminState, Instance, Refusal, on_disk};
 use crate::driver::FlightStatus;
+use crate::upstream::SourceStatus;
 
 /// The agent at a glance. Counters count from its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,6 +39,9 @@ pub struct Status {
     pub misses: u64,
     /// Body bytes received, by registry.
     pub upstream_bytes: BTreeMap<String, u64>,
+    /// Registries and mirrors that have been asked or are configured, and whether they are well.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
     /// Transfers that broke and went on.
     pub upstream_resumes: u64,
     /// Blobs whose bytes did not match their digest.
@@ -102,6 +106,7 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Statu
         hits: counters.by("hits_total", "source"),
         misses: counters.sum("misses_total"),
         upstream_bytes: counters.by("upstream_bytes_total", "registry"),
+        sources: state.upstream.sources(),
         upstream_resumes: counters.sum("upstream_resumes_total"),
         verify_failures: counters.sum("verify_failures_total"),
     }))

@@ -38,13 +38,18 @@ impl Stand {
         let store = Store::open(options).unwrap().store;
         let metrics = Metrics::new();
         let upstream = Upstream::new(upstream::Settings::default(), Arc::clone(&metrics)).unwrap();
-        let driver =
-            driver::spawn(Config::default().driver_settings(), store.clone(), upstream, Arc::clone(&metrics));
+        let driver = driver::spawn(
+            Config::default().driver_settings(),
+            store.clone(),
+            upstream.clone(),
+            Arc::clone(&metrics),
+        );
         let socket = folder.path().join("run").join("admin.sock");
         let listener = bind(&socket).await.unwrap();
         let state = AdminState {
             store: store.clone(),
             driver,
+            upstream,
             metrics: Arc::clone(&metrics),
             started: Instant::now(),
             listeners: vec!["127.0.0.1:5000".parse().unwrap()],
@@ -147,6 +152,7 @@ async fn what_is_not_in_the_api_is_refused_in_words() {
                 Arc::clone(&stand.metrics),
             )
         },
+        upstream: Upstream::new(upstream::Settings::default(), Arc::clone(&stand.metrics)).unwrap(),
         metrics: Arc::clone(&stand.metrics),
         started: Instant::now(),
         listeners: Vec::new(),

@@ -10,6 +10,7 @@ use super::output::{Align, Output, Table, bytes, percent, seconds};
 use super::{AgentSocket, Failure};
 use crate::admin::client::AdminClient;
 use crate::admin::status::Status;
+use crate::upstream::{SourceState, SourceStatus};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  shoal status --json | jq .served_bytes")]
@@ -46,6 +47,10 @@ pub(super) fn summary(status: &Status) -> String {
     line("served", shares(&status.served_bytes));
     line("requests", requests(status));
     line("upstream", upstream(status));
+    let unwell: Vec<String> = status.sources.iter().filter_map(unwell).collect();
+    if !unwell.is_empty() {
+        line("unwell", unwell.join(", "));
+    }
     if status.verify_failures > 0 {
         line(
             "wrong",
@@ -76,6 +81,17 @@ fn store(status: &Status) -> String {
         text.push_str("; CANNOT BE USED: pulls go straight upstream, the log says why");
     }
     text
+}
+
+fn unwell(source: &SourceStatus) -> Option<String> {
+    let name = &source.name;
+    match source.state {
+        SourceState::Well => None,
+        SourceState::LeftAlone { seconds } => {
+            Some(format!("{name} does not answer and is left alone for {seconds} s"))
+        }
+        SourceState::Limited { seconds } => Some(format!("{name} limits this node for another {seconds} s")),
+    }
 }
 
 fn requests(status: &Status) -> String {

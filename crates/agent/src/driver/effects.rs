@@ -81,7 +81,7 @@ impl Driver {
                 Ok(Ok(size)) => Ok(size),
                 Ok(Err(error)) => {
                     tracing::warn!(digest = %digest.short(), %error, "upstream did not tell the size of a blob");
-                    handle.blame(digest, error.cause()).await;
+                    handle.blame_all(digest, &error).await;
                     Err(error.fault())
                 }
                 Err(_) => Err(shoal_engine::SourceFault::Protocol),
@@ -143,7 +143,9 @@ impl Driver {
     }
 
     pub(super) fn verify(&mut self, digest: Digest) {
-        let (metrics, handle) = (Arc::clone(&self.metrics), self.handle.clone());
+        let (metrics, handle, upstream) =
+            (Arc::clone(&self.metrics), self.handle.clone(), self.upstream.clone());
+        let runtime = tokio::runtime::Handle::current();
         self.on_flight(
             digest,
             move |flight| {
@@ -153,6 +155,8 @@ impl Driver {
                     let reason = "the bytes that upstream sent do not match the digest".into();
                     handle.blame_blocking(digest, Cause { source: digest.to_string(), reason });
                     tracing::error!(%digest, "the bytes that upstream sent do not match the digest");
+                    // Before the verdict is told: what follows from it must not ask the same mirror again.
+                    runtime.block_on(upstream.quarantine(&digest, &flight.mirrors()));
                 }
                 Ok(matches)
             },
@@ -288,6 +292,7 @@ impl Transfer {
             Ok(stream) => stream,
             Err(error) => return Err(self.blame(error).await),
         };
+        self.flight.comes_from(stream.mirror());
         if let Some(total) = stream.total {
             if let Err(error) = self.flight.set_size(total) {
                 tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
@@ -344,7 +349,7 @@ impl Transfer {
 
     async fn blame(&self, error: UpstreamError) -> FetchFault {
         tracing::warn!(digest = %self.digest.short(), %error, "a transfer from upstream failed");
-        self.handle.blame(self.digest, error.cause()).await;
+        self.handle.blame_all(self.digest, &error).await;
         FetchFault::Source(error.fault())
     }
 }

@@ -15,6 +15,7 @@ use shoal_engine::{Algorithm, ByteRanges, Digest};
 use shoal_store::{Partial, StoreError};
 
 use crate::registry::sendfile::MappedFile;
+use crate::upstream::Mirror;
 
 /// Read size when bytes are hashed from the file, bytes.
 const HASH_READ_BYTES: usize = 1 << 20;
@@ -46,6 +47,7 @@ pub(crate) struct FlightIo {
     written: Mutex<ByteRanges>,
     hasher: Mutex<Hasher>,
     catching_up: AtomicBool,
+    mirrors: Mutex<Vec<Mirror>>,
 }
 
 impl FlightIo {
@@ -78,6 +80,7 @@ impl FlightIo {
             written: Mutex::new(written),
             hasher: Mutex::new(Hasher { context: ring::digest::Context::new(function(digest)), upto: 0 }),
             catching_up: AtomicBool::new(false),
+            mirrors: Mutex::default(),
         }
     }
 
@@ -102,6 +105,19 @@ impl FlightIo {
             partial.set_size(size)?;
         }
         Ok(())
+    }
+
+    /// Bytes come from a mirror, if it is one: remembered in case they turn out to be wrong.
+    pub fn comes_from(&self, mirror: Option<Mirror>) {
+        let mut mirrors = self.mirrors.lock();
+        if let Some(mirror) = mirror.filter(|mirror| !mirrors.contains(mirror)) {
+            mirrors.push(mirror);
+        }
+    }
+
+    /// The mirrors that have sent bytes; no more than are configured.
+    pub fn mirrors(&self) -> Vec<Mirror> {
+        self.mirrors.lock().clone()
     }
 
     // ---- writing ----

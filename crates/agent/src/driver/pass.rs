@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::flight::{FlightIo, function};
 use crate::node::{Asked, Cause};
-use crate::upstream::Upstream;
+use crate::upstream::{Mirror, Upstream};
 
 /// Chunks between upstream and one client.
 const CHUNKS_MAX: usize = 8;
@@ -108,7 +108,12 @@ impl PassThrough {
                 Verdict::NextScope | Verdict::GiveUp(_) => return Err(PassError::Source(error.cause())),
             }
         }
-        gate.open(rest, chunks).await
+        let mirrors = std::mem::take(&mut gate.mirrors);
+        let opened = gate.open(rest, chunks).await;
+        if matches!(opened, Err(PassError::WrongContent)) {
+            self.upstream.quarantine(&rest.digest, &mirrors).await;
+        }
+        opened
     }
 
     async fn transfer(
@@ -120,6 +125,9 @@ impl PassThrough {
     ) -> Result<(), crate::upstream::UpstreamError> {
         let mut stream =
             self.upstream.open_blob(&rest.asked, &rest.digest, *at, Some(rest.range.end)).await?;
+        if let Some(mirror) = stream.mirror().filter(|mirror| !gate.mirrors.contains(mirror)) {
+            gate.mirrors.push(mirror);
+        }
         while let Some(chunk) = stream.next().await? {
             let offset = *at;
             *at += chunk.len() as u64;
@@ -134,6 +142,8 @@ struct Gate {
     hash: Option<ring::digest::Context>,
     sealed_from: u64,
     held: Vec<Bytes>,
+    /// Mirrors that have sent bytes.
+    mirrors: Vec<Mirror>,
 }
 
 impl Gate {
@@ -150,7 +160,7 @@ impl Gate {
             (None, _) => None,
         };
         let sealed_from = if hash.is_some() { last_piece_start(rest.size) } else { u64::MAX };
-        Gate { hash, sealed_from, held: Vec::new() }
+        Gate { hash, sealed_from, held: Vec::new(), mirrors: Vec::new() }
     }
 
     async fn pass(&mut self, offset: u64, mut chunk: Bytes, chunks: &mpsc::Sender<Result<Bytes, PassError>>) {

@@ -200,7 +200,7 @@ pub(super) fn outcome(fault: &SourceFault) -> &'static str {
         SourceFault::Transient | SourceFault::Interrupted => "transient",
         SourceFault::Missing => "missing",
         SourceFault::RateLimited { .. } => "rate-limited",
-        SourceFault::Denied { .. } => "denied",
+        SourceFault::Denied { .. } | SourceFault::Stopped => "denied",
         SourceFault::Protocol | SourceFault::WrongContent | SourceFault::Loop => "protocol",
     }
 }

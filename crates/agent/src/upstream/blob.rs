@@ -1,11 +1,11 @@
 //! Blobs: a stream that starts exactly where it was asked to and ends exactly where it was asked to, whatever the
 //! server makes of the range. It never ends early without an error.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use http::{HeaderValue, Method};
-use prometheus_client::metrics::counter::Counter;
 use shoal_engine::{Digest, SourceFault};
 use url::Url;
 
@@ -13,8 +13,9 @@ use super::body::Body;
 use super::error::{Reason, UpstreamError};
 use super::exchange::{Answer, Exchange, Question};
 use super::headers::{self, Coding};
+use super::place::Place;
 use super::source::Source;
-use crate::node::Asked;
+use super::trouble::Watch;
 
 const ACCEPT_ANY: &str = "*/*";
 
@@ -23,6 +24,10 @@ pub struct BlobStream {
     /// Size of the whole blob, if the source told.
     pub total: Option<u64>,
     url: Url,
+    pub(super) source: Arc<Source>,
+    pub(super) is_mirror: bool,
+    /// Tells when the transfer breaks off, where somebody else could go on.
+    pub(super) watch: Option<Watch>,
     state: State,
     /// Bytes still to be dropped because the source sends from an earlier byte on.
     skip: u64,
@@ -78,16 +83,19 @@ impl BlobStream {
                     return Ok(Some(bytes));
                 }
                 Ok(None) if self.end.is_none() && self.skip == 0 => self.state = State::Complete,
-                Ok(None) => {
-                    self.state = State::Failed;
-                    return Err(self.short());
-                }
-                Err(error) => {
-                    self.state = State::Failed;
-                    return Err(error);
-                }
+                Ok(None) => return Err(self.broken(self.short()).await),
+                Err(error) => return Err(self.broken(error).await),
             }
         }
+    }
+
+    async fn broken(&mut self, error: UpstreamError) -> UpstreamError {
+        self.state = State::Failed;
+        if let Some(watch) = &self.watch {
+            let stalled = matches!(error.reason(), Reason::Stalled { .. });
+            watch.broke(self.at - self.start, stalled).await;
+        }
+        error
     }
 
     fn short(&self) -> UpstreamError {
@@ -100,14 +108,13 @@ impl Exchange {
     /// Opens a blob at `start`; resolves when the headers have arrived.
     pub async fn open_blob(
         &self,
-        source: &Source,
-        asked: &Asked,
+        place: &Place,
         digest: &Digest,
         start: u64,
         end: Option<u64>,
     ) -> Result<BlobStream, UpstreamError> {
         assert!(end.is_none_or(|end| start < end), "an empty range needs no transfer");
-        let mut question = blob_question(source, asked, digest, Method::GET, "blob-get")?;
+        let mut question = blob_question(place, digest, Method::GET, "blob-get")?;
         question.statuses = &[200, 206, 416];
         question.range = range(start, end);
         let mut answer = self.ask(&question).await?;
@@ -118,20 +125,15 @@ impl Exchange {
             question.range = None;
             answer = self.ask(&question).await?;
         }
-        stream(answer, start, end, self.transport.idle_timeout, source.bytes.clone())
+        stream(answer, start, end, self.transport.idle_timeout, place)
     }
 
     /// Size of a blob in bytes; `None` if the source has it but does not tell its size.
     ///
     /// HEAD costs nothing but is broken in places (a URL signed for GET, ECR Public), so a HEAD that is refused or
     /// lacks the length is followed by a GET for one byte.
-    pub async fn blob_size(
-        &self,
-        source: &Source,
-        asked: &Asked,
-        digest: &Digest,
-    ) -> Result<Option<u64>, UpstreamError> {
-        let question = blob_question(source, asked, digest, Method::HEAD, "blob-head")?;
+    pub async fn blob_size(&self, place: &Place, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
+        let question = blob_question(place, digest, Method::HEAD, "blob-head")?;
         match self.ask(&question).await {
             Ok(answer) => {
                 if let Some(length) = headers::length(answer.headers()) {
@@ -142,7 +144,7 @@ impl Exchange {
                 if matches!(error.fault(), SourceFault::Denied { .. }) || error.is_method_refused() => {}
             Err(error) => return Err(error),
         }
-        let mut question = blob_question(source, asked, digest, Method::GET, "blob-get")?;
+        let mut question = blob_question(place, digest, Method::GET, "blob-get")?;
         question.statuses = &[200, 206, 416];
         question.range = range(0, Some(1));
         let answer = self.ask(&question).await?;
@@ -158,16 +160,14 @@ impl Exchange {
 }
 
 fn blob_question<'a>(
-    source: &'a Source,
-    asked: &'a Asked,
+    place: &'a Place,
     digest: &Digest,
     method: Method,
     kind: &'static str,
 ) -> Result<Question<'a>, UpstreamError> {
-    let url = source.url(&asked.scope.repository, &format!("blobs/{digest}"))?;
+    let url = place.url(&format!("blobs/{digest}"))?;
     Ok(Question {
-        source,
-        asked,
+        place,
         kind,
         method,
         url,
@@ -194,7 +194,7 @@ fn stream(
     start: u64,
     end: Option<u64>,
     idle: Duration,
-    bytes: Counter,
+    place: &Place,
 ) -> Result<BlobStream, UpstreamError> {
     let status = answer.status();
     let Answer { response, url, .. } = answer;
@@ -226,6 +226,18 @@ fn stream(
         (Some(asked), Some(told)) => Some(asked.min(told)),
         (one, other) => one.or(other),
     };
-    let body = Body::new(url.clone(), response, idle, Some(bytes))?;
-    Ok(BlobStream { total, url, state: State::Open(Box::new(body)), skip, start, at: start, end })
+    let body = Body::new(url.clone(), response, idle, Some(place.source.bytes.clone()))?;
+    let (source, is_mirror) = (Arc::clone(&place.source), place.is_mirror);
+    Ok(BlobStream {
+        total,
+        url,
+        source,
+        is_mirror,
+        watch: None,
+        state: State::Open(Box::new(body)),
+        skip,
+        start,
+        at: start,
+        end,
+    })
 }

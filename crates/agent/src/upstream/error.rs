@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_engine::{Digest, Registry, SourceFault};
+use shoal_engine::{Digest, Registry, Scope, SourceFault, walk};
 use url::Url;
 
 use super::auth::AuthFault;
@@ -94,6 +94,28 @@ pub(super) enum Reason {
     /// The request has passed through too many agents.
     #[error("the request has passed through {0} agents")]
     Hops(u32),
+    /// The source did not answer lately and is left alone for a while; it has not been asked.
+    #[error("did not answer lately; it is left alone for another {} s", .0.as_secs())]
+    LeftAlone(Duration),
+    /// The source wants to be left alone for a while; it has not been asked.
+    #[error("limits us; it wants to be left alone for another {} s", .0.as_secs())]
+    Limited(Duration),
+    /// The mirror has sent other bytes under this digest; it has not been asked.
+    #[error("has sent wrong bytes for this digest before; it is not asked for them again")]
+    Quarantined,
+    /// The source broke off in the middle of this blob; it has not been asked.
+    #[error("has broken off in the middle of this blob; others are asked first")]
+    BrokeOff,
+    /// Several sources, or none; what each said, and what it means together.
+    #[error("{}", said_by_all(.errors))]
+    Walked { errors: Vec<UpstreamError>, fault: SourceFault },
+}
+
+fn said_by_all(errors: &[UpstreamError]) -> String {
+    if errors.is_empty() {
+        return "there is no source that may be asked".into();
+    }
+    errors.iter().map(|error| format!("{}: {}", error.at, error.reason)).collect::<Vec<_>>().join("; ")
 }
 
 fn said(message: &Option<String>) -> String {
@@ -122,12 +144,30 @@ impl UpstreamError {
         self
     }
 
+    /// What a walk has come to; with one source, that source's own error.
+    pub(super) fn walked(scope: &Scope, errors: Vec<(bool, UpstreamError)>) -> Self {
+        let faults: Vec<_> = errors.iter().map(|(is_mirror, error)| (*is_mirror, error.fault())).collect();
+        let fault = match errors.is_empty() {
+            // No source is allowed to have it, so for this agent it does not exist.
+            true => SourceFault::Missing,
+            false => walk::outcome(&faults),
+        };
+        let mut errors: Vec<_> = errors.into_iter().map(|(_, error)| error).collect();
+        match errors.pop() {
+            Some(only) if errors.is_empty() && only.fault() == fault => only,
+            last => {
+                errors.extend(last);
+                UpstreamError { at: scope.to_string(), reason: Box::new(Reason::Walked { errors, fault }) }
+            }
+        }
+    }
+
     /// A server that does not know the method, which says nothing about the content.
     pub(super) fn is_method_refused(&self) -> bool {
         matches!(*self.reason, Reason::Status { status: 405 | 501, .. })
     }
 
-    #[cfg(test)]
+    /// What went wrong.
     pub(super) fn reason(&self) -> &Reason {
         &self.reason
     }
@@ -139,8 +179,12 @@ impl UpstreamError {
             Reason::Status { status, retry_after, .. } => SourceFault::from_status(*status, *retry_after),
             Reason::Auth(fault) => fault.fault(),
             Reason::OwnAddress | Reason::Hops(_) => SourceFault::Loop,
+            Reason::LeftAlone(_) => SourceFault::Transient,
+            Reason::Limited(pause) => SourceFault::RateLimited { retry_after: Some(*pause) },
+            Reason::BrokeOff => SourceFault::Interrupted,
+            Reason::Walked { fault, .. } => fault.clone(),
             Reason::Broken { .. } | Reason::Short { .. } | Reason::Stalled { .. } => SourceFault::Interrupted,
-            Reason::WrongDigest { .. } => SourceFault::WrongContent,
+            Reason::WrongDigest { .. } | Reason::Quarantined => SourceFault::WrongContent,
             Reason::Redirect(_)
             | Reason::ContentRange { .. }
             | Reason::OutOfRange { .. }
@@ -151,7 +195,17 @@ impl UpstreamError {
         }
     }
 
-    /// The whole story in one line, for the `detail` of an error and for the log.
+    /// What each source said, in the order in which they were asked, for the `detail` of an error.
+    pub fn causes(&self) -> Vec<Cause> {
+        match &*self.reason {
+            Reason::Walked { errors, .. } if !errors.is_empty() => {
+                errors.iter().flat_map(UpstreamError::causes).collect()
+            }
+            _ => vec![self.cause()],
+        }
+    }
+
+    /// The whole story in one line, for the log.
     pub fn cause(&self) -> Cause {
         let mut reason = self.reason.to_string();
         let mut next = self.reason.source();

@@ -12,19 +12,20 @@ use url::Url;
 use super::auth::{Authorization, Authorizer, outcome};
 use super::challenge::challenges_of;
 use super::error::{Reason, UpstreamError};
+use super::headers;
+use super::hops::Hops;
 use super::limits::HOPS_MAX;
+use super::place::Place;
 use super::redirect;
 use super::source::Source;
 use super::transport::Transport;
 use crate::metrics::Metrics;
-use crate::node::Asked;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// What is asked.
 pub(super) struct Question<'a> {
-    pub source: &'a Source,
-    pub asked: &'a Asked,
+    pub place: &'a Place,
     /// Value of the `kind` label.
     pub kind: &'static str,
     pub method: Method,
@@ -74,15 +75,16 @@ impl Exchange {
             Ok(_) => "ok",
             Err(error) => outcome(&error.fault()),
         };
-        self.metrics.upstream_request(&question.source.label, question.kind, outcome);
+        self.metrics.upstream_request(&question.place.source.label, question.kind, outcome);
         result
     }
 
     async fn authenticated(&self, question: &Question<'_>) -> Result<Answer, UpstreamError> {
-        if question.asked.hops.count() >= HOPS_MAX {
-            return Err(UpstreamError::new(&question.url, Reason::Hops(question.asked.hops.count())));
+        let asked = &question.place.asked;
+        if asked.hops.count() >= HOPS_MAX {
+            return Err(UpstreamError::new(&question.url, Reason::Hops(asked.hops.count())));
         }
-        let (source, repository) = (question.source, &question.asked.scope.repository);
+        let (source, repository) = (&*question.place.source, &asked.scope.repository);
         let auth_failed = |fault| UpstreamError::new(&question.url, Reason::Auth(fault));
         let mut authorization =
             self.authorizer.known(&self.transport, source, repository).await.map_err(auth_failed)?;
@@ -125,22 +127,45 @@ impl Exchange {
         question: &Question<'_>,
         authorization: Option<&Authorization>,
     ) -> Result<Answer, UpstreamError> {
+        let source = &*question.place.source;
         let mut url = question.url.clone();
         let mut at_home = true;
         for followed in 0.. {
             let headers = self.headers(question, authorization.filter(|_| at_home), at_home);
-            let client = if at_home { &question.source.client } else { &question.source.plain_client };
+            let client = if at_home { &source.client } else { &source.plain_client };
             let response = self.transport.send(client, question.method.clone(), &url, headers, None).await?;
+            if at_home {
+                self.note_rate_limit(source, response.headers());
+            }
             if !redirect::is_redirect(response.status().as_u16()) {
                 return Ok(Answer { response, url, at_home });
             }
             let next = redirect::target(&url, response.headers().get(LOCATION), followed)
                 .map_err(|fault| UpstreamError::new(&url, Reason::Redirect(fault)))?;
             self.transport.drain(&url, response).await;
-            at_home = at_home && question.source.is_home(&next);
+            at_home = at_home && source.is_home(&next);
             url = next;
         }
         unreachable!("redirect::target ends the loop")
+    }
+
+    /// What a registry tells of its limits (Docker Hub does with every answer).
+    fn note_rate_limit(&self, source: &Source, headers: &HeaderMap) {
+        if let Some(limit) = headers::rate_limit(headers) {
+            self.metrics.upstream_rate_limit(&source.label, limit.limit, limit.remaining);
+        }
+    }
+
+    /// Whether a source answers at all; what it answers to the base endpoint does not matter.
+    pub async fn ping(&self, source: &Source) -> Result<(), UpstreamError> {
+        let mut url = source.endpoint.clone();
+        url.set_path(&format!("{}/v2/", source.endpoint.path().trim_end_matches('/')));
+        let headers = HeaderMap::from_iter([(VIA, Hops::default().via(&self.instance))]);
+        let response = self.transport.send(&source.client, Method::GET, &url, headers, None).await?;
+        if response.status().is_server_error() {
+            return Err(self.transport.status_error(&url, response, true).await);
+        }
+        Ok(())
     }
 
     fn headers(
@@ -153,7 +178,8 @@ impl Exchange {
         headers.insert(ACCEPT, HeaderValue::from_static(question.accept));
         // Coded bytes have other offsets and another hash.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(VIA, question.asked.hops.via(&self.instance));
+        let asked = &question.place.asked;
+        headers.insert(VIA, asked.hops.via(&self.instance));
         if let Some(range) = &question.range {
             headers.insert(RANGE, range.clone());
         }
@@ -166,7 +192,7 @@ impl Exchange {
         if let Some(tag) = &question.if_none_match {
             headers.insert(IF_NONE_MATCH, tag.clone());
         }
-        if let Some(client) = question.asked.client.filter(|_| self.forward_client_address) {
+        if let Some(client) = asked.client.filter(|_| self.forward_client_address) {
             let text = client.to_string();
             headers.insert(X_FORWARDED_FOR, HeaderValue::try_from(text).expect("an address is plain ASCII"));
         }

@@ -61,6 +61,21 @@ pub(super) struct Extent {
     pub total: Option<u64>,
 }
 
+/// How many requests a registry allows, and how many of them are left (Docker Hub's `ratelimit-*`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RateLimit {
+    /// Requests in a window.
+    pub limit: u64,
+    /// Those left in this one.
+    pub remaining: u64,
+}
+
+/// The limit, where both headers are there: `100;w=21600`.
+pub(super) fn rate_limit(headers: &HeaderMap) -> Option<RateLimit> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.split(';').next()?.trim().parse().ok();
+    Some(RateLimit { limit: number("ratelimit-limit")?, remaining: number("ratelimit-remaining")? })
+}
+
 /// The extent, or `None` if the header is missing or malformed.
 pub(super) fn extent(headers: &HeaderMap) -> Option<Extent> {
     let header: ContentRange = headers.typed_get()?;

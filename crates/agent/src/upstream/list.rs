@@ -10,8 +10,7 @@ use super::error::UpstreamError;
 use super::exchange::{Exchange, Question};
 use super::headers;
 use super::limits::LIST_BYTES_MAX;
-use super::source::Source;
-use crate::node::Asked;
+use super::place::Place;
 
 const ACCEPT: &str = "application/json, application/vnd.oci.image.index.v1+json";
 
@@ -47,16 +46,10 @@ impl ListAnswer {
 
 impl Exchange {
     /// Asks for what follows the repository's name in the URL: `tags/list?n=5`, `referrers/<digest>`.
-    pub async fn list(
-        &self,
-        source: &Source,
-        asked: &Asked,
-        path_and_query: &str,
-    ) -> Result<ListAnswer, UpstreamError> {
-        let url = source.url(&asked.scope.repository, path_and_query)?;
+    pub async fn list(&self, place: &Place, path_and_query: &str) -> Result<ListAnswer, UpstreamError> {
+        let url = place.url(path_and_query)?;
         let question = Question {
-            source,
-            asked,
+            place,
             kind: "list",
             method: Method::GET,
             url,
@@ -71,7 +64,7 @@ impl Exchange {
         let (media_type, max_age) =
             (headers::media_type(answer.headers()), headers::max_age(answer.headers()));
         let bytes = self.transport.read(&answer.url, answer.response, LIST_BYTES_MAX).await?;
-        source.bytes.inc_by(bytes.len() as u64);
+        place.source.bytes.inc_by(bytes.len() as u64);
         Ok(ListAnswer { bytes, media_type, link, filters_applied, max_age })
     }
 }

@@ -12,8 +12,7 @@ use super::error::{Reason, UpstreamError};
 use super::exchange::{Exchange, Question};
 use super::headers;
 use super::limits::{HASH_INLINE_BYTES_MAX, MANIFEST_BYTES_MAX};
-use super::source::Source;
-use crate::node::Asked;
+use super::place::Place;
 
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
@@ -72,12 +71,11 @@ impl Exchange {
     /// Asks whether a manifest is there and what it is.
     pub async fn head_manifest(
         &self,
-        source: &Source,
-        asked: &Asked,
+        place: &Place,
         reference: &Reference,
         known: Option<&Digest>,
     ) -> Result<ManifestHead, UpstreamError> {
-        let question = question(source, asked, Method::HEAD, "manifest-head", reference, known)?;
+        let question = question(place, Method::HEAD, "manifest-head", reference, known)?;
         let answer = match self.ask(&question).await {
             // HEAD is not supported there; a GET will tell.
             Err(error) if error.is_method_refused() => {
@@ -103,12 +101,11 @@ impl Exchange {
     /// Fetches a manifest and checks it.
     pub async fn get_manifest(
         &self,
-        source: &Source,
-        asked: &Asked,
+        place: &Place,
         reference: &Reference,
         known: Option<&Digest>,
     ) -> Result<ManifestGet, UpstreamError> {
-        let question = question(source, asked, Method::GET, "manifest-get", reference, known)?;
+        let question = question(place, Method::GET, "manifest-get", reference, known)?;
         let answer = self.ask(&question).await?;
         let max_age = headers::max_age(answer.headers());
         if answer.status() == 304 {
@@ -123,7 +120,7 @@ impl Exchange {
         let media_type = headers::media_type(answer.headers());
         let url = answer.url;
         let bytes = self.transport.read(&url, answer.response, MANIFEST_BYTES_MAX).await?;
-        source.bytes.inc_by(bytes.len() as u64);
+        place.source.bytes.inc_by(bytes.len() as u64);
         let found = hash(named.map_or(Algorithm::Sha256, |digest| digest.algorithm()), &bytes).await;
         if let Some(expected) = named.filter(|expected| *expected != found) {
             return Err(UpstreamError::new(&url, Reason::WrongDigest { expected, found }));
@@ -137,19 +134,18 @@ impl Exchange {
 }
 
 fn question<'a>(
-    source: &'a Source,
-    asked: &'a Asked,
+    place: &'a Place,
     method: Method,
     kind: &'static str,
     reference: &Reference,
     known: Option<&Digest>,
 ) -> Result<Question<'a>, UpstreamError> {
-    let url = source.url(&asked.scope.repository, &format!("manifests/{reference}"))?;
+    let url = place.url(&format!("manifests/{reference}"))?;
     let if_none_match =
         known.map(|digest| HeaderValue::try_from(format!("\"{digest}\"")).expect("a digest is plain ASCII"));
     // 304 answers nothing that was not asked.
     let statuses: &'static [u16] = if known.is_some() { &[200, 304] } else { &[200] };
-    Ok(Question { source, asked, kind, method, url, accept: ACCEPT, range: None, if_none_match, statuses })
+    Ok(Question { place, kind, method, url, accept: ACCEPT, range: None, if_none_match, statuses })
 }
 
 /// Types that servers send when they do not know.

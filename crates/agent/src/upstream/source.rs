@@ -1,12 +1,12 @@
-//! A source: one place that can be asked for a repository's content. Today that is a registry's endpoint; mirrors
-//! are further sources of the same kind, and nothing behind this type knows the difference.
+//! A source: one server that can be asked for content, a registry's own or a mirror's; nothing behind this type knows
+//! the difference.
 
 use prometheus_client::metrics::counter::Counter;
-use shoal_engine::{Registry, Repository};
+use shoal_engine::Registry;
 use url::Url;
 
 use super::credentials::CredentialSource;
-use super::error::{Reason, UpstreamError};
+use super::health::Health;
 use super::redirect::same_origin;
 
 /// An endpoint with what is needed to ask it.
@@ -27,21 +27,11 @@ pub(super) struct Source {
     pub trusted_realms: Vec<String>,
     /// Body bytes received.
     pub bytes: Counter,
+    /// Whether it is worth asking.
+    pub health: Health,
 }
 
 impl Source {
-    /// The URL of something in a repository: `rest` is what follows its name, query included.
-    pub fn url(&self, repository: &Repository, rest: &str) -> Result<Url, UpstreamError> {
-        let prefix = format!("{}/v2/{repository}/", self.endpoint.as_str().trim_end_matches('/'));
-        let wrong = |error| UpstreamError::new(&self.endpoint, Reason::Url(error));
-        let url = Url::parse(&format!("{prefix}{rest}")).map_err(wrong)?;
-        // `..` in the rest would lead out of the repository, and out of what was authorised.
-        if !url.as_str().starts_with(&prefix) {
-            return Err(wrong(url::ParseError::RelativeUrlWithCannotBeABaseBase));
-        }
-        Ok(url)
-    }
-
     /// Whether a URL is this source itself rather than a place that it redirects to.
     pub fn is_home(&self, url: &Url) -> bool {
         same_origin(&self.endpoint, url)

@@ -24,6 +24,7 @@ mod manifest;
 mod redirect;
 mod secrets;
 mod tls;
+mod walk;
 
 /// A request as a server saw it.
 #[derive(Clone, Debug)]
@@ -265,7 +266,6 @@ async fn statuses_become_faults() {
         respond(status, &[("retry-after", "7")], r#"{"errors":[{"code":"CODE","message":"the reason"}]}"#)
     })
     .await;
-    let upstream = upstream(&server.url(""));
     let denied = |status| SourceFault::Denied { status };
     let table = [
         (404, SourceFault::Missing),
@@ -279,6 +279,8 @@ async fn statuses_become_faults() {
         (304, SourceFault::Protocol),
     ];
     for (status, fault) in table {
+        // A new agent each: one that has been limited does not ask again at once.
+        let upstream = upstream(&server.url(""));
         let error = upstream.list(&asked(), &format!("tags/list?status={status}")).await.unwrap_err();
         assert_eq!(error.fault(), fault, "{status}");
         let cause = error.cause();
@@ -386,7 +388,7 @@ async fn registries_that_clients_make_up_are_bounded() {
     for n in 0..limits::UNCONFIGURED_REGISTRIES_MAX + 10 {
         let mut asked = asked();
         asked.scope.registry = format!("r{n}.test").parse().unwrap();
-        let source = upstream.source(&asked).unwrap();
+        let source = upstream.source(&asked.scope.registry).unwrap();
         let own = n < limits::UNCONFIGURED_REGISTRIES_MAX;
         assert_eq!(source.label, if own { asked.scope.registry.to_string() } else { "other".into() });
         assert_eq!(source.endpoint.as_str(), format!("https://r{n}.test/"));

@@ -1,10 +1,11 @@
-//! HTTP clients: one for each distinct TLS setting, so that registries that agree share their connections.
+//! HTTP clients: one for each distinct setting of TLS and of the time for a connection, so that registries that agree share their connections.
 //!
 //! The certificate of every https server is verified, always. The provider is named here and in no process-wide
 //! place. HTTP/2 is agreed by ALPN; redirects and decoding are ours.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -22,6 +23,7 @@ use super::{Settings, SettingsError};
 struct TlsKey {
     ca: Option<Vec<u8>>,
     identity: Option<Secret>,
+    connect_timeout: Duration,
 }
 
 /// Makes clients, each once.
@@ -46,14 +48,15 @@ impl<'a> Clients<'a> {
         Clients { settings, platform: found.certs, made: HashMap::new() }
     }
 
-    /// The client for a CA and an identity. `registry` is named in the error.
+    /// The client for a CA, an identity and a patience. `registry` is named in the error.
     pub fn get(
         &mut self,
         registry: &str,
         ca: Option<&[u8]>,
         identity: Option<&Secret>,
+        connect_timeout: Duration,
     ) -> Result<reqwest::Client, SettingsError> {
-        let key = TlsKey { ca: ca.map(<[u8]>::to_vec), identity: identity.cloned() };
+        let key = TlsKey { ca: ca.map(<[u8]>::to_vec), identity: identity.cloned(), connect_timeout };
         if let Some(client) = self.made.get(&key) {
             return Ok(client.clone());
         }
@@ -63,7 +66,7 @@ impl<'a> Clients<'a> {
             .user_agent(&self.settings.user_agent)
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
-            .connect_timeout(self.settings.connect_timeout)
+            .connect_timeout(connect_timeout)
             .pool_idle_timeout(IDLE_CONNECTION_LIFETIME)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
             .http2_initial_stream_window_size(H2_STREAM_WINDOW)
