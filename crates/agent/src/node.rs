@@ -17,7 +17,8 @@ use shoal_store::{Store, StoreError};
 use crate::driver;
 use crate::listing::{ListingReply, Listings};
 use crate::metrics::{Metrics, Served};
-use crate::upstream::{Hops, Upstream, UpstreamError};
+use crate::sources::Sources;
+use crate::upstream::{Hops, UpstreamError};
 
 use single::Single;
 
@@ -137,7 +138,7 @@ pub struct Parts {
     /// The blobs on disk.
     pub store: Store,
     /// Everything that is not here.
-    pub upstream: Upstream,
+    pub sources: Sources,
     /// The driver of this node's engine.
     pub driver: driver::Handle,
     /// Tag lists and referrers.

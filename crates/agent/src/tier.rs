@@ -41,7 +41,7 @@ pub use stream::TierStream;
 use backend::Backend;
 use gate::Gate;
 use layout::Layout;
-use limits::{DISTRUST_LIFETIME, DISTRUSTED_MAX, SEEN_LIFETIME, SEEN_MAX};
+use limits::{BREAK_MEMORY, DISTRUST_LIFETIME, DISTRUSTED_MAX, SEEN_LIFETIME, SEEN_MAX};
 use upload::Uploads;
 
 /// How the store is reached, resolved from the configuration.
@@ -178,6 +178,8 @@ struct Inner {
     seen: Cache<(Scope, Digest), TierBlob>,
     /// Blobs whose object has sent wrong bytes.
     distrusted: Cache<Digest, ()>,
+    /// Blobs whose transfer broke off: others are asked first.
+    broken: Cache<Digest, ()>,
 }
 
 impl Tier {
@@ -199,6 +201,7 @@ impl Tier {
             reads: Gate::new(),
             writes: Gate::new(),
             seen: Cache::builder().max_capacity(SEEN_MAX).time_to_live(SEEN_LIFETIME).build(),
+            broken: Cache::builder().max_capacity(DISTRUSTED_MAX).time_to_live(BREAK_MEMORY).build(),
             distrusted: Cache::builder().max_capacity(DISTRUSTED_MAX).time_to_live(DISTRUST_LIFETIME).build(),
         };
         Tier { inner: Arc::new(inner), uploads }

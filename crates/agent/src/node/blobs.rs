@@ -56,7 +56,7 @@ impl Inner {
 
     /// A client must be told a length before it gets the first byte.
     async fn upstream_size(&self, asked: &Asked, digest: Digest) -> Result<u64, PullError> {
-        let size = self.parts.upstream.blob_size(asked, &digest).await.map_err(|e| pull_error(&e))?;
+        let size = self.parts.sources.blob_size(asked, &digest).await.map_err(|e| pull_error(&e))?;
         size.ok_or_else(|| {
             let source = asked.scope.to_string();
             PullError::Exhausted(vec![Cause {

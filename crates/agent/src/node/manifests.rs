@@ -248,8 +248,12 @@ impl Inner {
             on_disk(&self.parts.store, move |store| store.tag(&scope, &tag)).await.flatten()
         };
         let reference = Reference::Tag(tag.clone());
-        let head =
-            self.parts.upstream.head_manifest(asked, &reference, known.as_ref().map(|r| &r.digest)).await?;
+        let head = self
+            .parts
+            .sources
+            .upstream()
+            .head_manifest(asked, &reference, known.as_ref().map(|r| &r.digest))
+            .await?;
         match (head, known) {
             (ManifestHead::NotModified { max_age }, Some(record)) => Ok(Fetched {
                 digest: record.digest,
@@ -280,19 +284,33 @@ impl Inner {
     }
 
     async fn get(&self, asked: &Asked, reference: &Reference) -> Result<Fetched, FetchError> {
-        match self.parts.upstream.get_manifest(asked, reference, None).await? {
-            ManifestGet::Found { bytes, media_type, digest, max_age } => Ok(Fetched {
-                digest,
-                media_type,
-                size: bytes.len() as u64,
-                bytes: Some(bytes),
-                ttl: self.settings.tags.time_to_live(max_age),
-            }),
+        if let Reference::Digest(digest) = reference
+            && let Some(fetched) = self.shared(asked, *digest).await
+        {
+            return Ok(fetched);
+        }
+        let (got, sender) = self.parts.sources.get_manifest(asked, reference).await?;
+        match got {
+            ManifestGet::Found { bytes, media_type, digest, max_age } => {
+                let size = bytes.len() as u64;
+                let content = Content::Inline(bytes.clone());
+                self.parts.sources.offer(digest, size, content, &[sender]);
+                let ttl = self.settings.tags.time_to_live(max_age);
+                Ok(Fetched { digest, media_type, size, bytes: Some(bytes), ttl })
+            }
             ManifestGet::NotModified { .. } => {
                 // Nothing was said to be known, so this is a registry that does not keep to HTTP.
                 Err(FetchError { fault: SourceFault::Protocol, pull: PullError::Exhausted(Vec::new()) })
             }
         }
+    }
+
+    /// A manifest from the object store, which keeps no media types: one whose own text does not tell is fetched.
+    async fn shared(&self, asked: &Asked, digest: Digest) -> Option<Fetched> {
+        let bytes = self.parts.sources.shared_manifest(asked, &digest).await?;
+        let media_type = media_type_of(&bytes)?;
+        let (size, ttl) = (bytes.len() as u64, self.settings.tags.time_to_live(None));
+        Some(Fetched { digest, media_type, size, bytes: Some(bytes), ttl })
     }
 
     async fn remember_tag(&self, scope: &Scope, tag: &Tag, fetched: &Fetched) {

@@ -47,6 +47,9 @@ pub(super) const DISTRUSTED_MAX: u64 = 1024;
 /// How long such a blob is left alone where this agent does not replace it: another one may have.
 pub(super) const DISTRUST_LIFETIME: Duration = Duration::from_secs(10 * 60);
 
+/// How long a blob is left alone whose transfer broke off here: longer than the pull, not much longer.
+pub(super) const BREAK_MEMORY: Duration = Duration::from_secs(60);
+
 /// Bytes read from a file at a time.
 pub(super) const FILE_CHUNK_BYTES: u64 = 256 << 10;
 

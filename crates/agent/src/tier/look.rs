@@ -46,7 +46,7 @@ impl Look {
 impl Inner {
     /// What the store has for a repository, asked now or a moment ago.
     pub(super) async fn find(&self, scope: &Scope, digest: &Digest) -> Result<Option<TierBlob>, TierFault> {
-        if self.distrusted.contains_key(digest) {
+        if self.distrusted.contains_key(digest) || self.broken.contains_key(digest) {
             return Ok(None);
         }
         let key = (scope.clone(), *digest);

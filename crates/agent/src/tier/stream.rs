@@ -120,6 +120,7 @@ impl TierStream {
             Err(fault) => {
                 if !matches!(self.state, State::Failed) {
                     self.inner.reads.settle(Some(&fault));
+                    self.inner.broken.insert(self.digest, ()).await;
                 }
                 self.state = State::Failed;
                 Err(fault)
