@@ -16,6 +16,7 @@ pub mod origin;
 pub mod place;
 pub mod process;
 pub mod proxy;
+pub mod s3;
 pub mod tls;
 pub mod token_server;
 pub mod wait;

@@ -10,6 +10,7 @@ mod fuzz;
 mod packages;
 mod place;
 mod process;
+mod s3;
 mod test;
 mod tidy;
 
@@ -73,5 +74,6 @@ fn demo(args: &[String]) -> Result {
 fn setup() -> Result {
     packages::ensure(&packages::ALL)?;
     containerd::ensure();
+    s3::ensure();
     Ok(())
 }

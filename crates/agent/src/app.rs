@@ -21,6 +21,8 @@ use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::registry::listen::{self, BindError};
 use crate::registry::{self, FrontSettings};
+use crate::sources::Sources;
+use crate::tier::{Tier, TierSettingsError};
 use crate::upstream::{SettingsError, Upstream};
 
 /// Why the agent does not start. Each error names the thing and the remedy.
@@ -32,6 +34,9 @@ pub enum StartError {
     /// The upstream settings cannot be used.
     #[error(transparent)]
     Upstream(#[from] SettingsError),
+    /// The object store's settings cannot be used.
+    #[error(transparent)]
+    Tier(#[from] TierSettingsError),
     /// A port cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -53,6 +58,7 @@ pub struct App {
     store: Store,
     report: OpenReport,
     upstream: Upstream,
+    tier: Option<Tier>,
     registry: Vec<(TcpListener, FrontSettings)>,
     observe: TcpListener,
     admin: UnixListener,
@@ -66,6 +72,8 @@ impl App {
     pub async fn build(config: Config) -> Result<Self, StartError> {
         let metrics = Metrics::new();
         let upstream = Upstream::new(config.upstream_settings(), Arc::clone(&metrics))?;
+        let tier =
+            config.tier_settings().map(|settings| Tier::new(settings, Arc::clone(&metrics))).transpose()?;
         let options = config.store_options();
         let path = options.path.clone();
         let opened = tokio::task::spawn_blocking(move || Store::open(options)).await;
@@ -84,6 +92,7 @@ impl App {
             store: opened.store,
             report: opened.report,
             upstream,
+            tier,
             registry,
             observe,
             admin,
@@ -92,7 +101,7 @@ impl App {
 
     /// Starts to answer.
     pub fn spawn(self) -> Running {
-        let App { config, metrics, store, report, upstream, registry, observe, admin } = self;
+        let App { config, metrics, store, report, upstream, tier, registry, observe, admin } = self;
         tracing::info!(
             blobs = report.blobs,
             bytes = report.bytes,
@@ -101,12 +110,13 @@ impl App {
             index = ?report.index,
             "store opened"
         );
+        let sources = Sources::new(upstream.clone(), tier.clone());
         let driver =
-            driver::spawn(config.driver_settings(), store.clone(), upstream.clone(), Arc::clone(&metrics));
+            driver::spawn(config.driver_settings(), store.clone(), sources.clone(), Arc::clone(&metrics));
         let listings = Listings::new(upstream.clone(), ListingSettings::default());
         let parts = Parts {
             store: store.clone(),
-            upstream: upstream.clone(),
+            sources,
             driver: driver.clone(),
             listings,
             metrics: Arc::clone(&metrics),
@@ -142,7 +152,7 @@ impl App {
         watched.spawn(sweep(gauges, config.sweep_interval(), background.clone()));
         tracing::info!(registry = ?addresses, observe = ?observe_address, "ready");
         readiness.ready();
-        Running { config, driver, store, serving, stopping, watched, background, readiness, addresses }
+        Running { config, driver, store, tier, serving, stopping, watched, background, readiness, addresses }
     }
 }
 
@@ -151,6 +161,7 @@ pub struct Running {
     config: Config,
     driver: driver::Handle,
     store: Store,
+    tier: Option<Tier>,
     serving: TaskTracker,
     stopping: CancellationToken,
     watched: TaskTracker,
@@ -174,7 +185,11 @@ impl Running {
         self.stopping.cancel();
         self.serving.close();
         // Clients first: what they wait for must still arrive. Both ends have the same deadline.
+        let begun = Instant::now();
         tokio::join!(self.serving.wait(), self.driver.drain(deadline));
+        if let Some(tier) = &self.tier {
+            tier.drain(deadline.saturating_sub(begun.elapsed())).await;
+        }
         self.background.cancel();
         self.watched.close();
         self.watched.wait().await;

@@ -1,7 +1,8 @@
 //! Configuration: one TOML file, read once, checked as a whole, and handed to each part in the part's own words.
 //!
 //! Invariants: a [`Config`] is right, so nobody behind it checks again; all problems of a file are reported at once;
-//! nobody else reads configuration, and nobody but the command line reads the environment; no secret is in it but the
+//! nobody else reads configuration, and nobody but the command line reads the environment (but for the credentials that a
+//! cloud gives to a process, which the object store takes from there when told to); no secret is in it but the
 //! private keys, which have no text form.
 
 mod document;
@@ -21,6 +22,7 @@ use shoal_engine::access::Rules;
 use shoal_engine::tags::TagPolicy;
 
 use crate::registry::listen::ConnectionLimits;
+use crate::tier::TierSettings;
 use crate::upstream::RegistrySettings;
 use crate::{driver, logging, node, upstream};
 
@@ -148,6 +150,11 @@ impl Config {
             routes: self.access_rules().clone(),
             ..upstream::Settings::default()
         }
+    }
+
+    /// The object store that nodes share, if there is one.
+    pub fn tier_settings(&self) -> Option<&TierSettings> {
+        self.checked.tier.as_ref()
     }
 
     /// How the driver and its engine are bounded.

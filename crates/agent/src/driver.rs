@@ -25,7 +25,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::node::{Asked, Cause};
-use crate::upstream::{ClientToken, Upstream, UpstreamError};
+use crate::sources::Sources;
+use crate::upstream::{ClientToken, UpstreamError};
+
+pub(crate) use flight::function as hash_function;
 
 pub use body::{BlobBody, BodyError, Opened};
 pub(crate) use flight::FlightProof;
@@ -191,7 +194,7 @@ struct Driver {
     handle: Handle,
     settings: Arc<Settings>,
     store: Store,
-    upstream: Upstream,
+    sources: Sources,
     metrics: Arc<Metrics>,
     flights: HashMap<Digest, Arc<FlightIo>>,
     tickets: HashMap<TicketId, Open>,
@@ -223,13 +226,14 @@ struct Story {
 }
 
 /// Starts the driver on the current runtime.
-pub fn spawn(settings: Settings, store: Store, upstream: Upstream, metrics: Arc<Metrics>) -> Handle {
+pub fn spawn(settings: Settings, store: Store, sources: impl Into<Sources>, metrics: Arc<Metrics>) -> Handle {
+    let sources = sources.into();
     let (sender, inbox) = mpsc::channel(INBOX_MAX);
     let settings = Arc::new(settings);
     let handle = Handle {
         inbox: sender,
         next_ticket: Arc::new(AtomicU64::new(1)),
-        pass: PassThrough::new(upstream.clone(), settings.engine.fetches_max),
+        pass: PassThrough::new(sources.clone(), settings.engine.fetches_max),
     };
     let driver = Driver {
         engine: Engine::new(settings.engine),
@@ -238,7 +242,7 @@ pub fn spawn(settings: Settings, store: Store, upstream: Upstream, metrics: Arc<
         handle: handle.clone(),
         settings,
         store,
-        upstream,
+        sources,
         metrics,
         flights: HashMap::new(),
         tickets: HashMap::new(),

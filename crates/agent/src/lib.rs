@@ -16,4 +16,6 @@ pub mod manifest;
 pub mod metrics;
 pub mod node;
 pub mod registry;
+pub mod sources;
+pub mod tier;
 pub mod upstream;

@@ -61,6 +61,17 @@ struct ByUpstream {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOperation {
+    operation: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByRegistry {
     registry: String,
 }
@@ -78,6 +89,12 @@ pub struct Metrics {
     hits: Family<BySource, Counter>,
     misses: Counter,
     verify_failures: Counter,
+    tier_requests: Family<ByOperation, Counter>,
+    tier_uploads_dropped: Family<ByReason, Counter>,
+    /// Bytes of blobs received from the object store.
+    pub tier_received_bytes: Counter,
+    /// Bytes sent to the object store, markers included.
+    pub tier_sent_bytes: Counter,
     quarantines: Family<ByRegistry, Counter>,
     source_down: Family<ByRegistry, Gauge>,
     rate_limit: Family<ByRegistry, Gauge>,
@@ -150,6 +167,19 @@ impl Metrics {
         let misses = add!("misses", "Requests that needed upstream", Counter::default());
         let verify_failures =
             add!("verify_failures", "Blobs whose bytes did not match their digest", Counter::default());
+        let tier_requests = add!(
+            "tier_requests",
+            "Questions to the object store and uploads to it, by operation and outcome",
+            Family::default()
+        );
+        let tier_uploads_dropped = add!(
+            "tier_uploads_dropped",
+            "Blobs that were not uploaded to the object store, by reason",
+            Family::default()
+        );
+        let tier_received_bytes =
+            add!("tier_received_bytes", "Bytes of blobs received from the object store", Counter::default());
+        let tier_sent_bytes = add!("tier_sent_bytes", "Bytes sent to the object store", Counter::default());
         let quarantines = add!(
             "quarantines",
             "Blobs for which a mirror is no longer asked, because it sent wrong bytes",
@@ -197,6 +227,10 @@ impl Metrics {
             hits,
             misses,
             verify_failures,
+            tier_requests,
+            tier_uploads_dropped,
+            tier_received_bytes,
+            tier_sent_bytes,
             quarantines,
             source_down,
             rate_limit,
@@ -260,6 +294,17 @@ impl Metrics {
     /// A blob did not match its digest.
     pub fn verify_failure(&self) {
         self.verify_failures.inc();
+    }
+
+    /// The object store was asked, or something was uploaded; `operation` is `stat`, `open`, `get` or `upload`,
+    /// `outcome` is `hit`, `miss`, `left-alone` or `failed`, of an upload `stored`, `present` or `failed`.
+    pub fn tier_request(&self, operation: &'static str, outcome: &'static str) {
+        self.tier_requests.get_or_create(&ByOperation { operation, outcome }).inc();
+    }
+
+    /// A blob was not uploaded; `reason` is `no-room`, `left-alone`, `failed` or `stopped`.
+    pub fn tier_upload_dropped(&self, reason: &'static str) {
+        self.tier_uploads_dropped.get_or_create(&ByReason { reason }).inc();
     }
 
     /// A mirror has sent wrong bytes for a blob.

@@ -22,7 +22,8 @@ use shoal_store::{Store, StoreError, Visibility};
 use crate::driver;
 use crate::listing::{ListingReply, Listings};
 use crate::metrics::{Metrics, Served};
-use crate::upstream::{ClientToken, Hops, Sought, Upstream, UpstreamError};
+use crate::sources::Sources;
+use crate::upstream::{ClientToken, Hops, Sought, UpstreamError};
 
 use access::Access;
 use single::Single;
@@ -155,7 +156,7 @@ pub struct Parts {
     /// The blobs on disk.
     pub store: Store,
     /// Everything that is not here.
-    pub upstream: Upstream,
+    pub sources: Sources,
     /// The driver of this node's engine.
     pub driver: driver::Handle,
     /// Tag lists and referrers.
@@ -218,7 +219,7 @@ impl From<UpstreamError> for FetchError {
 impl Node {
     /// Puts the parts together.
     pub fn new(parts: Parts, settings: Settings) -> Self {
-        let access = Access::new(settings.rules.clone(), parts.upstream.clone());
+        let access = Access::new(settings.rules.clone(), parts.sources.upstream().clone());
         let (manifests, proofs) = (Single::new(), Single::new());
         Node(Arc::new(Inner { parts, settings, access, manifests, proofs }))
     }

@@ -316,9 +316,20 @@ impl Upstream {
         reference: &Reference,
         known: Option<&Digest>,
     ) -> Result<ManifestGet, UpstreamError> {
+        Ok(self.get_manifest_from(asked, reference, known).await?.0)
+    }
+
+    /// The same, with the mirror that sent it if it was one.
+    pub async fn get_manifest_from(
+        &self,
+        asked: &Asked,
+        reference: &Reference,
+        known: Option<&Digest>,
+    ) -> Result<(ManifestGet, Option<Mirror>), UpstreamError> {
         let exchange = &self.inner.exchange;
         let ask = |place: Place| async move { exchange.get_manifest(&place, reference, known).await };
-        Ok(self.walk(asked, reference.into(), Weight::Pull, ask).await?.0)
+        let (found, place) = self.walk(asked, reference.into(), Weight::Pull, ask).await?;
+        Ok((found, place.is_mirror.then_some(Mirror(place.source))))
     }
 
     /// Whether a source has a blob, and its size in bytes; none if it does not tell.
@@ -380,6 +391,14 @@ impl Upstream {
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Whether a registry is asked with credentials of ours, as of now.
+    pub async fn has_credentials(&self, registry: &Registry) -> bool {
+        match self.source(registry) {
+            Ok(source) => source.credentials.resolve().await.login.is_some(),
+            Err(_) => false,
+        }
     }
 
     async fn walk<T, F, Fut>(

@@ -4,11 +4,12 @@
 use std::path::Path;
 
 /// A dependency and the only packages that may name it.
-const ONLY_IN: [(&str, &[&str]); 12] = [
+const ONLY_IN: [(&str, &[&str]); 13] = [
     ("rocksdb", &["shoal-store"]),
     ("libp2p", &["shoal-net"]),
     ("axum", &["shoal-agent", "shoal-tests"]),
     ("reqwest", &["shoal-agent", "shoal-tests"]),
+    ("object_store", &["shoal-agent"]),
     ("hyper", &["shoal-agent", "shoal-tests"]),
     ("hyper-util", &["shoal-agent", "shoal-tests"]),
     ("tokio", &["shoal-agent", "shoal-net", "shoal-tests"]),

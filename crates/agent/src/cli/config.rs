@@ -7,8 +7,10 @@ use serde_json::json;
 
 use super::output::Output;
 use super::{ConfigArgs, Failure};
+use crate::app::StartError;
 use crate::config::{ConfigErrors, SAMPLE};
 use crate::metrics::Metrics;
+use crate::tier::Tier;
 use crate::upstream::Upstream;
 
 #[derive(Debug, Subcommand)]
@@ -61,7 +63,11 @@ fn check(args: &ConfigArgs, json: bool, out: &mut Output) -> Result<ExitCode, Fa
         (Ok(config), json) => {
             // What only the TLS library can tell: whether a key belongs to its certificate.
             Upstream::new(config.upstream_settings(), Metrics::new())
-                .map_err(|error| Failure::Start(crate::app::StartError::Upstream(error)))?;
+                .map_err(|error| Failure::Start(StartError::Upstream(error)))?;
+            if let Some(settings) = config.tier_settings() {
+                Tier::new(settings, Metrics::new())
+                    .map_err(|error| Failure::Start(StartError::Tier(error)))?;
+            }
             if json {
                 out.json(&json!({ "ok": true, "file": args.path(), "problems": [] }))?;
             } else {

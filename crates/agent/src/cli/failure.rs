@@ -119,7 +119,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Failure::Filter(_) => 2,
-            Failure::Config(_) | Failure::Start(StartError::Upstream(_)) => 3,
+            Failure::Config(_) | Failure::Start(StartError::Upstream(_) | StartError::Tier(_)) => 3,
             Failure::Agent(ClientError::NoAgent { .. }) | Failure::NoStore { .. } => 4,
             Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 404 => 5,
             Failure::Missing(_) | Failure::NoSuchPrefix(_) => 5,

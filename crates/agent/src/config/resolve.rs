@@ -4,6 +4,7 @@
 //! further check.
 
 mod access;
+mod object_store;
 mod registries;
 
 pub(super) use registries::default_credentials;
@@ -22,6 +23,7 @@ use super::problem::{Problem, quoted};
 use super::quantity::{Period, Size};
 use super::schema;
 use crate::logging;
+use crate::tier::TierSettings;
 use crate::upstream::RegistrySettings;
 
 /// Longest duration of anything: beyond it a typing error is more likely than an intention.
@@ -45,6 +47,7 @@ pub(super) struct Checked {
     pub listeners: Vec<Listener>,
     pub registries: BTreeMap<Registry, RegistrySettings>,
     pub rules: Rules,
+    pub tier: Option<TierSettings>,
     pub observe: SocketAddr,
     pub log: logging::Settings,
 }
@@ -63,12 +66,13 @@ pub(super) fn resolve(
     store(&file.store, found);
     let registries = registries::resolve(&file.upstream, found);
     let rules = access::resolve(&file.access, found);
+    let tier = object_store::resolve(&file.object_store, &file.upstream.user_agent, found);
     tags(&file.tags, found);
     let log = log(&file.log, found);
     socket(&file.admin.socket, found);
     found.period("shutdown.drain_deadline", file.shutdown.drain_deadline, Duration::ZERO, TIMEOUT_MAX);
     let observe = observe.unwrap_or_else(unused_address);
-    let checked = Checked { listeners, registries, rules, observe, log };
+    let checked = Checked { listeners, registries, tier, rules, observe, log };
     // In the order of the file; what is missing from it stands at the end.
     findings.problems.sort_by_key(|problem| problem.at.unwrap_or((usize::MAX, 0)));
     (checked, findings.problems)

@@ -3,6 +3,10 @@
 //!
 //! Nothing is checked here but names and types: what a value may be is decided by `resolve`, which sees all of them.
 
+mod object_store;
+
+pub use object_store::{CredentialsFrom, ObjectStore};
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -25,6 +29,8 @@ pub struct File {
     pub store: Store,
     /// Where blobs come from.
     pub upstream: Upstream,
+    /// The second tier that nodes share.
+    pub object_store: ObjectStore,
     /// What is served at all.
     pub access: Access,
     /// Answers about mutable names.

@@ -132,6 +132,39 @@ fn single_problems() {
             "access.rules[2].match",
             "access.rules[0], which says \"r.test/a/**\"",
         ),
+        ("[object_store]\nwrite = false", "object_store.url", "is missing"),
+        ("[object_store]\nurl = 'bucket/prefix'", "object_store.url", "s3://bucket/prefix"),
+        ("[object_store]\nurl = 'ftp://bucket'", "object_store.url", "s3://bucket/prefix"),
+        ("[object_store]\nurl = 's3://u:hunter2@b'", "object_store.url", "nothing else in it"),
+        ("[object_store]\nurl = 'file://host/dir'", "object_store.url", "file:///"),
+        ("[object_store]\nurl = 'gs://bucket/a//b*'", "object_store.url", "the prefix may have"),
+        ("[object_store]\nurl = 's3://bucket'", "object_store.region", "eu-central-1"),
+        ("[object_store]\nurl = 's3://bucket'\nregion = 'a b'", "object_store.region", "eu-central-1"),
+        ("[object_store]\nurl = 'az://images'", "object_store.account", "storage account"),
+        (
+            "[object_store]\nurl = 's3://b'\nendpoint = 'http://s3.test'",
+            "object_store.endpoint",
+            "allow_http = true",
+        ),
+        (
+            "[object_store]\nurl = 's3://b'\nendpoint = 's3.test:9000'",
+            "object_store.endpoint",
+            "http or https",
+        ),
+        ("[object_store]\nurl = 'gs://b'\nregion = 'eu'", "object_store.region", "only with an s3:// URL"),
+        (
+            "[object_store]\nurl = 'file:///d'\nendpoint = 'https://s3.test'",
+            "object_store.endpoint",
+            "only with a bucket",
+        ),
+        ("[object_store]\nurl = 'gs://b'\ncredentials = 'file'", "object_store.credentials", "\"anonymous\""),
+        (
+            "[object_store]\nurl = 'gs://b'\ncredentials_file = '/no/such/file'",
+            "object_store.credentials_file",
+            "No such file",
+        ),
+        ("[object_store]\nurl = 'gs://b'\nuploads_max = 0", "object_store.uploads_max", "from 1"),
+        ("[object_store]\nurl = 'gs://b'\nidle_timeout = '0s'", "object_store.idle_timeout", "from 100ms"),
         ("[tags]\nttl = '30days'", "tags.ttl", "tags.ttl_max"),
         ("[prefetch]\nlayers = 'yes'", "prefetch.layers", "true or false"),
         ("[log]\nlevel = 'infoo'", "log.level", "not a level"),
@@ -250,6 +283,50 @@ fn what_is_shown_reads_back_and_has_no_secret() {
     for text in [shown, config.to_json().to_string(), format!("{config:?}"), format!("{settings:?}")] {
         assert!(!text.contains("hunter2") && !text.contains(key_line), "a secret is shown: {text}");
     }
+}
+
+#[test]
+fn object_stores() {
+    use crate::tier::{Bucket, BucketCredentials};
+    let tier = |text: &str| {
+        let config = Config::parse(&format!("[object_store]\n{text}"), None);
+        config.unwrap_or_else(|error| panic!("{error}")).tier_settings().cloned().unwrap()
+    };
+    let s3 = |region: &str, endpoint: Option<&str>, path_style| Bucket::S3 {
+        bucket: "images".into(),
+        region: region.into(),
+        endpoint: endpoint.map(|text| text.parse().unwrap()),
+        path_style,
+    };
+    let table = [
+        ("url = 's3://images'\nregion = 'eu-central-1'", s3("eu-central-1", None, false), ""),
+        (
+            "url = 's3://images/a/b/'\nendpoint = 'https://s3.test'",
+            s3("us-east-1", Some("https://s3.test"), true),
+            "a/b",
+        ),
+        (
+            "url = 's3://images'\nendpoint = 'https://obs.test'\nregion = 'x-1'\npath_style = false",
+            s3("x-1", Some("https://obs.test"), false),
+            "",
+        ),
+        (
+            "url = 'az://images/a'\naccount = 'acc'",
+            Bucket::Azure { account: "acc".into(), container: "images".into(), endpoint: None },
+            "a",
+        ),
+        ("url = 'gs://images'", Bucket::Google { bucket: "images".into(), endpoint: None }, ""),
+        ("url = 'file:///mnt/images'", Bucket::Directory { path: "/mnt/images".into() }, ""),
+    ];
+    for (text, bucket, prefix) in table {
+        let settings = tier(text);
+        assert_eq!((&settings.bucket, settings.prefix.as_str()), (&bucket, prefix), "{text}");
+        assert_eq!(settings.credentials, BucketCredentials::Environment, "{text}");
+        crate::tier::Tier::new(&settings, crate::metrics::Metrics::new()).unwrap();
+    }
+    let anonymous = tier("url = 'gs://b'\ncredentials = 'anonymous'");
+    assert_eq!(anonymous.credentials, BucketCredentials::Anonymous);
+    assert!(Config::default().tier_settings().is_none());
 }
 
 proptest! {

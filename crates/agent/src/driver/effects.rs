@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::flight::FlightIo;
 use super::{Driver, Handle, Running};
 use crate::node::{Asked, Cause};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::sources::{Incoming, Sources};
+use crate::upstream::UpstreamError;
 
 /// Chunks between the network and the disk of one transfer. A chunk is at most a few hundred KiB, so this bounds the
 /// memory of a transfer to some 8 MiB while the disk is slower than the network.
@@ -79,10 +80,10 @@ impl Driver {
     }
 
     pub(super) fn size(&mut self, digest: Digest, scope: Scope) {
-        let (upstream, handle) = (self.upstream.clone(), self.handle.clone());
+        let (sources, handle) = (self.sources.clone(), self.handle.clone());
         let asked = self.asked_for(digest, scope);
         tokio::spawn(async move {
-            let answer = tokio::spawn(async move { upstream.blob_size(&asked, &digest).await }).await;
+            let answer = tokio::spawn(async move { sources.blob_size(&asked, &digest).await }).await;
             let result = match answer {
                 Ok(Ok(told)) => Ok(told.size),
                 Ok(Err(error)) => {
@@ -126,7 +127,7 @@ impl Driver {
             cancel,
             flight,
             handle: self.handle.clone(),
-            upstream: self.upstream.clone(),
+            sources: self.sources.clone(),
         };
         let handle = self.handle.clone();
         tokio::spawn(async move {
@@ -149,8 +150,8 @@ impl Driver {
     }
 
     pub(super) fn verify(&mut self, digest: Digest) {
-        let (metrics, handle, upstream) =
-            (Arc::clone(&self.metrics), self.handle.clone(), self.upstream.clone());
+        let (metrics, handle, sources) =
+            (Arc::clone(&self.metrics), self.handle.clone(), self.sources.clone());
         let runtime = tokio::runtime::Handle::current();
         self.on_flight(
             digest,
@@ -162,7 +163,7 @@ impl Driver {
                     handle.blame_blocking(digest, Cause { source: digest.to_string(), reason });
                     tracing::error!(%digest, "the bytes that upstream sent do not match the digest");
                     // Before the verdict is told: what follows from it must not ask the same mirror again.
-                    runtime.block_on(upstream.quarantine(&digest, &flight.mirrors()));
+                    runtime.block_on(sources.blame(&digest, &flight.senders()));
                 }
                 Ok(matches)
             },
@@ -171,7 +172,7 @@ impl Driver {
     }
 
     pub(super) fn commit(&mut self, digest: Digest) {
-        let store = self.store.clone();
+        let (store, sources) = (self.store.clone(), self.sources.clone());
         self.on_flight(
             digest,
             move |flight| {
@@ -183,6 +184,12 @@ impl Driver {
                 }
                 for (scope, visibility) in flight.vouched() {
                     store.link(&scope, &digest, visibility)?;
+                }
+                let senders = flight.senders();
+                if sources.wants(&senders)
+                    && let Some(blob) = store.get(&digest, now)?
+                {
+                    sources.offer(digest, blob.size, blob.content, &senders);
                 }
                 Ok(())
             },
@@ -286,7 +293,7 @@ struct Transfer {
     cancel: CancellationToken,
     flight: Arc<FlightIo>,
     handle: Handle,
-    upstream: Upstream,
+    sources: Sources,
 }
 
 impl Transfer {
@@ -295,7 +302,7 @@ impl Transfer {
         let end = (end != u64::MAX).then_some(end);
         let opened = tokio::select! {
             () = self.cancel.cancelled() => return Err(FetchFault::Cancelled),
-            opened = self.upstream.open_blob(&self.asked, &self.digest, self.start, end) => opened,
+            opened = self.sources.open_blob(&self.asked, &self.digest, self.start, end) => opened,
         };
         let mut stream = match opened {
             Ok(stream) => stream,
@@ -303,7 +310,7 @@ impl Transfer {
         };
         // Before the first byte is there: whoever asked through this repository waits for nothing more.
         self.flight.vouch(&self.asked.scope, stream.visibility);
-        self.flight.comes_from(stream.mirror());
+        self.flight.comes_from(&stream.sender);
         if let Some(total) = stream.total {
             if let Err(error) = self.flight.set_size(total) {
                 tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
@@ -335,11 +342,7 @@ impl Transfer {
         Ok(())
     }
 
-    async fn forward(
-        &self,
-        stream: &mut crate::upstream::BlobStream,
-        chunks: &mpsc::Sender<Bytes>,
-    ) -> Result<(), FetchFault> {
+    async fn forward(&self, stream: &mut Incoming, chunks: &mpsc::Sender<Bytes>) -> Result<(), FetchFault> {
         let mut at = self.start;
         while at < self.end.load(Ordering::Acquire) {
             let mut chunk = match stream.next().await {

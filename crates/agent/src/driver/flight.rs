@@ -15,7 +15,7 @@ use shoal_engine::{Algorithm, ByteRanges, Digest, Scope};
 use shoal_store::{Partial, StoreError, Visibility};
 
 use crate::registry::sendfile::MappedFile;
-use crate::upstream::Mirror;
+use crate::sources::Sender;
 
 /// Read size when bytes are hashed from the file, bytes.
 const HASH_READ_BYTES: usize = 1 << 20;
@@ -50,7 +50,7 @@ pub(crate) struct FlightIo {
     written: Mutex<ByteRanges>,
     hasher: Mutex<Hasher>,
     catching_up: AtomicBool,
-    mirrors: Mutex<Vec<Mirror>>,
+    senders: Mutex<Vec<Sender>>,
     /// The repositories whose registry has said that they have the blob, and how it was asked.
     vouched: Mutex<Vec<(Scope, Visibility)>>,
 }
@@ -104,7 +104,7 @@ impl FlightIo {
             written: Mutex::new(written),
             hasher: Mutex::new(Hasher { context: ring::digest::Context::new(function(digest)), upto: 0 }),
             catching_up: AtomicBool::new(false),
-            mirrors: Mutex::default(),
+            senders: Mutex::default(),
             vouched: Mutex::default(),
         }
     }
@@ -151,17 +151,17 @@ impl FlightIo {
         Ok(())
     }
 
-    /// Bytes come from a mirror, if it is one: remembered in case they turn out to be wrong.
-    pub fn comes_from(&self, mirror: Option<Mirror>) {
-        let mut mirrors = self.mirrors.lock();
-        if let Some(mirror) = mirror.filter(|mirror| !mirrors.contains(mirror)) {
-            mirrors.push(mirror);
+    /// Bytes come from there: remembered in case they turn out to be wrong.
+    pub fn comes_from(&self, sender: &Sender) {
+        let mut senders = self.senders.lock();
+        if !senders.contains(sender) {
+            senders.push(sender.clone());
         }
     }
 
-    /// The mirrors that have sent bytes; no more than are configured.
-    pub fn mirrors(&self) -> Vec<Mirror> {
-        self.mirrors.lock().clone()
+    /// Who has sent bytes; no more than there are sources for the repositories that wait.
+    pub fn senders(&self) -> Vec<Sender> {
+        self.senders.lock().clone()
     }
 
     // ---- writing ----

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::flight::{FlightIo, function};
 use crate::node::{Asked, Cause};
-use crate::upstream::{Mirror, Upstream};
+use crate::sources::{Sender, Sources};
 
 /// Chunks between upstream and one client.
 const CHUNKS_MAX: usize = 8;
@@ -27,7 +27,7 @@ const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub(crate) struct PassThrough {
-    upstream: Upstream,
+    sources: Sources,
     /// Pass-through has no singleflight: this bound is what keeps a node with a sick disk from storming upstream.
     permits: Arc<Semaphore>,
 }
@@ -61,8 +61,8 @@ pub(crate) enum PassError {
 }
 
 impl PassThrough {
-    pub fn new(upstream: Upstream, transfers_max: usize) -> Self {
-        PassThrough { upstream, permits: Arc::new(Semaphore::new(transfers_max)) }
+    pub fn new(sources: Sources, transfers_max: usize) -> Self {
+        PassThrough { sources, permits: Arc::new(Semaphore::new(transfers_max)) }
     }
 
     /// Starts the transfer. Chunks come out of the channel; it closes after the last byte or after an error.
@@ -108,10 +108,10 @@ impl PassThrough {
                 Verdict::NextScope | Verdict::GiveUp(_) => return Err(PassError::Source(error.cause())),
             }
         }
-        let mirrors = std::mem::take(&mut gate.mirrors);
+        let senders = std::mem::take(&mut gate.senders);
         let opened = gate.open(rest, chunks).await;
         if matches!(opened, Err(PassError::WrongContent)) {
-            self.upstream.quarantine(&rest.digest, &mirrors).await;
+            self.sources.blame(&rest.digest, &senders).await;
         }
         opened
     }
@@ -123,10 +123,9 @@ impl PassThrough {
         gate: &mut Gate,
         chunks: &mpsc::Sender<Result<Bytes, PassError>>,
     ) -> Result<(), crate::upstream::UpstreamError> {
-        let mut stream =
-            self.upstream.open_blob(&rest.asked, &rest.digest, *at, Some(rest.range.end)).await?;
-        if let Some(mirror) = stream.mirror().filter(|mirror| !gate.mirrors.contains(mirror)) {
-            gate.mirrors.push(mirror);
+        let mut stream = self.sources.open_blob(&rest.asked, &rest.digest, *at, Some(rest.range.end)).await?;
+        if !gate.senders.contains(&stream.sender) {
+            gate.senders.push(stream.sender.clone());
         }
         while let Some(chunk) = stream.next().await? {
             let offset = *at;
@@ -142,8 +141,8 @@ struct Gate {
     hash: Option<ring::digest::Context>,
     sealed_from: u64,
     held: Vec<Bytes>,
-    /// Mirrors that have sent bytes.
-    mirrors: Vec<Mirror>,
+    /// Who has sent bytes.
+    senders: Vec<Sender>,
 }
 
 impl Gate {
@@ -160,7 +159,7 @@ impl Gate {
             (None, _) => None,
         };
         let sealed_from = if hash.is_some() { last_piece_start(rest.size) } else { u64::MAX };
-        Gate { hash, sealed_from, held: Vec::new(), mirrors: Vec::new() }
+        Gate { hash, sealed_from, held: Vec::new(), senders: Vec::new() }
     }
 
     async fn pass(&mut self, offset: u64, mut chunk: Bytes, chunks: &mpsc::Sender<Result<Bytes, PassError>>) {

@@ -73,7 +73,7 @@ impl Inner {
     /// A client must be told a length before it gets the first byte.
     async fn upstream_size(&self, admitted: &Admitted, digest: Digest) -> Result<u64, PullError> {
         let asked = &admitted.asked;
-        let told = Box::pin(self.parts.upstream.blob_size(asked, &digest)).await;
+        let told = Box::pin(self.parts.sources.blob_size(asked, &digest)).await;
         let told = told.map_err(|e| pull_error(&e))?;
         if !admitted.suffices(told.visibility) {
             return Err(admitted.not_public());

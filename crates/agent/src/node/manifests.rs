@@ -264,7 +264,8 @@ impl Inner {
         let known = self.tag_record(admitted, tag).await;
         let reference = Reference::Tag(tag.clone());
         let known_digest = known.as_ref().map(|record| &record.digest);
-        let head = self.parts.upstream.head_manifest(&admitted.asked, &reference, known_digest).await?;
+        let upstream = self.parts.sources.upstream();
+        let head = upstream.head_manifest(&admitted.asked, &reference, known_digest).await?;
         match (head, known) {
             (ManifestHead::NotModified { max_age, visibility }, Some(record)) => Ok(Fetched {
                 digest: record.digest,
@@ -298,20 +299,33 @@ impl Inner {
     }
 
     async fn get(&self, admitted: &Admitted, reference: &Reference) -> Result<Fetched, FetchError> {
-        match self.parts.upstream.get_manifest(&admitted.asked, reference, None).await? {
-            ManifestGet::Found { bytes, media_type, digest, max_age, visibility } => Ok(Fetched {
-                digest,
-                media_type,
-                size: bytes.len() as u64,
-                bytes: Some(bytes),
-                ttl: self.settings.tags.time_to_live(max_age),
-                visibility,
-            }),
+        if let Reference::Digest(digest) = reference
+            && let Some(fetched) = self.shared(admitted, *digest).await
+        {
+            return Ok(fetched);
+        }
+        let (got, sender) = self.parts.sources.get_manifest(&admitted.asked, reference).await?;
+        match got {
+            ManifestGet::Found { bytes, media_type, digest, max_age, visibility } => {
+                let size = bytes.len() as u64;
+                let content = Content::Inline(bytes.clone());
+                self.parts.sources.offer(digest, size, content, &[sender]);
+                let ttl = self.settings.tags.time_to_live(max_age);
+                Ok(Fetched { digest, media_type, size, bytes: Some(bytes), ttl, visibility })
+            }
             ManifestGet::NotModified { .. } => {
                 // Nothing was said to be known, so this is a registry that does not keep to HTTP.
                 Err(FetchError { fault: SourceFault::Protocol, pull: PullError::Exhausted(Vec::new()) })
             }
         }
+    }
+
+    /// A manifest from the object store, which keeps no media types: one whose own text does not tell is fetched.
+    async fn shared(&self, admitted: &Admitted, digest: Digest) -> Option<Fetched> {
+        let (bytes, visibility) = self.parts.sources.shared_manifest(&admitted.asked, &digest).await?;
+        let media_type = media_type_of(&bytes)?;
+        let (size, ttl) = (bytes.len() as u64, self.settings.tags.time_to_live(None));
+        Some(Fetched { digest, media_type, size, bytes: Some(bytes), ttl, visibility })
     }
 
     async fn remember_tag(&self, scope: &Scope, tag: &Tag, fetched: &Fetched) {

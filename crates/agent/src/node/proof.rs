@@ -75,7 +75,7 @@ impl Inner {
         }
         admitted.local()?;
         let ask = || {
-            let (upstream, store) = (self.parts.upstream.clone(), self.parts.store.clone());
+            let (upstream, store) = (self.parts.sources.upstream().clone(), self.parts.store.clone());
             let (admitted, blob) = (admitted.clone(), blob.clone());
             Box::pin(async move {
                 let found = match (standing, kind) {
@@ -108,7 +108,7 @@ impl Inner {
             return Ok(());
         }
         let ask = || {
-            let (upstream, admitted) = (self.parts.upstream.clone(), admitted.clone());
+            let (upstream, admitted) = (self.parts.sources.upstream().clone(), admitted.clone());
             Box::pin(async move {
                 let found = upstream.blob_size(&admitted.asked, &digest).await?.visibility;
                 if admitted.suffices(found) { Ok(found) } else { Err(withheld(&admitted)) }

@@ -13,6 +13,7 @@ use super::auth::AuthFault;
 use super::credentials::{CredentialsError, chain};
 use super::redirect::RedirectFault;
 use crate::node::Cause;
+use crate::tier::TierError;
 
 /// What went wrong, and at which URL.
 #[derive(Debug)]
@@ -109,6 +110,9 @@ pub(super) enum Reason {
     /// The source broke off in the middle of this blob; it has not been asked.
     #[error("has broken off in the middle of this blob; others are asked first")]
     BrokeOff,
+    /// The object store failed in the middle of a body.
+    #[error("{0}")]
+    Tier(TierError),
     /// Several sources, or none; what each said, and what it means together.
     #[error("{}", said_by_all(.errors))]
     Walked { errors: Vec<UpstreamError>, fault: SourceFault },
@@ -136,6 +140,11 @@ impl UpstreamError {
         let error = error.without_url();
         let reason = if error.is_connect() { Reason::Connect(error) } else { Reason::Request(error) };
         UpstreamError::new(url, reason)
+    }
+
+    /// The object store has begun to send and failed.
+    pub(crate) fn of_tier(error: TierError) -> Self {
+        UpstreamError { at: "the object store".into(), reason: Box::new(Reason::Tier(error)) }
     }
 
     /// Tells the operator, where a registry denies access, that we could not show it the configured credentials.
@@ -185,6 +194,7 @@ impl UpstreamError {
             Reason::LeftAlone(_) => SourceFault::Transient,
             Reason::Limited(pause) => SourceFault::RateLimited { retry_after: Some(*pause) },
             Reason::BrokeOff => SourceFault::Interrupted,
+            Reason::Tier(error) => error.source_fault(),
             Reason::Walked { fault, .. } => fault.clone(),
             Reason::Broken { .. } | Reason::Short { .. } | Reason::Stalled { .. } => SourceFault::Interrupted,
             Reason::WrongDigest { .. } | Reason::Quarantined => SourceFault::WrongContent,

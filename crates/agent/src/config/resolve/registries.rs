@@ -186,7 +186,7 @@ fn identity(table: &str, settings: &UpstreamRegistry, found: &mut Findings<'_, '
     }
 }
 
-fn certificates(key: &str, path: &Path, found: &mut Findings<'_, '_>) -> Option<Vec<u8>> {
+pub(super) fn certificates(key: &str, path: &Path, found: &mut Findings<'_, '_>) -> Option<Vec<u8>> {
     let bytes = pem(key, path, found)?;
     let certificates: Result<Vec<CertificateDer<'_>>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     if certificates.is_ok_and(|list| !list.is_empty()) {
@@ -227,7 +227,7 @@ fn pem(key: &str, path: &Path, found: &mut Findings<'_, '_>) -> Option<Vec<u8>> 
 }
 
 /// A file that is read later, and again and again: it has to be there at the start.
-fn readable(key: &str, path: &Path, found: &mut Findings<'_, '_>) {
+pub(super) fn readable(key: &str, path: &Path, found: &mut Findings<'_, '_>) {
     if !found.absolute(key, path) {
         return;
     }
