@@ -15,6 +15,7 @@ pub mod ids;
 pub mod io;
 pub mod limits;
 pub mod location;
+pub mod mirrors;
 pub mod name;
 pub mod pieces;
 pub mod ranges;
