@@ -30,6 +30,8 @@ mod hops;
 mod limits;
 mod list;
 mod manifest;
+mod mirrors;
+mod reach;
 mod realm;
 mod redirect;
 mod source;
@@ -49,6 +51,9 @@ pub use hops::Hops;
 pub use limits::{HOPS_MAX, LIST_BYTES_MAX, MANIFEST_BYTES_MAX, MAX_AGE_MAX, RETRY_AFTER_MAX};
 pub use list::ListAnswer;
 pub use manifest::{ManifestGet, ManifestHead};
+pub use mirrors::MirrorSettings;
+
+pub use reach::Reach;
 
 use credentials::CredentialSource;
 use exchange::Exchange;
@@ -78,6 +83,8 @@ pub struct Settings {
     pub registries: BTreeMap<Registry, RegistrySettings>,
     /// Settings of every other registry. It must have neither endpoint nor password: clients choose the names.
     pub default: RegistrySettings,
+    /// Who else has what registries have.
+    pub mirrors: MirrorSettings,
     /// Where this process listens: no request is sent there (C17).
     pub own_addresses: Vec<SocketAddr>,
 }
@@ -94,6 +101,7 @@ impl Default for Settings {
             tokens_max: 4096,
             registries: BTreeMap::new(),
             default: RegistrySettings::default(),
+            mirrors: MirrorSettings::default(),
             own_addresses: Vec::new(),
         }
     }
