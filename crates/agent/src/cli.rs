@@ -7,6 +7,8 @@ mod agent;
 mod blob;
 mod config;
 pub(crate) mod failure;
+mod import;
+mod mirrors;
 mod output;
 mod process;
 mod status;
@@ -29,6 +31,7 @@ const EXAMPLES: &str = "\
 Examples:
   shoal agent --config shoal.toml   run the agent
   shoal config check                report everything that is wrong with the configuration
+  shoal mirrors explain redis:7     who is asked for an image, and in which order
   shoal status                      what the agent on this node is doing
   shoal blob ls --sort size         what it has stored
   shoal demo                        see it work, on this machine, in ten seconds
@@ -61,6 +64,9 @@ enum Command {
     /// Check the configuration, or show it.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Show which mirrors are asked.
+    #[command(subcommand)]
+    Mirrors(mirrors::MirrorsCommand),
     /// List, check and remove stored blobs.
     ///
     /// Asks the agent of this node. When none runs, the store is opened directly, as the user who owns it.
@@ -141,6 +147,7 @@ impl Cli {
         let outcome = match self.command {
             Command::Agent(args) => agent::run(&args),
             Command::Config(command) => config::run(&command, &mut out),
+            Command::Mirrors(command) => process::light_runtime()?.block_on(mirrors::run(&command, &mut out)),
             Command::Blob(command) => process::light_runtime()?.block_on(blob::run(&command, &mut out)),
             Command::Status(args) => process::light_runtime()?.block_on(status::run(&args, &mut out)),
             Command::Demo(args) => {

@@ -23,9 +23,10 @@ use shoal_engine::tags::TagPolicy;
 
 use crate::registry::listen::ConnectionLimits;
 use crate::tier::TierSettings;
-use crate::upstream::RegistrySettings;
+use crate::upstream::{MirrorSettings, RegistrySettings};
 use crate::{driver, logging, node, upstream};
 
+pub(crate) use document::line_and_column;
 pub use problem::{ConfigErrors, Problem};
 pub use schema::LogFormat;
 
@@ -146,6 +147,7 @@ impl Config {
             forward_client_address: settings.forward_client_address,
             registries: self.checked.registries.clone(),
             default: RegistrySettings { credentials, ..RegistrySettings::default() },
+            mirrors: self.mirror_settings(),
             own_addresses: self.listeners().iter().map(|listener| listener.address).collect(),
             routes: self.access_rules().clone(),
             ..upstream::Settings::default()
@@ -155,6 +157,11 @@ impl Config {
     /// The object store that nodes share, if there is one.
     pub fn tier_settings(&self) -> Option<&TierSettings> {
         self.checked.tier.as_ref()
+    }
+
+    /// Which mirrors are asked, and what they may cost.
+    pub fn mirror_settings(&self) -> MirrorSettings {
+        self.checked.mirrors.clone()
     }
 
     /// How the driver and its engine are bounded.

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod driver;
+pub mod import;
 pub mod listing;
 pub mod logging;
 pub mod manifest;

@@ -39,6 +39,7 @@ mod manifest;
 mod mirrors;
 mod place;
 mod policy;
+mod reach;
 mod realm;
 mod redirect;
 mod source;
@@ -65,6 +66,7 @@ pub use list::ListAnswer;
 pub use manifest::{ManifestGet, ManifestHead};
 pub use mirrors::MirrorSettings;
 pub use policy::{AccessMode, Policy};
+pub use reach::Reach;
 pub use verify::{Sought, Verdict};
 
 use credentials::CredentialSource;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::import::{self, ImportArgs};
 use super::output::Output;
 use super::{ConfigArgs, Failure};
 use crate::app::StartError;
@@ -42,6 +43,10 @@ pub(super) enum ConfigCommand {
     /// Print a configuration file with every key, explained, at its default.
     #[command(after_help = "Example:\n  shoal config sample > /etc/shoal/shoal.toml")]
     Sample,
+    /// Write down as mirror sets what runtimes and OpenShift have.
+    ///
+    /// Prints tables for a configuration file, and on standard error what could not be carried over and why.
+    Import(ImportArgs),
 }
 
 pub(super) fn run(command: &ConfigCommand, out: &mut Output) -> Result<ExitCode, Failure> {
@@ -54,6 +59,7 @@ pub(super) fn run(command: &ConfigCommand, out: &mut Output) -> Result<ExitCode,
             out.bytes(config.load()?.to_toml().as_bytes()).map(|()| ExitCode::SUCCESS)
         }
         ConfigCommand::Sample => out.bytes(SAMPLE.as_bytes()).map(|()| ExitCode::SUCCESS),
+        ConfigCommand::Import(args) => import::run(args, out),
     }
 }
 

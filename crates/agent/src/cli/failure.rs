@@ -12,6 +12,7 @@ use shoal_store::{OpenError, StoreError};
 use crate::admin::client::ClientError;
 use crate::app::StartError;
 use crate::config::ConfigErrors;
+use crate::import::ImportError;
 use crate::logging;
 
 /// Why a command failed.
@@ -23,6 +24,28 @@ pub enum Failure {
     /// `--log` is wrong.
     #[error("--log: {0}")]
     Filter(#[from] logging::FilterError),
+    /// What is not the name of an image.
+    #[error("{image:?} is no image: {reason}")]
+    Image {
+        /// What was given.
+        image: String,
+        /// Why.
+        reason: String,
+    },
+    /// The files to import are wrong.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// A file would be overwritten.
+    #[error("{} exists", .0.display())]
+    Exists(PathBuf),
+    /// A file cannot be written.
+    #[error("cannot write {path}", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The agent did not start.
     #[error("the agent cannot start: {0}")]
     Start(#[source] StartError),
@@ -103,10 +126,14 @@ impl Failure {
             Failure::NoSuchPrefix(_) | Failure::Missing(_) => "list what there is: shoal blob ls".into(),
             Failure::Ambiguous { .. } => "give more of the digest".into(),
             Failure::Store(_) => "look at the disk that the path lies on".into(),
+            Failure::Image { .. } => "write it as for a runtime: redis:7, quay.io/team/app@sha256:...".into(),
+            Failure::Exists(_) => "name another file, or overwrite it with --force".into(),
             Failure::Output(_) => "look at where standard output goes".into(),
             // These say it themselves.
             Failure::Agent(ClientError::Refused { .. })
             | Failure::Filter(_)
+            | Failure::Import(_)
+            | Failure::Write { .. }
             | Failure::Start(_)
             | Failure::Open { .. }
             | Failure::System { .. }
@@ -118,8 +145,10 @@ impl Failure {
     /// The exit codes of the command, as its help lists them.
     fn exit_code(&self) -> u8 {
         match self {
-            Failure::Filter(_) => 2,
-            Failure::Config(_) | Failure::Start(StartError::Upstream(_) | StartError::Tier(_)) => 3,
+            Failure::Filter(_) | Failure::Image { .. } => 2,
+            Failure::Import(_)
+            | Failure::Config(_)
+            | Failure::Start(StartError::Upstream(_) | StartError::Tier(_)) => 3,
             Failure::Agent(ClientError::NoAgent { .. }) | Failure::NoStore { .. } => 4,
             Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 404 => 5,
             Failure::Missing(_) | Failure::NoSuchPrefix(_) => 5,

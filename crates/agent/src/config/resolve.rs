@@ -4,6 +4,7 @@
 //! further check.
 
 mod access;
+mod mirrors;
 mod object_store;
 mod registries;
 
@@ -24,7 +25,7 @@ use super::quantity::{Period, Size};
 use super::schema;
 use crate::logging;
 use crate::tier::TierSettings;
-use crate::upstream::RegistrySettings;
+use crate::upstream::{MirrorSettings, RegistrySettings};
 
 /// Longest duration of anything: beyond it a typing error is more likely than an intention.
 const PERIOD_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -48,6 +49,7 @@ pub(super) struct Checked {
     pub registries: BTreeMap<Registry, RegistrySettings>,
     pub rules: Rules,
     pub tier: Option<TierSettings>,
+    pub mirrors: MirrorSettings,
     pub observe: SocketAddr,
     pub log: logging::Settings,
 }
@@ -67,12 +69,13 @@ pub(super) fn resolve(
     let registries = registries::resolve(&file.upstream, found);
     let rules = access::resolve(&file.access, found);
     let tier = object_store::resolve(&file.object_store, &file.upstream.user_agent, found);
+    let mirrors = mirrors::resolve(file, found);
     tags(&file.tags, found);
     let log = log(&file.log, found);
     socket(&file.admin.socket, found);
     found.period("shutdown.drain_deadline", file.shutdown.drain_deadline, Duration::ZERO, TIMEOUT_MAX);
     let observe = observe.unwrap_or_else(unused_address);
-    let checked = Checked { listeners, registries, tier, rules, observe, log };
+    let checked = Checked { listeners, registries, mirrors, tier, rules, observe, log };
     // In the order of the file; what is missing from it stands at the end.
     findings.problems.sort_by_key(|problem| problem.at.unwrap_or((usize::MAX, 0)));
     (checked, findings.problems)

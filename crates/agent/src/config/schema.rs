@@ -3,8 +3,10 @@
 //!
 //! Nothing is checked here but names and types: what a value may be is decided by `resolve`, which sees all of them.
 
+mod mirrors;
 mod object_store;
 
+pub use mirrors::{MirrorSet, Mirrors};
 pub use object_store::{CredentialsFrom, ObjectStore};
 
 use std::collections::BTreeMap;
@@ -29,6 +31,8 @@ pub struct File {
     pub store: Store,
     /// Where blobs come from.
     pub upstream: Upstream,
+    /// Who else has what registries have.
+    pub mirrors: Mirrors,
     /// The second tier that nodes share.
     pub object_store: ObjectStore,
     /// What is served at all.
