@@ -20,9 +20,10 @@ use shoal_engine::Registry;
 use shoal_engine::tags::TagPolicy;
 
 use crate::registry::listen::ConnectionLimits;
-use crate::upstream::RegistrySettings;
+use crate::upstream::{MirrorSettings, RegistrySettings};
 use crate::{driver, logging, node, upstream};
 
+pub(crate) use document::line_and_column;
 pub use problem::{ConfigErrors, Problem};
 pub use schema::LogFormat;
 
@@ -143,9 +144,15 @@ impl Config {
             forward_client_address: settings.forward_client_address,
             registries: self.checked.registries.clone(),
             default: RegistrySettings { credentials, ..RegistrySettings::default() },
+            mirrors: self.mirror_settings(),
             own_addresses: self.listeners().iter().map(|listener| listener.address).collect(),
             ..upstream::Settings::default()
         }
+    }
+
+    /// Which mirrors are asked, and what they may cost.
+    pub fn mirror_settings(&self) -> MirrorSettings {
+        self.checked.mirrors.clone()
     }
 
     /// How the driver and its engine are bounded.

@@ -15,8 +15,9 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::location::Location;
 use crate::name::{Registry, Scope};
@@ -34,7 +35,8 @@ pub const MIRRORS_PER_SET_MAX: usize = 64;
 
 /// What the mirrors of a set may be asked for. Tags are a matter of trust: whoever writes a mirror's tags chooses what
 /// runs (T5), while a digest can only be answered rightly or not at all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Serves {
     /// What has a digest: blobs, and manifests by digest.
     #[default]
@@ -56,7 +58,8 @@ impl Serves {
 }
 
 /// Who is asked first about what may change, where mirrors are asked at all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TagOrder {
     /// The source, so that a mirror that lags behind is seen only in an outage.
     #[default]
@@ -66,7 +69,8 @@ pub enum TagOrder {
 }
 
 /// What a walk does when a mirror refuses with a status that is no failure of its own (401, 403, ...).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum OnDenied {
     /// The walk ends: a mirror that refuses is configured wrongly, and going on would hide it.
     #[default]
@@ -75,27 +79,9 @@ pub enum OnDenied {
     Continue,
 }
 
-/// A word of the configuration that is none of those that are known.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected {expected}")]
-pub struct WordError {
-    /// The known words, as a person reads them.
-    pub expected: &'static str,
-}
-
+/// The word that configuration has for it.
 macro_rules! words {
-    ($name:ident, $expected:literal, $($word:literal => $variant:ident),+) => {
-        impl FromStr for $name {
-            type Err = WordError;
-
-            fn from_str(text: &str) -> Result<Self, WordError> {
-                match text {
-                    $($word => Ok($name::$variant),)+
-                    _ => Err(WordError { expected: $expected }),
-                }
-            }
-        }
-
+    ($name:ident, $($variant:ident => $word:literal),+) => {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(match self { $($name::$variant => $word,)+ })
@@ -104,9 +90,9 @@ macro_rules! words {
     };
 }
 
-words!(Serves, "\"digests\", \"tags\" or \"all\"", "digests" => Digests, "tags" => Tags, "all" => All);
-words!(TagOrder, "\"source-first\" or \"mirror-first\"", "source-first" => SourceFirst, "mirror-first" => MirrorFirst);
-words!(OnDenied, "\"stop\" or \"continue\"", "stop" => Stop, "continue" => Continue);
+words!(Serves, Digests => "digests", Tags => "tags", All => "all");
+words!(TagOrder, SourceFirst => "source-first", MirrorFirst => "mirror-first");
+words!(OnDenied, Stop => "stop", Continue => "continue");
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -95,12 +95,16 @@ impl<'t> Document<'t> {
         Problem { at, key, value, remedy }
     }
 
-    /// Line and column, from 1, of a byte of the file.
     fn place(&self, byte: usize) -> (usize, usize) {
-        let before = self.text.get(..byte.min(self.text.len())).unwrap_or(self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        line_and_column(self.text, byte)
     }
+}
+
+/// Line and column, from 1, of a byte of a text.
+pub(crate) fn line_and_column(text: &str, byte: usize) -> (usize, usize) {
+    let before = text.get(..byte.min(text.len())).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
 /// `unknown field `x`, expected one of `a`, `b``, in the words of somebody who edits a file.

@@ -3,6 +3,7 @@
 //! Invariant: a [`Checked`] that came without problems holds only values that the rest of the agent takes without a
 //! further check.
 
+mod mirrors;
 mod registries;
 
 pub(super) use registries::default_credentials;
@@ -20,7 +21,7 @@ use super::problem::{Problem, quoted};
 use super::quantity::{Period, Size};
 use super::schema;
 use crate::logging;
-use crate::upstream::RegistrySettings;
+use crate::upstream::{MirrorSettings, RegistrySettings};
 
 /// Longest duration of anything: beyond it a typing error is more likely than an intention.
 const PERIOD_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -42,6 +43,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 pub(super) struct Checked {
     pub listeners: Vec<Listener>,
     pub registries: BTreeMap<Registry, RegistrySettings>,
+    pub mirrors: MirrorSettings,
     pub observe: SocketAddr,
     pub log: logging::Settings,
 }
@@ -59,11 +61,13 @@ pub(super) fn resolve(
     front(&file.registry, found);
     store(&file.store, found);
     let registries = registries::resolve(&file.upstream, found);
+    let mirrors = mirrors::resolve(file, found);
     tags(&file.tags, found);
     let log = log(&file.log, found);
     socket(&file.admin.socket, found);
     found.period("shutdown.drain_deadline", file.shutdown.drain_deadline, Duration::ZERO, TIMEOUT_MAX);
-    let checked = Checked { listeners, registries, observe: observe.unwrap_or_else(unused_address), log };
+    let observe = observe.unwrap_or_else(unused_address);
+    let checked = Checked { listeners, registries, mirrors, observe, log };
     // In the order of the file; what is missing from it stands at the end.
     findings.problems.sort_by_key(|problem| problem.at.unwrap_or((usize::MAX, 0)));
     (checked, findings.problems)

@@ -3,6 +3,10 @@
 //!
 //! Nothing is checked here but names and types: what a value may be is decided by `resolve`, which sees all of them.
 
+mod mirrors;
+
+pub use mirrors::{MirrorSet, Mirrors};
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -20,6 +24,8 @@ pub struct File {
     pub store: Store,
     /// Where blobs come from.
     pub upstream: Upstream,
+    /// Who else has what registries have.
+    pub mirrors: Mirrors,
     /// Answers about mutable names.
     pub tags: Tags,
     /// What is fetched before it is asked for.

@@ -3,6 +3,8 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::Value;
+use shoal_engine::Scope;
+use shoal_engine::mirrors::{Asking, OnDenied};
 
 use super::{Config, ConfigErrors, Problem, SAMPLE, schema};
 
@@ -106,6 +108,61 @@ fn single_problems() {
             "upstream.registries.r.trusted_realms[0]",
             "without scheme",
         ),
+        ("[mirrors]\non_denied = 'ignore'", "mirrors.on_denied", "\"stop\" or \"continue\""),
+        ("[mirrors]\nwalk_budget = '0s'", "mirrors.walk_budget", "from 100ms"),
+        ("[mirrors]\nsets = ['m.test']", "mirrors.sets[0]", "a table"),
+        ("[[mirrors.sets]]\nmirrors = ['m.test']", "mirrors.sets[0].source", "is missing"),
+        (
+            "[[mirrors.sets]]\nsource = 'hub'\nmirror = 'm.test'",
+            "mirrors.sets[0].mirror",
+            "did you mean mirrors?",
+        ),
+        ("[[mirrors.sets]]\nsource = 'hub'", "mirrors.sets[0].mirrors", "is empty"),
+        (
+            "[[mirrors.sets]]\nsource = '*.hub:1'\nmirrors = ['m.test']",
+            "mirrors.sets[0].source",
+            "without a port",
+        ),
+        (
+            "[[mirrors.sets]]\nsource = 'hub'\nmirrors = ['m.test/Hub']",
+            "mirrors.sets[0].mirrors[0]",
+            "host[:port][/prefix]",
+        ),
+        (
+            "[[mirrors.sets]]\nsource = 'hub'\nmirrors = ['http://m.test:5000/hub/']",
+            "mirrors.sets[0].mirrors[0]",
+            "write \"m.test:5000/hub\", and [upstream.registries.\"m.test:5000\"] endpoint = \"http://m.test:5000\"",
+        ),
+        (
+            "[[mirrors.sets]]\nsource = 'https://hub'\nmirrors = ['m.test']",
+            "mirrors.sets[0].source",
+            "no scheme",
+        ),
+        (
+            "[[mirrors.sets]]\nsource = 'hub'\nmirrors = ['m.test', 'M.test']",
+            "mirrors.sets[0].mirrors[1]",
+            "in this list already",
+        ),
+        (
+            "[[mirrors.sets]]\nsource = 'hub'\nmirrors = ['127.0.0.1:5000']",
+            "mirrors.sets[0].mirrors[0]",
+            "this agent itself",
+        ),
+        (
+            "[[mirrors.sets]]\nsource = 'hub'\nmirrors = ['m.test']\ntag_order = 'mirror-first'",
+            "mirrors.sets[0].tag_order",
+            "digests only",
+        ),
+        (
+            "[[mirrors.sets]]\nsource = 'hub'\nmirrors = ['m.test']\nserves = 'everything'",
+            "mirrors.sets[0].serves",
+            "\"all\"",
+        ),
+        (
+            "[[mirrors.sets]]\nname = ' '\nsource = 'hub'\nmirrors = ['m.test']",
+            "mirrors.sets[0].name",
+            "must not be empty",
+        ),
         ("[tags]\nttl = '30days'", "tags.ttl", "tags.ttl_max"),
         ("[prefetch]\nlayers = 'yes'", "prefetch.layers", "true or false"),
         ("[log]\nlevel = 'infoo'", "log.level", "not a level"),
@@ -125,6 +182,75 @@ fn single_problems() {
     }
     let long = format!("[admin]\nsocket = '/{}'", "x".repeat(120));
     assert!(problems(&long)[0].remedy.contains("121 bytes"), "{:?}", problems(&long));
+}
+
+#[test]
+fn mirror_sets_that_contradict_each_other() {
+    let text = r#"
+[[mirrors.sets]]
+name = "hub"
+source = "docker.io"
+mirrors = ["a.example.com"]
+
+[[mirrors.sets]]
+name = "hub"
+source = "quay.io"
+mirrors = ["a.example.com", "a.example.com"]
+
+[[mirrors.sets]]
+name = "hub-tags"
+source = "docker.io"
+mirrors = ["b.example.com"]
+serves = "all"
+never_contact_source = true
+
+[[mirrors.sets]]
+source = "ghcr.io"
+mirrors = ["ghcr.io", "c.example.com"]
+never_contact_source = true
+"#;
+    insta::assert_snapshot!(Config::parse(text, None).unwrap_err());
+}
+
+#[test]
+fn mirror_sets_in_force() {
+    let text = r#"
+[mirrors]
+on_denied = "continue"
+walk_budget = "3s"
+[[mirrors.sets]]
+source = "docker.io"
+mirrors = ["b.example.com", "c.example.com:5000/hub"]
+serves = "all"
+tag_order = "mirror-first"
+[[mirrors.sets]]
+source = "docker.io"
+mirrors = ["a.example.com", "b.example.com"]
+serves = "all"
+[upstream.registries."127.0.0.1:5000"]
+endpoint = "https://far.example.com"
+[[mirrors.sets]]
+source = "quay.io"
+mirrors = ["127.0.0.1:5000"]
+"#;
+    let config = Config::parse(text, None).unwrap_or_else(|error| panic!("{error}"));
+    let settings = config.upstream_settings().mirrors;
+    assert_eq!((settings.on_denied, settings.walk_budget.as_secs()), (OnDenied::Continue, 3));
+    let scope =
+        Scope { registry: "docker.io".parse().unwrap(), repository: "library/redis".parse().unwrap() };
+    let plan = settings.mirrors.candidates(&scope, Asking::Tag);
+    let asked: Vec<String> = plan.candidates.iter().map(|candidate| candidate.scope.to_string()).collect();
+    assert_eq!(
+        asked,
+        [
+            "a.example.com/library/redis",
+            "b.example.com/library/redis",
+            "c.example.com:5000/hub/library/redis",
+            "docker.io/library/redis"
+        ]
+    );
+    assert_eq!(plan.candidates[0].from, ["mirrors.sets[1]".into()]);
+    assert_eq!(Config::parse(&config.to_toml(), None).unwrap().file, config.file);
 }
 
 #[test]
@@ -188,6 +314,7 @@ fn the_sample_has_every_key() {
 
     let mut file = schema::File::default();
     file.upstream.registries.insert("r".into(), schema::UpstreamRegistry::default());
+    file.mirrors.sets.push(schema::MirrorSet::default());
     let mut known = BTreeSet::new();
     keys(&serde_json::to_value(file).unwrap(), "", &mut known);
     assert_eq!(shown, known);
@@ -258,4 +385,20 @@ fn the_defaults_are_those_of_the_parts() {
         (own.connect_timeout, own.header_timeout, own.idle_timeout)
     );
     assert_eq!(settings.own_addresses, ["127.0.0.1:5000".parse().unwrap()]);
+    assert_eq!(format!("{:?}", settings.mirrors), format!("{:?}", own.mirrors));
+}
+
+/// What the manual shows is what works: every example in it that is marked as one.
+#[test]
+fn examples_of_the_manual_are_right() {
+    let manual = include_str!("../../../../docs/OPERATING.md");
+    let mut names = BTreeSet::new();
+    for part in manual.split("<!-- example: ").skip(1) {
+        let (name, rest) =
+            part.split_once(" -->\n```toml\n").unwrap_or_else(|| panic!("no ```toml fence after {part}"));
+        let (text, _) = rest.split_once("\n```").unwrap_or_else(|| panic!("{name}: the fence does not end"));
+        assert!(names.insert(name), "{name} stands there twice");
+        Config::parse(text, None).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    assert!(names.contains("mirrors"), "{names:?}");
 }

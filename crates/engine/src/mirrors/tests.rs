@@ -333,20 +333,6 @@ fn every_mirror_once() {
     assert_eq!(locations, ["a.test/hub", "b.test"]);
 }
 
-#[test]
-fn words_read_back() {
-    for serves in [Serves::Digests, Serves::Tags, Serves::All] {
-        assert_eq!(serves.to_string().parse(), Ok(serves));
-    }
-    for order in [TagOrder::SourceFirst, TagOrder::MirrorFirst] {
-        assert_eq!(order.to_string().parse(), Ok(order));
-    }
-    for denied in [OnDenied::Stop, OnDenied::Continue] {
-        assert_eq!(denied.to_string().parse(), Ok(denied));
-    }
-    assert!("digest".parse::<Serves>().unwrap_err().to_string().contains("\"digests\""));
-}
-
 /// Few names, so that sets overlap, contradict each other and form loops.
 fn any_set() -> impl Strategy<Value = MirrorSet> {
     let source = prop::sample::select(vec!["docker.io", "docker.io/library", "*.io", "*.example.com"]);
