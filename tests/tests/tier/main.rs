@@ -84,8 +84,7 @@ async fn two_agents_and_one_bucket_make_one_fetch() {
     third.get_manifest(REPOSITORY, &manifest.digest).await.expect(200, &manifest.bytes);
     assert_eq!(stand.origin.count(Kind::Manifest, "GET"), manifests);
     // Whoever had it from the bucket does not write it there again.
-    let sent = |agent: &Agent| agent.metrics();
-    for text in [sent(&second).await, second.log(), third.log()] {
+    for text in [second.metrics().await, second.log(), third.log()] {
         assert!(!text.contains(stand.s3.secret()), "the bucket's secret is shown");
     }
     assert_eq!(second.metric("tier_requests_total", &["operation=\"upload\""]).await, 0.0);
