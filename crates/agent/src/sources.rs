@@ -46,6 +46,16 @@ pub enum Sender {
     },
 }
 
+impl Sender {
+    /// The mirror, if it is one.
+    pub fn mirror(&self) -> Option<&Mirror> {
+        match self {
+            Sender::Tier => None,
+            Sender::Upstream { mirror, .. } => mirror.as_ref(),
+        }
+    }
+}
+
 /// A blob, or the asked part of it, on its way. The bytes are unverified.
 pub struct Incoming {
     /// Size of the whole blob in bytes, if the source told.

@@ -15,7 +15,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use shoal_engine::access::Rules;
 use shoal_engine::mirrors::{Asking, CandidateKind};
-use shoal_engine::{Digest, Reference, Registry, Tag};
+use shoal_engine::tags::Trust;
+use shoal_engine::{Digest, Reference, Registry, Scope, Tag};
 use url::Url;
 
 use crate::metrics::Metrics;
@@ -306,9 +307,41 @@ impl Upstream {
         reference: &Reference,
         known: Option<&Digest>,
     ) -> Result<ManifestHead, UpstreamError> {
+        Ok(self.head_manifest_from(asked, reference, known).await?.0)
+    }
+
+    /// The same, with the mirror that answered if it was one.
+    pub async fn head_manifest_from(
+        &self,
+        asked: &Asked,
+        reference: &Reference,
+        known: Option<&Digest>,
+    ) -> Result<(ManifestHead, Option<Mirror>), UpstreamError> {
         let exchange = &self.inner.exchange;
         let ask = |place: Place| async move { exchange.head_manifest(&place, reference, known).await };
-        Ok(self.walk(asked, reference.into(), Weight::Free, ask).await?.0)
+        let (found, place) = self.walk(asked, reference.into(), Weight::Free, ask).await?;
+        Ok((found, place.is_mirror.then_some(Mirror(place.source))))
+    }
+
+    /// What a tag points to at the registry itself, whatever mirrors say (T4).
+    pub async fn get_tag_of_registry(&self, asked: &Asked, tag: &Tag) -> Result<ManifestGet, UpstreamError> {
+        let (exchange, reference) = (&self.inner.exchange, &Reference::Tag(tag.clone()));
+        let ask = |place: Place| async move { exchange.get_manifest(&place, reference, None).await };
+        let asked = &self.routed(asked, Some(tag));
+        let mut places = self.places(asked, Asking::Tag)?;
+        places.retain(|place| !place.is_mirror);
+        let subject = Subject { digest: None, weight: Weight::Pull };
+        Ok(self.inner.walker.run(&asked.scope, &places, subject, ask).await?.0)
+    }
+
+    /// How much a mirror's word about a tag counts; `None` is the registry itself.
+    pub fn trust(&self, scope: &Scope, tag: &Tag, mirror: Option<&Registry>) -> Trust {
+        let Some(mirror) = mirror else { return Trust::REGISTRY };
+        let origin = self.inner.routes.decide(scope, Some(tag)).origin(scope);
+        let plan = self.inner.mirrors.candidates(&origin, Asking::Tag);
+        let mut mirrors = plan.candidates.iter().filter(|c| matches!(c.kind, CandidateKind::Mirror(_)));
+        let at = mirrors.position(|candidate| candidate.scope.registry == *mirror);
+        at.and_then(|at| u32::try_from(at + 1).ok()).map_or(Trust::NOBODY, Trust)
     }
 
     /// Fetches a manifest of at most [`MANIFEST_BYTES_MAX`] and checks its digest.
@@ -424,10 +457,15 @@ impl Upstream {
             Wanted::Tag(tag) => (Asking::Tag, None, Some(tag)),
             Wanted::List => (Asking::Tag, None, None),
         };
-        let scope = self.inner.routes.decide(&asked.scope, tag).origin(&asked.scope);
-        let asked = &Asked { scope, ..asked.clone() };
+        let asked = &self.routed(asked, tag);
         let places = self.places(asked, asking)?;
         self.inner.walker.run(&asked.scope, &places, Subject { digest, weight }, ask).await
+    }
+
+    /// Where a rule sends a request, if one does.
+    fn routed(&self, asked: &Asked, tag: Option<&Tag>) -> Asked {
+        let scope = self.inner.routes.decide(&asked.scope, tag).origin(&asked.scope);
+        Asked { scope, ..asked.clone() }
     }
 
     /// Where a repository's content may be asked for, in order.
@@ -438,11 +476,17 @@ impl Upstream {
         }
         let plan = self.inner.mirrors.candidates(&asked.scope, asking);
         let place = |candidate: shoal_engine::mirrors::Candidate| {
+            let is_mirror = matches!(candidate.kind, CandidateKind::Mirror(_));
             Ok(Place {
                 source: self.source(&candidate.scope.registry)?,
                 namespace: candidate.sends_namespace.then(|| asked.scope.registry.clone()),
-                asked: Asked { scope: candidate.scope, ..asked.clone() },
-                is_mirror: matches!(candidate.kind, CandidateKind::Mirror(_)),
+                asked: Asked {
+                    scope: candidate.scope,
+                    // What a client has shown is for the registry itself (I8).
+                    bearer: asked.bearer.clone().filter(|_| !is_mirror),
+                    ..asked.clone()
+                },
+                is_mirror,
             })
         };
         plan.candidates.into_iter().map(place).collect()
@@ -489,6 +533,13 @@ impl<'a> From<&'a Reference> for Wanted<'a> {
 /// A mirror that has sent bytes of a blob, to be named should they be wrong.
 #[derive(Clone)]
 pub struct Mirror(Arc<Source>);
+
+impl Mirror {
+    /// Its name in the configuration.
+    pub fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+}
 
 impl PartialEq for Mirror {
     fn eq(&self, other: &Self) -> bool {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use shoal_engine::Digest;
+use shoal_engine::{Digest, Registry};
 
 use crate::claims::UseGuard;
 
@@ -114,4 +114,6 @@ pub struct TagRecord {
     pub expires_at: SystemTime,
     /// How the source was asked.
     pub visibility: Visibility,
+    /// The mirror that has told it; none if it was the registry itself.
+    pub mirror: Option<Registry>,
 }

@@ -15,6 +15,8 @@ use crate::blob::{TagRecord, Visibility};
 const RECORD_VERSION: u8 = 1;
 /// Version of partials and tags that say how they were obtained. Those without it are written as they always were.
 const RECORD_VERSION_OBTAINED: u8 = 2;
+/// Version of tags that say which mirror has told them. Those told by the registry itself are written as before.
+const RECORD_VERSION_TOLD: u8 = 3;
 /// Largest record, bytes: the piece map of the largest blob (32 KiB) and room to spare.
 const RECORD_BYTES_MAX: usize = 64 * 1024;
 /// Longest media type that is kept, bytes: two names of 127 and the slash (RFC 6838, section 4.2).
@@ -217,6 +219,10 @@ pub(crate) fn encode_tag(record: &TagRecord) -> Vec<u8> {
         checked_at: to_millis(record.checked_at),
         expires_at: to_millis(record.expires_at),
     };
+    if let Some(mirror) = &record.mirror {
+        let told = (stored, visibility_code(record.visibility), mirror.as_str().to_owned());
+        return encode_as(RECORD_VERSION_TOLD, &told);
+    }
     match record.visibility {
         Visibility::Private => encode(&stored),
         obtained @ (Visibility::Mirrored | Visibility::Public) => {
@@ -226,9 +232,16 @@ pub(crate) fn encode_tag(record: &TagRecord) -> Vec<u8> {
 }
 
 pub(crate) fn decode_tag(bytes: &[u8]) -> Result<TagRecord, RecordError> {
-    let (stored, code): (StoredTag, u8) = match bytes {
-        [RECORD_VERSION_OBTAINED, fields @ ..] => decode_fields(fields)?,
-        _ => (decode(bytes)?, visibility_code(Visibility::Private)),
+    let (stored, code, mirror): (StoredTag, u8, Option<String>) = match bytes {
+        [RECORD_VERSION_TOLD, fields @ ..] => {
+            let (stored, code, mirror) = decode_fields(fields)?;
+            (stored, code, Some(mirror))
+        }
+        [RECORD_VERSION_OBTAINED, fields @ ..] => {
+            let (stored, code) = decode_fields(fields)?;
+            (stored, code, None)
+        }
+        _ => (decode(bytes)?, visibility_code(Visibility::Private), None),
     };
     Ok(TagRecord {
         digest: digest_of_key(&stored.digest)?,
@@ -237,6 +250,7 @@ pub(crate) fn decode_tag(bytes: &[u8]) -> Result<TagRecord, RecordError> {
         checked_at: from_millis(stored.checked_at),
         expires_at: from_millis(stored.expires_at),
         visibility: visibility(code)?,
+        mirror: mirror.map(|name| name.parse()).transpose().map_err(|_| RecordError::Key(bytes.len()))?,
     })
 }
 
@@ -362,6 +376,7 @@ mod tests {
             checked_at: from_millis(1),
             expires_at: from_millis(2),
             visibility: Visibility::Private,
+            mirror: None,
         }
     }
 
@@ -380,6 +395,14 @@ mod tests {
             (
                 encode_tag(&TagRecord { visibility: Visibility::Public, ..tag() }),
                 format!("0221{key}036d2f74fa010201"),
+            ),
+            (
+                encode_tag(&TagRecord {
+                    visibility: Visibility::Mirrored,
+                    mirror: Some("m.test".parse().unwrap()),
+                    ..tag()
+                }),
+                format!("0321{key}036d2f74fa010202066d2e74657374"),
             ),
             (encode_link(Visibility::Private).to_vec(), "00".into()),
             (encode_link(Visibility::Public).to_vec(), "01".into()),
@@ -400,8 +423,10 @@ mod tests {
             assert_eq!(decode_partial(&encode_partial(&record)).unwrap(), record);
         }
         for visibility in [Visibility::Private, Visibility::Mirrored, Visibility::Public] {
-            let record = TagRecord { visibility, ..tag() };
-            assert_eq!(decode_tag(&encode_tag(&record)).unwrap(), record);
+            for mirror in [None, Some("m.test".parse().unwrap())] {
+                let record = TagRecord { visibility, mirror, ..tag() };
+                assert_eq!(decode_tag(&encode_tag(&record)).unwrap(), record);
+            }
             assert_eq!(decode_link(&encode_link(visibility)).unwrap(), visibility);
         }
         // As it was written before links had a value.

@@ -532,6 +532,7 @@ fn tags_and_links() {
         checked_at: at(0),
         expires_at: at(60),
         visibility: Visibility::Public,
+        mirror: None,
     };
     store.put_tag(&scope("a"), &tag, &record(manifest)).unwrap();
     store.put_tag(&scope("b"), &tag, &record(digest(b"gone"))).unwrap();

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use shoal_engine::{Digest, Reference, Scope, SourceFault, Tag};
+use shoal_engine::tags::{self, Belief};
+use shoal_engine::{Digest, Reference, Registry, Scope, SourceFault, Tag};
 use shoal_store::{Blob, Content, Home, TagRecord, Visibility};
 
 use super::access::Admitted;
 use super::proof::{self, Standing};
-use super::{FetchError, Inner, ManifestReply, PullError, on_disk};
+use super::{FetchError, Inner, ManifestReply, PullError, on_disk, pull_error};
 use crate::manifest::{self, Kind};
 use crate::metrics::Served;
 use crate::upstream::{ManifestGet, ManifestHead};
@@ -36,6 +37,8 @@ pub(super) struct Fetched {
     ttl: Duration,
     /// How it was asked for.
     visibility: Visibility,
+    /// For a tag: the mirror that told it, if it was one.
+    mirror: Option<Registry>,
 }
 
 impl Inner {
@@ -235,6 +238,10 @@ impl Inner {
             Reference::Tag(tag) if !body => self.resolve(admitted, tag).await?,
             _ => self.get(admitted, reference).await?,
         };
+        let fetched = match reference {
+            Reference::Tag(tag) => self.believed(admitted, tag, fetched).await?,
+            Reference::Digest(_) => fetched,
+        };
         if !admitted.suffices(fetched.visibility) {
             let fault = SourceFault::Denied { status: 404 };
             return Err(FetchError { fault, pull: admitted.not_public() });
@@ -259,13 +266,43 @@ impl Inner {
         Ok(fetched)
     }
 
+    /// What a source told of a tag, if it may move it. Where it contradicts somebody whose word counts more the registry
+    /// itself decides; while that cannot be asked, the error leads to the last known answer (T4).
+    async fn believed(&self, admitted: &Admitted, tag: &Tag, told: Fetched) -> Result<Fetched, FetchError> {
+        let Some(known) = self.tag_record(admitted, tag).await else { return Ok(told) };
+        let upstream = self.parts.sources.upstream();
+        let asked = &admitted.asked;
+        let trust = |mirror: Option<&Registry>| upstream.trust(&asked.scope, tag, mirror);
+        let (of_known, of_told) = (trust(known.mirror.as_ref()), trust(told.mirror.as_ref()));
+        if tags::believes(Some((of_known, &known.digest)), (of_told, &told.digest)) == Belief::Accept {
+            // A mirror that says what the registry has said before does not make it the mirror's word.
+            let is_confirmed = told.digest == known.digest && of_known < of_told;
+            return Ok(if is_confirmed { Fetched { mirror: known.mirror, ..told } } else { told });
+        }
+        let age = SystemTime::now().duration_since(known.checked_at).ok();
+        if !self.settings.tags.serves_stale(&SourceFault::Transient, age, ttl_of(&known)) {
+            return Ok(told);
+        }
+        tracing::warn!(
+            scope = %asked.scope, %tag, mirror = ?told.mirror, told = %told.digest, known = %known.digest,
+            "a mirror contradicts what is known of a tag; the registry itself is asked"
+        );
+        let said = upstream.get_tag_of_registry(asked, tag).await.map_err(|error| FetchError {
+            // Where nobody may ask the registry, what is known stays for its time.
+            fault: if error.is_nobody_to_ask() { SourceFault::Transient } else { error.fault() },
+            pull: pull_error(&error),
+        })?;
+        self.got(said, None)
+    }
+
     /// The digest behind a tag, by `HEAD`; by `GET` where the registry's `HEAD` does not tell.
     async fn resolve(&self, admitted: &Admitted, tag: &Tag) -> Result<Fetched, FetchError> {
         let known = self.tag_record(admitted, tag).await;
         let reference = Reference::Tag(tag.clone());
         let known_digest = known.as_ref().map(|record| &record.digest);
         let upstream = self.parts.sources.upstream();
-        let head = upstream.head_manifest(&admitted.asked, &reference, known_digest).await?;
+        let (head, mirror) = upstream.head_manifest_from(&admitted.asked, &reference, known_digest).await?;
+        let mirror = mirror.map(|mirror| mirror.registry().clone());
         match (head, known) {
             (ManifestHead::NotModified { max_age, visibility }, Some(record)) => Ok(Fetched {
                 digest: record.digest,
@@ -274,6 +311,7 @@ impl Inner {
                 bytes: None,
                 ttl: self.settings.tags.time_to_live(max_age),
                 visibility,
+                mirror,
             }),
             (
                 ManifestHead::Found {
@@ -291,6 +329,7 @@ impl Inner {
                 bytes: None,
                 ttl: self.settings.tags.time_to_live(max_age),
                 visibility,
+                mirror,
             }),
             (ManifestHead::Found { .. } | ManifestHead::NotModified { .. }, _) => {
                 self.get(admitted, &reference).await
@@ -305,14 +344,25 @@ impl Inner {
             return Ok(fetched);
         }
         let (got, sender) = self.parts.sources.get_manifest(&admitted.asked, reference).await?;
+        let mirror = sender.mirror().map(|mirror| mirror.registry().clone());
+        let fetched = self.got(got, mirror)?;
+        if let Some(bytes) = &fetched.bytes {
+            self.parts.sources.offer(fetched.digest, fetched.size, Content::Inline(bytes.clone()), &[sender]);
+        }
+        Ok(fetched)
+    }
+
+    fn got(&self, got: ManifestGet, mirror: Option<Registry>) -> Result<Fetched, FetchError> {
         match got {
-            ManifestGet::Found { bytes, media_type, digest, max_age, visibility } => {
-                let size = bytes.len() as u64;
-                let content = Content::Inline(bytes.clone());
-                self.parts.sources.offer(digest, size, content, &[sender]);
-                let ttl = self.settings.tags.time_to_live(max_age);
-                Ok(Fetched { digest, media_type, size, bytes: Some(bytes), ttl, visibility })
-            }
+            ManifestGet::Found { bytes, media_type, digest, max_age, visibility } => Ok(Fetched {
+                digest,
+                media_type,
+                size: bytes.len() as u64,
+                bytes: Some(bytes),
+                ttl: self.settings.tags.time_to_live(max_age),
+                visibility,
+                mirror,
+            }),
             ManifestGet::NotModified { .. } => {
                 // Nothing was said to be known, so this is a registry that does not keep to HTTP.
                 Err(FetchError { fault: SourceFault::Protocol, pull: PullError::Exhausted(Vec::new()) })
@@ -325,7 +375,7 @@ impl Inner {
         let (bytes, visibility) = self.parts.sources.shared_manifest(&admitted.asked, &digest).await?;
         let media_type = media_type_of(&bytes)?;
         let (size, ttl) = (bytes.len() as u64, self.settings.tags.time_to_live(None));
-        Some(Fetched { digest, media_type, size, bytes: Some(bytes), ttl, visibility })
+        Some(Fetched { digest, media_type, size, bytes: Some(bytes), ttl, visibility, mirror: None })
     }
 
     async fn remember_tag(&self, scope: &Scope, tag: &Tag, fetched: &Fetched) {
@@ -337,6 +387,7 @@ impl Inner {
             checked_at: now,
             expires_at: now + fetched.ttl,
             visibility: fetched.visibility,
+            mirror: fetched.mirror.clone(),
         };
         let (scope, tag) = (scope.clone(), tag.clone());
         on_disk(&self.parts.store, move |store| store.put_tag(&scope, &tag, &record)).await;

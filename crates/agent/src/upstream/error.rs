@@ -174,6 +174,11 @@ impl UpstreamError {
         }
     }
 
+    /// Whether no source may be asked at all.
+    pub fn is_nobody_to_ask(&self) -> bool {
+        matches!(&*self.reason, Reason::Walked { errors, .. } if errors.is_empty())
+    }
+
     /// A server that does not know the method, which says nothing about the content.
     pub(super) fn is_method_refused(&self) -> bool {
         matches!(*self.reason, Reason::Status { status: 405 | 501, .. })

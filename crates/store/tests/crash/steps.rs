@@ -71,6 +71,7 @@ pub fn tag_record() -> TagRecord {
         checked_at: at(0),
         expires_at: at(9),
         visibility: Visibility::Private,
+        mirror: None,
     }
 }
 
