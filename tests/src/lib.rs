@@ -12,6 +12,7 @@ pub mod disk;
 pub mod docker_registry;
 pub mod http;
 pub mod image;
+pub mod nginx;
 pub mod origin;
 pub mod place;
 pub mod process;

@@ -50,14 +50,15 @@ pub fn program(name: &str, package: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is missing; install it with `apt-get install {package}`"))
 }
 
+/// Whether this is run by root.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid has no preconditions.
+    unsafe { libc::geteuid() == 0 }
+}
+
 /// Stops a test that mounts, traces or runs a container runtime when it is not run by root.
 pub fn needs_root() {
-    // SAFETY: geteuid has no preconditions.
-    let user = unsafe { libc::geteuid() };
-    assert_eq!(
-        user, 0,
-        "this test mounts file systems or runs a container runtime and has to be run as root"
-    );
+    assert!(is_root(), "this test mounts file systems or runs a container runtime and has to be run as root");
 }
 
 /// Folder for components that are fetched once and kept: `${XDG_CACHE_HOME:-$HOME/.cache}/shoal`.

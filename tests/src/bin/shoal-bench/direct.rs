@@ -39,7 +39,7 @@ const IMAGE: &str = "bench/image:v1";
 
 /// Runs it.
 pub async fn run(options: &Options) -> Result<Table> {
-    ensure!(setting::is_root()?, "containerd has to be run as root");
+    ensure!(shoal_tests::place::is_root(), "containerd has to be run as root");
     let size = options.size.as_u64();
     let image = tokio::task::spawn_blocking(move || SyntheticImage::new(8, size)).await?;
     let folder = setting::folder()?;

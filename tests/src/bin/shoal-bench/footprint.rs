@@ -10,8 +10,8 @@ use shoal_agent::demo::agent::AgentProcess;
 use shoal_agent::demo::image::{MANIFEST, SyntheticImage};
 use shoal_engine::Digest;
 use shoal_store::Store;
+use shoal_tests::nginx::Nginx;
 
-use super::nginx::Nginx;
 use super::setting::{self, REGISTRY, REPOSITORY, Setting, say};
 use super::sink::{Sink, together};
 use super::table::{Metric, Table, median};
@@ -67,9 +67,9 @@ pub async fn run(options: &Options) -> Result<Table> {
     let registry = latency(setting.registry.address(), manifest, options.requests).await?;
     let files = setting.subfolder("files")?;
     std::fs::write(files.join("manifest"), &image.manifest.bytes)?;
-    let server = Nginx::files(setting.folder.path(), &files).await?;
+    let server = Nginx::files(&files).await;
     let nginx = latency(server.address(), "/manifest".to_owned(), options.requests).await?;
-    server.end().await?;
+    drop(server);
 
     say(&format!("filling a store with {} blobs", options.blobs));
     let folder = setting.subfolder("full")?;

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use shoal_agent::demo::registry::RegistryProcess;
+use shoal_tests::nginx::Nginx;
 
-use super::nginx::Nginx;
 use super::setting::{self, Setting, say};
 use super::sink::together;
 use super::table::{Figures, Metric, Table, median};
@@ -84,12 +84,12 @@ pub async fn run(options: &Options) -> Result<Table> {
     let agent = setting::agent(&folder, &setting.registry.url()).await?;
     let files = setting.subfolder("files")?;
     std::fs::write(files.join("blob"), &setting.blob.bytes)?;
-    let nginx = Nginx::files(setting.folder.path(), &files).await?;
+    let nginx = Nginx::files(&files).await;
 
     let registry: &RegistryProcess = &setting.registry;
     let mut contestants = [
         Contestant::new("shoal", agent.address(), agent.id(), setting.path()),
-        Contestant::new("nginx", nginx.address(), nginx.id(), "/blob".to_owned()),
+        Contestant::new("nginx", nginx.address(), Some(nginx.id()), "/blob".to_owned()),
         Contestant::new("docker-registry", registry.address(), registry.id(), setting.path()),
     ];
     // Everybody once, so that the agent has the blob and every file is in memory.
@@ -117,7 +117,7 @@ pub async fn run(options: &Options) -> Result<Table> {
     }
     let [ours, nginx_figures, registry_figures] = contestants.map(Contestant::figures);
     agent.end().await?;
-    nginx.end().await?;
+    drop(nginx);
 
     let metrics = vec![
         Metric { name: "mb_per_s_1", unit: "MB/s, 1 client" },

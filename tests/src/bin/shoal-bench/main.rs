@@ -6,7 +6,6 @@
 mod direct;
 mod footprint;
 mod hit;
-mod nginx;
 mod setting;
 mod singleflight;
 mod sink;

@@ -66,12 +66,6 @@ pub fn say(what: &str) {
     eprintln!("- {what}");
 }
 
-/// Whether this is run by root.
-pub fn is_root() -> Result<bool> {
-    use std::os::unix::fs::MetadataExt as _;
-    Ok(std::fs::metadata("/proc/self").context("there is no /proc")?.uid() == 0)
-}
-
 /// Cores that this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

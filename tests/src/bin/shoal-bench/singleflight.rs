@@ -12,8 +12,8 @@ use anyhow::Result;
 use bytesize::ByteSize;
 use shoal_agent::demo::proxy::Throttle;
 use shoal_agent::demo::registry::RegistryProcess;
+use shoal_tests::nginx::Nginx;
 
-use super::nginx::Nginx;
 use super::setting::{self, Setting, say};
 use super::sink::together;
 use super::table::{Metric, Table, median};
@@ -61,13 +61,11 @@ pub async fn run(options: &Options) -> Result<Table> {
     }
     // The peers differ by factors, not by percents: once is enough.
     let mut nginx = Contestant::default();
-    let folder = bench.setting.subfolder("nginx")?;
-    let server = Nginx::cache(&folder, &bench.throttle.url()).await?;
+    let server = Nginx::cache(&bench.throttle.url()).await;
     bench
-        .measure(&mut nginx, "nginx, proxy_cache_lock", server.address(), server.id(), options.clients)
+        .measure(&mut nginx, "nginx, proxy_cache_lock", server.address(), Some(server.id()), options.clients)
         .await?;
-    server.end().await?;
-    fs::remove_dir_all(&folder)?;
+    drop(server);
 
     let mut proxy = Contestant::default();
     let folder = bench.setting.subfolder("proxy")?;
@@ -143,4 +141,29 @@ impl Bench {
 
 fn remove(folder: &Path) -> Result<()> {
     Ok(fs::remove_dir_all(folder)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nginx_asks_once_as_a_cache_and_serves_files() -> Result<()> {
+        let setting = Setting::new(2_000_000).await?;
+        let before = setting.registry.asked();
+
+        let cache = Nginx::cache(&setting.registry.url()).await;
+        let (got, _) = together(cache.address(), &setting.path(), 4).await?;
+        drop(cache);
+
+        assert!(got.iter().all(|got| got.bytes == 2_000_000));
+        assert_eq!(setting.registry.asked_since(before, 2_000_000).await?.blob_gets, 1);
+
+        let root = setting.subfolder("files")?;
+        fs::write(root.join("blob"), &setting.blob.bytes)?;
+        let files = Nginx::files(&root).await;
+        let (got, _) = together(files.address(), "/blob", 1).await?;
+        assert_eq!(got[0].bytes, 2_000_000);
+        Ok(())
+    }
 }
