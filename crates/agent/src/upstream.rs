@@ -301,9 +301,14 @@ impl Upstream {
         end: Option<u64>,
     ) -> Result<BlobStream, UpstreamError> {
         let exchange = &self.inner.exchange;
-        let ask = |place: Place| async move { exchange.open_blob(&place, digest, start, end).await };
+        let has_mirrors = !self.inner.mirrors.is_empty();
+        let ask = |place: Place| async move {
+            let stream = exchange.open_blob(&place, digest, start, end).await?;
+            // Until a byte is there, somebody else can still be asked without the caller's noticing.
+            if has_mirrors { stream.begun().await } else { Ok(stream) }
+        };
         let (mut stream, place) = self.walk(asked, Wanted::Digest(digest), Weight::Free, ask).await?;
-        if place.is_mirror || !self.inner.mirrors.is_empty() {
+        if has_mirrors {
             let troubles = self.inner.walker.troubles.clone();
             stream.watch = Some(Watch { troubles, digest: *digest, source: place.source });
         }
@@ -358,7 +363,8 @@ impl Upstream {
             Wanted::Mutable => (Asking::Tag, None),
         };
         let places = self.places(asked, asking)?;
-        self.inner.walker.run(&asked.scope, &places, Subject { digest, weight }, ask).await
+        // On the heap: it holds a whole exchange with a source, and those who wait for it are many.
+        Box::pin(self.inner.walker.run(&asked.scope, &places, Subject { digest, weight }, ask)).await
     }
 
     /// Where a repository's content may be asked for, in order.

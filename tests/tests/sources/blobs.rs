@@ -187,7 +187,7 @@ async fn f10_once_more_at_the_same_source() {
     let alone = Stand::new(0).await;
     alone.origin.script(Match::kind(Kind::Blob), Plan::status(503));
     assert_eq!(alone.agent.get_blob(REPOSITORY, &blob.digest).await.status, 502);
-    assert_eq!(alone.blob_gets(&blob.digest), [1]);
+    assert_eq!(alone.requests(Kind::Blob), [1], "HEAD or GET, once");
 }
 
 /// F11: the mirror is cut at 79 %, and then at every byte that it is asked for. The client sees one unbroken 200, and the

@@ -29,6 +29,8 @@ pub struct BlobStream {
     /// Tells when the transfer breaks off, where somebody else could go on.
     pub(super) watch: Option<Watch>,
     state: State,
+    /// What has come already, and was not handed out.
+    first: Option<Bytes>,
     /// Bytes still to be dropped because the source sends from an earlier byte on.
     skip: u64,
     start: u64,
@@ -56,6 +58,19 @@ impl std::fmt::Debug for BlobStream {
 impl BlobStream {
     /// The next bytes; `None` when all that was asked for has come. After an error there is nothing more.
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        match self.first.take() {
+            Some(bytes) => Ok(Some(bytes)),
+            None => self.receive().await,
+        }
+    }
+
+    /// Waits for the first bytes: a source that sends headers and then nothing has not answered.
+    pub(super) async fn begun(mut self) -> Result<Self, UpstreamError> {
+        self.first = self.receive().await?;
+        Ok(self)
+    }
+
+    async fn receive(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         loop {
             let State::Open(body) = &mut self.state else {
                 return match self.state {
@@ -235,6 +250,7 @@ fn stream(
         is_mirror,
         watch: None,
         state: State::Open(Box::new(body)),
+        first: None,
         skip,
         start,
         at: start,

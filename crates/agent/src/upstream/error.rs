@@ -195,6 +195,11 @@ impl UpstreamError {
         }
     }
 
+    /// Whether the headers were well and the body was not.
+    pub(super) fn is_broken_body(&self) -> bool {
+        matches!(*self.reason, Reason::Broken { .. } | Reason::Short { .. } | Reason::Stalled { .. })
+    }
+
     /// What each source said, in the order in which they were asked, for the `detail` of an error.
     pub fn causes(&self) -> Vec<Cause> {
         match &*self.reason {

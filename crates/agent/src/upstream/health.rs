@@ -112,6 +112,11 @@ impl Health {
         limited.map_or(SourceState::Well, |until| SourceState::Limited { seconds: seconds(*until - now) })
     }
 
+    /// Whether the source is left alone, and not merely to be spared for a while.
+    pub fn is_left_alone(&self) -> bool {
+        self.state.lock().breaker.is_open()
+    }
+
     /// Takes in how a request ended. `is_mirror`: a registry itself is left alone only when it lets clients wait, since
     /// there may be nobody to ask instead and a quick error costs nothing.
     pub fn note<T>(&self, weight: Weight, is_mirror: bool, result: &Result<T, UpstreamError>) {
@@ -130,6 +135,10 @@ impl Health {
                 Some(failure) => state.breaker.failed(now, failure),
                 None => return,
             },
+            // A mirror that breaks off in every body is as good as none.
+            Some((error, SourceFault::Interrupted)) if is_mirror && error.is_broken_body() => {
+                state.breaker.failed(now, Failure::Error);
+            }
             // A token server that cannot be asked, a body that cannot be read: nothing is known of the source itself.
             Some((_, SourceFault::Interrupted)) => return,
             // It has answered; what it said concerns one request.

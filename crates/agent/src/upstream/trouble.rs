@@ -48,6 +48,11 @@ impl Troubles {
         self.lies.insert((*digest, source.clone()), ()).await;
     }
 
+    /// The source has broken off in the middle of the blob.
+    pub async fn broke(&self, digest: &Digest, source: &Registry) {
+        self.breaks.insert((*digest, source.clone()), ()).await;
+    }
+
     /// Whether the source is passed over for the blob.
     pub fn of(&self, digest: &Digest, source: &Registry) -> Option<Trouble> {
         let key = (*digest, source.clone());
@@ -72,8 +77,7 @@ impl Watch {
     /// stalled has let everybody wait long enough.
     pub async fn broke(&self, received: u64, stalled: bool) {
         if stalled || received < PROGRESS_BYTES_MIN {
-            let key = (self.digest, self.source.registry.clone());
-            self.troubles.breaks.insert(key, ()).await;
+            self.troubles.broke(&self.digest, &self.source.registry).await;
         }
     }
 }

@@ -51,8 +51,9 @@ pub(super) struct Walker {
 /// Why an attempt brought nothing.
 struct Failed {
     fault: SourceFault,
-    /// The source was not even asked.
-    skipped: bool,
+    /// Whether it would bring nothing either if it was repeated at once: the source was not even asked, or it would not
+    /// be asked again.
+    is_final: bool,
 }
 
 impl Walker {
@@ -186,13 +187,15 @@ where
     }
 
     fn step(&self, at: usize, failed: &Failed, retried: bool) -> Step {
+        let place = &self.places[at];
+        // Who is left alone by now, be it for this very failure, would not be asked again after a pause.
+        let is_final = failed.is_final || place.source.health.is_left_alone();
         walk::after_fault(
             &failed.fault,
             View {
-                is_mirror: self.places[at].is_mirror,
+                is_mirror: place.is_mirror,
                 has_alternatives: self.places.len() > 1,
-                // Asking somebody again who is left alone makes no sense.
-                retried: retried || failed.skipped,
+                retried: retried || is_final,
                 budget_left: self.budget_left(),
                 denial_stops: self.walker.settings.on_denied == OnDenied::Stop,
                 jitter: rand::random(),
@@ -231,6 +234,9 @@ where
                 {
                     self.walker.quarantine(digest, &place.source).await;
                 }
+                if let (Some(digest), true) = (self.subject.digest, error.is_broken_body()) {
+                    self.walker.troubles.broke(digest, &place.source.registry).await;
+                }
                 Err(self.failed(at, error, false))
             }
         }
@@ -242,8 +248,10 @@ where
         if !skipped && self.places.len() > 1 {
             tracing::warn!(source = %place.source.endpoint, scope = %place.asked.scope, %error, "a source failed");
         }
+        // A body that broke goes on elsewhere at once.
+        let is_final = skipped || error.is_broken_body();
         self.errors.push((place.is_mirror, error));
-        Failed { fault, skipped }
+        Failed { fault, is_final }
     }
 
     /// Why a place is not asked now.

@@ -241,6 +241,52 @@ async fn dead_mirrors_cost_once() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_who_is_left_alone() {
+    let mut urls: Vec<Url> = Vec::new();
+    for _ in 0..5 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        urls.push(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
+    }
+    let good = serve(|seen| async move { well(0, &seen) }).await;
+    urls.push(good.url(""));
+    let upstream = upstream_of(&urls, Metrics::new(), |_| ());
+    let began = Instant::now();
+    upstream.open_blob(&asked(), &digest(0), 0, None).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1), "a pause before nothing: {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn headers_alone_are_no_answer() {
+    let breaks_off: Script = |_, _| {
+        let cut = futures_util::stream::once(async {
+            // What has been written so far, the headers, is sent meanwhile.
+            tokio::task::yield_now().await;
+            Err::<Bytes, _>(std::io::Error::other("cut"))
+        });
+        respond(200, &[("content-length", "10000")], Body::from_stream(cut))
+    };
+    let sources = Sources::new(&[breaks_off, well]).await;
+    let began = Instant::now();
+    let mut stream = sources.open(&digest(0)).await.unwrap();
+    assert_eq!(drain(&mut stream).await.0.len(), 10_000);
+    assert_eq!(sources.asked(), [1, 1]);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn blobs_that_nobody_has_cost_one_pause() {
+    let sources = Arc::new(Sources::new(&[script!(503), script!(404)]).await);
+    let began = Instant::now();
+    let missing = (0..20).map(|n| {
+        let sources = Arc::clone(&sources);
+        async move { sources.open(&digest(n)).await.unwrap_err().fault() }
+    });
+    let faults = futures_util::future::join_all(missing).await;
+    assert!(faults.iter().all(|fault| *fault == SourceFault::Missing), "{faults:?}");
+    assert!(began.elapsed() < Duration::from_secs(4), "F7: a pause for each: {:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_body_that_breaks_goes_on_elsewhere_at_the_byte_reached() {
     // The mirror sends 79 %, and then one byte each time it is asked again.
     let mirror: Script = |_, seen| {
