@@ -95,7 +95,7 @@ impl Nginx {
         command.arg("-p").arg(folder.path()).arg("-e").arg("stderr").arg("-c").arg(&path);
         let log = folder.path().join("log");
         let process = Process::spawn("nginx", &mut command, &log).unwrap_or_else(|e| panic!("{e}"));
-        let nginx = Nginx { process, address, folder: folder };
+        let nginx = Nginx { process, address, folder };
         wait::until("nginx to listen", wait::START_MAX, || async move {
             tokio::net::TcpStream::connect(address).await.is_ok()
         })

@@ -459,7 +459,8 @@ impl Upstream {
         };
         let asked = &self.routed(asked, tag);
         let places = self.places(asked, asking)?;
-        self.inner.walker.run(&asked.scope, &places, Subject { digest, weight }, ask).await
+        // On the heap: it holds a whole exchange with a source, and those who wait for it are many.
+        Box::pin(self.inner.walker.run(&asked.scope, &places, Subject { digest, weight }, ask)).await
     }
 
     /// Where a rule sends a request, if one does.

@@ -135,6 +135,7 @@ async fn c17_a_mirror_that_is_the_agent_itself() {
     }
     let requests = agent.metric("requests_total", &[]).await;
     assert_eq!(requests, 3.0, "requests that the agent has sent to itself");
+    assert!(agent.log().contains("this agent's own"), "the mirror was not considered:\n{}", agent.log());
 }
 
 /// C17: two agents, each the other's mirror, both pulled from at once; the registry is asked in the end.

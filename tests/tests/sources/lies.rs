@@ -65,6 +65,7 @@ async fn a_lie_spoils_no_bounded_pull_of_the_end() {
     let bounded = stand.client.range(&url, &range);
     let (_, bounded) = tokio::join!(whole, bounded);
     bounded.expect(206, &blob.bytes[from as usize..]);
+    assert!(stand.mirrors[0].blob_gets(&blob.digest) >= 1, "the mirror was not asked");
     stand.agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
 }
 
