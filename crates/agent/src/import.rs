@@ -131,10 +131,16 @@ struct FoundRegistry {
     /// Scheme, host and path; none as long as nobody has said.
     endpoint: Option<String>,
     ca: Option<PathBuf>,
-    /// Certificate and key.
-    client: Option<(PathBuf, PathBuf)>,
+    client: Option<ClientFiles>,
     /// Where its certificate need not be right, or its connection not be encrypted.
     insecure: Option<Place>,
+}
+
+/// A client certificate with its chain, and its key; both may be the same file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ClientFiles {
+    certificate: PathBuf,
+    key: PathBuf,
 }
 
 impl Import {
@@ -195,6 +201,26 @@ impl Import {
             Err(error) => {
                 self.problem(Place::whole(path), format!("cannot be read: {error}"));
                 None
+            }
+        }
+    }
+
+    /// The entries of a folder, sorted; none, with a problem, if they cannot be had.
+    fn entries(&mut self, folder: &Path) -> Vec<PathBuf> {
+        let paths: std::io::Result<Vec<PathBuf>> = std::fs::read_dir(folder)
+            .and_then(|entries| entries.take(FILES_MAX + 1).map(|entry| Ok(entry?.path())).collect());
+        match paths {
+            Ok(paths) if paths.len() > FILES_MAX => {
+                self.problem(Place::whole(folder), format!("has more than {FILES_MAX} entries"));
+                Vec::new()
+            }
+            Ok(mut paths) => {
+                paths.sort();
+                paths
+            }
+            Err(error) => {
+                self.problem(Place::whole(folder), format!("cannot be read: {error}"));
+                Vec::new()
             }
         }
     }

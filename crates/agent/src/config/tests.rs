@@ -172,7 +172,7 @@ fn single_problems() {
         ("[mirrors]\nsets = ['m.test']", "mirrors.sets[0]", "a table"),
         ("[[mirrors.sets]]\nmirrors = ['m.test']", "mirrors.sets[0].source", "is missing"),
         (
-            "[[mirrors.sets]]\nsource = 'hub'\nmirror = 'm.test'",
+            "[[mirrors.sets]]\nsource = 'hub'\nmirrors = ['m.test']\nmirror = 'n.test'",
             "mirrors.sets[0].mirror",
             "did you mean mirrors?",
         ),
@@ -268,7 +268,13 @@ source = "ghcr.io"
 mirrors = ["ghcr.io", "c.example.com"]
 never_contact_source = true
 "#;
-    insta::assert_snapshot!(Config::parse(text, None).unwrap_err());
+    insta::assert_snapshot!(Config::parse(text, None).unwrap_err(), @r#"
+    4 problems in the configuration
+      8:1: mirrors.sets[1].name = "hub": is the name of mirrors.sets[0], too; messages could not tell them apart
+      10:29: mirrors.sets[1].mirrors[1] = "a.example.com": is in this list already; remove one of them
+      12:1: mirrors.sets[2]: sets hub-tags and hub both mirror docker.io, and only hub-tags says never_contact_source; say the same in both
+      19:1: mirrors.sets[3]: set mirrors.sets[3] says never_contact_source and has its source ghcr.io among its mirrors; remove one of them
+    "#);
 }
 
 #[test]

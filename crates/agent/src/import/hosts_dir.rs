@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use shoal_engine::Registry;
 
 use super::hosts_toml::{self, add_ca, add_client};
-use super::{FILES_MAX, Import, Place};
+use super::{ClientFiles, Import, Place};
 
 const HOSTS_FILE: &str = "hosts.toml";
 const DEFAULT_FOLDER: &str = "_default";
@@ -17,7 +17,7 @@ const DEFAULT_FOLDER: &str = "_default";
 pub(super) fn read(import: &mut Import, root: &Path) {
     let mut folders: BTreeMap<Registry, PathBuf> = BTreeMap::new();
     // Sorted backwards, `_` stands before `:`, and the first is taken.
-    for folder in entries(import, root).into_iter().rev().filter(|path| path.is_dir()) {
+    for folder in import.entries(root).into_iter().rev().filter(|path| path.is_dir()) {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name == DEFAULT_FOLDER {
             if let Some((path, text)) = hosts_file(import, &folder) {
@@ -48,22 +48,6 @@ pub(super) fn read(import: &mut Import, root: &Path) {
     }
 }
 
-/// The entries of a folder, sorted.
-fn entries(import: &mut Import, folder: &Path) -> Vec<PathBuf> {
-    match std::fs::read_dir(folder) {
-        Ok(entries) => {
-            let mut paths: Vec<PathBuf> =
-                entries.flatten().map(|entry| entry.path()).take(FILES_MAX).collect();
-            paths.sort();
-            paths
-        }
-        Err(error) => {
-            import.problem(Place::whole(folder), format!("cannot be read: {error}"));
-            Vec::new()
-        }
-    }
-}
-
 /// The registry that a folder is for: a colon may be written as `_`, with another `_` at the end.
 fn registry_name(folder: &str) -> String {
     let with_port = folder.strip_suffix('_').and_then(|name| name.rsplit_once('_'));
@@ -87,7 +71,7 @@ fn hosts_file(import: &mut Import, folder: &Path) -> Option<(PathBuf, String)> {
 
 /// Docker's layout: `*.crt` are CAs, `*.cert` with `*.key` are client certificates.
 fn certificates(import: &mut Import, registry: &Registry, folder: &Path) {
-    let files = entries(import, folder);
+    let files = import.entries(folder);
     let with = |extension: &str| {
         files
             .iter()
@@ -102,7 +86,7 @@ fn certificates(import: &mut Import, registry: &Registry, folder: &Path) {
         let key = certificate.with_extension("key");
         // A certificate without a key beside it has the key in the same file.
         let key = if key.exists() { key } else { certificate.clone() };
-        add_client(import, registry, (certificate, key), Place::whole(folder));
+        add_client(import, registry, ClientFiles { certificate, key }, Place::whole(folder));
     }
 }
 

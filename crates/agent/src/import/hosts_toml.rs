@@ -11,7 +11,7 @@ use toml::de::DeValue;
 
 use super::document::{Source, Table, Text};
 use super::endpoint::{default_endpoint, take_apart};
-use super::{FoundMirror, FoundSet, Import, Note, Place};
+use super::{ClientFiles, FoundMirror, FoundSet, Import, Note, Place};
 
 const HOST_KEYS: [&str; 7] =
     ["capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout"];
@@ -157,18 +157,15 @@ fn capabilities(import: &mut Import, table: Table<'_>) -> Result<Capabilities, N
 
 /// How a host is reached, besides its URL.
 fn settings(import: &mut Import, registry: &Registry, table: Table<'_>) -> Result<(), Note> {
-    let folder = table.source.path.parent().unwrap_or_else(|| Path::new("."));
-    let absolute = |path: &str| std::path::absolute(folder.join(path)).unwrap_or_else(|_| folder.join(path));
     for ca in table.texts("ca")? {
-        add_ca(import, registry, absolute(ca.text), ca.place);
+        add_ca(import, registry, beside(table, ca.text), ca.place);
     }
-    for (client, place) in clients(table)? {
-        add_client(import, registry, (absolute(&client.0), absolute(&client.1)), place);
+    for client in clients(table)? {
+        add_client(import, registry, client, table.place_of("client"));
     }
     if table.truth("skip_verify")? {
-        let place = table.place_of("skip_verify");
         let text = format!("skip_verify: certificates are always verified here; name the CA of {registry}");
-        import.note(place.clone(), text);
+        import.note(table.place_of("skip_verify"), text);
     }
     if table.value("header").is_some() {
         let text = format!("headers of {registry}: none can be added to requests here");
@@ -184,29 +181,28 @@ fn settings(import: &mut Import, registry: &Registry, table: Table<'_>) -> Resul
 }
 
 /// Client certificates: one file, a list of files, or a list of pairs.
-fn clients(table: Table<'_>) -> Result<Vec<((String, String), Place)>, Note> {
+fn clients(table: Table<'_>) -> Result<Vec<ClientFiles>, Note> {
     let Some((value, place)) = table.value("client") else { return Ok(Vec::new()) };
-    let wrong = || Note {
-        place: place.clone(),
-        text: "client must be a file, a list of files, or a list of pairs of files".into(),
+    let clients = match value {
+        DeValue::Array(list) => list.iter().map(|value| client(table, value.get_ref())).collect(),
+        _ => client(table, value).map(|client| vec![client]),
     };
-    let same = |path: &str| (path.to_owned(), path.to_owned());
-    let pair = |value: &DeValue<'_>| match value {
-        DeValue::String(path) => Some(same(path)),
-        DeValue::Array(pair) => match (pair.first()?.get_ref().as_str(), pair.get(1)?.get_ref().as_str()) {
-            (Some(certificate), Some(key)) if pair.len() == 2 => {
-                Some((certificate.to_owned(), key.to_owned()))
-            }
-            _ => None,
-        },
-        _ => None,
+    let text = "client must be a file, a list of files, or a list of pairs of files";
+    clients.ok_or_else(|| Note { place, text: text.into() })
+}
+
+fn client(table: Table<'_>, value: &DeValue<'_>) -> Option<ClientFiles> {
+    let (certificate, key) = match value {
+        DeValue::Array(pair) if pair.len() == 2 => (pair[0].get_ref().as_str()?, pair[1].get_ref().as_str()?),
+        _ => (value.as_str()?, value.as_str()?),
     };
-    let pairs: Option<Vec<(String, String)>> = match value {
-        DeValue::String(path) => Some(vec![same(path)]),
-        DeValue::Array(list) => list.iter().map(|value| pair(value.get_ref())).collect(),
-        _ => None,
-    };
-    Ok(pairs.ok_or_else(wrong)?.into_iter().map(|pair| (pair, place.clone())).collect())
+    Some(ClientFiles { certificate: beside(table, certificate), key: beside(table, key) })
+}
+
+/// A file that is named in another one, whose folder it is looked for in.
+fn beside(table: Table<'_>, path: &str) -> PathBuf {
+    let path = table.source.path.with_file_name(path);
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// A registry has one file of CAs here; the first is taken.
@@ -226,17 +222,17 @@ pub(super) fn add_ca(import: &mut Import, registry: &Registry, path: PathBuf, pl
 }
 
 /// A registry has one client certificate here; the first is taken.
-pub(super) fn add_client(import: &mut Import, registry: &Registry, pair: (PathBuf, PathBuf), place: Place) {
+pub(super) fn add_client(import: &mut Import, registry: &Registry, files: ClientFiles, place: Place) {
     let known = &mut import.registries.entry(registry.clone()).or_default().client;
     match known {
-        Some(first) if *first != pair => {
+        Some(first) if *first != files => {
             let text = format!(
                 "{}: {registry} has the client certificate {} already, and can have one",
-                pair.0.display(),
-                first.0.display()
+                files.certificate.display(),
+                first.certificate.display()
             );
             import.note(place, text);
         }
-        _ => *known = Some(pair),
+        _ => *known = Some(files),
     }
 }

@@ -11,7 +11,7 @@ use shoal_engine::Location;
 use shoal_engine::mirrors::SourceScope;
 
 use super::document::{Source, Table, Text};
-use super::{FILES_MAX, FoundMirror, FoundSet, Import, Note, Place};
+use super::{FoundMirror, FoundSet, Import, Note, Place};
 
 /// Keys of the whole file that say nothing about mirrors.
 const OTHER_KEYS: &[(&str, &str)] = &[
@@ -46,22 +46,9 @@ pub(super) fn read(import: &mut Import, path: &Path) {
 
 /// The `.conf` files of the folder, if there is one, in lexical order.
 fn drop_ins(import: &mut Import, folder: &Path) -> Vec<PathBuf> {
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
-        Err(error) => {
-            import.problem(Place::whole(folder), format!("cannot be read: {error}"));
-            return Vec::new();
-        }
-    };
-    let mut files: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "conf") && path.is_file())
-        .take(FILES_MAX)
-        .collect();
-    files.sort();
-    files
+    let is_drop_in =
+        |path: &PathBuf| path.extension().is_some_and(|extension| extension == "conf") && path.is_file();
+    if folder.exists() { import.entries(folder).into_iter().filter(is_drop_in).collect() } else { Vec::new() }
 }
 
 pub(super) fn read_texts(import: &mut Import, files: &[(PathBuf, String)]) {

@@ -202,7 +202,10 @@ fn files_that_contradict_each_other() {
     import.registries_conf_text(Path::new("registries.conf"), containers);
     let object = "kind: ImageTagMirrorSet\nmetadata: {name: tags}\nspec:\n  imageTagMirrors:\n  - source: docker.io\n    mirrors: [b.example.com]\n";
     import.kubernetes_text(Path::new("sets.yaml"), object);
-    insta::assert_snapshot!(import.finish(&own()).unwrap_err());
+    insta::assert_snapshot!(import.finish(&own()).unwrap_err(), @r#"
+    1 problem, nothing was imported
+      sets.yaml:5:13: sets docker.io digests and tags both mirror docker.io, and only docker.io digests says never_contact_source; say the same in both (and registries.conf:2:12)
+    "#);
 }
 
 #[test]
@@ -243,7 +246,25 @@ fn problems_have_their_file_and_place() {
     yaml(&mut import, &set("mirrors: [m.test]"));
     import.registries_conf(Path::new("/no/such/registries.conf"));
     import.hosts_dir(Path::new("/no/such/certs.d"));
-    insta::assert_snapshot!(import.finish(&own()).unwrap_err());
+    insta::assert_snapshot!(import.finish(&own()).unwrap_err(), @r#"
+    16 problems, nothing was imported
+      syntax.conf:1:12: not TOML: unclosed array table, expected `]`
+      v1.conf:1:2: is of version 1 of the format, which has no mirrors; write [[registry]] tables
+      types.conf:3:11: blocked is of the type string; expected true or false
+      names.conf:2:12: is no source of images: "Upper" is not a repository name: lower-case letters, digits and single separators (. _ __ -), components between slashes
+      names.conf:4:1: the table has neither prefix nor location
+      both.conf:6:20: cannot stand beside mirror-by-digest-only; the runtime refuses the file, too
+      hosts.toml:1:10: server is of the type integer; expected a text
+      hosts.toml:2:20: https://m.test is of the type string; expected a table
+      hosts.toml:2:10: client must be a file, a list of files, or a list of pairs of files
+      sets.yaml:1:7: cannot be read as Kubernetes objects: expected string scalar at line 1, column 7
+      sets.yaml:5:13: source of x: "/quay.io" is not a repository name: lower-case letters, digits and single separators (. _ __ -), components between slashes
+      sets.yaml:5:33: mirror of x: "Upper" is not a repository name: lower-case letters, digits and single separators (. _ __ -), components between slashes
+      sets.yaml:5:62: mirrorSourcePolicy of x: must be NeverContactSource or AllowContactingSource
+      sets.yaml:5:5: cannot be read as Kubernetes objects: missing field `source` at line 5, column 5
+      /no/such/registries.conf: cannot be read: No such file or directory (os error 2)
+      /no/such/certs.d: cannot be read: No such file or directory (os error 2)
+    "#);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use shoal_engine::Registry;
 use shoal_engine::mirrors::Serves;
 
-use super::FoundRegistry;
 use super::compose::WrittenSet;
 use super::endpoint::default_endpoint;
+use super::{ClientFiles, FoundRegistry};
 
 /// Tables for a configuration file.
 pub(super) fn text(
@@ -99,7 +99,7 @@ fn registry(text: &mut String, registry: &Registry, found: &FoundRegistry) {
     if let Some(ca) = ca {
         line_of(text, format_args!("ca = {}", path_value(ca)));
     }
-    if let Some((certificate, key)) = client {
+    if let Some(ClientFiles { certificate, key }) = client {
         line_of(text, format_args!("client_certificate = {}", path_value(certificate)));
         line_of(text, format_args!("client_key = {}", path_value(key)));
     }

@@ -46,17 +46,61 @@ fn images_as_users_write_them() {
 
 #[tokio::test]
 async fn who_is_asked_and_why() {
-    insta::assert_snapshot!(text(&explained(SETS, "redis:7").await));
+    insta::assert_snapshot!(text(&explained(SETS, "redis:7").await), @r#"
+    docker.io/library/redis:7
+
+    Tags, tag lists, referrers
+       the mirrors of docker.io apply
+        ASKED FOR                AT                            CREDENTIALS  BECAUSE
+     1  docker.io/library/redis  https://registry-1.docker.io  none         source
+       not mirror-a.example.com: not asked for tags: serves = "digests" (set hub)
+       not mirror-b.example.com:5000/hub: not asked for tags: serves = "digests" (set hub)
+
+    Digests: blobs, and manifests by digest
+       the mirrors of docker.io apply
+        ASKED FOR                                    AT                            CREDENTIALS  BECAUSE
+     1  mirror-a.example.com/library/redis           https://mirror-a.example.com  none         mirror (set hub), is told ns=docker.io
+     2  mirror-b.example.com:5000/hub/library/redis  http://10.0.0.7:5000          none         mirror (set hub)
+     3  docker.io/library/redis                      https://registry-1.docker.io  none         source
+    "#);
 }
 
 #[tokio::test]
 async fn a_part_that_must_not_be_asked() {
-    insta::assert_snapshot!(text(&explained(SETS, "own/app").await));
+    insta::assert_snapshot!(text(&explained(SETS, "own/app").await), @r#"
+    docker.io/own/app:latest
+
+    Tags, tag lists, referrers
+       docker.io/own has no mirrors of its own; those of docker.io apply
+       nobody can be asked: every request for it fails
+       not the source: never_contact_source (set own)
+       not mirror-a.example.com: not asked for tags: serves = "digests" (set hub)
+       not mirror-b.example.com:5000/hub: not asked for tags: serves = "digests" (set hub)
+
+    Digests: blobs, and manifests by digest
+       docker.io/own has no mirrors of its own; those of docker.io apply
+        ASKED FOR                              AT                            CREDENTIALS  BECAUSE
+     1  mirror-a.example.com/own/app           https://mirror-a.example.com  none         mirror (set hub), is told ns=docker.io
+     2  mirror-b.example.com:5000/hub/own/app  http://10.0.0.7:5000          none         mirror (set hub)
+       not the source: never_contact_source (set own)
+    "#);
 }
 
 #[tokio::test]
 async fn without_mirrors() {
-    insta::assert_snapshot!(text(&explained("", "quay.io/team/app:v1").await));
+    insta::assert_snapshot!(text(&explained("", "quay.io/team/app:v1").await), @r#"
+    quay.io/team/app:v1
+
+    Tags, tag lists, referrers
+       no mirror set is for this repository
+        ASKED FOR         AT               CREDENTIALS  BECAUSE
+     1  quay.io/team/app  https://quay.io  none         source
+
+    Digests: blobs, and manifests by digest
+       no mirror set is for this repository
+        ASKED FOR         AT               CREDENTIALS  BECAUSE
+     1  quay.io/team/app  https://quay.io  none         source
+    "#);
 }
 
 #[tokio::test]
