@@ -4,6 +4,7 @@
 //! Invariant: the driver's task never waits for anything but its inbox and the engine's next wakeup; whatever takes
 //! time (the disk, upstream) runs as an effect of its own and comes back as one input (I4).
 
+mod batch;
 mod body;
 mod effects;
 mod flight;

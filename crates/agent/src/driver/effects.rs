@@ -3,6 +3,7 @@
 //! Invariant (I4): each function here leads to exactly one answering input, also when a thread panics or the disk
 //! fails; an effect that could be forgotten would leave a flight hanging for ever.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -14,19 +15,12 @@ use shoal_store::StoreError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::batch::{Batches, Closed};
 use super::flight::FlightIo;
 use super::{Driver, Handle, Running};
 use crate::node::{Asked, Cause};
 use crate::sources::{Incoming, Sources};
 use crate::upstream::UpstreamError;
-
-/// Chunks between the network and the disk of one transfer. A chunk is at most a few hundred KiB, so this bounds the
-/// memory of a transfer to some 8 MiB while the disk is slower than the network.
-const SINK_CHUNKS_MAX: usize = 32;
-
-/// Bytes written by one system call, at most: large enough that calls cost nothing, small enough that clients get
-/// their bytes in an even flow.
-const SINK_BATCH_BYTES: usize = 512 << 10;
 
 impl Driver {
     pub(super) fn look(&mut self, digest: Digest) {
@@ -318,7 +312,7 @@ impl Transfer {
             }
             self.handle.input(Input::FetchOpened { fetch: self.fetch, total: Some(total) }).await;
         }
-        let (chunks, queue) = mpsc::channel(SINK_CHUNKS_MAX);
+        let (mut batches, queue) = Batches::channel();
         let sink = {
             let (flight, handle, fetch, start) =
                 (Arc::clone(&self.flight), self.handle.clone(), self.fetch, self.start);
@@ -326,9 +320,9 @@ impl Transfer {
         };
         let received = tokio::select! {
             () = self.cancel.cancelled() => Err(FetchFault::Cancelled),
-            received = self.forward(&mut stream, &chunks) => received,
+            received = self.forward(&mut stream, &mut batches) => received,
         };
-        drop(chunks);
+        batches.end().await;
         // What has been received is written before the end is told, also of a cancelled transfer: nothing writes after
         // the answer, and the next transfer goes on right behind it.
         let written = sink.await.unwrap_or(Err(LocalFault::StoreBroken));
@@ -342,10 +336,11 @@ impl Transfer {
         Ok(())
     }
 
-    async fn forward(&self, stream: &mut Incoming, chunks: &mpsc::Sender<Bytes>) -> Result<(), FetchFault> {
+    async fn forward(&self, stream: &mut Incoming, batches: &mut Batches) -> Result<(), FetchFault> {
         let mut at = self.start;
         while at < self.end.load(Ordering::Acquire) {
-            let mut chunk = match stream.next().await {
+            let Ok(next) = pass_on_until(stream.next(), batches).await else { break };
+            let mut chunk = match next {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
                 Err(error) => return Err(self.blame(error).await),
@@ -353,7 +348,7 @@ impl Transfer {
             let left = self.end.load(Ordering::Acquire).saturating_sub(at);
             chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
             at += chunk.len() as u64;
-            if chunks.send(chunk).await.is_err() {
+            if batches.push(chunk).await.is_err() {
                 // The sink has failed and says why.
                 break;
             }
@@ -368,25 +363,28 @@ impl Transfer {
     }
 }
 
+/// Waits for `next`, which may take long, and passes on what is due meanwhile.
+async fn pass_on_until<F: Future>(next: F, batches: &mut Batches) -> Result<F::Output, Closed> {
+    let mut next = pin!(next);
+    loop {
+        tokio::select! {
+            biased;
+            output = next.as_mut() => return Ok(output),
+            passed_on = batches.pass_on_when_due() => passed_on?,
+        }
+    }
+}
+
 /// Writes what comes out of the queue to its place, tells the engine, then hashes. Returns the offset reached.
 fn sink(
     flight: &Arc<FlightIo>,
     handle: &Handle,
     fetch: FetchId,
     start: u64,
-    mut queue: mpsc::Receiver<Bytes>,
+    mut queue: mpsc::Receiver<Vec<Bytes>>,
 ) -> Result<u64, LocalFault> {
     let mut at = start;
-    let mut batch = Vec::new();
-    while let Some(first) = queue.blocking_recv() {
-        let mut len = first.len();
-        batch.push(first);
-        while len < SINK_BATCH_BYTES
-            && let Ok(more) = queue.try_recv()
-        {
-            len += more.len();
-            batch.push(more);
-        }
+    while let Some(batch) = queue.blocking_recv() {
         let offset = at;
         at += flight.write(offset, &batch).map_err(|error| {
             tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
@@ -396,7 +394,6 @@ fn sink(
         if flight.hash(offset, &batch) {
             catch_up(flight);
         }
-        batch.clear();
     }
     Ok(at)
 }

@@ -128,8 +128,9 @@ pub async fn run(options: &Options) -> Result<Table> {
         Metric { name: "cpu_both_s_per_gb_4", unit: "with the clients" },
     ];
     let conditions = format!(
-        "a stored blob of {size} bytes in the page cache, clients that recv() and discard, loopback, {} cores; median of \
-         {} alternating rounds of {REPEATS} transfers",
+        "a stored blob of {size} bytes in the page cache, clients that recv() and discard, loopback, the system's congestion control \
+         is {}, {} cores; median of {} alternating rounds of {REPEATS} transfers",
+        setting::congestion_control()?,
         setting::cores(),
         options.common.rounds,
     );

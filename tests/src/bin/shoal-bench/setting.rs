@@ -66,6 +66,13 @@ pub fn say(what: &str) {
     eprintln!("- {what}");
 }
 
+/// What the system's TCP connections use, and so every peer: one that paces (BBR) slows loopback down.
+pub fn congestion_control() -> Result<String> {
+    let path = "/proc/sys/net/ipv4/tcp_congestion_control";
+    let name = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    Ok(name.trim().to_owned())
+}
+
 /// Cores that this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

@@ -56,8 +56,14 @@ pub async fn run(options: &Options) -> Result<Table> {
 
     let (mut alone, mut ours) = (Contestant::default(), Contestant::default());
     for round in 0..options.common.rounds {
-        bench.agent(&mut alone, 1, &format!("alone-{round}")).await?;
-        bench.agent(&mut ours, options.clients, &format!("ours-{round}")).await?;
+        // Who begins changes: whoever comes second finds warmer caches.
+        for turn in 0..2 {
+            if (round + turn) % 2 == 0 {
+                bench.agent(&mut alone, 1, &format!("alone-{round}")).await?;
+            } else {
+                bench.agent(&mut ours, options.clients, &format!("ours-{round}")).await?;
+            }
+        }
     }
     // The peers differ by factors, not by percents: once is enough.
     let mut nginx = Contestant::default();
@@ -83,8 +89,10 @@ pub async fn run(options: &Options) -> Result<Table> {
     ];
     let conditions = format!(
         "{} clients at once, one cold blob of {size} bytes, registry (docker-registry) behind a link of {link} bytes/s, \
-         loopback, {} cores; shoal: median of {} fresh agents, each followed by one client alone with a fresh agent",
+         loopback, the system's congestion control is {}, {} cores; shoal: median of {} fresh agents, in turns with one \
+         client alone with a fresh agent",
         options.clients,
+        setting::congestion_control()?,
         setting::cores(),
         options.common.rounds,
     );
@@ -122,6 +130,8 @@ impl Bench {
     ) -> Result<()> {
         assert!(clients <= self.clients, "one client, or all of them");
         let pid = pid.expect("the server runs");
+        // What the last contestant has left to be written would otherwise be written during this one.
+        tokio::task::spawn_blocking(rustix::fs::sync).await?;
         let (before, cpu) = (self.setting.registry.asked(), usage::cpu_seconds(pid)?);
         let (got, took) = together(server, &self.setting.path(), clients).await?;
         let size = self.setting.blob.bytes.len() as u64;

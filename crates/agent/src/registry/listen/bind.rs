@@ -10,6 +10,11 @@ use tokio::net::TcpListener;
 /// once opens a few hundred connections in one moment.
 const BACKLOG: i32 = 1024;
 
+/// Congestion control of clients on this machine. There is no network between us whose congestion could be controlled,
+/// but the price is paid all the same: an algorithm that paces its packets, as BBR does, makes a loopback connection
+/// several times slower and dearer. Reno does not pace, is part of every kernel and open to every user.
+const LOOPBACK_CONGESTION_CONTROL: &[u8] = b"reno";
+
 /// Why a port cannot be opened. The operator has to act; nothing has been changed.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -75,6 +80,13 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         // The system's default for this differs between machines.
         socket.set_only_v6(false)?;
+    }
+    if address.ip().to_canonical().is_loopback() {
+        // Connections inherit it, and only from here: one that is changed later goes on pacing. Without it everything
+        // works, if slower.
+        if let Err(error) = socket.set_tcp_congestion(LOOPBACK_CONGESTION_CONTROL) {
+            tracing::debug!(%error, "local clients are sent to with the system's congestion control");
+        }
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

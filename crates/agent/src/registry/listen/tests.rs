@@ -10,6 +10,7 @@ use axum::extract::ConnectInfo;
 use axum::routing::get;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -335,6 +336,26 @@ async fn the_wildcard_of_ipv6_takes_both_families() {
     }
     drain.cancel();
     soon(server).await.expect("the server does not panic");
+}
+
+/// A loopback listener passes its own on to its connections; elsewhere the operator's choice for the system holds.
+#[tokio::test]
+async fn only_local_clients_get_a_congestion_control_of_our_own() {
+    let chosen = |stream: &TcpStream| SockRef::from(stream).tcp_congestion().expect("a TCP socket");
+    for (address, ours) in [([127, 0, 0, 1], true), ([0, 0, 0, 0], false)] {
+        let listener = bind(SocketAddr::from((address, 0))).expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let client = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+        let (accepted, _) = listener.accept().await.expect("a client is there");
+        // The client's socket has what the system gives to everybody.
+        let wanted = if ours { b"reno".to_vec() } else { trimmed(&chosen(&client)) };
+        assert_eq!(trimmed(&chosen(&accepted)).escape_ascii().to_string(), wanted.escape_ascii().to_string());
+    }
+}
+
+/// Without the zeros that the kernel fills the name up with.
+fn trimmed(name: &[u8]) -> Vec<u8> {
+    name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
 }
 
 #[tokio::test]
