@@ -45,11 +45,12 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// Whether the source may be asked now. A caller that gets [`Admission::Probe`] tells how it went.
-    pub fn admit(&mut self, now: Time) -> Admission {
+    /// Whether the source may be asked now. A caller that gets [`Admission::Probe`] tells how it went. Where nobody else
+    /// can be asked (`is_last`), one request at a time finds out during the pause as well.
+    pub fn admit(&mut self, now: Time, is_last: bool) -> Admission {
         match self.left_alone_until {
             None => Admission::Yes,
-            Some(until) if now < until => Admission::No,
+            Some(until) if now < until && !is_last => Admission::No,
             Some(_) if self.probing_until.is_some_and(|until| now < until) => Admission::No,
             Some(_) => {
                 self.probing_until = Some(now + BREAKER_PAUSE_FIRST);
@@ -77,6 +78,7 @@ impl Breaker {
     pub fn failed(&mut self, now: Time, failure: Failure) {
         self.errors += 1;
         let opens = failure == Failure::Absent || self.errors >= BREAKER_ERRORS_MAX;
+        self.probing_until = None;
         // Requests that were under way when the pause began say nothing new.
         let is_paused = self.left_alone_until.is_some_and(|until| now < until);
         if !opens || is_paused {
@@ -85,7 +87,6 @@ impl Breaker {
         let pause = BREAKER_PAUSE_FIRST.saturating_mul(1 << self.pauses.min(16)).min(BREAKER_PAUSE_MAX);
         self.pauses += 1;
         self.left_alone_until = Some(now + pause);
-        self.probing_until = None;
     }
 
     /// How long the source is still left alone; zero if it is not.
@@ -105,15 +106,29 @@ mod tests {
     #[test]
     fn who_is_absent_is_left_alone_at_once() {
         let mut breaker = Breaker::default();
-        assert_eq!(breaker.admit(at(0)), Admission::Yes);
+        assert_eq!(breaker.admit(at(0), false), Admission::Yes);
         breaker.failed(at(0), Failure::Absent);
-        assert_eq!(breaker.admit(at(1)), Admission::No);
+        assert_eq!(breaker.admit(at(1), false), Admission::No);
         let pause = BREAKER_PAUSE_FIRST.as_secs();
         assert_eq!(breaker.pause_left(at(1)), BREAKER_PAUSE_FIRST - Duration::from_secs(1));
-        assert_eq!(breaker.admit(at(pause)), Admission::Probe);
-        assert_eq!(breaker.admit(at(pause)), Admission::No, "one finds out");
+        assert_eq!(breaker.admit(at(pause), false), Admission::Probe);
+        assert_eq!(breaker.admit(at(pause), false), Admission::No, "one finds out");
         breaker.succeeded();
-        assert_eq!(breaker.admit(at(pause)), Admission::Yes);
+        assert_eq!(breaker.admit(at(pause), false), Admission::Yes);
+    }
+
+    #[test]
+    fn the_last_one_is_asked_by_one_at_a_time() {
+        let mut breaker = Breaker::default();
+        breaker.failed(at(0), Failure::Absent);
+        assert_eq!(breaker.admit(at(1), true), Admission::Probe);
+        assert_eq!(breaker.admit(at(1), true), Admission::No);
+        breaker.failed(at(2), Failure::Absent);
+        assert_eq!(
+            breaker.admit(at(2), true),
+            Admission::Probe,
+            "the next one, as soon as it is known how it went"
+        );
     }
 
     #[test]
@@ -121,13 +136,13 @@ mod tests {
         let mut breaker = Breaker::default();
         for n in 1..BREAKER_ERRORS_MAX {
             breaker.failed(at(u64::from(n)), Failure::Error);
-            assert_eq!(breaker.admit(at(u64::from(n))), Admission::Yes, "{n}");
+            assert_eq!(breaker.admit(at(u64::from(n)), false), Admission::Yes, "{n}");
         }
         breaker.failed(at(9), Failure::Error);
-        assert_eq!(breaker.admit(at(9)), Admission::No);
+        assert_eq!(breaker.admit(at(9), false), Admission::No);
         breaker.succeeded();
         breaker.failed(at(10), Failure::Error);
-        assert_eq!(breaker.admit(at(10)), Admission::Yes, "errors count in a row only");
+        assert_eq!(breaker.admit(at(10), false), Admission::Yes, "errors count in a row only");
     }
 
     #[test]
@@ -138,7 +153,7 @@ mod tests {
             breaker.failed(now, Failure::Absent);
             pauses.push(breaker.pause_left(now));
             now = now + breaker.pause_left(now);
-            assert_eq!(breaker.admit(now), Admission::Probe);
+            assert_eq!(breaker.admit(now, false), Admission::Probe);
         }
         assert_eq!(pauses[..2], [BREAKER_PAUSE_FIRST, BREAKER_PAUSE_FIRST * 2]);
         assert_eq!(pauses.last(), Some(&BREAKER_PAUSE_MAX));
@@ -158,7 +173,7 @@ mod tests {
         let mut breaker = Breaker::default();
         breaker.failed(at(0), Failure::Absent);
         let pause = BREAKER_PAUSE_FIRST.as_secs();
-        assert_eq!(breaker.admit(at(pause)), Admission::Probe);
-        assert_eq!(breaker.admit(at(2 * pause)), Admission::Probe);
+        assert_eq!(breaker.admit(at(pause), false), Admission::Probe);
+        assert_eq!(breaker.admit(at(2 * pause), false), Admission::Probe);
     }
 }

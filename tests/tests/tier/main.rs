@@ -87,7 +87,7 @@ async fn two_agents_and_one_bucket_make_one_fetch() {
     for text in [second.metrics().await, second.log(), third.log()] {
         assert!(!text.contains(stand.s3.secret()), "the bucket's secret is shown");
     }
-    assert_eq!(second.metric("tier_requests_total", &["operation=\"upload\""]).await, 0.0);
+    assert_eq!(second.metric("tier_sent_bytes_total", &[]).await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

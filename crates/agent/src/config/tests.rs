@@ -503,12 +503,18 @@ fn the_defaults_are_those_of_the_parts() {
 fn examples_of_the_manual_are_right() {
     let manual = include_str!("../../../../docs/OPERATING.md");
     let mut names = BTreeSet::new();
+    let secrets = tempfile::tempdir().unwrap();
+    std::fs::write(secrets.path().join("puller"), "secret").unwrap();
     for part in manual.split("<!-- example: ").skip(1) {
         let (name, rest) =
             part.split_once(" -->\n```toml\n").unwrap_or_else(|| panic!("no ```toml fence after {part}"));
         let (text, _) = rest.split_once("\n```").unwrap_or_else(|| panic!("{name}: the fence does not end"));
         assert!(names.insert(name), "{name} stands there twice");
-        Config::parse(text, None).unwrap_or_else(|error| panic!("{name}: {error}"));
+        // The secrets that the examples name have to be there.
+        let text = text.replace("/run/secrets", &secrets.path().display().to_string());
+        Config::parse(&text, None).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
-    assert!(names.contains("mirrors"), "{names:?}");
+    for name in ["mirrors", "access", "private", "object-store"] {
+        assert!(names.contains(name), "{name} is not among {names:?}");
+    }
 }

@@ -346,7 +346,7 @@ impl Inner {
         let (got, sender) = self.parts.sources.get_manifest(&admitted.asked, reference).await?;
         let mirror = sender.mirror().map(|mirror| mirror.registry().clone());
         let fetched = self.got(got, mirror)?;
-        if let Some(bytes) = &fetched.bytes {
+        if let Some(bytes) = fetched.bytes.as_ref().filter(|_| admitted.stores) {
             self.parts.sources.offer(fetched.digest, fetched.size, Content::Inline(bytes.clone()), &[sender]);
         }
         Ok(fetched)

@@ -87,14 +87,14 @@ impl Health {
         Health { origin: Instant::now(), state: Mutex::default(), down }
     }
 
-    /// Whether the source may be asked. Whoever gets [`Standing::Probe`] has to [`note`](Self::note) how it went.
-    pub fn standing(&self, weight: Weight) -> Standing {
+    /// Whether the source may be asked; `is_last` says that nobody else can be. Whoever gets [`Standing::Probe`] has to [`note`](Self::note) how it went.
+    pub fn standing(&self, weight: Weight, is_last: bool) -> Standing {
         let now = self.now();
         let mut state = self.state.lock();
         if let Some(until) = state.limited_until[weight as usize].filter(|until| now < *until) {
             return Standing::Limited(until - now);
         }
-        match state.breaker.admit(now) {
+        match state.breaker.admit(now, is_last) {
             Admission::Yes => Standing::Well,
             Admission::Probe => Standing::Probe,
             Admission::No => Standing::LeftAlone(state.breaker.pause_left(now)),
@@ -181,12 +181,12 @@ mod tests {
     async fn a_limit_concerns_what_is_limited() {
         let health = Health::new(Gauge::default());
         health.note(Weight::Pull, true, &status(429, Some(Duration::from_secs(30))));
-        assert_eq!(health.standing(Weight::Pull), Standing::Limited(Duration::from_secs(30)));
-        assert_eq!(health.standing(Weight::Free), Standing::Well);
+        assert_eq!(health.standing(Weight::Pull, false), Standing::Limited(Duration::from_secs(30)));
+        assert_eq!(health.standing(Weight::Free, false), Standing::Well);
         tokio::time::advance(Duration::from_secs(30)).await;
-        assert_eq!(health.standing(Weight::Pull), Standing::Well);
+        assert_eq!(health.standing(Weight::Pull, false), Standing::Well);
         health.note(Weight::Pull, true, &status(429, None));
-        assert_eq!(health.standing(Weight::Pull), Standing::Well, "it did not say how long");
+        assert_eq!(health.standing(Weight::Pull, false), Standing::Well, "it did not say how long");
     }
 
     #[tokio::test(start_paused = true)]
@@ -196,13 +196,13 @@ mod tests {
             let gauge = Gauge::default();
             let health = Health::new(gauge.clone());
             health.note(Weight::Free, is_mirror, &late());
-            assert!(matches!(health.standing(Weight::Free), Standing::LeftAlone(_)));
+            assert!(matches!(health.standing(Weight::Free, false), Standing::LeftAlone(_)));
             assert_eq!(gauge.get(), 1);
             tokio::time::advance(Duration::from_secs(3600)).await;
-            assert_eq!(health.standing(Weight::Free), Standing::Probe);
+            assert_eq!(health.standing(Weight::Free, false), Standing::Probe);
             health.note(Weight::Free, is_mirror, &status(404, None));
             assert_eq!(
-                (health.standing(Weight::Free), gauge.get()),
+                (health.standing(Weight::Free, false), gauge.get()),
                 (Standing::Well, 0),
                 "a 404 is an answer"
             );

@@ -263,7 +263,7 @@ where
             Some(Trouble::Broke) if !is_last => return Some(Reason::BrokeOff),
             Some(_) | None => {}
         }
-        match place.source.health.standing(self.subject.weight) {
+        match place.source.health.standing(self.subject.weight, is_last) {
             Standing::Well => None,
             Standing::Probe if is_last => None,
             Standing::Probe => {

@@ -181,7 +181,15 @@ async fn what_a_head_does_not_tell_is_not_guessed() {
     };
     let digest = sha256(MANIFEST);
     assert_eq!(head("full").await, found(Some(digest), Some(OCI_MANIFEST), Some(43)));
-    assert_eq!(head("refused").await, found(None, None, None));
+    // Nothing was told, so nobody knows whether it is public.
+    let untold = ManifestHead::Found {
+        digest: None,
+        media_type: None,
+        size: None,
+        max_age: None,
+        visibility: Visibility::Private,
+    };
+    assert_eq!(head("refused").await, Ok(untold));
     assert_eq!(head("missing").await, Err(SourceFault::Missing));
     assert!(matches!(head("bare").await, Ok(ManifestHead::Found { digest: None, media_type: None, .. })));
     assert_eq!(head(&digest.to_string()).await, found(Some(digest), None, Some(43)));
