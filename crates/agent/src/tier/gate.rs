@@ -25,7 +25,7 @@ impl Gate {
     pub fn admit(&self) -> Result<(), Duration> {
         let now = self.now();
         let mut breaker = self.breaker.lock();
-        match breaker.admit(now) {
+        match breaker.admit(now, false) {
             Admission::Yes | Admission::Probe => Ok(()),
             Admission::No => Err(breaker.pause_left(now)),
         }
