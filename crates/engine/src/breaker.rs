@@ -74,6 +74,11 @@ impl Breaker {
         *self = Breaker::default();
     }
 
+    /// A request has ended in a way that says nothing of the source. The next one may find out.
+    pub fn undecided(&mut self) {
+        self.probing_until = None;
+    }
+
     /// The source has failed.
     pub fn failed(&mut self, now: Time, failure: Failure) {
         self.errors += 1;
@@ -123,6 +128,8 @@ mod tests {
         breaker.failed(at(0), Failure::Absent);
         assert_eq!(breaker.admit(at(1), true), Admission::Probe);
         assert_eq!(breaker.admit(at(1), true), Admission::No);
+        breaker.undecided();
+        assert_eq!(breaker.admit(at(1), true), Admission::Probe);
         breaker.failed(at(2), Failure::Absent);
         assert_eq!(
             breaker.admit(at(2), true),

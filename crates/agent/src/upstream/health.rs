@@ -133,14 +133,14 @@ impl Health {
             }
             Some((error, SourceFault::Transient)) => match failure(error, is_mirror) {
                 Some(failure) => state.breaker.failed(now, failure),
-                None => return,
+                None => state.breaker.undecided(),
             },
             // A mirror that breaks off in every body is as good as none.
             Some((error, SourceFault::Interrupted)) if is_mirror && error.is_broken_body() => {
                 state.breaker.failed(now, Failure::Error);
             }
             // A token server that cannot be asked, a body that cannot be read: nothing is known of the source itself.
-            Some((_, SourceFault::Interrupted)) => return,
+            Some((_, SourceFault::Interrupted)) => state.breaker.undecided(),
             // It has answered; what it said concerns one request.
             None | Some(_) => state.breaker.succeeded(),
         }

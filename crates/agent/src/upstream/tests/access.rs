@@ -1,3 +1,5 @@
+//! Who may have what, as the registry is asked about it: modes, routes, clients' tokens, challenges handed on.
+
 use super::*;
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json"}"#;
