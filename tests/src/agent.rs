@@ -99,6 +99,13 @@ impl Setup {
         self.set_at(&path, value)
     }
 
+    /// Adds what another configuration says; what a test needs of its own (addresses, folders) stays.
+    #[must_use]
+    pub fn merge(mut self, other: Table) -> Self {
+        merge(&mut self.config, other);
+        self
+    }
+
     fn set_at(mut self, path: &[&str], value: impl Into<Value>) -> Self {
         let (last, tables) = path.split_last().expect("a key has a name");
         let mut table = &mut self.config;
@@ -190,6 +197,17 @@ impl Setup {
         let mut command = Command::new(place::shoal_bin());
         command.arg("agent").arg("--config").arg(self.write());
         run(&mut command, Duration::from_secs(20)).await
+    }
+}
+
+fn merge(into: &mut Table, other: Table) {
+    for (key, value) in other {
+        match (into.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(table)) => merge(inner, table),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! that are no HTTP, and the command line.
 
 mod commands;
+mod manual;
 mod wire;
 
 use std::os::unix::fs::chown;
