@@ -320,7 +320,7 @@ impl Upstream {
         let exchange = &self.inner.exchange;
         let ask = |place: Place| async move { exchange.head_manifest(&place, reference, known).await };
         let (found, place) = self.walk(asked, reference.into(), Weight::Free, ask).await?;
-        Ok((found, place.is_mirror.then_some(Mirror(place.source))))
+        Ok((found, place.mirror()))
     }
 
     /// What a tag points to at the registry itself, whatever mirrors say (T4).
@@ -337,7 +337,7 @@ impl Upstream {
     /// How much a mirror's word about a tag counts; `None` is the registry itself.
     pub fn trust(&self, scope: &Scope, tag: &Tag, mirror: Option<&Registry>) -> Trust {
         let Some(mirror) = mirror else { return Trust::REGISTRY };
-        let origin = self.inner.routes.decide(scope, Some(tag)).origin(scope);
+        let origin = self.origin(scope, Some(tag));
         let plan = self.inner.mirrors.candidates(&origin, Asking::Tag);
         let mut mirrors = plan.candidates.iter().filter(|c| matches!(c.kind, CandidateKind::Mirror(_)));
         let at = mirrors.position(|candidate| candidate.scope.registry == *mirror);
@@ -364,7 +364,7 @@ impl Upstream {
         let exchange = &self.inner.exchange;
         let ask = |place: Place| async move { exchange.get_manifest(&place, reference, known).await };
         let (found, place) = self.walk(asked, reference.into(), Weight::Pull, ask).await?;
-        Ok((found, place.is_mirror.then_some(Mirror(place.source))))
+        Ok((found, place.mirror()))
     }
 
     /// Whether a source has a blob, and its size in bytes; none if it does not tell.
@@ -436,7 +436,7 @@ impl Upstream {
     /// Whether a registry is asked with credentials of ours, as of now.
     pub async fn has_credentials(&self, registry: &Registry) -> bool {
         match self.source(registry) {
-            Ok(source) => source.credentials.resolve().await.login.is_some(),
+            Ok(source) => source.has_login().await,
             Err(_) => false,
         }
     }
@@ -465,8 +465,12 @@ impl Upstream {
 
     /// Where a rule sends a request, if one does.
     fn routed(&self, asked: &Asked, tag: Option<&Tag>) -> Asked {
-        let scope = self.inner.routes.decide(&asked.scope, tag).origin(&asked.scope);
-        Asked { scope, ..asked.clone() }
+        Asked { scope: self.origin(&asked.scope, tag), ..asked.clone() }
+    }
+
+    /// The repository that stands behind a name.
+    fn origin(&self, scope: &Scope, tag: Option<&Tag>) -> Scope {
+        self.inner.routes.decide(scope, tag).origin(scope)
     }
 
     /// Where a repository's content may be asked for, in order.
@@ -545,6 +549,13 @@ impl Mirror {
 impl PartialEq for Mirror {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Place {
+    /// The mirror that this is, if it is one.
+    fn mirror(&self) -> Option<Mirror> {
+        self.is_mirror.then(|| Mirror(Arc::clone(&self.source)))
     }
 }
 

@@ -64,11 +64,6 @@ impl Breaker {
         self.left_alone_until.is_some()
     }
 
-    /// When it may be asked again, while it is left alone.
-    pub fn left_alone_until(&self) -> Option<Time> {
-        self.left_alone_until
-    }
-
     /// The source has answered.
     pub fn succeeded(&mut self) {
         *self = Breaker::default();

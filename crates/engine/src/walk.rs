@@ -44,7 +44,7 @@ pub enum Step {
 pub fn after_fault(fault: &SourceFault, view: View) -> Step {
     match fault {
         SourceFault::Transient | SourceFault::Interrupted => {
-            // A tenth of a second more for each of 1024 values: nodes that broke together come back apart.
+            // Nodes that broke together come back apart.
             let jitter = SAME_SOURCE_JITTER_MAX.mul_f64((view.jitter % 1024) as f64 / 1024.0);
             let pause = SAME_SOURCE_PAUSE + jitter;
             if view.has_alternatives && !view.retried && pause < view.budget_left {
@@ -90,16 +90,19 @@ pub fn outcome(faults: &[(bool, SourceFault)]) -> SourceFault {
 mod tests {
     use super::*;
 
+    /// A mirror that has just failed for the first time.
+    const MIRROR: View = View {
+        is_mirror: true,
+        has_alternatives: true,
+        retried: false,
+        budget_left: Duration::from_secs(10),
+        denial_stops: true,
+        jitter: 0,
+    };
+
     #[test]
     fn what_follows_a_source_that_failed() {
-        let mirror = View {
-            is_mirror: true,
-            has_alternatives: true,
-            retried: false,
-            budget_left: Duration::from_secs(10),
-            denial_stops: true,
-            jitter: 0,
-        };
+        let mirror = MIRROR;
         let source = View { is_mirror: false, ..mirror };
         let alone = View { has_alternatives: false, ..source };
         let denied = SourceFault::Denied { status: 403 };
@@ -137,14 +140,7 @@ mod tests {
 
     #[test]
     fn the_pause_is_one_second_and_varies() {
-        let view = View {
-            is_mirror: true,
-            has_alternatives: true,
-            retried: false,
-            budget_left: Duration::from_secs(10),
-            denial_stops: true,
-            jitter: 0,
-        };
+        let view = MIRROR;
         let pauses: std::collections::BTreeSet<_> = (0..1024)
             .map(|jitter| match after_fault(&SourceFault::Transient, View { jitter, ..view }) {
                 Step::Again(pause) => pause,

@@ -39,10 +39,8 @@ impl Upstream {
         let mode = match settings.access {
             Some(mode) => mode,
             None if settings.identifies_us() => AccessMode::Open,
-            None => match self.source(registry) {
-                Ok(source) if source.has_login().await => AccessMode::Open,
-                _ => AccessMode::PublicOnly,
-            },
+            None if self.has_credentials(registry).await => AccessMode::Open,
+            None => AccessMode::PublicOnly,
         };
         Policy { mode, cache: settings.cache, is_configured: configured.is_some() }
     }
@@ -74,7 +72,8 @@ impl RegistrySettings {
 }
 
 impl Source {
-    async fn has_login(&self) -> bool {
+    /// Whether we have a login for it, as of now.
+    pub(super) async fn has_login(&self) -> bool {
         CredentialSource::resolve(&self.credentials).await.login.is_some()
     }
 }
