@@ -1,0 +1,6 @@
+//! A discrete-event simulator that runs shoal's real engine for thousands of nodes.
+//!
+//! It has no second implementation of anything the engine decides: it supplies time, links, an origin and faults, and
+//! carries out what the engines say. The baselines are models of other systems on the same links.
+
+pub mod outcome;

@@ -1,0 +1,3 @@
+//! `shoal-sim`: runs scenarios from a terminal.
+
+fn main() {}
