@@ -3,4 +3,6 @@
 //! It has no second implementation of anything the engine decides: it supplies time, links, an origin and faults, and
 //! carries out what the engines say. The baselines are models of other systems on the same links.
 
+pub mod net;
 pub mod outcome;
+pub mod queue;

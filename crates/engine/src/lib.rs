@@ -23,9 +23,11 @@ pub mod peer;
 pub mod pieces;
 pub mod ranges;
 pub mod retry;
+pub mod swarm;
 pub mod tags;
 pub mod time;
 pub mod walk;
+pub mod wire;
 
 pub use engine::Engine;
 pub use fault::{LocalFault, SourceFault};

@@ -86,3 +86,138 @@ pub const BREAKER_PAUSE_FIRST: Duration = Duration::from_secs(10);
 
 /// How long it is left alone at most: a mirror that has come back is used again within this time.
 pub const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(5 * 60);
+
+// ---- swarm ----
+
+/// Members of a tree that are looked at to find a place. More would make a home slow when thousands join, and the
+/// first ones are as good.
+pub const FOREST_SEARCH_MAX: usize = 32;
+
+/// Depth at which a tree is taken for broken: sixteen is what 10,000 members need when each second place is lost.
+pub const FOREST_DEPTH_MAX: u32 = 64;
+
+/// Leases of one blob that are worked on at a time: with 16 a registry that gives each connection 10 MB/s fills
+/// 1 Gbit/s, and no registry takes 16 connections of a cluster amiss.
+pub const LEASES_PER_BLOB_MAX: usize = 16;
+
+/// Time without progress after which a lease is given to somebody else. Longer than a registry's pauses between two
+/// packets, shorter than a runtime's patience.
+pub const LEASE_STALL: Duration = Duration::from_secs(3);
+
+/// The same before anything has arrived: a token, a redirect and a cold registry come first.
+pub const LEASE_FIRST_BYTE_MAX: Duration = Duration::from_secs(8);
+
+/// Time over which the rate of the leases is measured before their number changes.
+pub const LEASE_MEASURE_TIME: Duration = Duration::from_millis(300);
+
+/// Pieces that must have come in that time for the measure to mean something.
+pub const LEASE_MEASURE_PIECES_MIN: u32 = 8;
+
+/// More leases are tried only if what is left takes longer than this: trying costs a request.
+pub const LEASE_WIDEN_TIME_MIN: Duration = Duration::from_millis(1500);
+
+/// Twice as many leases stay only if they bring this factor.
+pub const LEASE_WIDEN_GAIN_MIN: f64 = 1.2;
+
+/// Shortest lease when there are several, in time.
+pub const LEASE_RUN_TIME_MIN: Duration = Duration::from_secs(1);
+
+/// Members that are denied the blob upstream before the home says that everybody has to try alone.
+pub const LEASE_DENIALS_MAX: u32 = 3;
+
+/// Failures in a row, without a piece in between, before the home gives up: with the pauses between them half a
+/// minute.
+pub const LEASE_FAILURES_MAX: u32 = 7;
+
+/// Pause before pieces that were lost with a member are fetched again: every root of a class tells of its own, and
+/// together they are one request.
+pub const LEASE_REGATHER: Duration = Duration::from_millis(50);
+
+/// Time that lease holders have to tell a home that has taken over what they work on, before it grants anew.
+pub const HOME_RECOVERY: Duration = Duration::from_millis(500);
+
+/// Members that relay hashes of one blob to this node, over its whole flight.
+pub const RELAYS_MAX: usize = 64;
+
+/// Streams to other members that are open at a time: those of some hundred blobs.
+pub const SUBSCRIPTIONS_MAX: usize = 4096;
+
+/// Pieces that are sent at a time. Few, so that each leaves soon; enough that the time between one's end and the next
+/// one's start is not lost.
+pub const UPLOADS_MAX: usize = 6;
+
+/// Pieces on the way to one member at a time: one travels while the next starts.
+pub const UPLOADS_PER_PEER_MAX: usize = 2;
+
+/// Pieces on the way to slow readers, beside the others.
+pub const UPLOADS_TO_SLOW_MAX: usize = 4;
+
+/// A reader that takes this many times as long as the quickest is slow.
+pub const SLOW_READER_FACTOR: f64 = 6.0;
+
+/// Books with receivers that a home keeps at a time; a member that joins one more is told to go alone.
+pub const BOOKS_MAX: usize = 4096;
+
+/// Members that a home remembers for a blob that nobody receives: any few of them can feed the next joiner.
+pub const HOLDERS_PER_BLOB_MAX: usize = 64;
+
+/// Hashes in one frame: half a megabyte of them.
+pub const ENTRIES_PER_FRAME_MAX: usize = 8192;
+
+/// Members that must have received wrong bytes from another before it is shut out of a blob: a single voice may itself
+/// be the broken one.
+pub const ACCUSERS_MIN: usize = 2;
+
+/// Time that a home has to answer before the next one is asked.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time between two looks of an exchange at its feeds.
+pub const EXCHANGE_CHECK: Duration = Duration::from_millis(100);
+
+/// Time without a piece and without a word from the home after which it is asked whether it lives.
+pub const HOME_SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// Time that a piece waits for its hash before the home is asked for it.
+pub const HASH_WAIT: Duration = Duration::from_millis(200);
+
+/// Pieces that wait for their hashes; more are thrown away and sent again later.
+pub const PENDING_PIECES_MAX: usize = 1024;
+
+/// Hashes that a lease holder gathers before it tells them.
+pub const REPORT_PIECES: usize = 4;
+
+/// Time for which it gathers them.
+pub const REPORT_AGE_MAX: Duration = Duration::from_millis(2);
+
+/// Runs of pieces in one message.
+pub const RUNS_PER_MESSAGE_MAX: usize = 256;
+
+/// Feeds of one class: more lease holders than there are at a time, and those before them.
+pub const FEEDS_PER_CLASS_MAX: usize = 64;
+
+/// Time between two complaints about one class: the new feed needs some time to show what it can do.
+pub const COMPLAINT_PAUSE: Duration = Duration::from_millis(400);
+
+/// Time without a piece, while other classes move, after which a feed counts as silent.
+pub const SILENCE_MAX: Duration = Duration::from_secs(1);
+
+/// Pieces by which a class may lag behind the others without a complaint.
+pub const LAG_PIECES_MIN: f64 = 3.0;
+
+/// The same as a share of the class.
+pub const LAG_SHARE_MIN: f64 = 0.05;
+
+/// With so few pieces of a class left the old feed is kept beside the new one.
+pub const ENDGAME_PIECES: u32 = 2;
+
+/// Time for which announcements are gathered.
+pub const ANNOUNCE_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Blobs in one announcement: 320 KiB.
+pub const ANNOUNCE_BLOBS_MAX: usize = 8192;
+
+/// Streams that wait for a look into the store, over all blobs.
+pub const INSPECTIONS_MAX: usize = 4096;
+
+/// Whole blobs whose size and list of hashes are kept at hand: with a thousand pieces each, 2 MiB.
+pub const SEEDS_MAX: usize = 64;

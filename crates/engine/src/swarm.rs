@@ -1,0 +1,529 @@
+//! The swarm: what this node does with other members, for all blobs.
+//!
+//! It routes messages between three parts: [`exchange`] (receiving a blob), [`upload`] (sending pieces) and [`home`]
+//! (keeping the book of a blob). What concerns a flight comes out as an [`Event`], which the engine carries to it.
+//! A member that is its own home talks to itself by the same messages; they never leave the node.
+
+pub mod classes;
+pub mod exchange;
+pub mod home;
+pub mod list;
+pub mod pieces;
+pub mod upload;
+
+mod announce;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use crate::homes::homes;
+use crate::ids::Digest;
+use crate::io::Output;
+use crate::limits::{INSPECTIONS_MAX, SEEDS_MAX};
+use crate::peer::{PeerId, Roster};
+use crate::pieces::piece_count;
+use crate::ranges::ByteRanges;
+use crate::time::Time;
+use crate::wire::{Entry, LeaseEnd, LeaseId, Message, PieceHash, Refusal, Run};
+
+use announce::Announcements;
+use classes::class_count;
+use exchange::{Arrival, Exchange, Standing};
+use home::{Home, Joining, Mail, relayed_by};
+use list::{PieceList, Via};
+use pieces::PieceSet;
+use upload::{UploadId, Uploads};
+
+/// What concerns a flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A piece that came from a member counts.
+    Accepted(Digest, u32),
+    /// What may be fetched upstream has changed.
+    Leases(Digest),
+    /// The swarm cannot help.
+    Alone(Digest, LeaseEnd),
+    /// Everything that was checked against the list is suspect.
+    Restarted(Digest),
+}
+
+/// A blob that is whole on this node and that others are fed with.
+struct Seed {
+    size: u64,
+    list: Option<PieceList>,
+    used: u64,
+}
+
+/// Streams that wait until it is known whether this node has the blob.
+type Waiting = Vec<(PeerId, u64, u8, Vec<Run>)>;
+
+/// See the module's head.
+pub struct Swarm {
+    me: PeerId,
+    roster: Arc<Roster>,
+    home: Home,
+    exchanges: BTreeMap<Digest, Exchange>,
+    uploads: Uploads,
+    seeds: BTreeMap<Digest, Seed>,
+    uses: u64,
+    inspecting: BTreeMap<Digest, Waiting>,
+    /// Members that wait for the hashes of a blob that this node has.
+    listing: BTreeMap<Digest, BTreeSet<PeerId>>,
+    announcements: Announcements,
+    mail: Mail,
+    events: VecDeque<Event>,
+}
+
+impl Swarm {
+    /// The swarm of a node that knows nobody yet.
+    pub fn new(me: PeerId) -> Self {
+        Swarm {
+            me,
+            roster: Arc::default(),
+            home: Home::default(),
+            exchanges: BTreeMap::new(),
+            uploads: Uploads::default(),
+            seeds: BTreeMap::new(),
+            uses: 0,
+            inspecting: BTreeMap::new(),
+            listing: BTreeMap::new(),
+            announcements: Announcements::default(),
+            mail: Mail::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    // ---- getters ----
+
+    /// The members.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// The exchange of a blob that is being received.
+    pub fn exchange(&self, digest: &Digest) -> Option<&Exchange> {
+        self.exchanges.get(digest)
+    }
+
+    /// The books that this node keeps.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Streams to other members.
+    pub fn uploads(&self) -> &Uploads {
+        &self.uploads
+    }
+
+    /// Whether there is anybody to exchange with.
+    pub fn has_members(&self) -> bool {
+        self.roster.len() > 1
+    }
+
+    /// When [`advance`](Self::advance) is wanted.
+    pub fn next_wakeup(&self) -> Option<Time> {
+        let exchanges = self.exchanges.values().filter_map(Exchange::next_wakeup).min();
+        [exchanges, self.home.next_wakeup(), self.announcements.next_wakeup()].into_iter().flatten().min()
+    }
+
+    // ---- the node's own blobs ----
+
+    /// A flight is ready to receive.
+    pub fn begin(&mut self, now: Time, digest: Digest, size: u64, have: &ByteRanges) {
+        let have = PieceSet::of_bytes(size, have);
+        let homes = homes(&digest, &self.roster).iter().copied().collect();
+        let exchange = Exchange::new(now, digest, size, have, homes, &mut self.mail);
+        if let Standing::Alone(end) = exchange.standing() {
+            self.events.push_back(Event::Alone(digest, end));
+        }
+        self.exchanges.insert(digest, exchange);
+    }
+
+    /// The flight has its blob in the store.
+    pub fn complete(&mut self, now: Time, digest: Digest, size: u64) {
+        let list = self.exchanges.remove(&digest).map(|mut exchange| {
+            exchange.finish(&mut self.mail);
+            if let Some(home) = exchange.home() {
+                self.mail.push_back((home, Message::Whole { digest, size }));
+            }
+            exchange.list().clone()
+        });
+        self.seed(digest, size, list.filter(PieceList::is_complete));
+        self.announce(now, digest, size);
+    }
+
+    /// The flight ends without its blob.
+    pub fn abandon(&mut self, digest: &Digest) {
+        let Some(mut exchange) = self.exchanges.remove(digest) else { return };
+        exchange.leave(&mut self.mail);
+        self.refuse_readers(digest);
+    }
+
+    /// The whole digest does not match although every piece matched the list.
+    pub fn mismatch(&mut self, digest: &Digest) {
+        let Some(mut exchange) = self.exchanges.remove(digest) else { return };
+        exchange.finish(&mut self.mail);
+        if let Some(home) = exchange.home() {
+            self.mail.push_back((home, Message::Mismatch { digest: *digest }));
+        }
+        self.refuse_readers(digest);
+    }
+
+    /// The sources upstream have failed this node for all that it was to fetch.
+    pub fn fetch_failed(&mut self, digest: &Digest, end: LeaseEnd) {
+        if let Some(exchange) = self.exchanges.get_mut(digest) {
+            exchange.end_all_leases(end, &mut self.mail);
+            self.events.push_back(Event::Leases(*digest));
+        }
+    }
+
+    /// A piece that was fetched upstream is there.
+    pub fn fetched(&mut self, now: Time, digest: Digest, piece: u32, hash: PieceHash) {
+        let Some(exchange) = self.exchanges.get_mut(&digest) else { return };
+        exchange.handle_fetched(now, piece, hash, &mut self.mail);
+        self.uploads.offer(&digest, piece);
+    }
+
+    /// A blob is in the store: the homes shall know.
+    pub fn announce(&mut self, now: Time, digest: Digest, size: u64) {
+        let homes = homes(&digest, &self.roster);
+        self.announcements.add(now, homes.iter().filter(|h| **h != self.me), digest, size);
+        if homes.iter().any(|h| *h == self.me) {
+            self.home.announce(self.me, digest, size);
+        }
+    }
+
+    /// A blob has left the store.
+    pub fn withdraw(&mut self, digest: Digest) {
+        self.seeds.remove(&digest);
+        self.refuse_readers(&digest);
+        for home in homes(&digest, &self.roster).iter() {
+            self.mail.push_back((*home, Message::Withdraw { blobs: vec![digest] }));
+        }
+    }
+
+    /// Bytes that may be fetched upstream for a blob.
+    pub fn fetchable(&self, digest: &Digest) -> Vec<std::ops::Range<u64>> {
+        self.exchanges.get(digest).map(Exchange::fetchable).unwrap_or_default()
+    }
+
+    // ---- the members ----
+
+    /// The list of members has changed.
+    pub fn set_roster(&mut self, now: Time, roster: Arc<Roster>) {
+        let before = std::mem::replace(&mut self.roster, roster);
+        let gone: Vec<_> =
+            before.iter().map(|m| m.peer).filter(|p| *p != self.me && !self.roster.contains(p)).collect();
+        for peer in gone {
+            self.lost(now, &peer);
+        }
+        for digest in self.home.receiving() {
+            if let Some(first) = homes(&digest, &self.roster).first().filter(|home| **home != self.me) {
+                self.home.hand_over(&digest, *first, &mut self.mail);
+            }
+        }
+    }
+
+    /// A member cannot be reached.
+    pub fn lost(&mut self, now: Time, peer: &PeerId) {
+        self.uploads.forget(peer);
+        self.home.lost(now, peer, &mut self.mail);
+        for exchange in self.exchanges.values_mut() {
+            exchange.handle_lost(now, peer, &mut self.mail);
+        }
+    }
+
+    /// A member has said something.
+    pub fn hear(&mut self, now: Time, from: PeerId, message: Message) {
+        use Message as M;
+        let mail = &mut self.mail;
+        match message {
+            // The membership is a machine of its own.
+            M::Swim(_) => {}
+            M::Join { digest, size, have, leases, again, insists } => {
+                let joining = Joining { size, have, leases, again };
+                self.handle_join(now, from, digest, joining, insists);
+            }
+            M::Report { digest, lease, entries } => self.home.report(now, from, digest, lease, entries, mail),
+            M::Over { digest, lease, at, end } => self.home.over(now, from, digest, (lease, at, end), mail),
+            M::Complain { digest, class, about, why, missing } => {
+                self.home.complain(now, from, digest, (class, about, why, missing), mail);
+            }
+            M::Prove { digest, runs } if self.home.keeps(&digest) => self.home.prove(from, digest, &runs, mail),
+            M::Prove { digest, .. } => self.handle_prove(from, digest),
+            M::Whole { digest, size } => self.home.whole(now, from, digest, size, &self.roster, mail),
+            M::Mismatch { digest } => self.home.mismatch(now, from, digest, mail),
+            M::Leave { digest } => self.home.leave(now, from, digest, mail),
+            M::Announce { blobs } => {
+                blobs.into_iter().for_each(|(digest, size)| self.home.announce(from, digest, size));
+            }
+            M::Withdraw { blobs } => {
+                blobs.into_iter().for_each(|digest| self.home.withdraw(now, from, digest, mail));
+            }
+            M::Subscribe { digest, size, classes, class, runs } => {
+                self.handle_subscribe(from, digest, size, classes, class, runs);
+            }
+            M::Unsubscribe { digest, class } => self.uploads.unsubscribe(&from, &digest, class),
+            M::Hashes { digest, entries } => self.handle_hashes(now, from, digest, entries),
+            M::Welcome { digest, .. }
+            | M::NotHome { digest, .. }
+            | M::Feeds { digest, .. }
+            | M::Lease { digest, .. }
+            | M::Trim { digest, .. }
+            | M::Alone { digest, .. }
+            | M::Restart { digest }
+            | M::Refuse { digest, .. } => self.hear_as_receiver(now, from, digest, message),
+        }
+    }
+
+    fn hear_as_receiver(&mut self, now: Time, from: PeerId, digest: Digest, message: Message) {
+        let Some(exchange) = self.exchanges.get_mut(&digest) else {
+            // A home that grants a lease to somebody who has left has to look elsewhere.
+            if let Message::Lease { lease, run, .. } = message {
+                let over = Message::Over { digest, lease, at: run.first, end: LeaseEnd::GivenUp };
+                self.mail.push_back((from, over));
+            }
+            return;
+        };
+        let mail = &mut self.mail;
+        let from_home = exchange.home() == Some(from);
+        match message {
+            Message::Refuse { class, .. } => exchange.handle_refused(now, &from, class, mail),
+            Message::Welcome { classes, feeds, .. } => exchange.handle_welcome(now, from, classes, feeds, mail),
+            _ if !from_home => {}
+            Message::NotHome { home, .. } => exchange.handle_not_home(now, from, home, mail),
+            Message::Feeds { feeds, .. } => exchange.handle_feeds(now, feeds, mail),
+            Message::Lease { lease, run, .. } => {
+                if exchange.handle_lease(now, lease, run) {
+                    exchange.resubscribe(mail);
+                    self.events.push_back(Event::Leases(digest));
+                }
+            }
+            Message::Trim { lease, end, .. } => {
+                exchange.handle_trim(now, lease, end, mail);
+                self.events.push_back(Event::Leases(digest));
+            }
+            Message::Alone { end, .. } => {
+                exchange.handle_alone(end, mail);
+                self.events.push_back(Event::Alone(digest, end));
+            }
+            Message::Restart { .. } => {
+                exchange.handle_restart(now, mail);
+                self.events.push_back(Event::Restarted(digest));
+            }
+            _ => {}
+        }
+    }
+
+    // ---- bytes ----
+
+    /// A piece has come from a member.
+    pub fn arrived(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        digest: Digest,
+        piece: (u32, PieceHash, u32),
+    ) -> Option<Arrival> {
+        let exchange = self.exchanges.get_mut(&digest)?;
+        let arrival = exchange.handle_arrived(now, from, piece, &mut self.mail);
+        if arrival == Arrival::Accepted {
+            self.uploads.offer(&digest, piece.0);
+            self.events.push_back(Event::Accepted(digest, piece.0));
+        }
+        Some(arrival)
+    }
+
+    /// A piece has been sent, or has failed to be.
+    pub fn sent(&mut self, now: Time, upload: UploadId) {
+        self.uploads.sent(now, upload);
+    }
+
+    /// The store has been asked for a blob; answers [`Output::Inspect`].
+    pub fn inspected(&mut self, digest: Digest, size: Option<u64>) {
+        let waiting = self.inspecting.remove(&digest).unwrap_or_default();
+        if let Some(size) = size {
+            self.seed(digest, size, None);
+        }
+        for (to, wanted, class, runs) in waiting {
+            match size {
+                Some(size) if size == wanted => {
+                    self.handle_subscribe(to, digest, size, class_count(piece_count(size) as u32), class, runs);
+                }
+                _ => self.refuse(to, digest, class, Refusal::Unknown),
+            }
+        }
+        if size.is_none() {
+            self.listing.remove(&digest);
+        }
+    }
+
+    /// The hashes of a stored blob's pieces; answers [`Output::List`].
+    pub fn listed(&mut self, digest: Digest, hashes: Option<Vec<PieceHash>>) {
+        let waiting = self.listing.remove(&digest).unwrap_or_default();
+        let (Some(hashes), Some(seed)) = (hashes, self.seeds.get_mut(&digest)) else { return };
+        let mut list = PieceList::new(piece_count(seed.size) as u32);
+        for (piece, hash) in (0..).zip(hashes) {
+            list.set(Entry { piece, hash }, Via::Trusted);
+        }
+        seed.list = Some(list);
+        waiting.into_iter().for_each(|to| self.tell_list(to, digest));
+    }
+
+    // ---- what follows ----
+
+    /// Time has passed.
+    pub fn advance(&mut self, now: Time) {
+        let (roster, mail) = (&self.roster, &mut self.mail);
+        for (digest, exchange) in &mut self.exchanges {
+            if exchange.next_wakeup().is_none_or(|at| at > now) {
+                continue;
+            }
+            exchange.advance(now, || homes(digest, roster).iter().copied().collect(), mail);
+            if let Standing::Alone(end) = exchange.standing() {
+                self.events.push_back(Event::Alone(*digest, end));
+            }
+        }
+        self.home.advance(now, mail);
+        self.announcements.flush(now, mail);
+    }
+
+    /// Sends what is to be sent; messages to this node itself are heard at once.
+    pub fn settle(&mut self, now: Time, out: &mut VecDeque<Output>) {
+        while let Some((to, message)) = self.mail.pop_front() {
+            if to == self.me {
+                self.hear(now, to, message);
+            } else {
+                out.push_back(Output::Tell { to, message });
+            }
+        }
+        while let Some(send) = self.uploads.next(now) {
+            out.push_back(Output::Upload(send));
+        }
+        for digest in self.inspecting.keys().filter(|d| !self.asked.contains(*d)).copied().collect::<Vec<_>>() {
+            self.asked.insert(digest);
+            out.push_back(Output::Inspect { digest });
+        }
+    }
+
+    /// The next event for a flight.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    // ---- handlers ----
+
+    fn handle_join(&mut self, now: Time, from: PeerId, digest: Digest, joining: Joining, insists: bool) {
+        let homes = homes(&digest, &self.roster);
+        let first = homes.first().copied();
+        // Who has tried those before this node, and knows of this node as a home, is not sent round in a circle.
+        let mine = first == Some(self.me) || insists && homes.iter().any(|h| *h == self.me);
+        match first {
+            Some(home) if !mine && home != from => {
+                self.mail.push_back((from, Message::NotHome { digest, home }));
+            }
+            _ => self.home.join(now, from, digest, joining, &self.roster, &mut self.mail),
+        }
+    }
+
+    fn handle_subscribe(&mut self, from: PeerId, digest: Digest, size: u64, classes: u8, class: u8, runs: Vec<Run>) {
+        let pieces = piece_count(size) as u32;
+        if classes != class_count(pieces) || class >= classes || runs.iter().any(|run| run.end > pieces) {
+            return self.refuse(from, digest, class, Refusal::Unknown);
+        }
+        if !self.uploads.has_room() {
+            return self.refuse(from, digest, class, Refusal::Busy);
+        }
+        let list = if let Some(exchange) = self.exchanges.get(&digest).filter(|e| e.size() == size) {
+            let have = exchange.have();
+            self.uploads.subscribe(from, digest, class, classes, runs.clone(), |piece| have.contains(piece));
+            Some(exchange.list())
+        } else if let Some(seed) = self.seeds.get_mut(&digest).filter(|s| s.size == size) {
+            self.uses += 1;
+            seed.used = self.uses;
+            self.uploads.subscribe(from, digest, class, classes, runs.clone(), |_| true);
+            seed.list.as_ref()
+        } else {
+            return self.inspect(from, digest, size, class, runs);
+        };
+        if let Some(list) = list.filter(|_| class < 2 && classes > 1) {
+            let known = list.entries(runs.iter().flat_map(|run| run.first..run.end));
+            let entries = relayed_by(class, classes, known);
+            for entries in entries.chunks(crate::limits::ENTRIES_PER_FRAME_MAX) {
+                self.mail.push_back((from, Message::Hashes { digest, entries: entries.to_vec() }));
+            }
+        }
+    }
+
+    fn inspect(&mut self, from: PeerId, digest: Digest, size: u64, class: u8, runs: Vec<Run>) {
+        let waiting: usize = self.inspecting.values().map(Vec::len).sum();
+        if waiting >= INSPECTIONS_MAX {
+            return self.refuse(from, digest, class, Refusal::Busy);
+        }
+        self.inspecting.entry(digest).or_default().push((from, size, class, runs));
+    }
+
+    /// The home wants the hashes of a blob that this node has.
+    fn handle_prove(&mut self, from: PeerId, digest: Digest) {
+        if self.seeds.get(&digest).is_some_and(|seed| seed.list.is_some()) {
+            return self.tell_list(from, digest);
+        }
+        let exchange = self.exchanges.get(&digest);
+        if exchange.is_none() && self.listing.len() < INSPECTIONS_MAX {
+            self.listing.entry(digest).or_default().insert(from);
+        }
+    }
+
+    fn tell_list(&mut self, to: PeerId, digest: Digest) {
+        let Some(list) = self.seeds.get(&digest).and_then(|seed| seed.list.as_ref()) else { return };
+        let pieces = piece_count(self.seeds[&digest].size) as u32;
+        let lease = LeaseId { epoch: 0, number: 0 };
+        for entries in list.entries(0..pieces).chunks(crate::limits::ENTRIES_PER_FRAME_MAX) {
+            self.mail.push_back((to, Message::Report { digest, lease, entries: entries.to_vec() }));
+        }
+    }
+
+    fn handle_hashes(&mut self, now: Time, from: PeerId, digest: Digest, entries: Vec<Entry>) {
+        let Some(exchange) = self.exchanges.get_mut(&digest) else { return };
+        let feeds = exchange.feeds().any(|(class, peer)| class < 2 && peer == from);
+        if !feeds && exchange.home() != Some(from) {
+            return;
+        }
+        let (accepted, news) = exchange.handle_hashes(now, from, &entries, &mut self.mail);
+        let classes = class_count(piece_count(exchange.size()) as u32);
+        for class in 0..2.min(classes) {
+            let entries = relayed_by(class, classes, news.iter().copied());
+            if entries.is_empty() || classes < 2 {
+                continue;
+            }
+            for reader in self.uploads.readers_of(&digest, class).filter(|r| *r != from) {
+                self.mail.push_back((reader, Message::Hashes { digest, entries: entries.clone() }));
+            }
+        }
+        for piece in accepted {
+            self.uploads.offer(&digest, piece);
+            self.events.push_back(Event::Accepted(digest, piece));
+        }
+    }
+
+    fn refuse(&mut self, to: PeerId, digest: Digest, class: u8, reason: Refusal) {
+        self.mail.push_back((to, Message::Refuse { digest, class, reason }));
+    }
+
+    fn refuse_readers(&mut self, digest: &Digest) {
+        for (to, class) in self.uploads.withdraw(digest) {
+            self.refuse(to, *digest, class, Refusal::Unknown);
+        }
+    }
+
+    fn seed(&mut self, digest: Digest, size: u64, list: Option<PieceList>) {
+        self.uses += 1;
+        self.seeds.insert(digest, Seed { size, list, used: self.uses });
+        if self.seeds.len() > SEEDS_MAX {
+            let idle = self.seeds.iter().filter(|(d, _)| !self.uploads.serves(d)).min_by_key(|(_, s)| s.used);
+            if let Some(oldest) = idle.map(|(digest, _)| *digest) {
+                self.seeds.remove(&oldest);
+            }
+        }
+    }
+}

@@ -1,0 +1,685 @@
+//! The exchange of one blob: this node's side of receiving it from other members.
+//!
+//! It joins at the home, subscribes to its feeds class by class, checks each piece against the list, does the work of
+//! its leases, and complains about feeds that do not do theirs. It is a function of what it has been told; time comes
+//! with each call.
+//!
+//! Invariant: a piece is in `have` only if this node fetched it upstream or it matched the list.
+
+use std::collections::BTreeMap;
+
+use crate::ids::Digest;
+use crate::limits::{
+    COMPLAINT_PAUSE, ENDGAME_PIECES, EXCHANGE_CHECK, FEEDS_PER_CLASS_MAX, HASH_WAIT, HOME_SILENCE_MAX, JOIN_TIMEOUT,
+    LAG_PIECES_MIN, LAG_SHARE_MIN, PENDING_PIECES_MAX, REPORT_AGE_MAX, REPORT_PIECES, RUNS_PER_MESSAGE_MAX, SILENCE_MAX,
+};
+use crate::peer::PeerId;
+use crate::pieces::piece_count;
+use crate::swarm::classes::class_of;
+use crate::swarm::home::Mail;
+use crate::swarm::list::{PieceList, Verdict, Via};
+use crate::swarm::pieces::{PieceSet, piece_bytes};
+use crate::time::Time;
+use crate::wire::{ClassFeeds, Complaint, Entry, Feed, LeaseEnd, LeaseId, Message, PieceHash, Run};
+
+/// How the exchange stands with the home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has asked to be in the book; of the homes, the n-th.
+    Joining(usize),
+    /// It is in the book.
+    Joined,
+    /// No home answers, or the home cannot help: everything comes from upstream.
+    Alone(LeaseEnd),
+}
+
+/// One member that feeds one class.
+#[derive(Clone)]
+struct Source {
+    peer: PeerId,
+    runs: Vec<Run>,
+    /// Pieces that waited at the feed behind the last one that came.
+    backlog: u32,
+}
+
+/// One class.
+#[derive(Default)]
+struct Class {
+    sources: Vec<Source>,
+    /// Pieces of the class that are there.
+    got: u32,
+    total: u32,
+    last_piece: Time,
+    complained: Option<Time>,
+}
+
+/// A lease that this node works on.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// The pieces; the end moves when it is trimmed.
+    pub run: Run,
+    /// First piece that has not come.
+    pub at: u32,
+}
+
+/// What became of a piece that arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It is what it should be: its bytes count.
+    Accepted,
+    /// Its hash is not known yet; it counts as soon as it is.
+    Pending,
+    /// It was there already.
+    Duplicate,
+    /// It is wrong.
+    Wrong,
+}
+
+/// See the module's head.
+pub struct Exchange {
+    digest: Digest,
+    size: u64,
+    have: PieceSet,
+    list: PieceList,
+    /// Pieces that have arrived and cannot be judged yet, with their senders.
+    pending: BTreeMap<u32, (PeerId, PieceHash, Time)>,
+    proof_asked: Option<Time>,
+    classes: Vec<Class>,
+    leases: BTreeMap<LeaseId, Work>,
+    /// Hashes that the home has not been told yet.
+    unreported: Vec<(LeaseId, Entry)>,
+    report_at: Option<Time>,
+    homes: Vec<PeerId>,
+    standing: Standing,
+    asked: Time,
+    /// When the home last said anything, or a piece came.
+    heard: Time,
+    checked: Time,
+    was_in_a_book: bool,
+}
+
+impl Exchange {
+    /// An exchange that joins at the first of `homes`.
+    pub fn new(now: Time, digest: Digest, size: u64, have: PieceSet, homes: Vec<PeerId>, mail: &mut Mail) -> Self {
+        let pieces = piece_count(size) as u32;
+        let mut exchange = Exchange {
+            digest,
+            size,
+            have,
+            list: PieceList::new(pieces),
+            pending: BTreeMap::new(),
+            proof_asked: None,
+            classes: Vec::new(),
+            leases: BTreeMap::new(),
+            unreported: Vec::new(),
+            report_at: None,
+            homes,
+            standing: Standing::Joining(0),
+            asked: now,
+            heard: now,
+            checked: now,
+            was_in_a_book: false,
+        };
+        exchange.join(now, 0, mail);
+        exchange
+    }
+
+    // ---- getters ----
+
+    /// How it stands with the home.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Size of the blob in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Pieces that are there.
+    pub fn have(&self) -> &PieceSet {
+        &self.have
+    }
+
+    /// The list of hashes.
+    pub fn list(&self) -> &PieceList {
+        &self.list
+    }
+
+    /// The leases that this node works on.
+    pub fn leases(&self) -> impl Iterator<Item = (&LeaseId, &Work)> {
+        self.leases.iter()
+    }
+
+    /// The member that keeps the book, as far as this node knows.
+    pub fn home(&self) -> Option<PeerId> {
+        match self.standing {
+            Standing::Joining(rank) => self.homes.get(rank).copied(),
+            Standing::Joined => self.homes.first().copied(),
+            Standing::Alone(_) => None,
+        }
+    }
+
+    /// Members that feed this node, with the class.
+    pub fn feeds(&self) -> impl Iterator<Item = (u8, PeerId)> + '_ {
+        (0..).zip(&self.classes).flat_map(|(class, c)| c.sources.iter().map(move |s| (class, s.peer)))
+    }
+
+    /// When [`advance`](Self::advance) is wanted.
+    pub fn next_wakeup(&self) -> Option<Time> {
+        let next = match self.standing {
+            Standing::Joining(_) => Some(self.asked + JOIN_TIMEOUT),
+            Standing::Joined if self.have.is_full() => None,
+            Standing::Joined => Some(self.checked + EXCHANGE_CHECK),
+            Standing::Alone(_) => None,
+        };
+        [next, self.report_at].into_iter().flatten().min()
+    }
+
+    // ---- what the home says ----
+
+    /// See [`Message::Welcome`].
+    pub fn handle_welcome(&mut self, now: Time, from: PeerId, classes: u8, feeds: Vec<ClassFeeds>, mail: &mut Mail) {
+        if classes == 0 || usize::from(classes) > crate::swarm::classes::CLASSES_MAX {
+            return;
+        }
+        if self.classes.len() != usize::from(classes) {
+            self.classes = (0..classes).map(|_| Class::default()).collect();
+            for piece in 0..self.have.total() {
+                let class = &mut self.classes[usize::from(class_of(piece, classes))];
+                class.total += 1;
+                class.got += u32::from(self.have.contains(piece));
+            }
+        }
+        self.standing = Standing::Joined;
+        self.was_in_a_book = true;
+        (self.heard, self.checked) = (now, now);
+        self.homes.retain(|home| *home != from);
+        self.homes.insert(0, from);
+        self.handle_feeds(now, feeds, mail);
+    }
+
+    /// See [`Message::NotHome`].
+    pub fn handle_not_home(&mut self, now: Time, from: PeerId, home: PeerId, mail: &mut Mail) {
+        if self.home() != Some(from) || home == from {
+            return;
+        }
+        self.homes.retain(|h| *h != home);
+        self.homes.insert(0, home);
+        self.join(now, 0, mail);
+    }
+
+    /// See [`Message::Feeds`].
+    pub fn handle_feeds(&mut self, now: Time, feeds: Vec<ClassFeeds>, mail: &mut Mail) {
+        self.heard = now;
+        for ClassFeeds { class, feeds } in feeds {
+            if usize::from(class) < self.classes.len() {
+                self.set_feeds(class, feeds, mail);
+            }
+        }
+    }
+
+    /// See [`Message::Lease`]. False if this node works on it already.
+    pub fn handle_lease(&mut self, now: Time, lease: LeaseId, run: Run) -> bool {
+        self.heard = now;
+        let end = run.end.min(self.have.total());
+        let fresh = !run.is_empty() && run.first < end && !self.leases.contains_key(&lease);
+        if fresh {
+            let at = self.have.first_missing(run.first).unwrap_or(end).min(end);
+            self.leases.insert(lease, Work { run: Run { first: run.first, end }, at });
+        }
+        fresh
+    }
+
+    /// See [`Message::Trim`].
+    pub fn handle_trim(&mut self, now: Time, lease: LeaseId, end: u32, mail: &mut Mail) {
+        self.heard = now;
+        let Some(work) = self.leases.get_mut(&lease) else { return };
+        work.run.end = work.run.end.min(end);
+        self.flush(mail);
+        self.end_leases(mail);
+        self.resubscribe(mail);
+    }
+
+    /// The node cannot go on with any lease.
+    pub fn end_all_leases(&mut self, end: LeaseEnd, mail: &mut Mail) {
+        self.flush(mail);
+        let Some(home) = self.home() else { return self.leases.clear() };
+        for (lease, work) in std::mem::take(&mut self.leases) {
+            mail.push_back((home, Message::Over { digest: self.digest, lease, at: work.at, end }));
+        }
+        self.resubscribe(mail);
+    }
+
+    /// See [`Message::Alone`].
+    pub fn handle_alone(&mut self, end: LeaseEnd, mail: &mut Mail) {
+        self.drop_feeds(mail);
+        self.leases.clear();
+        self.standing = Standing::Alone(end);
+    }
+
+    /// See [`Message::Hashes`]. Answers the pieces that count now, and the senders of those that turned out wrong.
+    pub fn handle_hashes(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        entries: &[Entry],
+        mail: &mut Mail,
+    ) -> (Vec<u32>, Vec<Entry>) {
+        let via = if self.home() == Some(from) { Via::Trusted } else { Via::Relay(from) };
+        let news: Vec<_> = entries.iter().copied().filter(|entry| self.list.set(*entry, via)).collect();
+        let mut accepted = Vec::new();
+        for entry in &news {
+            let Some((sender, hash, _)) = self.pending.remove(&entry.piece) else { continue };
+            if self.judge(now, sender, entry.piece, hash, mail) == Arrival::Accepted {
+                accepted.push(entry.piece);
+            }
+        }
+        (accepted, news)
+    }
+
+    /// All that was checked against the list is worth nothing.
+    pub fn handle_restart(&mut self, now: Time, mail: &mut Mail) {
+        let pieces = self.have.total();
+        self.drop_feeds(mail);
+        self.have = PieceSet::new(pieces);
+        self.list = PieceList::new(pieces);
+        self.pending.clear();
+        self.leases.clear();
+        self.unreported.clear();
+        self.report_at = None;
+        self.classes.clear();
+        self.join(now, 0, mail);
+    }
+
+    // ---- bytes ----
+
+    /// A piece has come from a member.
+    pub fn handle_arrived(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        (piece, hash, backlog): (u32, PieceHash, u32),
+        mail: &mut Mail,
+    ) -> Arrival {
+        if self.classes.is_empty() || piece >= self.have.total() {
+            return Arrival::Duplicate;
+        }
+        let at = piece as usize % self.classes.len();
+        let class = &mut self.classes[at];
+        if let Some(source) = class.sources.iter_mut().find(|s| s.peer == from) {
+            source.backlog = backlog;
+        }
+        if self.have.contains(piece) {
+            return Arrival::Duplicate;
+        }
+        class.last_piece = now;
+        self.heard = now;
+        self.judge(now, from, piece, hash, mail)
+    }
+
+    fn judge(&mut self, now: Time, from: PeerId, piece: u32, hash: PieceHash, mail: &mut Mail) -> Arrival {
+        match self.list.judge(piece, hash, &from) {
+            Verdict::Right => {
+                self.insert(piece);
+                Arrival::Accepted
+            }
+            Verdict::Unknown => {
+                if self.pending.len() < PENDING_PIECES_MAX {
+                    self.pending.insert(piece, (from, hash, now));
+                }
+                Arrival::Pending
+            }
+            // A relayed hash may itself be the lie: the home's word decides whom to blame.
+            Verdict::Wrong if !self.list.is_trusted(piece) => {
+                self.pending.insert(piece, (from, hash, now));
+                self.ask_proof(now, vec![Run { first: piece, end: piece + 1 }], mail);
+                Arrival::Pending
+            }
+            Verdict::Wrong => {
+                let class = class_of(piece, self.classes.len() as u8);
+                self.complain(now, class, from, Complaint::Wrong, mail);
+                self.forget_source(class, &from, mail);
+                Arrival::Wrong
+            }
+        }
+    }
+
+    /// A piece that this node fetched upstream is there.
+    pub fn handle_fetched(&mut self, now: Time, piece: u32, hash: PieceHash, mail: &mut Mail) {
+        let entry = Entry { piece, hash };
+        self.list.set(entry, Via::Trusted);
+        self.pending.remove(&piece);
+        self.insert(piece);
+        let lease = self.leases.iter_mut().find(|(_, work)| work.run.contains(piece));
+        if let Some((lease, work)) = lease {
+            work.at = work.at.max(piece + 1);
+            self.unreported.push((*lease, entry));
+            self.report_at.get_or_insert(now + REPORT_AGE_MAX);
+        }
+        if self.unreported.len() >= REPORT_PIECES || self.have.is_full() {
+            self.flush(mail);
+        }
+        self.end_leases(mail);
+    }
+
+    /// Everything is there: what is subscribed is of no use any more.
+    pub fn finish(&mut self, mail: &mut Mail) {
+        self.flush(mail);
+        self.drop_feeds(mail);
+    }
+
+    /// The node does not want the blob any more.
+    pub fn leave(&mut self, mail: &mut Mail) {
+        self.finish(mail);
+        if let Some(home) = self.home() {
+            mail.push_back((home, Message::Leave { digest: self.digest }));
+        }
+    }
+
+    fn insert(&mut self, piece: u32) {
+        if self.have.insert(piece) && !self.classes.is_empty() {
+            let at = piece as usize % self.classes.len();
+            self.classes[at].got += 1;
+        }
+    }
+
+    // ---- members that fail ----
+
+    /// A member cannot be reached.
+    pub fn handle_lost(&mut self, now: Time, peer: &PeerId, mail: &mut Mail) {
+        if self.home() == Some(*peer) {
+            self.next_home(now, mail);
+        }
+        let fed: Vec<_> = self.feeds().filter(|(_, feed)| feed == peer).map(|(class, _)| class).collect();
+        for class in fed {
+            self.complain(now, class, *peer, Complaint::Lost, mail);
+            self.forget_source(class, peer, mail);
+        }
+    }
+
+    /// See [`Message::Refuse`].
+    pub fn handle_refused(&mut self, now: Time, peer: &PeerId, class: u8, mail: &mut Mail) {
+        let mine = self.classes.get(usize::from(class)).is_some_and(|c| c.sources.iter().any(|s| s.peer == *peer));
+        if mine {
+            self.complain(now, class, *peer, Complaint::Refused, mail);
+            self.forget_source(class, peer, mail);
+        }
+    }
+
+    // ---- what follows from time ----
+
+    /// Looks after the home and the feeds. `homes` are the present ones.
+    pub fn advance(&mut self, now: Time, homes: impl Fn() -> Vec<PeerId>, mail: &mut Mail) {
+        if self.report_at.is_some_and(|at| at <= now) {
+            self.flush(mail);
+        }
+        match self.standing {
+            Standing::Joining(_) if now >= self.asked + JOIN_TIMEOUT => {
+                let present = homes();
+                self.homes.retain(|home| present.contains(home));
+                self.homes.extend(present.iter().filter(|h| !self.homes.contains(h)).copied().collect::<Vec<_>>());
+                self.next_home(now, mail);
+            }
+            Standing::Joined if now >= self.checked + EXCHANGE_CHECK && !self.have.is_full() => {
+                self.checked = now;
+                if now >= self.heard + HOME_SILENCE_MAX {
+                    // A home that lives welcomes again, which costs little; one that does not is replaced.
+                    self.join(now, 0, mail);
+                } else {
+                    self.check_proofs(now, mail);
+                    self.check_classes(now, mail);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn check_proofs(&mut self, now: Time, mail: &mut Mail) {
+        let waiting = |p: &&u32| self.pending[p].2 + HASH_WAIT <= now;
+        let mut runs: Vec<Run> = Vec::new();
+        for &piece in self.pending.keys().filter(waiting) {
+            if let Some(run) = runs.last_mut().filter(|run| run.end == piece) {
+                run.end += 1;
+            } else if runs.len() < RUNS_PER_MESSAGE_MAX {
+                runs.push(Run { first: piece, end: piece + 1 });
+            }
+        }
+        if !runs.is_empty() {
+            self.ask_proof(now, runs, mail);
+        }
+    }
+
+    fn ask_proof(&mut self, now: Time, runs: Vec<Run>, mail: &mut Mail) {
+        if self.proof_asked.is_some_and(|at| now < at + HASH_WAIT) {
+            return;
+        }
+        self.proof_asked = Some(now);
+        if let Some(home) = self.home() {
+            mail.push_back((home, Message::Prove { digest: self.digest, runs }));
+        }
+    }
+
+    /// A class that lags behind the others while its feed has more to send has a slow feed; one that stands still while
+    /// the others move has a silent one. A class whose feed has nothing to send either is not this node's to mend.
+    fn check_classes(&mut self, now: Time, mail: &mut Mail) {
+        let mut shares: Vec<f64> = self.classes.iter().map(|c| f64::from(c.got) / f64::from(c.total.max(1))).collect();
+        shares.sort_by(f64::total_cmp);
+        let median = shares[shares.len() / 2];
+        for at in 0..self.classes.len() {
+            let class = &self.classes[at];
+            let lag = median * f64::from(class.total) - f64::from(class.got);
+            let paused = class.complained.is_some_and(|since| now < since + COMPLAINT_PAUSE);
+            if class.got == class.total || paused {
+                continue;
+            }
+            let ending = median >= 1.0;
+            let threshold = if ending { 0.5 } else { LAG_PIECES_MIN.max(LAG_SHARE_MIN * f64::from(class.total)) };
+            let quiet = now - class.last_piece.max(class.complained.unwrap_or_default()) >= SILENCE_MAX;
+            // The one that was to send what is missing first.
+            let first = (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
+            let due = |s: &&Source| first.is_some_and(|piece| s.runs.iter().any(|run| run.contains(piece)));
+            let Some(source) = class.sources.iter().find(due).or(class.sources.last()) else {
+                if quiet && self.leases.is_empty() {
+                    self.complain(now, at as u8, PeerId([0; 32]), Complaint::Silent, mail);
+                }
+                continue;
+            };
+            let (peer, backlog) = (source.peer, source.backlog);
+            if lag >= threshold && backlog >= if ending { 1 } else { 2 } {
+                self.complain(now, at as u8, peer, Complaint::Slow, mail);
+            } else if quiet && (lag >= 1.0 || self.classes.len() == 1 || ending) {
+                self.complain(now, at as u8, peer, Complaint::Silent, mail);
+            }
+        }
+    }
+
+    fn complain(&mut self, now: Time, class: u8, about: PeerId, why: Complaint, mail: &mut Mail) {
+        let Some(home) = self.home() else { return };
+        let at = usize::from(class);
+        self.classes[at].complained = Some(now);
+        let classes = self.classes.len() as u8;
+        let runs = self.classes[at].sources.iter().filter(|s| s.peer == about).flat_map(|s| &s.runs);
+        let missing = runs
+            .flat_map(|run| run.first..run.end)
+            .filter(|piece| class_of(*piece, classes) == class && !self.have.contains(*piece))
+            .take(RUNS_PER_MESSAGE_MAX)
+            .map(|piece| Run { first: piece, end: piece + 1 })
+            .collect();
+        mail.push_back((home, Message::Complain { digest: self.digest, class, about, why, missing }));
+    }
+
+    fn next_home(&mut self, now: Time, mail: &mut Mail) {
+        let next = match self.standing {
+            Standing::Joining(rank) => rank + 1,
+            // The one that was in use is gone.
+            _ if !self.homes.is_empty() => {
+                self.homes.remove(0);
+                0
+            }
+            _ => 0,
+        };
+        if next < self.homes.len() {
+            self.join(now, next, mail);
+        } else {
+            self.handle_alone(LeaseEnd::Denied, mail);
+        }
+    }
+
+    fn join(&mut self, now: Time, rank: usize, mail: &mut Mail) {
+        self.standing = Standing::Joining(rank);
+        (self.asked, self.heard) = (now, now);
+        let Some(&home) = self.homes.get(rank) else {
+            self.standing = Standing::Alone(LeaseEnd::Denied);
+            return;
+        };
+        let all = Run { first: 0, end: self.have.total() };
+        let leases = self.leases.iter().map(|(lease, work)| (*lease, work.run)).collect();
+        let join = Message::Join {
+            digest: self.digest,
+            size: self.size,
+            have: self.have.runs(all, true, RUNS_PER_MESSAGE_MAX),
+            leases,
+            again: self.was_in_a_book,
+            insists: rank > 0,
+        };
+        mail.push_back((home, join));
+        // The hashes of what it fetched go with it: the new home has no list.
+        if self.was_in_a_book {
+            for (lease, work) in &self.leases {
+                let entries = self.list.entries(work.run.first..work.at);
+                mail.push_back((home, Message::Report { digest: self.digest, lease: *lease, entries }));
+            }
+        }
+    }
+
+    // ---- subscriptions ----
+
+    fn set_feeds(&mut self, class: u8, mut feeds: Vec<Feed>, mail: &mut Mail) {
+        feeds.truncate(FEEDS_PER_CLASS_MAX);
+        let at = usize::from(class);
+        let few_left = self.classes[at].total - self.classes[at].got <= ENDGAME_PIECES;
+        let old = std::mem::take(&mut self.classes[at].sources);
+        let mut sources: Vec<Source> = Vec::new();
+        for Feed { peer, run } in feeds {
+            match sources.iter_mut().find(|s| s.peer == peer) {
+                Some(source) => source.runs.push(run),
+                None => {
+                    let backlog = old.iter().find(|s| s.peer == peer).map_or(0, |s| s.backlog);
+                    sources.push(Source { peer, runs: vec![run], backlog });
+                }
+            }
+        }
+        for source in &old {
+            let stays = sources.iter().any(|s| s.peer == source.peer);
+            // The last pieces may come from the old feed or from the new one, whichever is first.
+            if !stays && !(few_left && !sources.is_empty()) {
+                mail.push_back((source.peer, Message::Unsubscribe { digest: self.digest, class }));
+            }
+        }
+        for source in &sources {
+            let same = old.iter().any(|s| s.peer == source.peer && s.runs == source.runs);
+            if !same {
+                self.subscribe(class, source, mail);
+            }
+        }
+        self.classes[at].sources = sources;
+    }
+
+    fn subscribe(&self, class: u8, source: &Source, mail: &mut Mail) {
+        let classes = self.classes.len() as u8;
+        let of_class = |run: &Run| {
+            (run.first..run.end.min(run.first + u32::from(classes))).any(|p| class_of(p, classes) == class)
+        };
+        let missing = source.runs.iter().flat_map(|run| self.have.runs(*run, false, RUNS_PER_MESSAGE_MAX));
+        let mut runs: Vec<_> = missing.flat_map(|run| self.without_own(run)).filter(of_class).collect();
+        runs.truncate(RUNS_PER_MESSAGE_MAX);
+        let (digest, size) = (self.digest, self.size);
+        let message = match runs.is_empty() {
+            true => Message::Unsubscribe { digest, class },
+            false => Message::Subscribe { digest, size, classes, class, runs },
+        };
+        mail.push_back((source.peer, message));
+    }
+
+    /// A run without what this node fetches itself.
+    fn without_own(&self, run: Run) -> Vec<Run> {
+        let mut rest = vec![run];
+        for work in self.leases.values() {
+            rest = rest
+                .into_iter()
+                .flat_map(|r| {
+                    let before = Run { first: r.first, end: r.end.min(work.run.first) };
+                    let after = Run { first: r.first.max(work.run.end), end: r.end };
+                    [before, after]
+                })
+                .filter(|r| !r.is_empty())
+                .collect();
+        }
+        rest
+    }
+
+    /// What this node fetches itself has changed: its feeds send the rest.
+    pub fn resubscribe(&mut self, mail: &mut Mail) {
+        for (class, state) in (0..).zip(&self.classes) {
+            state.sources.iter().for_each(|source| self.subscribe(class, source, mail));
+        }
+    }
+
+    fn forget_source(&mut self, class: u8, peer: &PeerId, mail: &mut Mail) {
+        self.classes[usize::from(class)].sources.retain(|s| s.peer != *peer);
+        mail.push_back((*peer, Message::Unsubscribe { digest: self.digest, class }));
+    }
+
+    fn drop_feeds(&mut self, mail: &mut Mail) {
+        for (class, peer) in self.feeds() {
+            // A feed that has sent everything of the class has closed the stream itself.
+            let class_state = &self.classes[usize::from(class)];
+            if class_state.got < class_state.total || class_state.sources.len() > 1 {
+                mail.push_back((peer, Message::Unsubscribe { digest: self.digest, class }));
+            }
+        }
+        self.classes.iter_mut().for_each(|c| c.sources.clear());
+    }
+
+    // ---- leases ----
+
+    /// The bytes of the leases that are still to be fetched.
+    pub fn fetchable(&self) -> Vec<std::ops::Range<u64>> {
+        let bytes = |run: Run| piece_bytes(self.size, run.first).start..piece_bytes(self.size, run.end - 1).end;
+        self.leases
+            .values()
+            .map(|work| Run { first: work.at, end: work.run.end })
+            .filter(|run| !run.is_empty())
+            .map(bytes)
+            .collect()
+    }
+
+    fn flush(&mut self, mail: &mut Mail) {
+        self.report_at = None;
+        let Some(home) = self.home() else { return self.unreported.clear() };
+        let mut by_lease: BTreeMap<LeaseId, Vec<Entry>> = BTreeMap::new();
+        for (lease, entry) in self.unreported.drain(..) {
+            by_lease.entry(lease).or_default().push(entry);
+        }
+        for (lease, entries) in by_lease {
+            mail.push_back((home, Message::Report { digest: self.digest, lease, entries }));
+        }
+    }
+
+    /// Leases of which everything has come.
+    fn end_leases(&mut self, mail: &mut Mail) {
+        let done: Vec<_> = self.leases.iter().filter(|(_, w)| w.at >= w.run.end).map(|(l, w)| (*l, *w)).collect();
+        if done.is_empty() {
+            return;
+        }
+        self.flush(mail);
+        for (lease, work) in done {
+            self.leases.remove(&lease);
+            if let Some(home) = self.home() {
+                let over = Message::Over { digest: self.digest, lease, at: work.at, end: LeaseEnd::Done };
+                mail.push_back((home, over));
+            }
+        }
+    }
+}

@@ -1,0 +1,613 @@
+//! Homes: the book of a blob, and what its keeper tells.
+//!
+//! The first living home of a digest knows who has the blob and who is receiving it, decides who feeds whom
+//! ([`forest`]) and who fetches upstream ([`leases`]), and hands out the list of piece hashes. It holds no byte of the
+//! blob. Losing it costs time and perhaps some duplicate bytes: whoever misses it joins at the next one.
+//!
+//! Invariant: a book speaks only to members that have spoken to it.
+
+pub mod forest;
+pub mod leases;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::ids::Digest;
+use crate::limits::{ACCUSERS_MIN, BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX};
+use crate::peer::{PeerId, Roster};
+use crate::pieces::piece_count;
+use crate::swarm::classes::{class_count, class_of};
+use crate::swarm::list::{PieceList, Via};
+use crate::time::Time;
+use crate::wire::{ClassFeeds, Complaint, Entry, Feed, LeaseEnd, LeaseId, Message, Run};
+
+use forest::{Forest, Node, Parent};
+use leases::{Action, Leases};
+
+/// Messages to send, in order.
+pub type Mail = VecDeque<(PeerId, Message)>;
+
+/// The book of one blob with members that are receiving it.
+struct Book {
+    digest: Digest,
+    size: u64,
+    pieces: u32,
+    forest: Forest,
+    leases: Leases,
+    list: PieceList,
+    /// What each lease has brought or brings, and who has it: the roots are fed from these.
+    brought: BTreeMap<LeaseId, Feed>,
+    /// Members that were told to fetch and whose pieces make up the list.
+    reporters: BTreeSet<PeerId>,
+    accusers: BTreeMap<PeerId, BTreeSet<PeerId>>,
+    quarantined: BTreeSet<PeerId>,
+    /// A member that was asked to take the hashes of what it has.
+    listing: Option<PeerId>,
+    /// Members that wait for the complete list.
+    unlisted: BTreeSet<PeerId>,
+    restarts: u32,
+}
+
+/// A blob that some members have and nobody receives.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    size: u64,
+    holders: Vec<PeerId>,
+}
+
+/// All books that this node keeps.
+#[derive(Default)]
+pub struct Home {
+    books: BTreeMap<Digest, Book>,
+    known: BTreeMap<Digest, Known>,
+}
+
+/// A member says that it receives a blob.
+pub struct Joining {
+    /// Size of the blob, bytes.
+    pub size: u64,
+    /// Pieces that it has.
+    pub have: Vec<Run>,
+    /// Leases that it works on.
+    pub leases: Vec<(LeaseId, Run)>,
+    /// Whether it was in a book before.
+    pub again: bool,
+}
+
+impl Home {
+    // ---- getters ----
+
+    /// Blobs in whose books somebody is receiving.
+    pub fn receiving_count(&self) -> usize {
+        self.books.len()
+    }
+
+    /// Blobs of which it is known who has them.
+    pub fn known_count(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether this node keeps a blob's book with receivers.
+    pub fn keeps(&self, digest: &Digest) -> bool {
+        self.books.contains_key(digest)
+    }
+
+    /// When [`advance`](Self::advance) is wanted.
+    pub fn next_wakeup(&self) -> Option<Time> {
+        self.books.values().filter_map(|book| book.leases.next_wakeup()).min()
+    }
+
+    // ---- what members say ----
+
+    /// See [`Message::Join`].
+    pub fn join(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        digest: Digest,
+        joining: Joining,
+        roster: &Roster,
+        mail: &mut Mail,
+    ) {
+        if !self.books.contains_key(&digest) && self.books.len() >= BOOKS_MAX {
+            return mail.push_back((from, Message::Alone { digest, end: LeaseEnd::Denied }));
+        }
+        let known = self.known.get(&digest);
+        let book = self.books.entry(digest).or_insert_with(|| {
+            let mut book = Book::new(now, digest, joining.size);
+            if joining.again {
+                book.leases.wait_for_holders(now);
+            }
+            for holder in known.into_iter().filter(|k| k.size == joining.size).flat_map(|k| &k.holders) {
+                if roster.contains(holder) && *holder != from {
+                    book.admit_seed(*holder, roster);
+                }
+            }
+            book
+        });
+        if book.size != joining.size {
+            // Two members believe in two sizes: one of their manifests lies, and no list could serve both.
+            return mail.push_back((from, Message::Alone { digest, end: LeaseEnd::Denied }));
+        }
+        book.join(now, from, joining, roster, mail);
+        book.advance(now, mail);
+    }
+
+    /// See [`Message::Report`].
+    pub fn report(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        digest: Digest,
+        lease: LeaseId,
+        entries: Vec<Entry>,
+        mail: &mut Mail,
+    ) {
+        if let Some(book) = self.books.get_mut(&digest) {
+            book.report(now, from, lease, entries, mail);
+            book.advance(now, mail);
+        }
+    }
+
+    /// See [`Message::Over`].
+    pub fn over(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        digest: Digest,
+        (lease, at, end): (LeaseId, u32, LeaseEnd),
+        mail: &mut Mail,
+    ) {
+        let Some(book) = self.books.get_mut(&digest) else { return };
+        book.over(now, from, lease, at, end);
+        book.advance(now, mail);
+    }
+
+    /// See [`Message::Complain`].
+    pub fn complain(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        digest: Digest,
+        (class, about, why, missing): (u8, PeerId, Complaint, Vec<Run>),
+        mail: &mut Mail,
+    ) {
+        let Some(book) = self.books.get_mut(&digest) else { return };
+        book.complain(now, from, class, about, why, &missing, mail);
+        book.advance(now, mail);
+    }
+
+    /// See [`Message::Prove`].
+    pub fn prove(&mut self, from: PeerId, digest: Digest, runs: &[Run], mail: &mut Mail) {
+        let Some(book) = self.books.get_mut(&digest) else { return };
+        let pieces = runs.iter().flat_map(|run| run.first..run.end.min(book.pieces));
+        let entries = book.list.entries(pieces.take(ENTRIES_PER_FRAME_MAX));
+        if entries.is_empty() {
+            book.unlisted.insert(from);
+            book.ask_for_list(mail);
+        } else {
+            mail.push_back((from, Message::Hashes { digest, entries }));
+        }
+    }
+
+    /// See [`Message::Whole`].
+    pub fn whole(&mut self, now: Time, from: PeerId, digest: Digest, size: u64, roster: &Roster, mail: &mut Mail) {
+        self.announce(from, digest, size);
+        let Some(book) = self.books.get_mut(&digest) else { return };
+        if book.size == size {
+            book.whole(from, roster);
+            book.advance(now, mail);
+        }
+        self.close_if_done(&digest);
+    }
+
+    /// See [`Message::Mismatch`].
+    pub fn mismatch(&mut self, now: Time, from: PeerId, digest: Digest, mail: &mut Mail) {
+        let Some(book) = self.books.get_mut(&digest) else { return };
+        book.mismatch(now, from, mail);
+        book.advance(now, mail);
+    }
+
+    /// See [`Message::Leave`].
+    pub fn leave(&mut self, now: Time, from: PeerId, digest: Digest, mail: &mut Mail) {
+        let Some(book) = self.books.get_mut(&digest) else { return };
+        book.lose(&from);
+        book.advance(now, mail);
+        self.close_if_done(&digest);
+    }
+
+    /// See [`Message::Announce`].
+    pub fn announce(&mut self, from: PeerId, digest: Digest, size: u64) {
+        let known = self.known.entry(digest).or_default();
+        if known.holders.is_empty() {
+            known.size = size;
+        }
+        if known.size == size && known.holders.len() < HOLDERS_PER_BLOB_MAX && !known.holders.contains(&from) {
+            known.holders.push(from);
+        }
+    }
+
+    /// See [`Message::Withdraw`].
+    pub fn withdraw(&mut self, now: Time, from: PeerId, digest: Digest, mail: &mut Mail) {
+        if let Some(known) = self.known.get_mut(&digest) {
+            known.holders.retain(|h| *h != from);
+            if known.holders.is_empty() {
+                self.known.remove(&digest);
+            }
+        }
+        self.leave(now, from, digest, mail);
+    }
+
+    /// A member has gone: nobody is fed by it any more.
+    pub fn lost(&mut self, now: Time, peer: &PeerId, mail: &mut Mail) {
+        for book in self.books.values_mut() {
+            if book.forest.find(peer).is_some() {
+                book.lose(peer);
+                book.advance(now, mail);
+            }
+        }
+        self.known.retain(|_, known| {
+            known.holders.retain(|h| h != peer);
+            !known.holders.is_empty()
+        });
+        self.books.retain(|_, book| !book.is_done());
+    }
+
+    /// This node does not keep a book any more: its members are told where to go.
+    pub fn hand_over(&mut self, digest: &Digest, home: PeerId, mail: &mut Mail) {
+        let Some(book) = self.books.remove(digest) else { return };
+        for node in book.forest.receivers() {
+            mail.push_back((book.forest.peer(node), Message::NotHome { digest: *digest, home }));
+        }
+    }
+
+    /// The digests of all books with receivers.
+    pub fn receiving(&self) -> Vec<Digest> {
+        self.books.keys().copied().collect()
+    }
+
+    /// Time has passed.
+    pub fn advance(&mut self, now: Time, mail: &mut Mail) {
+        for book in self.books.values_mut() {
+            if book.leases.next_wakeup().is_some_and(|at| at <= now) {
+                book.advance(now, mail);
+            }
+        }
+    }
+
+    fn close_if_done(&mut self, digest: &Digest) {
+        if self.books.get(digest).is_some_and(Book::is_done) {
+            self.books.remove(digest);
+        }
+    }
+}
+
+impl Book {
+    fn new(now: Time, digest: Digest, size: u64) -> Self {
+        let pieces = piece_count(size) as u32;
+        let epoch = now.since_origin().as_nanos() as u64;
+        Book {
+            digest,
+            size,
+            pieces,
+            forest: Forest::new(class_count(pieces)),
+            leases: Leases::new(epoch, pieces),
+            list: PieceList::new(pieces),
+            brought: BTreeMap::new(),
+            reporters: BTreeSet::new(),
+            accusers: BTreeMap::new(),
+            quarantined: BTreeSet::new(),
+            listing: None,
+            unlisted: BTreeSet::new(),
+            restarts: 0,
+        }
+    }
+
+    fn all(&self) -> Run {
+        Run { first: 0, end: self.pieces }
+    }
+
+    /// Whether nobody is receiving.
+    fn is_done(&self) -> bool {
+        self.forest.receivers().next().is_none()
+    }
+
+    fn admit_seed(&mut self, holder: PeerId, roster: &Roster) {
+        let node = self.forest.add(holder, roster.zone(&holder));
+        self.forest.set_whole(node);
+        self.leases.has(&[self.all()]);
+    }
+
+    fn join(&mut self, now: Time, from: PeerId, joining: Joining, roster: &Roster, mail: &mut Mail) {
+        let node = self.forest.add(from, roster.zone(&from));
+        if self.forest.is_whole(node) {
+            // It has lost what it had.
+            self.forest.remove(node);
+            self.forest.add(from, roster.zone(&from));
+        }
+        for (lease, run) in joining.leases {
+            self.leases.adopt(now, lease, from, run);
+            self.brought.insert(lease, Feed { peer: from, run });
+            self.reporters.insert(from);
+            self.forest.set_source(node);
+        }
+        self.leases.has(&joining.have);
+        // Whoever fetches everything that is missing needs no feed; the others are fed from the start.
+        self.grant(now, mail);
+        if !self.leases.holds(&from) || !self.leases.is_covered_by(&from) {
+            self.forest.attach_all(node);
+        }
+        let feeds = (0..self.forest.classes()).filter_map(|class| self.feeds(node, class)).collect();
+        let welcome = Message::Welcome { digest: self.digest, classes: self.forest.classes(), feeds };
+        mail.push_back((from, welcome));
+        if self.list.is_complete() {
+            self.send_list(from, mail);
+        } else if self.forest.has_seeds() {
+            self.unlisted.insert(from);
+            self.ask_for_list(mail);
+        } else if self.forest.classes() == 1 {
+            self.send_list(from, mail);
+        }
+        // What it was told just now need not be told again.
+        let changed = self.forest.take_changed();
+        self.tell_feeds(changed.into_iter().filter(|(n, _)| *n != node), mail);
+    }
+
+    fn send_list(&self, to: PeerId, mail: &mut Mail) {
+        let entries = self.list.entries(0..self.pieces);
+        for entries in entries.chunks(ENTRIES_PER_FRAME_MAX) {
+            mail.push_back((to, Message::Hashes { digest: self.digest, entries: entries.to_vec() }));
+        }
+    }
+
+    /// Somebody has the blob and nobody has its list: one of those who have it takes the hashes.
+    fn ask_for_list(&mut self, mail: &mut Mail) {
+        if self.listing.is_none()
+            && let Some(seed) = self.forest.seeds().find(|s| !self.quarantined.contains(s))
+        {
+            self.listing = Some(seed);
+            mail.push_back((seed, Message::Prove { digest: self.digest, runs: vec![self.all()] }));
+        }
+    }
+
+    fn report(&mut self, now: Time, from: PeerId, lease: LeaseId, entries: Vec<Entry>, mail: &mut Mail) {
+        let listed = self.listing == Some(from);
+        if !listed && !self.reporters.contains(&from) {
+            return;
+        }
+        self.leases.report(now, lease, &from, entries.iter().map(|e| e.piece));
+        if let Some(feed) = self.brought.get_mut(&lease).filter(|f| f.peer == from) {
+            let end = entries.iter().map(|e| e.piece + 1).max().unwrap_or(0);
+            feed.run.end = feed.run.end.max(end.min(self.pieces));
+        }
+        let news: Vec<_> = entries.into_iter().filter(|e| self.list.set(*e, Via::Trusted)).collect();
+        if listed && self.list.is_complete() {
+            self.listing = None;
+            for member in std::mem::take(&mut self.unlisted) {
+                self.send_list(member, mail);
+            }
+        } else if !listed {
+            self.spread(&news, mail);
+        }
+    }
+
+    /// Hands hashes to the roots of the trees that carry them, or to everybody if there is one tree only.
+    fn spread(&mut self, news: &[Entry], mail: &mut Mail) {
+        let digest = self.digest;
+        if self.forest.classes() == 1 {
+            for node in self.forest.receivers() {
+                mail.push_back((self.forest.peer(node), Message::Hashes { digest, entries: news.to_vec() }));
+            }
+            return;
+        }
+        for (root, class) in self.forest.fed_by_source().filter(|(_, class)| *class < 2) {
+            let entries = relayed_by(class, self.forest.classes(), news.iter().copied());
+            if !entries.is_empty() {
+                mail.push_back((self.forest.peer(root), Message::Hashes { digest, entries }));
+            }
+        }
+    }
+
+    fn over(&mut self, now: Time, from: PeerId, lease: LeaseId, at: u32, end: LeaseEnd) {
+        self.leases.over(now, lease, &from, end);
+        if let Some(feed) = self.brought.get_mut(&lease).filter(|f| f.peer == from) {
+            feed.run.end = feed.run.end.min(at);
+            if feed.run.is_empty() {
+                self.brought.remove(&lease);
+            }
+        }
+        if let Some(node) = self.forest.find(&from)
+            && !self.leases.holds(&from)
+        {
+            self.forest.unset_source(node);
+            self.forest.attach_all(node);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of one message")]
+    fn complain(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        class: u8,
+        about: PeerId,
+        why: Complaint,
+        missing: &[Run],
+        mail: &mut Mail,
+    ) {
+        let Some(node) = self.forest.find(&from).filter(|_| class < self.forest.classes()) else { return };
+        let accused = self.forest.find(&about);
+        if why == Complaint::Wrong {
+            let accusers = self.accusers.entry(about).or_default();
+            accusers.insert(from);
+            if accusers.len() >= ACCUSERS_MIN {
+                self.quarantined.insert(about);
+                self.lose(&about);
+            }
+        }
+        match self.forest.parent(node, class) {
+            Parent::Member(parent) if Some(parent) == accused => {
+                self.forest.replace(node, class, why == Complaint::Slow);
+            }
+            Parent::Source => {
+                if matches!(why, Complaint::Lost | Complaint::Refused | Complaint::Wrong) {
+                    self.brought.retain(|_, feed| feed.peer != about);
+                    self.leases.lost(&about);
+                }
+                if why != Complaint::Slow {
+                    let there = |run: &Run| !self.leases.active().any(|(_, a)| a.run.contains(run.first));
+                    let lost: Vec<_> = missing.iter().copied().filter(there).collect();
+                    match self.forest.has_seeds() {
+                        true => self.forest.replace(node, class, false),
+                        false => self.leases.misses(now, &lost),
+                    }
+                }
+            }
+            Parent::None => self.forest.attach_all(node),
+            // It has been given another one in the meantime.
+            Parent::Member(_) => {
+                self.tell_feeds([(node, class)].into_iter(), mail);
+            }
+        }
+    }
+
+    fn whole(&mut self, from: PeerId, roster: &Roster) {
+        if self.quarantined.contains(&from) {
+            return;
+        }
+        let node = self.forest.add(from, roster.zone(&from));
+        self.forest.set_whole(node);
+        self.leases.has(&[self.all()]);
+        self.unlisted.remove(&from);
+    }
+
+    /// The list is wrong somewhere: whoever reported is suspect, everything starts over without them.
+    fn mismatch(&mut self, now: Time, from: PeerId, mail: &mut Mail) {
+        let by_receiver = self.forest.find(&from).is_some_and(|n| !self.forest.is_whole(n));
+        // One report for each life of the list: the others say the same.
+        if !by_receiver || self.forest.has_seeds() || !self.list.is_complete() {
+            return;
+        }
+        self.restarts += 1;
+        self.list = PieceList::new(self.pieces);
+        self.quarantined.append(&mut self.reporters);
+        self.brought.clear();
+        self.leases.restart(now.since_origin().as_nanos() as u64);
+        for node in self.forest.receivers() {
+            mail.push_back((self.forest.peer(node), Message::Restart { digest: self.digest }));
+        }
+    }
+
+    fn lose(&mut self, peer: &PeerId) {
+        self.leases.lost(peer);
+        self.brought.retain(|_, feed| feed.peer != *peer);
+        self.unlisted.remove(peer);
+        if self.listing == Some(*peer) {
+            self.listing = None;
+        }
+        if let Some(node) = self.forest.find(peer) {
+            self.forest.remove(node);
+        }
+    }
+
+    // ---- what follows ----
+
+    fn advance(&mut self, now: Time, mail: &mut Mail) {
+        self.grant(now, mail);
+        let changed = self.forest.take_changed();
+        self.tell_feeds(changed.into_iter(), mail);
+        if !self.unlisted.is_empty() {
+            self.ask_for_list(mail);
+        }
+    }
+
+    fn grant(&mut self, now: Time, mail: &mut Mail) {
+        let (forest, quarantined) = (&self.forest, &self.quarantined);
+        let actions = self.leases.advance(now, |avoid| {
+            let fit = |n: &Node| !avoid(&forest.peer(*n)) && !quarantined.contains(&forest.peer(*n));
+            forest.receivers().filter(fit).min_by_key(|n| forest.busyness(*n)).map(|n| forest.peer(n))
+        });
+        if actions.is_empty() {
+            return;
+        }
+        for action in actions {
+            self.carry_out(action, mail);
+        }
+        let roots: Vec<_> = self.forest.fed_by_source().collect();
+        self.tell_feeds(roots.into_iter(), mail);
+    }
+
+    fn carry_out(&mut self, action: Action, mail: &mut Mail) {
+        let digest = self.digest;
+        match action {
+            Action::Grant { to, lease, run } => {
+                self.brought.insert(lease, Feed { peer: to, run });
+                self.reporters.insert(to);
+                let node = self.forest.find(&to).expect("a candidate is in the forest");
+                self.forest.set_source(node);
+                if !self.leases.is_covered_by(&to) {
+                    self.forest.attach_all(node);
+                }
+                mail.push_back((to, Message::Lease { digest, lease, run }));
+            }
+            Action::Trim { holder, lease, end } => {
+                if let Some(feed) = self.brought.get_mut(&lease) {
+                    let at = self.leases.first_missing(feed.run);
+                    feed.run.end = feed.run.end.min(end.max(at));
+                }
+                if let Some(node) = self.forest.find(&holder) {
+                    if !self.leases.holds(&holder) {
+                        self.forest.unset_source(node);
+                    }
+                    self.forest.attach_all(node);
+                }
+                mail.push_back((holder, Message::Trim { digest, lease, end }));
+            }
+            Action::GiveUp(end) => {
+                for node in self.forest.receivers() {
+                    mail.push_back((self.forest.peer(node), Message::Alone { digest, end }));
+                }
+            }
+        }
+    }
+
+    fn tell_feeds(&mut self, changed: impl Iterator<Item = (Node, u8)>, mail: &mut Mail) {
+        let mut by_node: BTreeMap<Node, Vec<ClassFeeds>> = BTreeMap::new();
+        for (node, class) in changed {
+            if self.forest.is_whole(node) {
+                continue;
+            }
+            by_node.entry(node).or_default().extend(self.feeds(node, class));
+            let relays = class < 2 && self.forest.classes() > 1;
+            if relays && self.forest.parent(node, class) == Parent::Source {
+                // A new root has to learn what the one before it was told.
+                let entries = relayed_by(class, self.forest.classes(), self.list.entries(0..self.pieces));
+                for entries in entries.chunks(ENTRIES_PER_FRAME_MAX) {
+                    let hashes = Message::Hashes { digest: self.digest, entries: entries.to_vec() };
+                    mail.push_back((self.forest.peer(node), hashes));
+                }
+            }
+        }
+        for (node, feeds) in by_node {
+            mail.push_back((self.forest.peer(node), Message::Feeds { digest: self.digest, feeds }));
+        }
+    }
+
+    /// Who feeds a member in a class, in the words of the wire; `None` if it needs none.
+    fn feeds(&self, node: Node, class: u8) -> Option<ClassFeeds> {
+        let feeds = match self.forest.parent(node, class) {
+            Parent::None => return None,
+            Parent::Member(parent) => vec![Feed { peer: self.forest.peer(parent), run: self.all() }],
+            Parent::Source => {
+                let me = self.forest.peer(node);
+                self.brought.values().copied().filter(|feed| feed.peer != me).collect()
+            }
+        };
+        Some(ClassFeeds { class, feeds })
+    }
+}
+
+/// The entries that travel down the tree of a class: that of class 0 carries the hashes of all other classes, that of
+/// class 1 those of class 0.
+pub(crate) fn relayed_by(class: u8, classes: u8, entries: impl IntoIterator<Item = Entry>) -> Vec<Entry> {
+    entries.into_iter().filter(|e| (class_of(e.piece, classes) == 0) == (class == 1)).collect()
+}

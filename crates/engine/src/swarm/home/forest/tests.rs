@@ -1,0 +1,143 @@
+//! Forests that grow, change and lose members keep their shape.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn peer(number: u32) -> PeerId {
+    let mut id = [0; 32];
+    id[..8].copy_from_slice(&(u64::from(number) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+    id[28..].copy_from_slice(&number.to_be_bytes());
+    PeerId(id)
+}
+
+/// The edges form trees, and the books agree with them.
+fn check(forest: &Forest) {
+    for (n, entry) in forest.nodes.iter().enumerate() {
+        let edges: usize = entry.children.iter().map(Vec::len).sum();
+        assert_eq!(entry.used as usize, edges, "{n}: used");
+        for class in 0..forest.classes {
+            let mut at = n as Node;
+            for step in 0.. {
+                assert!(step < FOREST_DEPTH_MAX, "{n} is in a circle of class {class}");
+                match forest.parent(at, class) {
+                    Parent::Member(parent) => {
+                        let siblings = &forest.nodes[parent as usize].children[usize::from(class)];
+                        assert!(siblings.contains(&at), "{parent} does not know its child {at}");
+                        at = parent;
+                    }
+                    Parent::None | Parent::Source => break,
+                }
+            }
+        }
+    }
+}
+
+fn grown(members: u32, classes: u8, zones: u32) -> Forest {
+    let mut forest = Forest::new(classes);
+    let holder = forest.add(peer(0), "zone-0");
+    forest.set_source(holder);
+    for number in 1..members {
+        let node = forest.add(peer(number), &format!("zone-{}", number % zones));
+        forest.attach_all(node);
+    }
+    forest
+}
+
+#[test]
+fn trees_are_shallow_and_nobody_feeds_much_more_than_it_receives() {
+    for (members, classes, depth_max) in [(1000, 16, 7), (1000, 8, 7), (10_000, 16, 9), (50, 4, 5), (30, 1, 5)] {
+        let forest = grown(members, classes, 1);
+        check(&forest);
+        for node in 1..members {
+            for class in 0..classes {
+                assert_ne!(forest.parent(node, class), Parent::None, "{node} in {class}");
+                let depth = forest.depth(node, class);
+                assert!(depth <= depth_max, "{members} members, {classes} classes: depth {depth}");
+            }
+        }
+        let most = forest.nodes.iter().map(|n| n.used).max().unwrap();
+        assert!(most <= nominal_slots(classes) + 1, "{members} members, {classes} classes: one feeds {most}");
+    }
+}
+
+#[test]
+fn one_copy_enters_each_zone() {
+    let forest = grown(900, 16, 3);
+    check(&forest);
+    let crossing = |zone: u16| {
+        let inside = forest.nodes.iter().filter(|n| n.zone == zone);
+        let edges = inside.flat_map(|n| n.parents.iter());
+        edges
+            .filter(|p| match p {
+                Parent::Member(parent) => forest.nodes[*parent as usize].zone != zone,
+                Parent::Source => zone != 0,
+                Parent::None => false,
+            })
+            .count()
+    };
+    assert_eq!([0, 1, 2].map(crossing), [0, 16, 16]);
+    assert_eq!(forest.fed_by_source().count(), 16);
+}
+
+#[test]
+fn a_late_joiner_is_fed_by_many() {
+    let mut forest = Forest::new(16);
+    for number in 0..100 {
+        let node = forest.add(peer(number), "");
+        forest.set_whole(node);
+    }
+    let late = forest.add(peer(100), "");
+    forest.attach_all(late);
+    let feeds: BTreeSet<_> = (0..16).map(|class| format!("{:?}", forest.parent(late, class))).collect();
+    assert_eq!(feeds.len(), 16);
+}
+
+#[test]
+fn a_slow_feed_keeps_fewer_children_each_time() {
+    let mut forest = grown(200, 16, 1);
+    let (slow, class, child) = (1..200)
+        .find_map(|n| (0..16).find_map(|c| match forest.parent(n, c) {
+            Parent::Member(p) if forest.nodes[p as usize].used == 16 => Some((p, c, n)),
+            _ => None,
+        }))
+        .unwrap();
+    forest.replace(child, class, true);
+    check(&forest);
+    assert_eq!(forest.nodes[slow as usize].used, 15);
+    assert_ne!(forest.parent(child, class), Parent::Member(slow));
+    let late = forest.add(peer(500), "");
+    forest.attach_all(late);
+    assert!(forest.nodes[slow as usize].used <= 15, "nobody new");
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_edges_are_trees(
+        steps in prop::collection::vec((0u8..10, any::<prop::sample::Index>(), 0u8..16), 1..200),
+        classes in prop::sample::select(vec![1u8, 4, 8, 16]), zones in 1u32..4,
+    ) {
+        let mut forest = grown(12, classes, zones);
+        let mut next = 12;
+        for (what, who, class) in steps {
+            let node = who.index(forest.len()) as Node;
+            match what {
+                0..=3 => {
+                    let node = forest.add(peer(next), &format!("zone-{}", next % zones));
+                    forest.attach_all(node);
+                    next += 1;
+                }
+                4 | 5 => forest.set_whole(node),
+                6 => forest.remove(node),
+                7 if forest.parent(node, class % classes) != Parent::None => {
+                    forest.replace(node, class % classes, true);
+                }
+                8 if forest.parent(node, class % classes) != Parent::None => {
+                    forest.replace(node, class % classes, false);
+                }
+                _ => {}
+            }
+            check(&forest);
+        }
+    }
+}

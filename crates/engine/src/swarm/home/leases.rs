@@ -1,0 +1,370 @@
+//! Leases: who fetches which pieces upstream.
+//!
+//! Question: how many members fetch a blob upstream at a time, and how is it cut between them? Answer: one, in order,
+//! for as long as one is as fast as several: pieces then arrive in the order in which they are hashed and read, and the
+//! registry sees one request. The home measures; if what is left takes long, it tries twice as many, and goes on
+//! doubling while that is faster (a registry that limits each connection). With several, each gets a run of the next
+//! pieces that takes about half of the time that is left, so they finish together and the order stays rough. A lease
+//! without progress is taken away and given to somebody else. Prevents: a copy for each member, one slow member between
+//! the origin and everybody, and a hundred requests for one layer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::limits::{
+    HOME_RECOVERY, LEASE_DENIALS_MAX, LEASE_FAILURES_MAX, LEASE_FIRST_BYTE_MAX, LEASE_MEASURE_PIECES_MIN, LEASE_MEASURE_TIME, LEASE_REGATHER,
+    LEASE_RUN_TIME_MIN, LEASE_STALL, LEASE_WIDEN_GAIN_MIN, LEASE_WIDEN_TIME_MIN, LEASES_PER_BLOB_MAX,
+    RESUME_PAUSE_FIRST, RESUME_PAUSE_MAX,
+};
+use crate::peer::PeerId;
+use crate::swarm::pieces::PieceSet;
+use crate::time::Time;
+use crate::wire::{LeaseEnd, LeaseId, Run};
+
+/// A lease that is worked on.
+#[derive(Clone, Copy, Debug)]
+pub struct Active {
+    /// Who fetches.
+    pub holder: PeerId,
+    /// What.
+    pub run: Run,
+    /// Last sign of life.
+    seen: Time,
+    /// Whether anything has arrived.
+    begun: bool,
+}
+
+/// What the home has to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A member gets a lease.
+    Grant {
+        /// To whom.
+        to: PeerId,
+        /// Its name.
+        lease: LeaseId,
+        /// The pieces.
+        run: Run,
+    },
+    /// A lease ends earlier.
+    Trim {
+        /// Whose.
+        holder: PeerId,
+        /// Which.
+        lease: LeaseId,
+        /// Its new end.
+        end: u32,
+    },
+    /// Nobody can fetch it.
+    GiveUp(LeaseEnd),
+}
+
+/// Rate at one width.
+#[derive(Clone, Copy, Debug)]
+struct Measure {
+    since: Time,
+    /// Reported when it began.
+    from: u32,
+}
+
+/// The leases of one blob.
+pub struct Leases {
+    epoch: u64,
+    next: u32,
+    active: BTreeMap<LeaseId, Active>,
+    /// Pieces that some member has.
+    there: PieceSet,
+    /// Leases at a time.
+    width: usize,
+    /// Whether more would not be faster.
+    settled: bool,
+    measure: Option<Measure>,
+    /// Rate before the last widening, pieces per second.
+    rate_before: f64,
+    rate: f64,
+    /// Members that could not fetch it.
+    failed: BTreeSet<PeerId>,
+    failures: u32,
+    denials: u32,
+    retry_at: Option<Time>,
+    over: bool,
+}
+
+impl Leases {
+    /// No leases yet, on a blob of `pieces` pieces. `epoch` names this life of the book.
+    pub fn new(epoch: u64, pieces: u32) -> Self {
+        Leases {
+            epoch,
+            next: 0,
+            active: BTreeMap::new(),
+            there: PieceSet::new(pieces),
+            width: 1,
+            settled: false,
+            measure: None,
+            rate_before: 0.0,
+            rate: 0.0,
+            failed: BTreeSet::new(),
+            failures: 0,
+            denials: 0,
+            retry_at: None,
+            over: false,
+        }
+    }
+
+    /// The leases that are worked on.
+    pub fn active(&self) -> impl Iterator<Item = (&LeaseId, &Active)> {
+        self.active.iter()
+    }
+
+    /// Whether some member has, or fetches, every piece.
+    pub fn is_covered(&self) -> bool {
+        self.next_gap().is_none()
+    }
+
+    /// Whether some member has each piece.
+    pub fn is_there(&self) -> bool {
+        self.there.is_full()
+    }
+
+    /// Whether a member works on a lease.
+    pub fn holds(&self, peer: &PeerId) -> bool {
+        self.active.values().any(|a| a.holder == *peer)
+    }
+
+    /// Whether this member alone fetches all that nobody has yet.
+    pub fn is_covered_by(&self, peer: &PeerId) -> bool {
+        self.active.values().filter(|a| a.holder == *peer).any(|a| {
+            self.there.first_missing(0).is_none_or(|first| a.run.first <= first) && a.run.end == self.there.total()
+        })
+    }
+
+    /// The first piece of a run that nobody is known to have; its end if there is none.
+    pub fn first_missing(&self, run: Run) -> u32 {
+        self.there.first_missing(run.first).map_or(run.end, |piece| piece.min(run.end))
+    }
+
+    /// Number of leases granted so far.
+    pub fn granted(&self) -> u32 {
+        self.next
+    }
+
+    /// When [`advance`](Self::advance) is wanted.
+    pub fn next_wakeup(&self) -> Option<Time> {
+        let stall = self.active.values().map(|a| a.seen + Self::patience(a)).min();
+        let measure = self.measure.filter(|_| !self.settled && !self.active.is_empty());
+        let measure = measure.map(|m| m.since + LEASE_MEASURE_TIME);
+        [stall, measure, self.retry_at].into_iter().flatten().min()
+    }
+
+    // ---- what happens ----
+
+    /// A member has these pieces from elsewhere.
+    pub fn has(&mut self, runs: &[Run]) {
+        let total = self.there.total();
+        for piece in runs.iter().flat_map(|run| run.first..run.end.min(total)) {
+            self.there.insert(piece);
+        }
+    }
+
+    /// Pieces that somebody had are lost with a member; they are fetched again, after a moment in which others may
+    /// tell of more.
+    pub fn misses(&mut self, now: Time, runs: &[Run]) {
+        let total = self.there.total();
+        for piece in runs.iter().flat_map(|run| run.first..run.end.min(total)) {
+            if self.there.remove(piece) {
+                self.retry_at = self.retry_at.or(Some(now + LEASE_REGATHER));
+            }
+        }
+    }
+
+    /// A home has taken over: those who work on leases of the home before have some time to tell.
+    pub fn wait_for_holders(&mut self, now: Time) {
+        self.retry_at = Some(now + HOME_RECOVERY);
+    }
+
+    /// A home has taken over: a member works on a lease of the home before.
+    pub fn adopt(&mut self, now: Time, lease: LeaseId, holder: PeerId, run: Run) {
+        if !run.is_empty() && run.end <= self.there.total() {
+            self.active.insert(lease, Active { holder, run, seen: now, begun: true });
+        }
+    }
+
+    /// Pieces have arrived. False if the lease is not this member's (any more).
+    pub fn report(&mut self, now: Time, lease: LeaseId, from: &PeerId, pieces: impl Iterator<Item = u32>) -> bool {
+        let mine = self.active.get_mut(&lease).filter(|a| a.holder == *from);
+        let known = mine.map(|active| (active.seen, active.begun) = (now, true)).is_some();
+        if known {
+            self.failures = 0;
+            self.measure.get_or_insert(Measure { since: now, from: self.there.count() });
+        }
+        pieces.for_each(|piece| {
+            self.there.insert(piece);
+        });
+        known
+    }
+
+    /// A lease has ended.
+    pub fn over(&mut self, now: Time, lease: LeaseId, from: &PeerId, end: LeaseEnd) {
+        if self.active.get(&lease).is_none_or(|a| a.holder != *from) {
+            return;
+        }
+        self.active.remove(&lease);
+        match end {
+            LeaseEnd::Done => return,
+            LeaseEnd::GivenUp => {}
+            LeaseEnd::Denied => self.denials += 1,
+            LeaseEnd::Failed => {
+                self.failures += 1;
+                let pause = RESUME_PAUSE_FIRST.saturating_mul(1 << (self.failures - 1).min(8));
+                self.retry_at = Some(now + pause.min(RESUME_PAUSE_MAX));
+            }
+        }
+        self.failed.insert(*from);
+    }
+
+    /// A member has gone, with its leases.
+    pub fn lost(&mut self, peer: &PeerId) {
+        self.active.retain(|_, a| a.holder != *peer);
+        self.failed.insert(*peer);
+    }
+
+    /// All pieces are suspect.
+    pub fn restart(&mut self, epoch: u64) {
+        let mut failed = std::mem::take(&mut self.failed);
+        failed.extend(self.active.values().map(|a| a.holder));
+        *self = Leases { failed, ..Leases::new(epoch, self.there.total()) };
+    }
+
+    // ---- what follows ----
+
+    /// Derives what is to be done. `candidate` names the member that should fetch next, among those that it is not told
+    /// to avoid.
+    pub fn advance(
+        &mut self,
+        now: Time,
+        mut candidate: impl FnMut(&dyn Fn(&PeerId) -> bool) -> Option<PeerId>,
+    ) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.over {
+            return actions;
+        }
+        self.take_stalled(now, &mut actions);
+        if self.denials >= LEASE_DENIALS_MAX || self.failures >= LEASE_FAILURES_MAX {
+            self.over = true;
+            let end = if self.denials >= LEASE_DENIALS_MAX { LeaseEnd::Denied } else { LeaseEnd::Failed };
+            actions.push(Action::GiveUp(end));
+            return actions;
+        }
+        if self.retry_at.is_some_and(|at| at > now) {
+            return actions;
+        }
+        self.retry_at = None;
+        self.consider_width(now, &mut actions);
+        while self.active.len() < self.width
+            && let Some(gap) = self.next_gap()
+        {
+            let (active, failed) = (&self.active, &self.failed);
+            let busy = |p: &PeerId| active.values().any(|a| a.holder == *p);
+            let to = candidate(&|p| busy(p) || failed.contains(p)).or_else(|| {
+                // Whoever failed before is better than nobody.
+                candidate(&|p| busy(p))
+            });
+            let Some(to) = to else { break };
+            let lease = LeaseId { epoch: self.epoch, number: self.next };
+            self.next += 1;
+            let run = Run { first: gap.first, end: gap.end.min(gap.first.saturating_add(self.run_len())) };
+            self.active.insert(lease, Active { holder: to, run, seen: now, begun: false });
+            actions.push(Action::Grant { to, lease, run });
+        }
+        actions
+    }
+
+    fn patience(active: &Active) -> Duration {
+        if active.begun { LEASE_STALL } else { LEASE_FIRST_BYTE_MAX }
+    }
+
+    fn take_stalled(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let stalled: Vec<_> =
+            self.active.iter().filter(|(_, a)| now >= a.seen + Self::patience(a)).map(|(l, a)| (*l, *a)).collect();
+        for (lease, active) in stalled {
+            self.active.remove(&lease);
+            self.failed.insert(active.holder);
+            actions.push(Action::Trim { holder: active.holder, lease, end: 0 });
+        }
+    }
+
+    /// The first run of pieces that nobody has or fetches.
+    fn next_gap(&self) -> Option<Run> {
+        let mut from = 0;
+        loop {
+            let first = self.there.first_missing(from)?;
+            if let Some(active) = self.active.values().find(|a| a.run.contains(first)) {
+                from = active.run.end;
+                continue;
+            }
+            let next_lease = self.active.values().map(|a| a.run.first).filter(|f| *f > first).min();
+            let end = next_lease.unwrap_or(self.there.total());
+            let have = (first..end).find(|p| self.there.contains(*p)).unwrap_or(end);
+            return Some(Run { first, end: have });
+        }
+    }
+
+    fn missing(&self) -> u32 {
+        self.there.total() - self.there.count()
+    }
+
+    /// Pieces of the next lease.
+    fn run_len(&self) -> u32 {
+        if self.width == 1 || self.rate <= 0.0 {
+            return u32::MAX;
+        }
+        let each = f64::from(self.missing()) / (2.0 * self.width as f64);
+        let least = self.rate / self.width as f64 * LEASE_RUN_TIME_MIN.as_secs_f64();
+        each.max(least).max(1.0).ceil() as u32
+    }
+
+    fn consider_width(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let Some(measure) = self.measure.filter(|_| !self.settled) else { return };
+        let time = (now - measure.since).as_secs_f64();
+        let pieces = self.there.count().saturating_sub(measure.from);
+        if now < measure.since + LEASE_MEASURE_TIME {
+            return;
+        }
+        if pieces < LEASE_MEASURE_PIECES_MIN && time < 5.0 * LEASE_MEASURE_TIME.as_secs_f64() {
+            self.measure = Some(Measure { since: measure.since, ..measure });
+            return;
+        }
+        self.rate = f64::from(pieces.max(1)) / time;
+        let faster = self.rate >= LEASE_WIDEN_GAIN_MIN * self.rate_before;
+        if self.width > 1 && !faster {
+            self.width /= 2;
+            self.settled = true;
+            return;
+        }
+        let left = f64::from(self.missing()) / self.rate;
+        if left < LEASE_WIDEN_TIME_MIN.as_secs_f64() || 2 * self.width > LEASES_PER_BLOB_MAX {
+            self.settled = true;
+            return;
+        }
+        self.rate_before = self.rate;
+        self.width *= 2;
+        self.measure = None;
+        self.shorten(actions);
+    }
+
+    /// Makes room for more leases: those under way keep what one lease is at the new width.
+    fn shorten(&mut self, actions: &mut Vec<Action>) {
+        let len = self.run_len();
+        for (lease, active) in &mut self.active {
+            let at = self.there.first_missing(active.run.first).unwrap_or(active.run.end);
+            let end = at.saturating_add(len);
+            if end < active.run.end {
+                active.run.end = end;
+                actions.push(Action::Trim { holder: active.holder, lease: *lease, end });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! Leases are granted, measured, taken away, and every piece is fetched once.
+
+use super::*;
+
+fn peer(number: u8) -> PeerId {
+    PeerId([number; 32])
+}
+
+fn at(millis: u64) -> Time {
+    Time::ZERO + Duration::from_millis(millis)
+}
+
+/// A cluster that fetches at `rate(width)` pieces per second in all, in steps of 50 ms.
+fn fetch(pieces: u32, rate: impl Fn(usize) -> f64, millis_max: u64) -> (Leases, u64) {
+    let mut leases = Leases::new(1, pieces);
+    let mut progress: BTreeMap<LeaseId, (PeerId, f64, u32, u32)> = BTreeMap::new();
+    let mut now = 0;
+    while !leases.is_there() && now < millis_max {
+        let actions = leases.advance(at(now), |avoid| (1..100).map(peer).find(|p| !avoid(p)));
+        for action in actions {
+            match action {
+                Action::Grant { to, lease, run } => {
+                    progress.insert(lease, (to, f64::from(run.first), run.first, run.end));
+                }
+                Action::Trim { lease, end, .. } => progress.get_mut(&lease).unwrap().3 = end,
+                Action::GiveUp(_) => panic!("gave up"),
+            }
+        }
+        now += 50;
+        let each = rate(progress.len()) / progress.len() as f64 * 0.05;
+        for (lease, (holder, position, sent, end)) in progress.clone() {
+            let position = (position + each).min(f64::from(end.max(sent)));
+            assert!(leases.report(at(now), lease, &holder, sent..position as u32));
+            progress.insert(lease, (holder, position, position as u32, end));
+            if position as u32 >= end {
+                leases.over(at(now), lease, &holder, LeaseEnd::Done);
+                progress.remove(&lease);
+            }
+        }
+    }
+    assert!(leases.is_there(), "not all was fetched");
+    (leases, now)
+}
+
+#[test]
+fn one_connection_that_fills_the_link_stays_alone() {
+    let (leases, _) = fetch(400, |_| 4000.0, 10_000);
+    assert_eq!(leases.granted(), 1);
+    let (leases, took) = fetch(2560, |_| 300.0, 20_000);
+    assert!(leases.granted() <= 4, "{} leases", leases.granted());
+    assert!(took <= 8_600, "{took} ms");
+}
+
+#[test]
+fn capped_connections_are_multiplied_until_the_link_is_full() {
+    // 1 GiB from a registry of 125 MB/s that gives each connection 40 MB/s.
+    let rate = |width: usize| 125f64.min(40.0 * width as f64);
+    let (leases, took) = fetch(1024, rate, 30_000);
+    assert!(leases.granted() <= 24, "{} leases", leases.granted());
+    assert!(took <= 10_000, "{took} ms");
+}
+
+#[test]
+fn what_stalls_or_fails_goes_to_somebody_else() {
+    let mut leases = Leases { settled: true, ..Leases::new(7, 100) };
+    let grant = |leases: &mut Leases, now| {
+        leases.advance(at(now), |avoid| (1..9).map(peer).find(|p| !avoid(p)))
+    };
+    let id = |number| LeaseId { epoch: 7, number };
+    let first = Action::Grant { to: peer(1), lease: id(0), run: Run { first: 0, end: 100 } };
+    assert_eq!(grant(&mut leases, 0), [first]);
+    assert!(leases.report(at(10), id(0), &peer(1), 0..30));
+    assert_eq!(grant(&mut leases, 2000), []);
+    let trim = Action::Trim { holder: peer(1), lease: id(0), end: 0 };
+    let second = Action::Grant { to: peer(2), lease: id(1), run: Run { first: 30, end: 100 } };
+    assert_eq!(grant(&mut leases, 3010), [trim, second]);
+    assert!(!leases.report(at(3020), id(0), &peer(1), 30..31), "a late report counts and renews nothing");
+    leases.over(at(3030), id(1), &peer(2), LeaseEnd::Failed);
+    assert_eq!(grant(&mut leases, 3031), [], "after a pause");
+    let third = Action::Grant { to: peer(3), lease: id(2), run: Run { first: 31, end: 100 } };
+    assert_eq!(grant(&mut leases, 3300), [third]);
+    for (number, now) in (2..5).zip([3400, 3500, 3600]) {
+        let holder = leases.active[&id(number)].holder;
+        leases.over(at(now), id(number), &holder, LeaseEnd::Denied);
+        grant(&mut leases, now + 1);
+    }
+    assert!(leases.over);
+}

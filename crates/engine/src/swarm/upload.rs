@@ -1,0 +1,277 @@
+//! Uploads: which piece goes to whom next.
+//!
+//! Question: of all that other members wait for, what does this node send now? Answer: subscriptions that have a piece
+//! waiting take turns, one piece each, in the order in which they became ready; a member never has more than
+//! [`UPLOADS_PER_PEER_MAX`] pieces on the way, and the node sends [`UPLOADS_MAX`] at a time. A few at full speed leave
+//! sooner than many at a trickle, and a slow reader holds its own places and nobody else's: readers that take several
+//! times as long as the others do not count against the bound. Prevents: queues in front of fresh pieces, and one slow
+//! member that slows its siblings.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::ids::Digest;
+use crate::limits::{
+    SLOW_READER_FACTOR, SUBSCRIPTIONS_MAX, UPLOADS_MAX, UPLOADS_PER_PEER_MAX, UPLOADS_TO_SLOW_MAX,
+};
+use crate::peer::PeerId;
+use crate::swarm::classes::class_of;
+use crate::time::Time;
+use crate::wire::Run;
+
+/// One piece on its way to a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UploadId(pub u64);
+
+/// Something to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Send {
+    /// New name of it.
+    pub upload: UploadId,
+    /// To whom.
+    pub to: PeerId,
+    /// Of which blob.
+    pub digest: Digest,
+    /// On the stream of which class.
+    pub class: u8,
+    /// Which piece.
+    pub piece: u32,
+    /// Pieces that wait behind it on that stream.
+    pub backlog: u32,
+}
+
+type SubId = usize;
+
+struct Sub {
+    to: PeerId,
+    digest: Digest,
+    class: u8,
+    classes: u8,
+    wanted: Vec<Run>,
+    waiting: VecDeque<u32>,
+    /// Whether it stands in a queue.
+    queued: bool,
+}
+
+#[derive(Default)]
+struct Reader {
+    on_the_way: usize,
+    /// Smoothed time from the start of a piece to its end, seconds; 0 until the first has ended.
+    takes: f64,
+    /// Subscriptions that are ready and have to wait for a place of this reader.
+    held: VecDeque<SubId>,
+}
+
+struct OnTheWay {
+    to: PeerId,
+    since: Time,
+    slow: bool,
+}
+
+/// See the module's head.
+#[derive(Default)]
+pub struct Uploads {
+    subs: Vec<Option<Sub>>,
+    free: Vec<SubId>,
+    by_blob: BTreeMap<Digest, Vec<SubId>>,
+    readers: BTreeMap<PeerId, Reader>,
+    ready: VecDeque<SubId>,
+    on_the_way: BTreeMap<UploadId, OnTheWay>,
+    fast: usize,
+    slow: usize,
+    next: u64,
+    /// Smoothed time of the quickest reader, seconds.
+    quickest: f64,
+}
+
+impl Uploads {
+    /// Subscriptions that are open.
+    pub fn len(&self) -> usize {
+        self.subs.len() - self.free.len()
+    }
+
+    /// Whether nobody waits for anything.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether one more subscription can be served.
+    pub fn has_room(&self) -> bool {
+        self.len() < SUBSCRIPTIONS_MAX
+    }
+
+    /// Whether somebody subscribes to a blob.
+    pub fn serves(&self, digest: &Digest) -> bool {
+        self.by_blob.get(digest).is_some_and(|subs| !subs.is_empty())
+    }
+
+    /// Opens a stream, or replaces it. `available` says which pieces can be sent at once, ascending.
+    pub fn subscribe(
+        &mut self,
+        to: PeerId,
+        digest: Digest,
+        class: u8,
+        classes: u8,
+        wanted: Vec<Run>,
+        available: impl Fn(u32) -> bool,
+    ) {
+        self.unsubscribe(&to, &digest, class);
+        let mine = |piece: &u32| class_of(*piece, classes) == class && available(*piece);
+        let waiting = wanted.iter().flat_map(|run| run.first..run.end).filter(mine).collect();
+        let sub = Sub { to, digest, class, classes, wanted, waiting, queued: false };
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.subs[id] = Some(sub);
+                id
+            }
+            None => {
+                self.subs.push(Some(sub));
+                self.subs.len() - 1
+            }
+        };
+        self.by_blob.entry(digest).or_default().push(id);
+        self.enqueue(id);
+    }
+
+    /// Closes a stream; what is on the way still goes.
+    pub fn unsubscribe(&mut self, to: &PeerId, digest: &Digest, class: u8) {
+        let Some(subs) = self.by_blob.get(digest) else { return };
+        let found = subs.iter().copied().find(|id| {
+            self.subs[*id].as_ref().is_some_and(|sub| sub.to == *to && sub.class == class)
+        });
+        if let Some(id) = found {
+            self.close(id);
+        }
+    }
+
+    /// Closes all streams to a member.
+    pub fn forget(&mut self, to: &PeerId) {
+        for id in 0..self.subs.len() {
+            if self.subs[id].as_ref().is_some_and(|sub| sub.to == *to) {
+                self.close(id);
+            }
+        }
+        self.readers.remove(to);
+    }
+
+    /// Closes all streams of a blob, and says whose they were.
+    pub fn withdraw(&mut self, digest: &Digest) -> BTreeSet<(PeerId, u8)> {
+        let subs = self.by_blob.get(digest).cloned().unwrap_or_default();
+        let of = |id: &SubId| self.subs[*id].as_ref().map(|sub| (sub.to, sub.class));
+        let whose = subs.iter().filter_map(of).collect();
+        subs.into_iter().for_each(|id| self.close(id));
+        whose
+    }
+
+    /// Members that subscribe to a class of a blob.
+    pub fn readers_of(&self, digest: &Digest, class: u8) -> impl Iterator<Item = PeerId> + '_ {
+        let subs = self.by_blob.get(digest).into_iter().flatten();
+        subs.filter_map(|id| self.subs[*id].as_ref()).filter(move |sub| sub.class == class).map(|sub| sub.to)
+    }
+
+    /// A piece can be sent from now on.
+    pub fn offer(&mut self, digest: &Digest, piece: u32) {
+        let Some(subs) = self.by_blob.get(digest) else { return };
+        // Indices, because enqueuing changes the queues and not the list.
+        for at in 0..subs.len() {
+            let id = self.by_blob[digest][at];
+            let Some(sub) = self.subs[id].as_mut() else { continue };
+            let wanted = class_of(piece, sub.classes) == sub.class && sub.wanted.iter().any(|r| r.contains(piece));
+            if wanted {
+                sub.waiting.push_back(piece);
+                self.enqueue(id);
+            }
+        }
+    }
+
+    /// A piece has left, or has failed to. Unknown names are ignored: the member was forgotten meanwhile.
+    pub fn sent(&mut self, now: Time, upload: UploadId) {
+        let Some(done) = self.on_the_way.remove(&upload) else { return };
+        *(if done.slow { &mut self.slow } else { &mut self.fast }) -= 1;
+        let Some(reader) = self.readers.get_mut(&done.to) else { return };
+        reader.on_the_way = reader.on_the_way.saturating_sub(1);
+        let took = (now - done.since).max(Duration::from_micros(1)).as_secs_f64();
+        reader.takes = if reader.takes == 0.0 { took } else { 0.75 * reader.takes + 0.25 * took };
+        self.quickest = match self.quickest == 0.0 || reader.takes < self.quickest {
+            true => reader.takes,
+            // Drifts up, so that a time of the past does not make everybody slow.
+            false => self.quickest * 1.01,
+        };
+        let (on_the_way, held) = (reader.on_the_way, reader.held.pop_front());
+        if let Some(id) = held {
+            self.ready.push_back(id);
+        }
+        if on_the_way == 0 && !self.subs.iter().flatten().any(|sub| sub.to == done.to) {
+            self.readers.remove(&done.to);
+        }
+    }
+
+    /// The next piece to send, if there is a place.
+    pub fn next(&mut self, now: Time) -> Option<Send> {
+        let mut passed = 0;
+        while passed < self.ready.len().min(UPLOADS_PASSED_MAX) {
+            let id = self.ready.pop_front()?;
+            let Some(sub) = self.subs[id].as_mut() else { continue };
+            let reader = self.readers.entry(sub.to).or_default();
+            if reader.on_the_way >= UPLOADS_PER_PEER_MAX {
+                reader.held.push_back(id);
+                continue;
+            }
+            let slow = reader.takes > SLOW_READER_FACTOR * self.quickest && self.quickest > 0.0;
+            let places = if slow { UPLOADS_TO_SLOW_MAX } else { UPLOADS_MAX };
+            if *(if slow { &mut self.slow } else { &mut self.fast }) >= places {
+                self.ready.push_back(id);
+                passed += 1;
+                continue;
+            }
+            let Some(piece) = sub.waiting.pop_front() else {
+                sub.queued = false;
+                continue;
+            };
+            *(if slow { &mut self.slow } else { &mut self.fast }) += 1;
+            reader.on_the_way += 1;
+            self.next += 1;
+            let upload = UploadId(self.next);
+            self.on_the_way.insert(upload, OnTheWay { to: sub.to, since: now, slow });
+            let backlog = sub.waiting.len() as u32;
+            sub.queued = backlog > 0;
+            if sub.queued {
+                self.ready.push_back(id);
+            }
+            return Some(Send { upload, to: sub.to, digest: sub.digest, class: sub.class, piece, backlog });
+        }
+        None
+    }
+
+    fn enqueue(&mut self, id: SubId) {
+        if let Some(sub) = self.subs[id].as_mut()
+            && !sub.queued
+            && !sub.waiting.is_empty()
+        {
+            sub.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    fn close(&mut self, id: SubId) {
+        let Some(sub) = self.subs[id].take() else { return };
+        self.ready.retain(|r| *r != id);
+        if let Some(reader) = self.readers.get_mut(&sub.to) {
+            reader.held.retain(|r| *r != id);
+        }
+        if let Some(subs) = self.by_blob.get_mut(&sub.digest) {
+            subs.retain(|s| *s != id);
+            if subs.is_empty() {
+                self.by_blob.remove(&sub.digest);
+            }
+        }
+        self.free.push(id);
+    }
+}
+
+/// Ready subscriptions that are passed over at a time because their kind has no place: enough to reach one of the other
+/// kind past all the slow readers of a node.
+const UPLOADS_PASSED_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests;

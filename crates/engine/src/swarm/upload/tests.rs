@@ -1,0 +1,83 @@
+//! Turns, bounds and slow readers.
+
+use super::*;
+use crate::ids::Algorithm;
+
+fn peer(number: u8) -> PeerId {
+    PeerId([number; 32])
+}
+
+fn blob() -> Digest {
+    Digest::new(Algorithm::Sha256, &[5; 32])
+}
+
+fn at(millis: u64) -> Time {
+    Time::ZERO + Duration::from_millis(millis)
+}
+
+const ALL: Run = Run { first: 0, end: 64 };
+
+#[test]
+fn subscriptions_take_turns_and_backlog_is_told() {
+    let mut uploads = Uploads::default();
+    for reader in [1, 2] {
+        uploads.subscribe(peer(reader), blob(), 0, 4, vec![ALL], |piece| piece < 12);
+    }
+    let next: Vec<_> = std::iter::from_fn(|| uploads.next(at(0))).map(|s| (s.to, s.piece, s.backlog)).collect();
+    assert_eq!(next, [(peer(1), 0, 2), (peer(2), 0, 2), (peer(1), 4, 1), (peer(2), 4, 1)], "two each at a time");
+    uploads.sent(at(1), UploadId(1));
+    let send = uploads.next(at(1)).unwrap();
+    assert_eq!((send.to, send.piece, send.backlog), (peer(1), 8, 0));
+    uploads.offer(&blob(), 12);
+    uploads.offer(&blob(), 13);
+    uploads.sent(at(2), UploadId(3));
+    assert_eq!(uploads.next(at(2)).map(|s| s.piece), Some(12), "of this class only");
+}
+
+#[test]
+fn what_is_not_wanted_is_not_sent() {
+    let mut uploads = Uploads::default();
+    uploads.subscribe(peer(1), blob(), 1, 4, vec![Run { first: 5, end: 10 }], |_| false);
+    (0..20).for_each(|piece| uploads.offer(&blob(), piece));
+    let pieces: Vec<_> = std::iter::from_fn(|| uploads.next(at(0))).map(|s| s.piece).collect();
+    assert_eq!(pieces, [5, 9]);
+    uploads.unsubscribe(&peer(1), &blob(), 1);
+    assert!(uploads.is_empty() && !uploads.serves(&blob()));
+}
+
+#[test]
+fn a_slow_reader_does_not_hold_the_places_of_the_others() {
+    let mut uploads = Uploads::default();
+    for reader in 1..=8 {
+        uploads.subscribe(peer(reader), blob(), 0, 1, vec![ALL], |_| true);
+    }
+    // Half of the readers take a hundred times as long as the others.
+    let mut running: Vec<(u64, UploadId, u8)> = Vec::new();
+    let mut pieces = [0; 9];
+    for now in 0..400 {
+        let (ended, rest) = running.into_iter().partition(|(until, _, _)| *until <= now);
+        running = rest;
+        for (_, upload, reader) in ended {
+            pieces[usize::from(reader)] += 1;
+            uploads.sent(at(now), upload);
+        }
+        while let Some(send) = uploads.next(at(now)) {
+            let reader = send.to.0[0];
+            let takes = if reader <= 4 { 100 } else { 1 };
+            running.push((now + takes, send.upload, reader));
+        }
+        assert!(running.len() <= UPLOADS_MAX + UPLOADS_TO_SLOW_MAX);
+    }
+    assert!(pieces[5..].iter().all(|n| *n == 64), "{pieces:?}");
+    assert!(pieces[1..5].iter().all(|n| *n >= 1), "{pieces:?}");
+}
+
+#[test]
+fn a_member_that_is_gone_is_forgotten() {
+    let mut uploads = Uploads::default();
+    uploads.subscribe(peer(1), blob(), 0, 1, vec![ALL], |_| true);
+    let send = uploads.next(at(0)).unwrap();
+    uploads.forget(&peer(1));
+    uploads.sent(at(1), send.upload);
+    assert!(uploads.is_empty() && uploads.next(at(2)).is_none() && uploads.fast == 0);
+}
