@@ -57,8 +57,8 @@ fn homes_of(point: u64, roster: &Roster) -> Homes {
     for rank in 0..HOMES_PER_DIGEST {
         let chosen = &ranked[..rank];
         let elsewhere = heaviest(point, roster, |m| chosen.iter().flatten().all(|c| c.zone != m.zone));
-        ranked[rank] =
-            elsewhere.or_else(|| heaviest(point, roster, |m| chosen.iter().flatten().all(|c| c.peer != m.peer)));
+        ranked[rank] = elsewhere
+            .or_else(|| heaviest(point, roster, |m| chosen.iter().flatten().all(|c| c.peer != m.peer)));
     }
     Homes { ranked: ranked.map(|member| member.map(|m| m.peer)) }
 }
@@ -82,7 +82,9 @@ pub(crate) const fn mix(mut x: u64) -> u64 {
 
 /// FNV-1a of 64 bits (draft-eastlake-fnv). Nobody gains by a collision: two tags would have the same homes.
 fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 #[cfg(test)]

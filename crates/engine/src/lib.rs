@@ -36,7 +36,7 @@ pub use ids::{Algorithm, Digest, DigestError, FetchId, TicketId};
 pub use io::{Input, Output};
 pub use location::Location;
 pub use membership::Membership;
-pub use peer::{Member, PeerId, Roster};
 pub use name::{NameError, Reference, Registry, Repository, Scope, Tag};
+pub use peer::{Member, PeerId, Roster};
 pub use ranges::ByteRanges;
 pub use time::Time;

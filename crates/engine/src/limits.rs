@@ -126,8 +126,9 @@ pub const SYNC_PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// The same at most. A list of 1,000 members is 130 KB: 4 KB/s in the worst case.
 pub const SYNC_PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// A list that changed within this time differs from others' because the news is still on its way.
-pub const SYNC_CALM: Duration = Duration::from_millis(500);
+/// A list that changed within this time differs from others' because the news is still on its way. Afterwards a few
+/// others are shown that it has changed.
+pub const SYNC_CALM: Duration = Duration::from_millis(300);
 
 /// Pause between two lists of members that are handed out: a thousand that join in ten seconds cost two hundred lists,
 /// not a thousand.

@@ -14,18 +14,21 @@
 
 mod book;
 mod chance;
+mod details;
 mod doubts;
 mod identity;
 mod io;
 mod reach;
+mod settle;
 mod timers;
 mod wire;
 
 use std::collections::VecDeque;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::Arc;
+use std::time::Duration;
 
-use foca::{AccumulatingRuntime, Foca, Message, NoCustomBroadcast, OwnedNotification, PeriodicParams, State, Timer};
+use foca::{AccumulatingRuntime, Foca, Message, NoCustomBroadcast, PeriodicParams, State, Timer};
 
 use crate::limits::{
     GOSSIP_COPIES, GOSSIP_FANOUT, GOSSIP_PAUSE, MEMBERSHIP_PACKET_BYTES_MAX, PROBE_ANSWER_MAX, PROBE_HELPERS,
@@ -36,13 +39,14 @@ use crate::time::Time;
 
 use book::Book;
 use chance::Chance;
+pub use details::MemberFault;
 use doubts::Doubts;
 use identity::Identity;
 pub use io::{Event, Input, Output};
 use reach::Reach;
 use timers::Timers;
-use wire::{Codec, ENVELOPE_BYTES, KIND_FEED, KIND_PING};
-pub use wire::{MemberFault, PacketFault};
+pub use wire::PacketFault;
+use wire::{Codec, ENVELOPE_BYTES, KIND_PING};
 
 /// What one node knows of the others. See the crate's head for how it is driven.
 pub struct Membership {
@@ -56,8 +60,10 @@ pub struct Membership {
     chance: Chance,
     /// Last change of the list, as far as comparing it is concerned.
     changed: Time,
+    /// When the others are shown our list, after it has changed.
+    show_due: Option<Time>,
     sync_next: Time,
-    sync_pause: std::time::Duration,
+    sync_pause: Duration,
     roster_last: Option<Time>,
     roster_due: Option<Time>,
     has_left: bool,
@@ -67,7 +73,7 @@ pub struct Membership {
 impl Membership {
     /// A node that knows only itself. All its choices follow from `seed`, which should differ from node to node.
     pub fn new(now: Time, me: Member, seed: u64) -> Result<Self, MemberFault> {
-        wire::check(&me)?;
+        details::check(&me)?;
         let me = Arc::new(me);
         let mut chance = Chance::new(seed);
         let for_foca = Chance::new(chance.next());
@@ -80,6 +86,7 @@ impl Membership {
             doubts: Doubts::default(),
             chance,
             changed: now,
+            show_due: None,
             sync_next: now,
             sync_pause: SYNC_PAUSE_FIRST,
             roster_last: None,
@@ -115,9 +122,8 @@ impl Membership {
 
     /// When [`Input::Wakeup`] is wanted if nothing happens before.
     pub fn next_wakeup(&self) -> Option<Time> {
-        let due =
-            [self.timers.next_wakeup(), self.reach.next_wakeup(), self.doubts.next_wakeup(), self.roster_due];
-        due.into_iter().flatten().min()
+        let of_parts = [self.timers.next_wakeup(), self.reach.next_wakeup(), self.doubts.next_wakeup()];
+        of_parts.into_iter().chain([self.show_due, self.roster_due]).flatten().min()
     }
 
     // ---- inputs ----
@@ -212,7 +218,7 @@ impl Membership {
     }
 
     fn handle_update(&mut self, now: Time, member: Member) {
-        if let Err(fault) = wire::check(&member) {
+        if let Err(fault) = details::check(&member) {
             self.out.push_back(Output::Event(Event::UpdateRefused(fault)));
             return;
         }
@@ -230,7 +236,7 @@ impl Membership {
         self.timers.clear();
         self.reach = Reach::default();
         self.doubts = Doubts::default();
-        self.roster_due = None;
+        (self.show_due, self.roster_due) = (None, None);
     }
 
     // ---- time ----
@@ -239,6 +245,12 @@ impl Membership {
         while let Some(timer) = self.timers.pop(now) {
             // A timer of an earlier state is refused, and that is all there is to it.
             let _ = self.foca.handle_timer(timer, &mut self.wishes);
+            self.settle(now, None);
+        }
+        if self.show_due.is_some_and(|due| due <= now) {
+            self.show_due = None;
+            // Whoever has missed something sees it by the view. Cannot fail: this node's details have been checked.
+            let _ = self.foca.gossip(&mut self.wishes);
             self.settle(now, None);
         }
         for peer in self.doubts.due(now) {
@@ -332,107 +344,14 @@ impl Membership {
         self.settle(now, None);
     }
 
-    // ---- what foca wants ----
-
-    /// Does what `foca` wants done; `from` is whose packet made it want it.
-    fn settle(&mut self, now: Time, from: Option<PeerId>) {
-        while let Some((after, timer)) = self.wishes.to_schedule() {
-            self.timers.set(now, after, timer);
-        }
-        let mut renewed = false;
-        while let Some(notification) = self.wishes.to_notify() {
-            renewed |= self.settle_notification(now, notification);
-        }
-        while let Some((to, data)) = self.wishes.to_send() {
-            if data.first() == Some(&KIND_FEED) {
-                self.send_list(&to);
-            } else {
-                self.send(&to, &data);
-            }
-        }
-        if renewed {
-            // Whoever said that we are dead is the first who must hear of the next life.
-            let _ = self.foca.apply_many(std::iter::empty(), false, &mut self.wishes);
-            if let Some(from) = from {
-                self.announce(now, from);
-            } else {
-                self.settle(now, None);
-            }
-        }
-        self.forget_lost(now);
-    }
-
-    /// Whether this node has begun another life.
-    fn settle_notification(&mut self, now: Time, notification: OwnedNotification<Identity>) -> bool {
-        let event = match notification {
-            OwnedNotification::MemberUp(id) => {
-                self.book.rise(id.member(), now);
-                Event::Up(Arc::clone(id.member()))
-            }
-            OwnedNotification::MemberDown(id) => {
-                self.book.fall(&id.peer(), now);
-                self.doubts.dispel(&id.peer());
-                Event::Down(Arc::clone(id.member()))
-            }
-            OwnedNotification::Rename(_, id) => {
-                self.book.rename(id.member());
-                if !self.book.is_living(&id.peer()) {
-                    return false;
-                }
-                Event::Changed(Arc::clone(id.member()))
-            }
-            OwnedNotification::Rejoin(id) => {
-                self.book.set_me(Arc::clone(id.member()));
-                Event::Renewed { generation: id.generation() }
-            }
-            OwnedNotification::Idle => Event::Alone,
-            OwnedNotification::Active | OwnedNotification::Defunct => return false,
-        };
-        let renewed = matches!(event, Event::Renewed { .. });
-        if event != Event::Alone {
-            self.mark_changed(now);
-        }
-        self.out.push_back(Output::Event(event));
-        renewed
-    }
-
-    fn forget_lost(&mut self, now: Time) {
-        for member in self.book.overdue(now) {
-            // Cannot fail: it only looks for the member.
-            let _ = self.foca.handle_timer(Timer::RemoveDown(Identity::new(Arc::clone(&member))), &mut self.wishes);
-            self.book.forget(&member.peer);
-        }
-    }
-
-    // ---- output ----
-
-    /// The answer to somebody who joins or compares: everybody, and who is gone, so that it holds nobody for alive who is
-    /// not. `foca`'s own answer is one packet of whom it picks at random.
-    fn send_list(&mut self, to: &Identity) {
-        let everybody: Vec<_> =
-            self.foca.iter_membership_state().filter(|member| member.id().peer() != to.peer()).cloned().collect();
-        self.compose(KIND_FEED, to, &everybody);
-    }
-
-    /// Sends packets of this node's own making.
-    fn compose(&mut self, kind: u8, to: &Identity, news: &[foca::Member<Identity>]) {
-        for packet in wire::compose(kind, self.book.me(), to, news) {
-            self.send(to, &packet);
-        }
-    }
-
-    fn send(&mut self, to: &Identity, data: &[u8]) {
-        let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + data.len());
-        wire::put_envelope(self.view(), &mut bytes);
-        bytes.extend_from_slice(data);
-        // A third party comes as a name; the book knows its addresses.
-        let known = self.book.get(&to.peer()).map(|entry| &entry.member);
-        let to = Arc::clone(known.unwrap_or_else(|| to.member()));
-        self.out.push_back(Output::Packet { to, bytes });
-    }
+    // ---- lists ----
 
     fn mark_changed(&mut self, now: Time) {
         self.changed = now;
+        // By then the others are calm as well, and judge what they see.
+        self.show_due = Some(now + 2 * SYNC_CALM);
+        // If it was a comparison that brought the change, another one may bring more.
+        self.sync_next = now;
         self.sync_pause = SYNC_PAUSE_FIRST;
         if self.roster_due.is_none() {
             self.roster_due = Some(self.roster_last.map_or(now, |last| now.max(last + ROSTER_PAUSE)));

@@ -1,12 +1,12 @@
 //! Doubts: is a member whose connection broke still there?
 //!
 //! Question: the transport has lost a connection; is the member gone? Answer: it is asked at once, and suspected if
-//! nothing at all comes from it within a probe period. Prevents: waiting for the turn of a member that is known to be in
+//! nothing at all comes from it while a probe would be answered. Prevents: waiting for the turn of a member that is known to be in
 //! trouble, and suspecting everybody whose idle connection was merely closed.
 
 use std::collections::BTreeMap;
 
-use crate::limits::{DOUBTS_MAX, PROBE_PERIOD};
+use crate::limits::{DOUBTS_MAX, PROBE_ANSWER_MAX};
 use crate::peer::PeerId;
 use crate::time::Time;
 
@@ -26,7 +26,7 @@ impl Doubts {
     pub fn begin(&mut self, now: Time, peer: PeerId) -> bool {
         let is_new = self.deadlines.len() < DOUBTS_MAX && !self.deadlines.contains_key(&peer);
         if is_new {
-            self.deadlines.insert(peer, now + PROBE_PERIOD);
+            self.deadlines.insert(peer, now + PROBE_ANSWER_MAX);
         }
         is_new
     }
@@ -38,7 +38,8 @@ impl Doubts {
 
     /// The members to suspect now.
     pub fn due(&mut self, now: Time) -> Vec<PeerId> {
-        let due: Vec<_> = self.deadlines.iter().filter(|(_, at)| **at <= now).map(|(peer, _)| *peer).collect();
+        let due: Vec<_> =
+            self.deadlines.iter().filter(|(_, at)| **at <= now).map(|(peer, _)| *peer).collect();
         due.iter().for_each(|peer| self.dispel(peer));
         due
     }

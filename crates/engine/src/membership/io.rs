@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::membership::wire::{MemberFault, PacketFault};
+use crate::membership::details::MemberFault;
+use crate::membership::wire::PacketFault;
 use crate::peer::{Member, PeerId, Roster};
 
 /// Something that happened.

@@ -15,17 +15,13 @@
 //! The view is a fingerprint of the sender's list of living members. The receiver knows itself and a third party is
 //! only written to, so names are enough for both. An update can be passed over without taking its details apart.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bincode::{Decode, Encode};
 use bytes::{Buf, BufMut};
 use foca::{Header, Message, State};
 
-use crate::limits::{
-    ADDRESSES_MAX, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX, MEMBER_DETAILS_BYTES_MAX,
-    MEMBERSHIP_PACKET_BYTES_MAX, VERSION_BYTES_MAX, ZONE_BYTES_MAX,
-};
+use crate::limits::{MEMBER_DETAILS_BYTES_MAX, MEMBERSHIP_PACKET_BYTES_MAX};
+use crate::membership::details::{self, MemberFault};
 use crate::membership::identity::Identity;
 use crate::peer::{Member, PeerId};
 
@@ -34,10 +30,6 @@ pub(super) const VERSION: u8 = 1;
 
 /// Bytes before the header.
 pub(super) const ENVELOPE_BYTES: usize = 1 + 8;
-
-/// Bytes that decoding the details of one member may claim in memory; each address takes four times as many as on the
-/// wire.
-const CLAIM_BYTES_MAX: usize = 4 * MEMBER_DETAILS_BYTES_MAX;
 
 /// Number of the header's kind that asks for a sign of life.
 pub(super) const KIND_PING: u8 = 1;
@@ -71,80 +63,6 @@ pub enum PacketFault {
     Full,
 }
 
-/// Why details of a member are refused: whoever wrote its configuration is at fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MemberFault {
-    /// Addresses.
-    #[error("more than {ADDRESSES_MAX} addresses")]
-    Addresses,
-    /// The zone.
-    #[error("the zone's name is longer than {ZONE_BYTES_MAX} bytes")]
-    Zone,
-    /// Labels.
-    #[error(
-        "more than {LABELS_MAX} labels, a key of more than {LABEL_KEY_BYTES_MAX} bytes, or a value of more than \
-         {LABEL_VALUE_BYTES_MAX}"
-    )]
-    Labels,
-    /// The version.
-    #[error("the version is longer than {VERSION_BYTES_MAX} bytes")]
-    Version,
-    /// All of it.
-    #[error("addresses, zone, labels and version have more than {MEMBER_DETAILS_BYTES_MAX} bytes together")]
-    Total,
-}
-
-/// What is encoded of a member beside its name.
-#[derive(Encode, Decode)]
-struct Details {
-    addresses: Box<[SocketAddr]>,
-    zone: Box<str>,
-    labels: Box<[(Box<str>, Box<str>)]>,
-    version: Box<str>,
-}
-
-/// The same, borrowed.
-#[derive(Encode)]
-struct DetailsRef<'a> {
-    addresses: &'a [SocketAddr],
-    zone: &'a str,
-    labels: &'a [(Box<str>, Box<str>)],
-    version: &'a str,
-}
-
-const fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<CLAIM_BYTES_MAX>()
-}
-
-/// Whether a member's details are within their bounds.
-pub(super) fn check(member: &Member) -> Result<(), MemberFault> {
-    details(member).map(drop)
-}
-
-fn details(member: &Member) -> Result<Vec<u8>, MemberFault> {
-    check_bounds(member)?;
-    let Member { addresses, zone, labels, version, .. } = member;
-    let encoded = bincode::encode_to_vec(DetailsRef { addresses, zone, labels, version }, config());
-    encoded.ok().filter(|bytes| bytes.len() <= MEMBER_DETAILS_BYTES_MAX).ok_or(MemberFault::Total)
-}
-
-fn check_bounds(member: &Member) -> Result<(), MemberFault> {
-    let label_fits = |(key, value): &(Box<str>, Box<str>)| {
-        key.len() <= LABEL_KEY_BYTES_MAX && value.len() <= LABEL_VALUE_BYTES_MAX
-    };
-    if member.addresses.len() > ADDRESSES_MAX {
-        Err(MemberFault::Addresses)
-    } else if member.zone.len() > ZONE_BYTES_MAX {
-        Err(MemberFault::Zone)
-    } else if member.labels.len() > LABELS_MAX || !member.labels.iter().all(label_fits) {
-        Err(MemberFault::Labels)
-    } else if member.version.len() > VERSION_BYTES_MAX {
-        Err(MemberFault::Version)
-    } else {
-        Ok(())
-    }
-}
-
 // ---- encoding ----
 
 /// Begins a packet.
@@ -155,7 +73,10 @@ pub(super) fn put_envelope(view: u64, bytes: &mut Vec<u8>) {
 
 /// Packets without their envelopes that carry news of this node's own making: as many as it takes, and at least one.
 pub(super) fn compose(
-    kind: u8, sender: &Member, receiver: &Identity, news: &[foca::Member<Identity>],
+    kind: u8,
+    sender: &Member,
+    receiver: &Identity,
+    news: &[foca::Member<Identity>],
 ) -> Vec<Vec<u8>> {
     let mut header = vec![kind, 0, 0, 0];
     // A member whose details are out of bounds is neither taken in nor, being this node, started.
@@ -228,7 +149,7 @@ fn put_name(identity: &Identity, bytes: &mut Vec<u8>) {
 }
 
 fn put_member(member: &Member, bytes: &mut Vec<u8>) -> Result<(), MemberFault> {
-    let details = details(member)?;
+    let details = details::encode(member)?;
     bytes.extend_from_slice(&member.peer.0);
     bytes.put_u64(member.generation);
     bytes.put_u16(u16::try_from(details.len()).map_err(|_| MemberFault::Total)?);
@@ -267,7 +188,7 @@ pub(super) struct Update<'a> {
 impl Update<'_> {
     /// All that is said of the member.
     pub fn member(&self) -> Result<Member, PacketFault> {
-        decode_details(self.peer, self.generation, self.details)
+        decode_member(self.peer, self.generation, self.details)
     }
 }
 
@@ -291,7 +212,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Packet<'_>, PacketFault> {
             updates.push(decode_update(&mut rest)?);
         }
     }
-    if rest.is_empty() { Ok(Packet { view, header, header_bytes, updates }) } else { Err(PacketFault::Malformed) }
+    if rest.is_empty() {
+        Ok(Packet { view, header, header_bytes, updates })
+    } else {
+        Err(PacketFault::Malformed)
+    }
 }
 
 fn decode_header(rest: &mut &[u8]) -> Result<Header<Identity>, PacketFault> {
@@ -300,7 +225,7 @@ fn decode_header(rest: &mut &[u8]) -> Result<Header<Identity>, PacketFault> {
     let src_incarnation = rest.try_get_u16().map_err(malformed)?;
     let (peer, generation) = take_name(rest)?;
     let details = take_details(rest)?;
-    let src = Identity::new(Arc::new(decode_details(peer, generation, details)?));
+    let src = Identity::new(Arc::new(decode_member(peer, generation, details)?));
     let dst = take_bare(rest)?;
     let message = match kind {
         KIND_PING => Message::Ping(probe_number),
@@ -331,15 +256,8 @@ fn decode_update<'a>(rest: &mut &'a [u8]) -> Result<Update<'a>, PacketFault> {
     Ok(Update { peer, generation, incarnation, state, details: take_details(rest)? })
 }
 
-fn decode_details(peer: PeerId, generation: u64, details: &[u8]) -> Result<Member, PacketFault> {
-    let (Details { addresses, zone, labels, version }, used) =
-        bincode::decode_from_slice(details, config()).map_err(malformed)?;
-    if used != details.len() {
-        return Err(PacketFault::Malformed);
-    }
-    let member = Member { peer, generation, addresses, zone, labels, version };
-    check_bounds(&member)?;
-    Ok(member)
+fn decode_member(peer: PeerId, generation: u64, bytes: &[u8]) -> Result<Member, PacketFault> {
+    details::decode(peer, generation, bytes)?.ok_or(PacketFault::Malformed)
 }
 
 fn take_details<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], PacketFault> {
@@ -387,7 +305,11 @@ impl foca::Codec<Identity> for Codec {
         Ok(header)
     }
 
-    fn encode_member(&mut self, member: &foca::Member<Identity>, buf: impl BufMut) -> Result<(), PacketFault> {
+    fn encode_member(
+        &mut self,
+        member: &foca::Member<Identity>,
+        buf: impl BufMut,
+    ) -> Result<(), PacketFault> {
         put(&encode_update(member)?, buf)
     }
 

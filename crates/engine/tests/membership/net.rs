@@ -115,10 +115,11 @@ impl Net {
         self.plan(after, Happening::Start(node, contacts));
     }
 
-    /// Starts all nodes at random moments within `spread`; each knows one node, the first or a random one.
+    /// Starts all nodes, the first one now and the others at random moments within `spread`. Each knows the first one; half
+    /// of them know another one as well, that may not have started.
     pub fn start_all(&mut self, spread: Duration) {
         for node in 0..self.nodes.len() {
-            let after = spread * self.random(1024) as u32 / 1024;
+            let after = if node == 0 { Duration::ZERO } else { spread * self.random(1024) as u32 / 1024 };
             let any = self.random(self.nodes.len() as u64) as usize;
             self.start(after, node, if node % 2 == 0 { vec![0] } else { vec![any, 0] });
         }
@@ -136,8 +137,14 @@ impl Net {
         }
     }
 
-    /// Takes a node's power away.
+    /// Takes a node's power away. Where broken connections are told, some of the others had one.
     pub fn kill(&mut self, node: usize) {
+        const CONNECTIONS: usize = 10;
+        let peer = self.nodes[node].peer;
+        for _ in 0..if self.tells { CONNECTIONS } else { 0 } {
+            let at = self.random(self.nodes.len() as u64) as usize;
+            self.plan(REFUSAL_DELAY, Happening::Refusal { at, peer });
+        }
         self.nodes[node].machine = None;
         self.nodes[node].planned = None;
     }
@@ -197,12 +204,18 @@ impl Net {
     /// Whether every running node's list has exactly the running nodes on its side.
     pub fn agrees(&self) -> bool {
         let running = self.running();
-        running.iter().all(|n| {
-            let node = &self.nodes[*n];
-            let reachable: BTreeSet<_> =
-                running.iter().map(|m| &self.nodes[*m]).filter(|m| m.side == node.side).map(|m| m.peer).collect();
-            node.roster.len() == reachable.len() && node.roster.iter().all(|m| reachable.contains(&m.peer))
-        })
+        !running.is_empty()
+            && running.iter().all(|n| {
+                let node = &self.nodes[*n];
+                let reachable: BTreeSet<_> = running
+                    .iter()
+                    .map(|m| &self.nodes[*m])
+                    .filter(|m| m.side == node.side)
+                    .map(|m| m.peer)
+                    .collect();
+                node.roster.len() == reachable.len()
+                    && node.roster.iter().all(|m| reachable.contains(&m.peer))
+            })
     }
 
     /// Whether nobody has this node on its list.
