@@ -1,26 +1,33 @@
 //! The machine: routes inputs to flights, and lets flights advance within the node's bounds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::flight::{Context, Flight, Phase};
 use crate::ids::{Digest, FetchId, TicketId};
 use crate::io::{Input, Outcome, Output, PullFault};
 use crate::limits::{
-    FETCHES_MAX, FLIGHTS_MAX, PREFETCH_FETCHES_MAX, PREFETCH_FLIGHTS_MAX, SIZES_MAX, TICKETS_MAX,
+    ALONE_PAUSE_MAX, ALONE_PAUSE_PER_MEMBER, FETCHES_MAX, FLIGHTS_MAX, PREFETCH_FETCHES_MAX, PREFETCH_FLIGHTS_MAX, SIZES_MAX, TICKETS_MAX,
 };
 use crate::name::Scope;
+use crate::peer::PeerId;
+use crate::swarm::pieces::piece_bytes;
+use crate::swarm::{Event, Swarm};
 use crate::time::Time;
+use crate::wire::LeaseEnd;
 
 /// What an operator may set.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Upstream transfers of this node at a time.
     pub fetches_max: usize,
+    /// This node's name among the members; `None` if it works alone for good.
+    pub peer: Option<PeerId>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { fetches_max: FETCHES_MAX }
+        Settings { fetches_max: FETCHES_MAX, peer: None }
     }
 }
 
@@ -37,6 +44,7 @@ pub struct Engine {
     /// Flights whose clients wait for a free place: while there are any, nobody else takes one.
     waiting: BTreeSet<Digest>,
     sizes: Sizes,
+    swarm: Option<Swarm>,
     out: VecDeque<Output>,
     draining: bool,
 }
@@ -74,6 +82,7 @@ impl Engine {
             next_fetch: 0,
             waiting: BTreeSet::new(),
             sizes: Sizes::default(),
+            swarm: settings.peer.map(Swarm::new),
             out: VecDeque::new(),
             draining: false,
         }
@@ -101,9 +110,15 @@ impl Engine {
         self.flights.is_empty()
     }
 
+    /// What this node does with other members.
+    pub fn swarm(&self) -> Option<&Swarm> {
+        self.swarm.as_ref()
+    }
+
     /// When [`Input::Wakeup`] is wanted if nothing happens before.
     pub fn next_wakeup(&self) -> Option<Time> {
-        self.flights.values().filter_map(Flight::next_wakeup).min()
+        let flights = self.flights.values().filter_map(Flight::next_wakeup).min();
+        flights.into_iter().chain(self.swarm.as_ref().and_then(Swarm::next_wakeup)).min()
     }
 
     // ---- inputs ----
@@ -143,7 +158,24 @@ impl Engine {
             }
             Input::Committed { digest, result } => self.with(now, digest, |f, _| f.handle_committed(result)),
             Input::Shut { digest } => self.with(now, digest, |f, out| f.handle_shut(out)),
-            Input::Wakeup => self.for_all(now, |_, _| {}),
+            Input::Roster(roster) => self.with_swarm(|swarm| swarm.set_roster(now, roster)),
+            Input::Heard { from, message } => self.with_swarm(|swarm| swarm.hear(now, from, message)),
+            Input::PeerLost { peer } => self.with_swarm(|swarm| swarm.lost(now, &peer)),
+            Input::Arrived { from, digest, piece, hash, backlog } => self.with_swarm(|swarm| {
+                swarm.arrived(now, from, digest, (piece, hash, backlog));
+            }),
+            Input::Hashed { digest, piece, hash } => {
+                self.with_swarm(|swarm| swarm.fetched(now, digest, piece, hash));
+            }
+            Input::Uploaded { upload } => self.with_swarm(|swarm| swarm.sent(now, upload)),
+            Input::Inspected { digest, size } => self.with_swarm(|swarm| swarm.inspected(digest, size)),
+            Input::Listed { digest, found } => self.with_swarm(|swarm| swarm.listed(digest, found)),
+            Input::Stored { digest, size } => self.with_swarm(|swarm| swarm.announce(now, digest, size)),
+            Input::Evicted { digest } => self.with_swarm(|swarm| swarm.withdraw(digest)),
+            Input::Wakeup => {
+                self.with_swarm(|swarm| swarm.advance(now));
+                self.wake_flights(now);
+            }
             Input::Drain => {
                 self.draining = true;
                 self.for_all(now, |f, _| f.handle_drain());
@@ -153,6 +185,7 @@ impl Engine {
                 self.for_all(now, |f, out| f.handle_stop(out));
             }
         }
+        self.settle(now);
         self.make_room();
     }
 
@@ -241,16 +274,60 @@ impl Engine {
             fetches_free: &mut fetches_free,
             prefetches_free: &mut prefetches_free,
             size_hint: self.sizes.by_digest.get(&digest).copied(),
+            shares: self.swarm.as_ref().is_some_and(Swarm::has_members),
         });
         if flight.waits_for_place() {
             self.waiting.insert(digest);
         } else {
             self.waiting.remove(&digest);
         }
+        if let Some(swarm) = &mut self.swarm {
+            follow(flight, swarm, now, &mut self.out);
+        }
         if flight.phase() == Phase::Over {
             assert_eq!(flight.ticket_count(), 0, "a flight ended before its tickets");
             self.flights.remove(&digest);
             self.births.retain(|_, d| *d != digest);
+        }
+    }
+
+    fn with_swarm(&mut self, f: impl FnOnce(&mut Swarm)) {
+        if let Some(swarm) = &mut self.swarm {
+            f(swarm);
+        }
+    }
+
+    /// Carries what the swarm says to the flights, and what they make of it back, until both are at rest.
+    fn settle(&mut self, now: Time) {
+        loop {
+            let Some(swarm) = &mut self.swarm else { return };
+            swarm.settle(now, &mut self.out);
+            let Some(event) = swarm.poll_event() else { return };
+            match event {
+                Event::Accepted(digest, piece) => self.with(now, digest, |flight, _| {
+                    let size = flight.size().unwrap_or(0);
+                    flight.handle_piece(piece_bytes(size, piece), now);
+                }),
+                Event::Leases(digest) => {
+                    let fetchable = swarm.fetchable(&digest);
+                    self.with(now, digest, |flight, out| flight.share(fetchable, out));
+                }
+                Event::Alone(digest, end) => {
+                    let members = swarm.roster().len();
+                    let (pause, fault) = alone(end, &digest, members);
+                    self.with(now, digest, |flight, out| flight.go_alone(now, pause, fault, out));
+                }
+                Event::Restarted(digest) => self.with(now, digest, |flight, out| flight.handle_restarted(out)),
+            }
+        }
+    }
+
+    /// Only flights that asked to be woken: with thousands of them a wakeup of one must not cost all.
+    fn wake_flights(&mut self, now: Time) {
+        let due = |f: &&Flight| f.next_wakeup().is_some_and(|at| at <= now);
+        let digests: Vec<_> = self.flights.values().filter(due).map(Flight::digest).collect();
+        for digest in digests {
+            self.with(now, digest, |_, _| {});
         }
     }
 
@@ -289,6 +366,45 @@ impl Engine {
         }
         for digest in clients.into_iter().chain(nobody) {
             self.with(now, digest, |_, _| {});
+        }
+    }
+}
+
+/// What a flight's new state means for the swarm.
+fn follow(flight: &mut Flight, swarm: &mut Swarm, now: Time, out: &mut VecDeque<Output>) {
+    let digest = flight.digest();
+    if flight.can_share()
+        && swarm.has_members()
+        && let Some(size) = flight.size().filter(|size| *size > 0)
+    {
+        flight.share(Vec::new(), out);
+        swarm.begin(now, digest, size, flight.have());
+        return;
+    }
+    if swarm.exchange(&digest).is_none() {
+        return;
+    }
+    if let Some(fault) = flight.take_lease_fault() {
+        let denied = matches!(fault, PullFault::Unknown | PullFault::Denied);
+        swarm.fetch_failed(&digest, if denied { LeaseEnd::Denied } else { LeaseEnd::Failed });
+    }
+    match flight.phase() {
+        _ if flight.take_mismatch() => swarm.mismatch(&digest),
+        Phase::Over if flight.is_stored() => swarm.complete(now, digest, flight.size().unwrap_or(0)),
+        Phase::Ending | Phase::Shutting | Phase::Over => swarm.abandon(&digest),
+        _ => {}
+    }
+}
+
+/// What a node does that the swarm cannot help: how long it waits before it asks upstream itself, or with what fault it
+/// gives up. The pauses of a cluster's nodes are spread so that a sick swarm does not become a stampede.
+fn alone(end: LeaseEnd, digest: &Digest, members: usize) -> (Duration, Option<PullFault>) {
+    let spread = ALONE_PAUSE_PER_MEMBER.saturating_mul(u32::try_from(members).unwrap_or(u32::MAX));
+    let part = f64::from(digest.hash()[31]) / 256.0;
+    match end {
+        LeaseEnd::Failed => (Duration::ZERO, Some(PullFault::Exhausted)),
+        LeaseEnd::Denied | LeaseEnd::GivenUp | LeaseEnd::Done => {
+            (spread.min(ALONE_PAUSE_MAX).mul_f64(part), None)
         }
     }
 }

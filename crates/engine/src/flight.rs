@@ -6,6 +6,7 @@
 
 mod deliver;
 mod receive;
+mod share;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -55,6 +56,18 @@ struct Ticket {
     served: bool,
 }
 
+/// Whether other members bring the blob.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Sharing {
+    /// Everything comes from upstream.
+    #[default]
+    Off,
+    /// Only these bytes may be fetched upstream, in order of their offsets; the rest comes from members.
+    On(Vec<Range<u64>>),
+    /// The swarm could not help this time.
+    Alone,
+}
+
 #[derive(Debug)]
 struct Fetch {
     start: u64,
@@ -76,6 +89,8 @@ pub(crate) struct Context<'a> {
     pub prefetches_free: &'a mut usize,
     /// Size of the blob by the manifests that named it.
     pub size_hint: Option<u64>,
+    /// Whether there are other members: a flight that can be shared then waits for what they say.
+    pub shares: bool,
 }
 
 /// State of one flight; see the module's head.
@@ -107,6 +122,13 @@ pub struct Flight {
     /// Whether the bytes stay on disk when the flight ends.
     keep: bool,
     draining: bool,
+    sharing: Sharing,
+    /// Upstream has failed for all that this node was to fetch for the swarm.
+    lease_fault: Option<PullFault>,
+    /// All bytes were there, and were not those of the digest.
+    mismatched: bool,
+    /// The store has it.
+    stored: bool,
 }
 
 impl Flight {
@@ -136,6 +158,10 @@ impl Flight {
             checkpointing: false,
             keep: true,
             draining: false,
+            sharing: Sharing::Off,
+            lease_fault: None,
+            mismatched: false,
+            stored: false,
         }
     }
 
@@ -182,7 +208,8 @@ impl Flight {
     /// Whether clients wait and only a free place is missing.
     pub(crate) fn waits_for_place(&self) -> bool {
         let stuck = self.phase == Phase::Receiving && self.fetches.is_empty() && self.retry_at.is_none();
-        stuck && !self.tickets.is_empty() && !self.is_whole()
+        let feeds = matches!(&self.sharing, Sharing::On(ranges) if ranges.is_empty());
+        stuck && !feeds && !self.tickets.is_empty() && !self.is_whole()
     }
 
     /// When the flight wants to be woken.
@@ -260,7 +287,10 @@ impl Flight {
                 self.phase = Phase::Committing;
                 out.push_back(Output::Commit { digest: self.digest });
             }
-            Ok(false) => self.start_over(out),
+            Ok(false) => {
+                self.mismatched = true;
+                self.start_over(out);
+            }
             Err(fault) => self.handle_local_fault(fault, out),
         }
     }
@@ -268,7 +298,10 @@ impl Flight {
     pub(crate) fn handle_committed(&mut self, result: Result<(), LocalFault>) {
         debug_assert_eq!(self.phase, Phase::Committing);
         match result {
-            Ok(()) => self.phase = Phase::Over,
+            Ok(()) => {
+                self.stored = true;
+                self.phase = Phase::Over;
+            }
             // Whoever waited has been served from the open file; only the store goes without.
             Err(_) => self.end(false),
         }
@@ -342,7 +375,7 @@ impl Flight {
 
     /// The bytes were wrong. Clients that have received some of them are cut short of the last piece; those that have
     /// none yet wait for a second try.
-    fn start_over(&mut self, out: &mut VecDeque<Output>) {
+    pub(super) fn start_over(&mut self, out: &mut VecDeque<Output>) {
         let again = self.restarts < crate::limits::RESTARTS_MAX && !self.draining;
         self.restarts += 1;
         // A manifest may have lied about the size; the source is asked from now on.

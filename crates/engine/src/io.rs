@@ -4,11 +4,16 @@
 //! answered by exactly one input, whatever happens (I4); a ticket ends by exactly one [`Output::End`] unless the
 //! driver ends it with [`Input::Close`] before.
 
+use std::sync::Arc;
+
 use crate::demand::Part;
 use crate::fault::{LocalFault, SourceFault};
 use crate::ids::{Digest, FetchId, TicketId};
 use crate::name::Scope;
+use crate::peer::{PeerId, Roster};
 use crate::ranges::ByteRanges;
+use crate::swarm::upload::{Send, UploadId};
+use crate::wire::{Message, PieceHash};
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -104,6 +109,73 @@ pub enum Input {
     },
     /// Answers [`Output::Shut`].
     Shut {
+        /// The blob.
+        digest: Digest,
+    },
+    /// The list of members has changed. Until the first one, and with nobody else on it, the node works alone.
+    Roster(Arc<Roster>),
+    /// A member has said something.
+    Heard {
+        /// Who; the driver vouches for it.
+        from: PeerId,
+        /// What.
+        message: Message,
+    },
+    /// The connections to a member broke, or none could be made.
+    PeerLost {
+        /// The member.
+        peer: PeerId,
+    },
+    /// A piece has come from a member and lies in its place; nobody is given it before the engine says so.
+    Arrived {
+        /// From whom.
+        from: PeerId,
+        /// The blob.
+        digest: Digest,
+        /// The piece.
+        piece: u32,
+        /// Hash of the bytes that came.
+        hash: PieceHash,
+        /// Pieces that wait behind it, as the sender said ([`Send::backlog`]).
+        backlog: u32,
+    },
+    /// A piece that was fetched upstream lies in its place in full. Told after the [`Input::Progress`] that completed it.
+    Hashed {
+        /// The blob.
+        digest: Digest,
+        /// The piece.
+        piece: u32,
+        /// Hash of its bytes.
+        hash: PieceHash,
+    },
+    /// Answers [`Output::Upload`]: the piece has left, or the stream is gone.
+    Uploaded {
+        /// Which.
+        upload: UploadId,
+    },
+    /// Answers [`Output::Inspect`].
+    Inspected {
+        /// The blob.
+        digest: Digest,
+        /// Its size in bytes if it is in the store, whole.
+        size: Option<u64>,
+    },
+    /// Answers [`Output::List`].
+    Listed {
+        /// The blob.
+        digest: Digest,
+        /// Its size in bytes, and the hashes of its pieces in order; `None` if it is not in the store or cannot be read.
+        found: Option<(u64, Vec<PieceHash>)>,
+    },
+    /// The store has this blob: told for each when the agent starts.
+    Stored {
+        /// The blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// A blob has left the store.
+    Evicted {
         /// The blob.
         digest: Digest,
     },
@@ -216,6 +288,26 @@ pub enum Output {
         digest: Digest,
         /// Bytes to vouch for.
         keep: Option<ByteRanges>,
+    },
+    /// Tell a member something. Lost messages are made up for by time; a member that cannot be reached is told of by
+    /// [`Input::PeerLost`].
+    Tell {
+        /// Whom.
+        to: PeerId,
+        /// What.
+        message: Message,
+    },
+    /// Effect: send a piece on the stream that a member has opened with [`Message::Subscribe`].
+    Upload(Send),
+    /// Effect: is this blob in the store, whole?
+    Inspect {
+        /// The blob.
+        digest: Digest,
+    },
+    /// Effect: hash the pieces of a blob in the store.
+    List {
+        /// The blob.
+        digest: Digest,
     },
     /// The first bytes for a ticket are there (or its range is empty): answer the client.
     Serve {

@@ -221,3 +221,110 @@ pub const INSPECTIONS_MAX: usize = 4096;
 
 /// Whole blobs whose size and list of hashes are kept at hand: with a thousand pieces each, 2 MiB.
 pub const SEEDS_MAX: usize = 64;
+
+// ---- membership ----
+
+/// Members that keep the book of one digest: two may be lost at once, and a third is rarely in the zone of both.
+pub const HOMES_PER_DIGEST: usize = 3;
+
+/// Members that are known at a time, those that are gone included. Three times the largest cluster that is planned for
+/// (5,000); some 10 MiB.
+pub const MEMBERS_MAX: usize = 16_384;
+
+/// Members that are gone and remembered, so that nobody brings them back by old hearsay and a partition can heal.
+/// Beyond that the ones that went first are forgotten.
+pub const LOST_MAX: usize = 4096;
+
+/// How long a member that is gone is remembered. A partition that lasts longer heals when discovery makes contact.
+pub const LOST_REMEMBERED: Duration = Duration::from_secs(60 * 60);
+
+/// Members that discovery made contact with and that have not answered yet.
+pub const CONTACTS_MAX: usize = 16;
+
+/// Times one of them is asked to let us in before it is given up: discovery will name it again if it is alive.
+pub const CONTACT_TRIES_MAX: u32 = 10;
+
+/// Pause between two attempts to find anybody, while this node knows nobody who is alive.
+pub const ALONE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Members asked in one such attempt.
+pub const ALONE_FANOUT: usize = 3;
+
+/// Pause between two attempts to reach one of the members that are gone, while others are alive. Each node tries one,
+/// so after a partition the first two halves of a cluster of any size meet within a few seconds, and a node that was
+/// taken away for good costs each of the others six connection attempts a minute at most.
+pub const LOST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Pause between two comparisons with members whose list differs from ours, at first; doubles while it does not help.
+pub const SYNC_PAUSE_FIRST: Duration = Duration::from_secs(1);
+
+/// The same at most. A list of 1,000 members is 130 KB: 4 KB/s in the worst case.
+pub const SYNC_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// A list that changed within this time differs from others' because the news is still on its way. Afterwards a few
+/// others are shown that it has changed.
+pub const SYNC_CALM: Duration = Duration::from_millis(300);
+
+/// Pause between two lists of members that are handed out: a thousand that join in ten seconds cost two hundred lists,
+/// not a thousand.
+pub const ROSTER_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bytes of a membership packet. Packets travel over reliable streams, so no MTU counts; news of 200 members fit, and it
+/// takes a 1 Gbit/s link a quarter of a millisecond.
+pub const MEMBERSHIP_PACKET_BYTES_MAX: usize = 32 << 10;
+
+/// One member is asked for a sign of life in each such period (SWIM's protocol period).
+pub const PROBE_PERIOD: Duration = Duration::from_secs(1);
+
+/// How long its answer may take before others are asked to try: a busy node answers within milliseconds, a connection
+/// that has to be opened first takes some round trips.
+pub const PROBE_ANSWER_MAX: Duration = Duration::from_millis(400);
+
+/// Members that are asked to try, and to whom news of oneself goes at once.
+pub const PROBE_HELPERS: usize = 3;
+
+/// How long a suspected member has to object. Hearing of it and objecting take a second each, the rest is for a node
+/// that has no CPU for a moment.
+pub const SUSPICION: Duration = Duration::from_secs(3);
+
+/// Pause between two rounds of news, while there are any.
+pub const GOSSIP_PAUSE: Duration = Duration::from_millis(200);
+
+/// Members told in one round.
+pub const GOSSIP_FANOUT: usize = 3;
+
+/// Times a member passes a piece of news on. Each reaches about this many copies: e^-8 of the members, one in 3,000,
+/// miss it and find out by comparing lists.
+pub const GOSSIP_COPIES: u8 = 8;
+
+/// Members of whom a sign of life is wanted because their connection broke, at a time. A node that loses its own link
+/// loses all its connections; the others are found by probing.
+pub const DOUBTS_MAX: usize = 64;
+
+/// Addresses of one member: two networks, both families, and some to spare.
+pub const ADDRESSES_MAX: usize = 8;
+
+/// Bytes of the name of a zone.
+pub const ZONE_BYTES_MAX: usize = 64;
+
+/// Labels of one member.
+pub const LABELS_MAX: usize = 16;
+
+/// Bytes of a label's key: what Kubernetes allows with its prefix (253 + 1 + 63).
+pub const LABEL_KEY_BYTES_MAX: usize = 317;
+
+/// Bytes of a label's value: what Kubernetes allows.
+pub const LABEL_VALUE_BYTES_MAX: usize = 63;
+
+/// Bytes of the version of a member's software.
+pub const VERSION_BYTES_MAX: usize = 32;
+
+/// Bytes of all that is told of one member beside its name. The lists of 5,000 members are sent around whole.
+pub const MEMBER_DETAILS_BYTES_MAX: usize = 1024;
+
+/// A node that the swarm cannot help waits a part of this, times the number of members, before it asks upstream itself:
+/// of 1,000 nodes that lose the swarm at once a hundred ask in each second.
+pub const ALONE_PAUSE_PER_MEMBER: Duration = Duration::from_millis(10);
+
+/// The longest such pause: a client's patience ends too.
+pub const ALONE_PAUSE_MAX: Duration = Duration::from_secs(10);

@@ -72,6 +72,7 @@ pub struct Swarm {
     announcements: Announcements,
     mail: Mail,
     events: VecDeque<Event>,
+    effects: VecDeque<Output>,
 }
 
 impl Swarm {
@@ -90,6 +91,7 @@ impl Swarm {
             announcements: Announcements::default(),
             mail: Mail::new(),
             events: VecDeque::new(),
+            effects: VecDeque::new(),
         }
     }
 
@@ -131,7 +133,7 @@ impl Swarm {
     /// A flight is ready to receive.
     pub fn begin(&mut self, now: Time, digest: Digest, size: u64, have: &ByteRanges) {
         let have = PieceSet::of_bytes(size, have);
-        let homes = homes(&digest, &self.roster).iter().copied().collect();
+        let homes = homes(&digest, &self.roster).iter().collect();
         let exchange = Exchange::new(now, digest, size, have, homes, &mut self.mail);
         if let Standing::Alone(end) = exchange.standing() {
             self.events.push_back(Event::Alone(digest, end));
@@ -187,8 +189,8 @@ impl Swarm {
     /// A blob is in the store: the homes shall know.
     pub fn announce(&mut self, now: Time, digest: Digest, size: u64) {
         let homes = homes(&digest, &self.roster);
-        self.announcements.add(now, homes.iter().filter(|h| **h != self.me), digest, size);
-        if homes.iter().any(|h| *h == self.me) {
+        self.announcements.add(now, homes.iter().filter(|h| *h != self.me), digest, size);
+        if homes.contains(&self.me) {
             self.home.announce(self.me, digest, size);
         }
     }
@@ -198,7 +200,7 @@ impl Swarm {
         self.seeds.remove(&digest);
         self.refuse_readers(&digest);
         for home in homes(&digest, &self.roster).iter() {
-            self.mail.push_back((*home, Message::Withdraw { blobs: vec![digest] }));
+            self.mail.push_back((home, Message::Withdraw { blobs: vec![digest] }));
         }
     }
 
@@ -218,8 +220,8 @@ impl Swarm {
             self.lost(now, &peer);
         }
         for digest in self.home.receiving() {
-            if let Some(first) = homes(&digest, &self.roster).first().filter(|home| **home != self.me) {
-                self.home.hand_over(&digest, *first, &mut self.mail);
+            if let Some(first) = homes(&digest, &self.roster).first().filter(|home| *home != self.me) {
+                self.home.hand_over(&digest, first, &mut self.mail);
             }
         }
     }
@@ -353,20 +355,17 @@ impl Swarm {
                 _ => self.refuse(to, digest, class, Refusal::Unknown),
             }
         }
-        if size.is_none() {
-            self.listing.remove(&digest);
-        }
     }
 
     /// The hashes of a stored blob's pieces; answers [`Output::List`].
-    pub fn listed(&mut self, digest: Digest, hashes: Option<Vec<PieceHash>>) {
+    pub fn listed(&mut self, digest: Digest, found: Option<(u64, Vec<PieceHash>)>) {
         let waiting = self.listing.remove(&digest).unwrap_or_default();
-        let (Some(hashes), Some(seed)) = (hashes, self.seeds.get_mut(&digest)) else { return };
-        let mut list = PieceList::new(piece_count(seed.size) as u32);
+        let Some((size, hashes)) = found else { return };
+        let mut list = PieceList::new(piece_count(size) as u32);
         for (piece, hash) in (0..).zip(hashes) {
             list.set(Entry { piece, hash }, Via::Trusted);
         }
-        seed.list = Some(list);
+        self.seed(digest, size, Some(list));
         waiting.into_iter().for_each(|to| self.tell_list(to, digest));
     }
 
@@ -379,7 +378,7 @@ impl Swarm {
             if exchange.next_wakeup().is_none_or(|at| at > now) {
                 continue;
             }
-            exchange.advance(now, || homes(digest, roster).iter().copied().collect(), mail);
+            exchange.advance(now, || homes(digest, roster).iter().collect(), mail);
             if let Standing::Alone(end) = exchange.standing() {
                 self.events.push_back(Event::Alone(*digest, end));
             }
@@ -400,10 +399,7 @@ impl Swarm {
         while let Some(send) = self.uploads.next(now) {
             out.push_back(Output::Upload(send));
         }
-        for digest in self.inspecting.keys().filter(|d| !self.asked.contains(*d)).copied().collect::<Vec<_>>() {
-            self.asked.insert(digest);
-            out.push_back(Output::Inspect { digest });
-        }
+        out.append(&mut self.effects);
     }
 
     /// The next event for a flight.
@@ -415,9 +411,9 @@ impl Swarm {
 
     fn handle_join(&mut self, now: Time, from: PeerId, digest: Digest, joining: Joining, insists: bool) {
         let homes = homes(&digest, &self.roster);
-        let first = homes.first().copied();
+        let first = homes.first();
         // Who has tried those before this node, and knows of this node as a home, is not sent round in a circle.
-        let mine = first == Some(self.me) || insists && homes.iter().any(|h| *h == self.me);
+        let mine = first == Some(self.me) || insists && homes.contains(&self.me);
         match first {
             Some(home) if !mine && home != from => {
                 self.mail.push_back((from, Message::NotHome { digest, home }));
@@ -460,7 +456,11 @@ impl Swarm {
         if waiting >= INSPECTIONS_MAX {
             return self.refuse(from, digest, class, Refusal::Busy);
         }
-        self.inspecting.entry(digest).or_default().push((from, size, class, runs));
+        let waiting = self.inspecting.entry(digest).or_default();
+        if waiting.is_empty() {
+            self.effects.push_back(Output::Inspect { digest });
+        }
+        waiting.push((from, size, class, runs));
     }
 
     /// The home wants the hashes of a blob that this node has.
@@ -470,7 +470,11 @@ impl Swarm {
         }
         let exchange = self.exchanges.get(&digest);
         if exchange.is_none() && self.listing.len() < INSPECTIONS_MAX {
-            self.listing.entry(digest).or_default().insert(from);
+            let waiting = self.listing.entry(digest).or_default();
+            if waiting.is_empty() {
+                self.effects.push_back(Output::List { digest });
+            }
+            waiting.insert(from);
         }
     }
 

@@ -116,6 +116,8 @@ impl Flight {
             Verdict::NextScope => {
                 self.next_scope();
             }
+            // Another member may have more luck.
+            Verdict::GiveUp(fault) if self.is_shared() => self.lease_fault = Some(fault),
             Verdict::GiveUp(fault) => self.give_up(fault, out),
         }
         if from_the_start && self.phase == Phase::Receiving {
@@ -170,7 +172,8 @@ impl Flight {
         if self.retry_at.is_some_and(|at| at <= cx.now) {
             self.retry_at = None;
         }
-        if self.retry_at.is_none() {
+        let asks_first = cx.shares && self.can_share();
+        if self.retry_at.is_none() && !asks_first {
             while self.open_fetch(cx) {}
         }
         self.checkpoint(cx);
@@ -224,6 +227,9 @@ impl Flight {
     }
 
     fn demand(&self, size: u64) -> Option<std::ops::Range<u64>> {
+        if let super::Sharing::On(fetchable) = &self.sharing {
+            return self.lease_demand(fetchable);
+        }
         let running: Vec<_> = self
             .fetches
             .values()

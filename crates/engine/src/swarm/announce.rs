@@ -23,9 +23,9 @@ impl Announcements {
     }
 
     /// These homes shall know of a blob.
-    pub fn add<'a>(&mut self, now: Time, homes: impl Iterator<Item = &'a PeerId>, digest: Digest, size: u64) {
+    pub fn add(&mut self, now: Time, homes: impl Iterator<Item = PeerId>, digest: Digest, size: u64) {
         for home in homes {
-            self.waiting.entry(*home).or_default().push((digest, size));
+            self.waiting.entry(home).or_default().push((digest, size));
             self.flush_at.get_or_insert(now + ANNOUNCE_AGE_MAX);
         }
     }

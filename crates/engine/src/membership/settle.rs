@@ -1,0 +1,118 @@
+//! What `foca` wants done: timers, notifications, packets. Invariant: after [`Membership::settle`] nothing is left undone,
+//! and the book agrees with `foca` about who is on the list.
+
+use std::sync::Arc;
+
+use foca::{OwnedNotification, Timer};
+
+use crate::membership::Membership;
+use crate::membership::identity::Identity;
+use crate::membership::io::{Event, Output};
+use crate::membership::wire::{self, ENVELOPE_BYTES, KIND_FEED};
+use crate::peer::PeerId;
+use crate::time::Time;
+
+impl Membership {
+    /// Does what `foca` wants done; `from` is whose packet made it want it.
+    pub(super) fn settle(&mut self, now: Time, from: Option<PeerId>) {
+        while let Some((after, timer)) = self.wishes.to_schedule() {
+            self.timers.set(now, after, timer);
+        }
+        let mut renewed = false;
+        while let Some(notification) = self.wishes.to_notify() {
+            renewed |= self.settle_notification(now, notification);
+        }
+        while let Some((to, data)) = self.wishes.to_send() {
+            if data.first() == Some(&KIND_FEED) {
+                self.send_list(&to);
+            } else {
+                self.send(&to, &data);
+            }
+        }
+        if renewed {
+            // Whoever said that we are dead is the first who must hear of the next life.
+            let _ = self.foca.apply_many(std::iter::empty(), false, &mut self.wishes);
+            if let Some(from) = from {
+                self.announce(now, from);
+            } else {
+                self.settle(now, None);
+            }
+        }
+        self.forget_lost(now);
+    }
+
+    /// Whether this node has begun another life.
+    fn settle_notification(&mut self, now: Time, notification: OwnedNotification<Identity>) -> bool {
+        let event = match notification {
+            OwnedNotification::MemberUp(id) => {
+                self.book.rise(id.member(), now);
+                Event::Up(Arc::clone(id.member()))
+            }
+            OwnedNotification::MemberDown(id) => {
+                self.book.fall(&id.peer(), now);
+                self.doubts.dispel(&id.peer());
+                Event::Down(Arc::clone(id.member()))
+            }
+            OwnedNotification::Rename(_, id) => {
+                self.book.rename(id.member());
+                if !self.book.is_living(&id.peer()) {
+                    return false;
+                }
+                Event::Changed(Arc::clone(id.member()))
+            }
+            OwnedNotification::Rejoin(id) => {
+                self.book.set_me(Arc::clone(id.member()));
+                Event::Renewed { generation: id.generation() }
+            }
+            OwnedNotification::Idle => Event::Alone,
+            OwnedNotification::Active | OwnedNotification::Defunct => return false,
+        };
+        let renewed = matches!(event, Event::Renewed { .. });
+        if event != Event::Alone {
+            self.mark_changed(now);
+        }
+        self.out.push_back(Output::Event(event));
+        renewed
+    }
+
+    fn forget_lost(&mut self, now: Time) {
+        for member in self.book.overdue(now) {
+            // Cannot fail: it only looks for the member.
+            let _ = self
+                .foca
+                .handle_timer(Timer::RemoveDown(Identity::new(Arc::clone(&member))), &mut self.wishes);
+            self.book.forget(&member.peer);
+        }
+    }
+
+    // ---- output ----
+
+    /// The answer to somebody who joins or compares: everybody, and who is gone, so that it holds nobody for alive who is
+    /// not. `foca`'s own answer is one packet of whom it picks at random.
+    fn send_list(&mut self, to: &Identity) {
+        let everybody: Vec<_> = self
+            .foca
+            .iter_membership_state()
+            .filter(|member| member.id().peer() != to.peer())
+            .cloned()
+            .collect();
+        self.compose(KIND_FEED, to, &everybody);
+    }
+
+    /// Sends packets of this node's own making.
+    pub(super) fn compose(&mut self, kind: u8, to: &Identity, news: &[foca::Member<Identity>]) {
+        for packet in wire::compose(kind, self.book.me(), to, news) {
+            self.send(to, &packet);
+        }
+    }
+
+    fn send(&mut self, to: &Identity, data: &[u8]) {
+        let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + data.len());
+        wire::put_envelope(self.view(), &mut bytes);
+        bytes.extend_from_slice(data);
+        // A third party comes as a name; the book knows its addresses.
+        let known = self.book.get(&to.peer()).map(|entry| &entry.member);
+        let to = Arc::clone(known.unwrap_or_else(|| to.member()));
+        self.out.push_back(Output::Packet { to, bytes });
+    }
+}

@@ -1,0 +1,221 @@
+//! Two hundred nodes in virtual time: how soon they agree, notice a death, and find together again.
+
+mod net;
+mod properties;
+
+use std::time::Duration;
+
+use shoal_engine::Member;
+use shoal_engine::membership::{Event, Input};
+
+use net::{Net, member};
+
+const NODES: usize = 200;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A cluster that agrees and has nothing more to say.
+fn settled(nodes: usize, seed: u64) -> Net {
+    let mut net = Net::new(nodes, seed);
+    net.start_all(SECOND);
+    net.run(SECOND);
+    net.run_until(20 * SECOND, Net::agrees).expect("agreement");
+    net.run(8 * SECOND);
+    assert!(net.agrees());
+    net
+}
+
+#[test]
+fn nodes_that_start_together_agree_within_five_seconds() {
+    for seed in 0..3 {
+        let mut net = Net::new(NODES, seed);
+        net.start_all(Duration::ZERO);
+        let took = net.run_until(5 * SECOND, Net::agrees).expect("agreement within 5 s");
+        let (rosters, deaths) = (net.nodes[0].rosters, deaths(&net));
+        assert!(deaths == 0, "nobody was called dead, but {deaths} times");
+        assert!(rosters as u128 <= took.as_millis() / 50 + 2, "{rosters} lists in {took:?}");
+        println!("seed {seed}: {NODES} nodes agree after {took:?}; {rosters} lists at the first");
+    }
+}
+
+#[test]
+fn a_newcomer_knows_everybody_and_is_known_at_once() {
+    let mut net = settled(NODES, 1);
+    net.nodes.iter_mut().for_each(|node| node.events.clear());
+    net.kill(7);
+    net.run_until(10 * SECOND, Net::agrees).expect("a death is noticed");
+    net.run(10 * SECOND);
+    net.start_as(7, 2, &[33]);
+    net.run(SECOND / 10);
+    assert_eq!(net.nodes[7].roster.len(), NODES, "one list is enough");
+    let took = net.run_until(5 * SECOND, Net::agrees).expect("everybody knows");
+    println!("a newcomer is known to {NODES} after {took:?}");
+}
+
+#[test]
+fn a_death_is_noticed_by_all_within_ten_seconds() {
+    for seed in 0..3 {
+        for tells in [false, true] {
+            let mut net = settled(NODES, seed);
+            net.tells = tells;
+            net.kill(42);
+            let took = net.run_until(10 * SECOND, |net| net.is_gone(42)).expect("a death is noticed");
+            assert!(net.agrees());
+            println!("seed {seed}, broken connections told: {tells}: a death is noticed after {took:?}");
+        }
+    }
+}
+
+#[test]
+fn many_deaths_at_once_are_noticed() {
+    let mut net = settled(NODES, 4);
+    (0..NODES / 4).for_each(|node| net.kill(node * 4));
+    let took = net.run_until(15 * SECOND, Net::agrees).expect("the deaths are noticed");
+    println!("{} deaths of {NODES} are noticed after {took:?}", NODES / 4);
+}
+
+#[test]
+fn whoever_leaves_is_gone_within_two_seconds() {
+    let mut net = settled(NODES, 5);
+    net.leave(9);
+    let took = net.run_until(2 * SECOND, |net| net.is_gone(9)).expect("it is gone");
+    assert!(net.agrees());
+    println!("who leaves is gone after {took:?}");
+}
+
+#[test]
+fn halves_find_together_again() {
+    for lasting in [30 * SECOND, 300 * SECOND] {
+        let mut net = settled(NODES / 2, 6);
+        (0..NODES / 2).for_each(|node| net.put(node, (node % 2) as u8));
+        net.run_until(60 * SECOND, Net::agrees).expect("each half agrees");
+        net.run(lasting);
+        (0..NODES / 2).for_each(|node| net.put(node, 0));
+        let took = net.run_until(30 * SECOND, Net::agrees).expect("the partition heals");
+        net.run(20 * SECOND);
+        assert!(net.agrees());
+        println!("a partition of {lasting:?} heals after {took:?}");
+    }
+}
+
+#[test]
+fn a_node_that_was_cut_off_returns() {
+    let mut net = settled(50, 7);
+    net.put(3, 1);
+    net.run_until(400 * SECOND, Net::agrees).expect("the lonely one knows that it is alone");
+    assert_eq!(net.nodes[3].events.last(), Some(&Event::Alone));
+    net.put(3, 0);
+    let took = net.run_until(10 * SECOND, Net::agrees).expect("it returns");
+    println!("a node that was cut off is back after {took:?}");
+}
+
+#[test]
+fn a_restart_too_quick_to_be_noticed_is_no_death() {
+    let mut net = settled(NODES, 8);
+    net.nodes.iter_mut().for_each(|node| node.events.clear());
+    net.kill(11);
+    net.run(SECOND / 2);
+    net.start_as(11, 2, &[12]);
+    let is_known = |net: &Net| {
+        let peer = net.peer(11);
+        net.agrees() && net.nodes.iter().all(|n| n.roster.get(&peer).is_some_and(|m| m.generation >= 2))
+    };
+    let took = net.run_until(5 * SECOND, is_known).expect("the new life is known");
+    assert_eq!(deaths(&net), 0);
+    println!("a quick restart is known after {took:?}");
+}
+
+#[test]
+fn a_clock_that_went_backwards_keeps_nobody_out() {
+    let mut net = settled(20, 9);
+    net.kill(5);
+    net.start_as(5, 1_000_000, &[1]);
+    net.run(20 * SECOND);
+    net.kill(5);
+    net.run(20 * SECOND);
+    net.start_as(5, 10, &[2]);
+    net.run_until(5 * SECOND, Net::agrees).expect("it is let in");
+    let peer = net.peer(5);
+    assert!(net.nodes[0].roster.get(&peer).unwrap().generation > 1_000_000);
+}
+
+#[test]
+fn new_details_reach_everybody() {
+    let mut net = settled(NODES, 10);
+    net.nodes.iter_mut().for_each(|node| node.events.clear());
+    net.tell(17, Input::Update(Member { zone: "elsewhere".into(), ..member(17, 0) }));
+    let peer = net.peer(17);
+    let is_known = |net: &Net| net.nodes.iter().all(|node| node.roster.zone(&peer) == "elsewhere");
+    let took = net.run_until(3 * SECOND, is_known).expect("everybody knows");
+    net.run(20 * SECOND);
+    assert!(net.agrees() && deaths(&net) == 0);
+    println!("new details are known after {took:?}");
+}
+
+#[test]
+fn connections_that_break_alone_kill_nobody() {
+    let mut net = settled(50, 11);
+    net.nodes.iter_mut().for_each(|node| node.events.clear());
+    for _ in 0..200 {
+        let (at, lost) = (net.random(50) as usize, net.random(50) as usize);
+        let peer = net.peer(lost);
+        net.tell(at, Input::Unreachable { peer });
+        net.run(SECOND / 10);
+    }
+    assert!(net.agrees() && deaths(&net) == 0);
+}
+
+#[test]
+fn lost_packets_are_made_up_for() {
+    let mut net = Net::new(50, 12);
+    net.loss = 50;
+    net.start_all(SECOND);
+    net.run(SECOND);
+    let took = net.run_until(20 * SECOND, Net::agrees).expect("agreement in spite of 5 % loss");
+    println!("50 nodes that lose every 20th packet agree after {took:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_packets() {
+    let run = |seed| {
+        let net = settled(20, seed);
+        (net.transcript, net.sent())
+    };
+    assert_eq!(run(1), run(1));
+    assert_ne!(run(1), run(2));
+}
+
+/// Figures for the documents: `cargo test -p shoal-engine --test membership -- --ignored --nocapture figures`.
+#[test]
+#[ignore = "takes a minute"]
+fn figures() {
+    for nodes in [200, 1000] {
+        let mut net = Net::new(nodes, 1);
+        net.start_all(10 * SECOND);
+        net.run(10 * SECOND);
+        let agree = net.run_until(10 * SECOND, Net::agrees).expect("agreement");
+        let (packets, bytes) = net.sent();
+        let joining = (packets / nodes as u64, bytes / nodes as u64);
+        net.run(30 * SECOND);
+        let before = net.sent();
+        net.run(60 * SECOND);
+        let after = net.sent();
+        let idle = |a: u64, b: u64| (b - a) as f64 / 60.0 / nodes as f64;
+        let (packets, bytes) = (idle(before.0, after.0), idle(before.1, after.1));
+        let mut deaths = Vec::new();
+        for dead in 1..=5 {
+            net.kill(dead * 7);
+            deaths.push(net.run_until(15 * SECOND, |net| net.is_gone(dead * 7)).expect("a death"));
+            net.run(10 * SECOND);
+        }
+        println!(
+            "{nodes} nodes: agree {agree:?} after the last; joining cost {joining:?} packets, bytes each"
+        );
+        println!("  idle: {packets:.2} packets/s, {bytes:.0} bytes/s sent per node; deaths {deaths:?}");
+        println!("  largest packet {} bytes", net.nodes.iter().map(|n| n.largest).max().unwrap());
+        assert!(agree <= 5 * SECOND && deaths.iter().all(|took| *took <= 10 * SECOND));
+    }
+}
+
+fn deaths(net: &Net) -> usize {
+    net.nodes.iter().flat_map(|node| &node.events).filter(|e| matches!(e, Event::Down(_))).count()
+}
