@@ -3,6 +3,11 @@
 //! It has no second implementation of anything the engine decides: it supplies time, links, an origin and faults, and
 //! carries out what the engines say. The baselines are models of other systems on the same links.
 
+pub mod bound;
+pub mod document;
 pub mod net;
 pub mod outcome;
 pub mod queue;
+pub mod report;
+pub mod scenario;
+pub mod systems;

@@ -29,6 +29,8 @@ pub struct NodeOutcome {
     pub control: u64,
     /// Bytes that it received and had already, or that were wrong.
     pub wasted: u64,
+    /// Members from each of which it received at least a hundredth of what it wants.
+    pub sources: u32,
 }
 
 /// Progress of all nodes at one moment.

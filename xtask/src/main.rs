@@ -11,6 +11,7 @@ mod packages;
 mod place;
 mod process;
 mod s3;
+mod sim;
 mod test;
 mod tidy;
 
@@ -27,6 +28,9 @@ cargo xtask <command>
   test [ARGS]          everything a change has to pass: format, tidiness, build, all tests
                        (ARGS go to `cargo test`, e.g. `-p shoal-engine` or `--test containerd`)
   bench NAME [--json]  one benchmark against its peers: singleflight, direct, hit, footprint, verify
+  sim SCENARIO [ARGS]  the engine on thousands of simulated nodes (ARGS: --seed N, --nodes N, --set KEY=VALUE,
+                       --baselines, --json, --plots DIR; SCENARIO may be a file; --list shows what there is)
+  sim --all            every scenario, and docs/SIMULATION.md with its plots from what comes out
   tidy                 only the checks of the sources that no compiler makes
   lint                 clippy with warnings as errors, and the tidiness checks
   fuzz NAME [ARGS]     a fuzz target, until it finds something (ARGS go to libFuzzer, e.g. -max_total_time=60)
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         "demo" => demo(rest),
         "test" => test::run(rest),
         "bench" => bench::run(rest),
+        "sim" => sim::run(rest),
         "lint" => test::lint(),
         "tidy" => tidy::check(),
         "fuzz" => fuzz::run(rest),

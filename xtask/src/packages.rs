@@ -9,6 +9,8 @@ use crate::{Result, process};
 
 /// To compile: the C and C++ compilers for RocksDB and ring, and libclang, with which RocksDB's headers are read.
 pub const BUILD: &[&str] = &["gcc", "g++", "libc6-dev", "libclang-dev"];
+/// To compile what is Rust only: the linker and the C library's headers.
+pub const RUST: &[&str] = &["gcc", "libc6-dev"];
 /// The registry that the demo pulls from.
 pub const DEMO: &[&str] = &["docker-registry"];
 /// Container runtimes, clients and tools of the end-to-end tests.
