@@ -91,6 +91,8 @@ struct Transfer<T> {
     from: Place,
     to: Place,
     serial: u32,
+    /// Bytes in all.
+    bytes: u64,
     unsent: u64,
     unacked: u32,
     arrived: u64,
@@ -186,6 +188,7 @@ impl<T: Copy> Net<T> {
             from,
             to,
             serial: 0,
+            bytes,
             unsent: bytes,
             unacked: 0,
             arrived: 0,
@@ -209,14 +212,18 @@ impl<T: Copy> Net<T> {
         id
     }
 
-    /// Sends nothing more of a transfer beyond `bytes` in all; what is on the way still arrives. Answers how many bytes
-    /// it will have brought in the end.
-    pub fn trim(&mut self, id: TransferId, bytes: u64) -> u64 {
+    /// Sends nothing of a transfer beyond `bytes` that has not been sent yet. True if nothing more of it will arrive:
+    /// the transfer has ended.
+    pub fn trim(&mut self, id: TransferId, bytes: u64) -> bool {
         let t = &mut self.transfers[id];
-        let sent = t.arrived + u64::from(t.unacked) * CHUNK_BYTES;
-        let total = t.arrived.max(bytes).max(sent.min(bytes + CHUNK_BYTES * u64::from(WINDOW_CHUNKS)));
-        t.unsent = total.saturating_sub(sent).min(t.unsent);
-        total
+        let sent = t.bytes - t.unsent;
+        t.bytes = t.bytes.min(bytes.max(sent));
+        t.unsent = t.bytes - sent;
+        let over = t.live && t.unsent == 0 && t.unacked == 0;
+        if over {
+            self.stop(id);
+        }
+        over
     }
 
     /// Ends a transfer: nothing of it arrives any more.

@@ -161,9 +161,9 @@ impl Engine {
             Input::Roster(roster) => self.with_swarm(|swarm| swarm.set_roster(now, roster)),
             Input::Heard { from, message } => self.with_swarm(|swarm| swarm.hear(now, from, message)),
             Input::PeerLost { peer } => self.with_swarm(|swarm| swarm.lost(now, &peer)),
-            Input::Arrived { from, digest, piece, hash, backlog } => self.with_swarm(|swarm| {
-                swarm.arrived(now, from, digest, (piece, hash, backlog));
-            }),
+            Input::Arrived { from, digest, piece, hash, backlog } => {
+                self.with_swarm(|swarm| swarm.arrived(now, from, digest, (piece, hash, backlog)));
+            }
             Input::Hashed { digest, piece, hash } => {
                 self.with_swarm(|swarm| swarm.fetched(now, digest, piece, hash));
             }

@@ -126,7 +126,8 @@ pub enum Input {
         /// The member.
         peer: PeerId,
     },
-    /// A piece has come from a member and lies in its place; nobody is given it before the engine says so.
+    /// A piece has come from a member. Its bytes are kept aside until [`Output::Place`] or [`Output::Discard`] says what
+    /// becomes of them.
     Arrived {
         /// From whom.
         from: PeerId,
@@ -296,6 +297,24 @@ pub enum Output {
         to: PeerId,
         /// What.
         message: Message,
+    },
+    /// Put the bytes of a piece that came from a member into their place: they may be read from now on.
+    Place {
+        /// The blob.
+        digest: Digest,
+        /// The piece.
+        piece: u32,
+        /// Whose bytes.
+        from: PeerId,
+    },
+    /// Throw the bytes of a piece that came from a member away: they are wrong, or there already.
+    Discard {
+        /// The blob.
+        digest: Digest,
+        /// The piece.
+        piece: u32,
+        /// Whose bytes.
+        from: PeerId,
     },
     /// Effect: send a piece on the stream that a member has opened with [`Message::Subscribe`].
     Upload(Send),

@@ -320,20 +320,22 @@ impl Swarm {
     // ---- bytes ----
 
     /// A piece has come from a member.
-    pub fn arrived(
-        &mut self,
-        now: Time,
-        from: PeerId,
-        digest: Digest,
-        piece: (u32, PieceHash, u32),
-    ) -> Option<Arrival> {
-        let exchange = self.exchanges.get_mut(&digest)?;
-        let arrival = exchange.handle_arrived(now, from, piece, &mut self.mail);
-        if arrival == Arrival::Accepted {
-            self.uploads.offer(&digest, piece.0);
-            self.events.push_back(Event::Accepted(digest, piece.0));
+    pub fn arrived(&mut self, now: Time, from: PeerId, digest: Digest, piece: (u32, PieceHash, u32)) {
+        let mail = &mut self.mail;
+        let exchange = self.exchanges.get_mut(&digest);
+        match exchange.map(|exchange| exchange.handle_arrived(now, from, piece, mail)) {
+            Some(Arrival::Accepted) => self.accept(digest, piece.0, from),
+            Some(Arrival::Pending) => {}
+            Some(Arrival::Duplicate | Arrival::Wrong) | None => {
+                self.effects.push_back(Output::Discard { digest, piece: piece.0, from });
+            }
         }
-        Some(arrival)
+    }
+
+    fn accept(&mut self, digest: Digest, piece: u32, from: PeerId) {
+        self.effects.push_back(Output::Place { digest, piece, from });
+        self.events.push_back(Event::Accepted(digest, piece));
+        self.uploads.offer(&digest, piece);
     }
 
     /// A piece has been sent, or has failed to be.
@@ -396,10 +398,10 @@ impl Swarm {
                 out.push_back(Output::Tell { to, message });
             }
         }
+        out.append(&mut self.effects);
         while let Some(send) = self.uploads.next(now) {
             out.push_back(Output::Upload(send));
         }
-        out.append(&mut self.effects);
     }
 
     /// The next event for a flight.
@@ -493,7 +495,7 @@ impl Swarm {
         if !feeds && exchange.home() != Some(from) {
             return;
         }
-        let (accepted, news) = exchange.handle_hashes(now, from, &entries, &mut self.mail);
+        let (judged, news) = exchange.handle_hashes(now, from, &entries, &mut self.mail);
         let classes = class_count(piece_count(exchange.size()) as u32);
         for class in 0..2.min(classes) {
             let entries = relayed_by(class, classes, news.iter().copied());
@@ -504,9 +506,11 @@ impl Swarm {
                 self.mail.push_back((reader, Message::Hashes { digest, entries: entries.clone() }));
             }
         }
-        for piece in accepted {
-            self.uploads.offer(&digest, piece);
-            self.events.push_back(Event::Accepted(digest, piece));
+        for (piece, from, accepted) in judged {
+            match accepted {
+                true => self.accept(digest, piece, from),
+                false => self.effects.push_back(Output::Discard { digest, piece, from }),
+            }
         }
     }
 

@@ -258,24 +258,26 @@ impl Exchange {
         self.standing = Standing::Alone(end);
     }
 
-    /// See [`Message::Hashes`]. Answers the pieces that count now, and the senders of those that turned out wrong.
+    /// See [`Message::Hashes`]. Answers the pieces that were waiting and are judged now, with their senders and whether
+    /// they count, and the hashes that are news.
     pub fn handle_hashes(
         &mut self,
         now: Time,
         from: PeerId,
         entries: &[Entry],
         mail: &mut Mail,
-    ) -> (Vec<u32>, Vec<Entry>) {
+    ) -> (Vec<(u32, PeerId, bool)>, Vec<Entry>) {
         let via = if self.home() == Some(from) { Via::Trusted } else { Via::Relay(from) };
         let news: Vec<_> = entries.iter().copied().filter(|entry| self.list.set(*entry, via)).collect();
-        let mut accepted = Vec::new();
+        let mut judged = Vec::new();
         for entry in &news {
             let Some((sender, hash, _)) = self.pending.remove(&entry.piece) else { continue };
-            if self.judge(now, sender, entry.piece, hash, mail) == Arrival::Accepted {
-                accepted.push(entry.piece);
+            match self.judge(now, sender, entry.piece, hash, mail) {
+                Arrival::Pending => {}
+                arrival => judged.push((entry.piece, sender, arrival == Arrival::Accepted)),
             }
         }
-        (accepted, news)
+        (judged, news)
     }
 
     /// All that was checked against the list is worth nothing.
@@ -324,17 +326,11 @@ impl Exchange {
                 self.insert(piece);
                 Arrival::Accepted
             }
-            Verdict::Unknown => {
-                if self.pending.len() < PENDING_PIECES_MAX {
-                    self.pending.insert(piece, (from, hash, now));
-                }
-                Arrival::Pending
-            }
+            Verdict::Unknown => self.wait_for_hash(now, from, piece, hash),
             // A relayed hash may itself be the lie: the home's word decides whom to blame.
             Verdict::Wrong if !self.list.is_trusted(piece) => {
-                self.pending.insert(piece, (from, hash, now));
                 self.ask_proof(now, vec![Run { first: piece, end: piece + 1 }], mail);
-                Arrival::Pending
+                self.wait_for_hash(now, from, piece, hash)
             }
             Verdict::Wrong => {
                 let class = class_of(piece, self.classes.len() as u8);
@@ -343,6 +339,14 @@ impl Exchange {
                 Arrival::Wrong
             }
         }
+    }
+
+    fn wait_for_hash(&mut self, now: Time, from: PeerId, piece: u32, hash: PieceHash) -> Arrival {
+        if self.pending.len() >= PENDING_PIECES_MAX || self.pending.contains_key(&piece) {
+            return Arrival::Duplicate;
+        }
+        self.pending.insert(piece, (from, hash, now));
+        Arrival::Pending
     }
 
     /// A piece that this node fetched upstream is there.
