@@ -181,8 +181,5 @@ mod tests {
         }
         assert!(text.contains("| layers-100MiB | p99.9 | <= 1.10 | "), "{text}");
         assert!(text.contains("| | shoal | upstream | spegel | dragonfly | kraken |"), "{text}");
-        if let Some(folder) = option_env!("SHOAL_SIM_PLOTS") {
-            std::fs::write(format!("{folder}/SIMULATION.md"), text).unwrap();
-        }
     }
 }

@@ -136,8 +136,6 @@ mod tests {
     /// What a page of the document carries without getting slow, bytes.
     const SVG_BYTES_MAX: usize = 60_000;
 
-    const NAMES: [&str; 5] = ["completion", "alone", "traffic", "traffic-upstream", "progress"];
-
     fn all(outcomes: &[Outcome]) -> Result<[String; 5], PlotError> {
         let upstream = outcomes.get(1).unwrap_or(&outcomes[0]);
         Ok([
@@ -159,12 +157,6 @@ mod tests {
                 assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{nodes} nodes");
                 assert!(svg.len() < SVG_BYTES_MAX, "{nodes} nodes: {} bytes", svg.len());
                 assert!(!svg.contains("NaN") && !svg.contains("inf"), "{nodes} nodes");
-            }
-            // For looking at: a test says whether a plot is small, not whether it is readable.
-            if let Some(folder) = option_env!("SHOAL_SIM_PLOTS") {
-                for (name, svg) in NAMES.iter().zip(&once) {
-                    std::fs::write(format!("{folder}/{name}-{nodes}.svg"), svg).unwrap();
-                }
             }
         }
     }
