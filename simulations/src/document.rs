@@ -16,10 +16,11 @@ use crate::scenario::schema::Plot;
 /// The frame. `<!-- name -->` on a line of its own is where a part goes.
 const TEMPLATE: &str = include_str!("document/template.md");
 /// Parts that are written by hand, by the name of their place in the template.
-const WRITTEN: [(&str, &str); 5] = [
+const WRITTEN: [(&str, &str); 6] = [
     ("model", include_str!("document/model.md")),
     ("bound", include_str!("document/bound.md")),
     ("baselines", include_str!("document/baselines.md")),
+    ("real", include_str!("document/real.md")),
     ("decisions", include_str!("document/decisions.md")),
     ("tried", include_str!("document/tried.md")),
 ];
@@ -74,8 +75,16 @@ fn figures(chapters: &[Chapter]) -> String {
         "| run | figure | goal | reached | | distance |\n| --- | --- | --- | --- | --- | --- |\n".to_owned();
     for chapter in chapters {
         let Some(outcome) = chapter.outcomes.first() else { continue };
-        let name = &chapter.scenario.name;
-        for verdict in judge(&chapter.scenario.goals, &Figures::of(outcome)) {
+        let (name, run) = (&chapter.scenario.name, Figures::of(outcome));
+        if chapter.scenario.bytes() == 0 {
+            let control = format!("{}/s", bytes(run.control_rate));
+            for (figure, found) in
+                [("control per node", control), ("memory of an engine", bytes(run.engine_bytes as f64))]
+            {
+                let _ = writeln!(text, "| {name} | {figure} | stated | {found} | | |");
+            }
+        }
+        for verdict in judge(&chapter.scenario.goals, &run) {
             let margin = match verdict.margin_percent {
                 Some(margin) if margin >= 0.0 => format!("{margin:.1} % better"),
                 Some(margin) => format!("{:.1} % short", -margin),
@@ -172,8 +181,5 @@ mod tests {
         }
         assert!(text.contains("| layers-100MiB | p99.9 | <= 1.10 | "), "{text}");
         assert!(text.contains("| | shoal | upstream | spegel | dragonfly | kraken |"), "{text}");
-        if let Some(folder) = option_env!("SHOAL_SIM_PLOTS") {
-            std::fs::write(format!("{folder}/SIMULATION.md"), text).unwrap();
-        }
     }
 }

@@ -92,7 +92,13 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     }
     let name = args.scenario.as_deref().context("no scenario")?;
     let mut is_good = true;
-    for scenario in Scenario::load(name, &overrides(args))? {
+    let scenarios = Scenario::load(name, &overrides(args))?;
+    anyhow::ensure!(
+        args.record.is_none() || scenarios.len() == 1,
+        "{name} is {} runs, and a recording is of one; choose one with --set",
+        scenarios.len()
+    );
+    for scenario in scenarios {
         let outcomes = match &args.record {
             Some(file) => {
                 vec![with_progress(&scenario.name, |progress| systems::record(&scenario, file, progress))?]

@@ -1,4 +1,4 @@
-//! What is made of an [`Outcome`]: figures, a table for a terminal, one JSON object, verdicts on goals, plots.
+//! What is made of an [`Outcome`](crate::outcome::Outcome): figures, a table for a terminal, one JSON object, verdicts on goals, plots.
 //!
 //! Invariant: everything here is a function of the outcomes; the same outcomes give the same bytes.
 

@@ -37,7 +37,7 @@ pub struct Scenario {
     pub link: Link,
     /// Zones; at least one. Nodes are assigned in blocks: the first `zones[0].nodes` nodes are in zone 0, and so on.
     pub zones: Vec<Zone>,
-    /// One-way delay between nodes of different zones, and between a node and the origin's edge, seconds.
+    /// One-way delay between nodes of different zones, seconds.
     pub delay_between: f64,
     /// Time that a server is busy with one request, seconds.
     pub request_cost: f64,
@@ -118,7 +118,8 @@ pub struct Span {
 pub struct Clients {
     /// How fast a client reads what it is given, bytes per second.
     pub read_speed: f64,
-    /// Clients begin within this many seconds, evenly at random; 0 is all at once.
+    /// Clients begin within this many seconds, evenly at random; 0 is all at once. With
+    /// `swim` a node's agent starts when its client begins.
     pub spread: f64,
     /// How many nodes begin late: the last ones.
     pub late: usize,

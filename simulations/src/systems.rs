@@ -31,7 +31,7 @@ pub enum RunError {
     #[error("{0} is not built yet")]
     NotBuilt(String),
     /// A recording cannot be read or written.
-    #[error("the recording {file}")]
+    #[error("cannot use the recording {file}")]
     Recording {
         /// The file.
         file: String,

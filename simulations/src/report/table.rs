@@ -121,6 +121,7 @@ pub fn bytes(bytes: f64) -> String {
     match unit {
         None => format!("{bytes:.0} B"),
         Some((name, unit)) if bytes / unit >= 100.0 => format!("{:.0} {name}", bytes / unit),
+        Some((name, unit)) if bytes / unit >= 10.0 => format!("{:.1} {name}", bytes / unit),
         Some((name, unit)) => format!("{:.2} {name}", bytes / unit),
     }
 }
@@ -147,7 +148,10 @@ mod tests {
     fn numbers_are_as_long_as_they_need_to_be() {
         assert_eq!([1.0, 9.99, 12.345, 99.96, 1234.5].map(ratio), ["1.00", "9.99", "12.3", "100", "1,235"]);
         assert_eq!([0.0123, 1.5, 1234.0].map(seconds), ["12.3 ms", "1.50 s", "1,234 s"]);
-        assert_eq!([12.0, 1500.0, 1.0737e9, 256e6].map(bytes), ["12 B", "1.50 kB", "1.07 GB", "256 MB"]);
+        assert_eq!(
+            [12.0, 1500.0, 1.0737e9, 25.6e6, 256e6].map(bytes),
+            ["12 B", "1.50 kB", "1.07 GB", "25.6 MB", "256 MB"]
+        );
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!((ratio(f64::INFINITY), seconds(f64::INFINITY)), ("never".into(), "never".into()));
     }

@@ -11,7 +11,7 @@ const VALUE_CHARS_MAX: usize = 60;
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioErrors {
     /// There is neither a built-in scenario of that name nor a file that can be read.
-    #[error("there is no scenario `{name}`: {known}, and as a file: {source}")]
+    #[error("there is no scenario `{name}`: {known}, and it is no file that can be read")]
     Unreadable {
         /// What was asked for.
         name: String,

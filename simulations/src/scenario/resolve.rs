@@ -180,7 +180,7 @@ fn origin(origin: &schema::Origin, deadline: f64, found: &mut Findings) -> Origi
     if origin.connections_max == Some(0) {
         found.add("origin.connections_max", 0, "must be at least 1; leave the key out for no limit");
     }
-    if let Some(limit) = origin.requests_per_s.filter(|limit| !(*limit > 0.0)) {
+    if let Some(limit) = origin.requests_per_s.filter(|limit| *limit <= 0.0 || limit.is_nan()) {
         found.add("origin.requests_per_s", limit, "must be above 0; leave the key out for no limit");
     }
     let outage = |(index, outage): (usize, &schema::Outage)| {

@@ -138,7 +138,8 @@ pub struct Outage {
 pub struct Clients {
     /// How fast a client reads what it is given, in order. Default: unlimited.
     pub read_speed: Rate,
-    /// `"together"`, or a duration within which each begins at a random moment. Default: together.
+    /// `"together"`, or a duration within which each begins at a random moment. With `swim` a node's agent starts at
+    /// that moment as well. Default: together.
     pub start: Start,
     /// Nodes that begin later than all others: `{ nodes = 1, at = "30s" }`. Default: none.
     pub late: Option<Late>,

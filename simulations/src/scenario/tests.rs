@@ -24,6 +24,9 @@ fn every_built_in_scenario_is_listed_and_right() {
         let runs = Scenario::load(name, &[]).unwrap_or_else(|errors| panic!("{errors}"));
         for run in &runs {
             assert!(run.name.starts_with(name) && !run.description.is_empty(), "{name}");
+            // Everybody upstream is the slowest of the systems that are compared.
+            let upstream_s = run.receivers() as f64 * run.bytes() as f64 / run.origin.bandwidth;
+            assert!(!run.baselines || upstream_s * 1.1 < run.deadline, "{name}: {upstream_s} s");
         }
     }
 }

@@ -46,12 +46,14 @@ fn curve(outcome: &Outcome) -> Curve {
     let times =
         sorted(healthy(outcome).map(|node| multiple(node, outcome.bound_s)).filter(|t| t.is_finite()));
     let share = |count: usize| count as f64 / all * 100.0;
-    let mut points: Vec<(f64, f64)> = times.first().map(|first| (*first, 0.0)).into_iter().collect();
-    points.extend(
-        super::ranges(times.len(), BINS_MAX)
-            .filter(|range| !range.is_empty())
-            .map(|range| (times[range.end - 1], share(range.end))),
-    );
+    let mut points = Vec::new();
+    let mut reached = 0.0;
+    for range in super::ranges(times.len(), BINS_MAX).filter(|range| !range.is_empty()) {
+        let at = times[range.end - 1];
+        points.push((at, reached));
+        reached = share(range.end);
+        points.push((at, reached));
+    }
     Curve { system: outcome.system.clone(), points }
 }
 

@@ -179,3 +179,29 @@ fn scale(area: &Area<'_>) -> Result<(), PlotError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Picture, fallen_back, outline, shade};
+
+    #[test]
+    fn a_shade_is_one_outline_and_what_falls_back_is_painted_over() {
+        let picture = Picture {
+            rows: vec![vec![0, 3, 3, 3], vec![0, 5, 1, 1], vec![0, 0, 0, 4]],
+            row_edges: vec![0.0, 1.0, 2.0, 3.0],
+            column_edges: vec![0.0, 1.0, 2.0, 3.0, 4.0],
+            zone_edges: vec![0.0],
+        };
+        // Two rows begin at the same moment and share an edge.
+        let expected = [(4.0, 0.0), (1.0, 0.0), (1.0, 2.0), (3.0, 2.0), (3.0, 3.0), (4.0, 3.0)];
+        assert_eq!(outline(&picture, 3, 4.0), expected);
+        assert_eq!(fallen_back(&picture).len(), 1);
+    }
+
+    #[test]
+    fn everything_is_only_when_all_have_everything() {
+        assert_eq!(shade(&[0, 1], &[255, 255]), 10);
+        assert_eq!(shade(&[0, 1], &[255, 254]), 9);
+        assert_eq!(shade(&[0, 1], &[0, 25]), 0);
+    }
+}

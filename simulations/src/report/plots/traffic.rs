@@ -8,8 +8,11 @@ use super::{
 };
 use crate::outcome::{NodeOutcome, Outcome};
 
+/// Bytes of a node.
+type Bytes = fn(&NodeOutcome) -> u64;
+
 /// Bytes that a node received, from where; what is stacked first comes first.
-const SOURCES: [(&str, RGBColor, fn(&NodeOutcome) -> u64); 3] = [
+const SOURCES: [(&str, RGBColor, Bytes); 3] = [
     ("from the origin", ORANGE, |node| node.from_origin),
     ("from other zones", PINK, |node| node.from_afar),
     ("from its own zone", GREEN, |node| node.from_zone),
@@ -110,7 +113,7 @@ fn panel(area: &Area<'_>, nodes: usize, [x, y]: [&str; 2], bands: &[Band<'_>]) -
 
 /// Copies of the image in all, below the legend.
 fn totals(area: &Area<'_>, outcome: &Outcome, image: f64) -> Result<(), PlotError> {
-    let sum = |of: fn(&NodeOutcome) -> u64| outcome.nodes.iter().map(of).sum::<u64>() as f64 / image;
+    let sum = |of: Bytes| outcome.nodes.iter().map(of).sum::<u64>() as f64 / image;
     let lines = [
         "copies in all".to_owned(),
         format!("origin {}", super::super::ratio(sum(SOURCES[0].2))),
