@@ -11,3 +11,4 @@ pub mod queue;
 pub mod report;
 pub mod scenario;
 pub mod systems;
+pub mod world;

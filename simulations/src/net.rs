@@ -238,15 +238,26 @@ impl<T: Copy> Net<T> {
 
     /// Ends all transfers from and to a place, and answers what they carried.
     pub fn stop_all(&mut self, place: Place) -> Vec<(T, Place, Place)> {
+        self.stop_where(|_, from, to| from == place || to == place)
+    }
+
+    /// Ends all transfers between places of which `which` is true, and answers what they carried.
+    pub fn stop_where(&mut self, which: impl Fn(&Self, Place, Place) -> bool) -> Vec<(T, Place, Place)> {
         let mut stopped = Vec::new();
         for id in 0..self.transfers.len() {
             let t = &self.transfers[id];
-            if t.live && (t.from == place || t.to == place) {
-                stopped.push((t.tag, t.from, t.to));
+            let (tag, from, to) = (t.tag, t.from, t.to);
+            if t.live && which(self, from, to) {
+                stopped.push((tag, from, to));
                 self.stop(id);
             }
         }
         stopped
+    }
+
+    /// Bytes of a transfer that have arrived.
+    pub fn arrived(&self, id: TransferId) -> u64 {
+        self.transfers[id].arrived
     }
 
     /// Something that was planned happens.

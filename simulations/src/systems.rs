@@ -61,8 +61,10 @@ impl fmt::Display for System {
 
 /// Runs a scenario. `progress` is told the share that is done, 0 to 1.
 pub fn run(scenario: &Scenario, system: System, progress: &dyn Fn(f64)) -> Result<Outcome, RunError> {
-    let _ = (scenario, progress);
-    Err(RunError::NotBuilt(format!("the run of {system}")))
+    match system {
+        System::Shoal => Ok(crate::world::run(scenario, progress)),
+        other => Err(RunError::NotBuilt(format!("the run of {other}"))),
+    }
 }
 
 /// Runs shoal and writes the inputs of one engine to a file.
