@@ -325,6 +325,7 @@ impl<'a> World<'a> {
 
     fn tell(&mut self, now: Nanos, from: NodeId, to: NodeId, message: Message) {
         let len = message.encoded_len() as u64;
+        if std::env::var_os("DBG").is_some() { let t = format!("{message:?}"); let t = t.replace("sha256:", ""); eprintln!("{:.6} {from}->{to} {}", now as f64/SECOND, t.chars().take(400).collect::<String>()); }
         let node = &mut self.nodes[from];
         node.outcome.control += len;
         // Messages go out one after another, beside the pieces.
@@ -338,7 +339,8 @@ impl<'a> World<'a> {
             return;
         }
         let cost = match message {
-            Message::Subscribe { .. } => nanos(self.scenario.request_cost),
+            // Closing a stream follows its opening.
+            Message::Subscribe { .. } | Message::Unsubscribe { .. } => nanos(self.scenario.request_cost),
             _ => 0,
         };
         let at = sent + self.net.delay(from, to) + cost;

@@ -147,7 +147,7 @@ pub const SUBSCRIPTIONS_MAX: usize = 4096;
 pub const UPLOADS_MAX: usize = 6;
 
 /// Pieces on the way to one member at a time: one travels while the next starts.
-pub const UPLOADS_PER_PEER_MAX: usize = 2;
+pub const UPLOADS_PER_PEER_MAX: usize = 4;
 
 /// Pieces on the way to slow readers, beside the others.
 pub const UPLOADS_TO_SLOW_MAX: usize = 4;
@@ -328,3 +328,6 @@ pub const ALONE_PAUSE_PER_MEMBER: Duration = Duration::from_millis(10);
 
 /// The longest such pause: a client's patience ends too.
 pub const ALONE_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Members up to which a home sends each hash to each of them itself.
+pub const LISTED_DIRECTLY_MAX: usize = 64;

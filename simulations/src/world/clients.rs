@@ -16,6 +16,7 @@ impl World<'_> {
         let clients = &self.scenario.clients;
         let (spread, late, late_at) = (clients.spread, clients.late, clients.late_at);
         let asks = !self.scenario.layers.is_empty();
+        let mut asks_at = Vec::new();
         for node in 0..self.nodes.len() {
             let offset = if spread > 0.0 { self.rng.random_range(0.0..spread) } else { 0.0 };
             let is_late = node >= self.nodes.len() - late;
@@ -23,6 +24,10 @@ impl World<'_> {
             // With the membership in the run the agent starts when its client comes; otherwise it has been there.
             let start = if self.scenario.swim { at } else { 0 };
             self.queue.plan(start, Happening::Begin { node });
+            asks_at.push(at);
+        }
+        // Behind all the starts: at the same moment agents are there before anybody asks.
+        for (node, at) in asks_at.into_iter().enumerate() {
             if !self.nodes[node].holds && asks {
                 self.unfinished += 1;
                 self.nodes[node].outcome.asked_s = at as f64 / SECOND;

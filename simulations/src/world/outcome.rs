@@ -25,6 +25,14 @@ impl World<'_> {
             self.violate(self.queue.now(), what);
         }
         let engine_bytes = 0;
+        if std::env::var_os("DBG2").is_some() {
+            let mut v: Vec<(f64, usize, f64)> = self.nodes.iter().enumerate().map(|(i, n)| (n.outcome.sent as f64 / wanted as f64, i, n.outcome.whole_s.unwrap_or(0.0))).collect();
+            v.sort_by(|a, b| b.0.total_cmp(&a.0));
+            eprintln!("most {:?}", &v[..12.min(v.len())]);
+            eprintln!("least {:?}", &v[v.len().saturating_sub(12)..]);
+            v.sort_by(|a, b| b.2.total_cmp(&a.2));
+            eprintln!("last {:?}", &v[..12.min(v.len())]);
+        }
         let busy = self.origin.busy.map_or(0.0, |(first, last)| {
             let possible = (last - first) as f64 / SECOND * self.scenario.origin.bandwidth;
             if possible > 0.0 { (self.origin.bytes as f64 / possible).min(1.0) } else { 0.0 }

@@ -342,7 +342,8 @@ impl Exchange {
     }
 
     fn wait_for_hash(&mut self, now: Time, from: PeerId, piece: u32, hash: PieceHash) -> Arrival {
-        if self.pending.len() >= PENDING_PIECES_MAX || self.pending.contains_key(&piece) {
+        let twice = self.pending.get(&piece).is_some_and(|(sender, _, _)| *sender != from);
+        if self.pending.len() >= PENDING_PIECES_MAX || twice {
             return Arrival::Duplicate;
         }
         self.pending.insert(piece, (from, hash, now));
@@ -582,28 +583,43 @@ impl Exchange {
             }
         }
         for source in &sources {
-            let same = old.iter().any(|s| s.peer == source.peer && s.runs == source.runs);
-            if !same {
-                self.subscribe(class, source, mail);
+            let before = old.iter().find(|s| s.peer == source.peer);
+            if before.is_none_or(|s| s.runs != source.runs) {
+                self.subscribe(class, source, before.is_some(), mail);
             }
         }
         self.classes[at].sources = sources;
     }
 
-    fn subscribe(&self, class: u8, source: &Source, mail: &mut Mail) {
-        let classes = self.classes.len() as u8;
-        let of_class = |run: &Run| {
-            (run.first..run.end.min(run.first + u32::from(classes))).any(|p| class_of(p, classes) == class)
-        };
-        let missing = source.runs.iter().flat_map(|run| self.have.runs(*run, false, RUNS_PER_MESSAGE_MAX));
-        let mut runs: Vec<_> = missing.flat_map(|run| self.without_own(run)).filter(of_class).collect();
-        runs.truncate(RUNS_PER_MESSAGE_MAX);
-        let (digest, size) = (self.digest, self.size);
-        let message = match runs.is_empty() {
-            true => Message::Unsubscribe { digest, class },
-            false => Message::Subscribe { digest, size, classes, class, runs },
-        };
-        mail.push_back((source.peer, message));
+    fn subscribe(&self, class: u8, source: &Source, was_open: bool, mail: &mut Mail) {
+        let (digest, size, classes) = (self.digest, self.size, self.classes.len() as u8);
+        let runs = self.missing_runs(class, source);
+        if !runs.is_empty() {
+            mail.push_back((source.peer, Message::Subscribe { digest, size, classes, class, runs }));
+        } else if was_open {
+            mail.push_back((source.peer, Message::Unsubscribe { digest, class }));
+        }
+    }
+
+    /// What a feed shall send: the pieces of the class that are missing and that this node does not fetch itself. Pieces of
+    /// other classes may lie in the runs; they are not meant.
+    fn missing_runs(&self, class: u8, source: &Source) -> Vec<Run> {
+        let classes = self.classes.len() as u32;
+        let mut runs: Vec<Run> = Vec::new();
+        for run in source.runs.iter().flat_map(|run| self.without_own(*run)) {
+            let first = run.first + (u32::from(class) + classes - run.first % classes) % classes;
+            let mut previous = None;
+            for piece in (first..run.end).step_by(classes as usize).filter(|p| !self.have.contains(*p)) {
+                let goes_on = piece >= classes && previous == Some(piece - classes);
+                let full = runs.len() == RUNS_PER_MESSAGE_MAX;
+                match runs.last_mut().filter(|_| goes_on || full) {
+                    Some(last) => last.end = piece + 1,
+                    None => runs.push(Run { first: piece, end: piece + 1 }),
+                }
+                previous = Some(piece);
+            }
+        }
+        runs
     }
 
     /// A run without what this node fetches itself.
@@ -626,7 +642,7 @@ impl Exchange {
     /// What this node fetches itself has changed: its feeds send the rest.
     pub fn resubscribe(&mut self, mail: &mut Mail) {
         for (class, state) in (0..).zip(&self.classes) {
-            state.sources.iter().for_each(|source| self.subscribe(class, source, mail));
+            state.sources.iter().for_each(|source| self.subscribe(class, source, true, mail));
         }
     }
 

@@ -12,10 +12,10 @@ pub mod leases;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::Digest;
-use crate::limits::{ACCUSERS_MIN, BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX};
+use crate::limits::{ACCUSERS_MIN, BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX, LISTED_DIRECTLY_MAX};
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
-use crate::swarm::classes::{class_count, class_of};
+use crate::swarm::classes::{class_count, class_of, group_count};
 use crate::swarm::list::{PieceList, Via};
 use crate::time::Time;
 use crate::wire::{ClassFeeds, Complaint, Entry, Feed, LeaseEnd, LeaseId, Message, Run};
@@ -344,7 +344,7 @@ impl Book {
         } else if self.forest.has_seeds() {
             self.unlisted.insert(from);
             self.ask_for_list(mail);
-        } else if self.forest.classes() == 1 {
+        } else if self.forest.classes() == 1 || self.forest.len() <= LISTED_DIRECTLY_MAX {
             self.send_list(from, mail);
         }
         // What it was told just now need not be told again.
@@ -390,10 +390,11 @@ impl Book {
         }
     }
 
-    /// Hands hashes to the roots of the trees that carry them, or to everybody if there is one tree only.
+    /// Hands hashes to the roots of the trees that carry them, or to everybody if there are few.
     fn spread(&mut self, news: &[Entry], mail: &mut Mail) {
         let digest = self.digest;
-        if self.forest.classes() == 1 {
+        // In a small forest one member feeds another in most classes, and could not relay for itself.
+        if self.forest.classes() == 1 || self.forest.len() <= LISTED_DIRECTLY_MAX {
             for node in self.forest.receivers() {
                 mail.push_back((self.forest.peer(node), Message::Hashes { digest, entries: news.to_vec() }));
             }
@@ -419,7 +420,10 @@ impl Book {
             && !self.leases.holds(&from)
         {
             self.forest.unset_source(node);
-            self.forest.attach_all(node);
+            let fetched: u32 = self.brought.values().filter(|f| f.peer == from).map(|f| f.run.end - f.run.first).sum();
+            if fetched < self.pieces {
+                self.forest.attach_all(node);
+            }
         }
     }
 
@@ -606,8 +610,10 @@ impl Book {
     }
 }
 
-/// The entries that travel down the tree of a class: that of class 0 carries the hashes of all other classes, that of
-/// class 1 those of class 0.
+/// The entries that travel down the tree of a class: that of class 0 carries the hashes of the classes of all other
+/// groups, that of class 1 those of the classes of its own group. Classes of one group have the same members near their
+/// roots, so that their trees are much alike.
 pub(crate) fn relayed_by(class: u8, classes: u8, entries: impl IntoIterator<Item = Entry>) -> Vec<Entry> {
-    entries.into_iter().filter(|e| (class_of(e.piece, classes) == 0) == (class == 1)).collect()
+    let of_group_0 = |e: &Entry| class_of(e.piece, classes) % group_count(classes) == 0;
+    entries.into_iter().filter(|e| of_group_0(e) == (class == 1)).collect()
 }

@@ -74,6 +74,8 @@ pub struct Forest {
     /// The zone in which the source feeds.
     source_zone: Option<u16>,
     joined: u32,
+    /// Receiving members that have more children than they should.
+    tired: BTreeSet<Node>,
     /// Edges that have changed since they were last asked for.
     changed: BTreeSet<(Node, u8)>,
 }
@@ -91,6 +93,7 @@ impl Forest {
             whole: Vec::new(),
             source_zone: None,
             joined: 0,
+            tired: BTreeSet::new(),
             changed: BTreeSet::new(),
         }
     }
@@ -185,12 +188,14 @@ impl Forest {
             }
         } as u16;
         let node = self.nodes.len() as Node;
+        // Those that come first stand at the roots, where a moment lost is lost for all: they get one child less.
+        let slack = u32::from(self.classes > 1 && self.joined <= 2 * FANOUT as u32);
         self.nodes.push(Entry {
             peer,
             zone,
             group: (self.joined % u32::from(group_count(self.classes))) as u8,
             used: 0,
-            slots: nominal_slots(self.classes),
+            slots: nominal_slots(self.classes) - slack,
             whole: false,
             closed: false,
             gone: false,
@@ -209,6 +214,7 @@ impl Forest {
                 self.attach(node, class);
             }
         }
+        self.relieve(node);
     }
 
     /// A member has everything: it needs no feed and can feed in every class.
@@ -333,9 +339,7 @@ impl Forest {
             // It fed in a class that is not its own for want of somebody else; its children move up with it.
             let moving: Vec<_> = self.nodes[root as usize].children[c].iter().copied().take(FANOUT - 1).collect();
             for moving in moving.into_iter().chain([root]) {
-                self.unlink(moving, class);
-                self.link(moving, class, Parent::Member(node));
-                self.changed.insert((moving, class));
+                self.adopt(node, moving, class);
             }
             self.trees[zone][c].tops.retain(|n| *n != root);
             self.trees[zone][c].room.retain(|n| *n != root);
@@ -345,19 +349,54 @@ impl Forest {
             if self.has_room(top, class) {
                 return Some(Parent::Member(top));
             }
-            let leaf = self.nodes[top as usize].children[c]
-                .iter()
-                .copied()
-                .find(|child| !self.feeds_in(*child, class));
-            if let Some(leaf) = leaf.filter(|_| !self.nodes[top as usize].closed) {
-                self.detach(leaf, class);
-                self.link(leaf, class, Parent::Member(node));
-                self.changed.insert((leaf, class));
+            if !self.nodes[top as usize].closed && self.take_leaf(top, node, class) {
                 return Some(Parent::Member(top));
             }
             self.trees[zone][c].tops.pop_front();
         }
         None
+    }
+
+    /// Moves a leaf from `top` to `node`, which takes its place. False if it has none.
+    fn take_leaf(&mut self, top: Node, node: Node, class: u8) -> bool {
+        let children = &self.nodes[top as usize].children[usize::from(class)];
+        let Some(leaf) = children.iter().copied().find(|n| !self.feeds_in(*n, class)) else { return false };
+        self.adopt(node, leaf, class);
+        true
+    }
+
+    /// A new member takes children from those that have too many: who feeds first and too many slows all below it.
+    fn relieve(&mut self, node: Node) {
+        let tired: Vec<_> = self.tired.iter().copied().take(FOREST_SEARCH_MAX).collect();
+        for tired in tired {
+            while self.is_tired(tired) && self.nodes[node as usize].used < self.nodes[node as usize].slots {
+                let classes = 0..self.classes;
+                let leaf = classes.filter(|c| self.parent(node, *c) != Parent::None).find_map(|class| {
+                    let c = usize::from(class);
+                    let leaf = |n: &Node| *n != node && self.nodes[*n as usize].children[c].is_empty();
+                    let found = self.nodes[tired as usize].children[c].iter().copied().find(leaf)?;
+                    Some((found, class)).filter(|_| !self.is_below(node, found, class))
+                });
+                let Some((leaf, class)) = leaf else { break };
+                self.adopt(node, leaf, class);
+            }
+            if !self.is_tired(tired) {
+                self.tired.remove(&tired);
+            }
+        }
+    }
+
+    /// A child of somebody else becomes one of `node`.
+    fn adopt(&mut self, node: Node, child: Node, class: u8) {
+        self.unlink(child, class);
+        self.link(child, class, Parent::Member(node));
+        self.changed.insert((child, class));
+    }
+
+    /// Whether a member that is receiving has more children than it should.
+    fn is_tired(&self, node: Node) -> bool {
+        let entry = &self.nodes[node as usize];
+        !entry.whole && !entry.closed && entry.used > entry.slots
     }
 
     /// The zone has no tree yet, or has lost its root: this member becomes it.
@@ -449,6 +488,9 @@ impl Forest {
             let before = self.nodes[parent as usize].used;
             self.nodes[parent as usize].children[c].push(node);
             self.nodes[parent as usize].used += 1;
+            if self.is_tired(parent) {
+                self.tired.insert(parent);
+            }
             self.reseat_seed(parent, before);
         }
     }
