@@ -106,13 +106,8 @@ impl Membership {
     }
 
     /// Number of members that are alive, this one included.
-    pub fn len(&self) -> usize {
+    pub fn members(&self) -> usize {
         self.book.living() + 1
-    }
-
-    /// Never: this node is always there.
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     /// Fingerprint of the list of members: nodes that hold equal lists have equal ones.

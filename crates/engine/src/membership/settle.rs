@@ -24,7 +24,7 @@ impl Membership {
         }
         while let Some((to, data)) = self.wishes.to_send() {
             if data.first() == Some(&KIND_FEED) {
-                self.send_list(&to);
+                self.send_list(now, &to);
             } else {
                 self.send(&to, &data);
             }
@@ -89,7 +89,10 @@ impl Membership {
 
     /// The answer to somebody who joins or compares: everybody, and who is gone, so that it holds nobody for alive who is
     /// not. `foca`'s own answer is one packet of whom it picks at random.
-    fn send_list(&mut self, to: &Identity) {
+    fn send_list(&mut self, now: Time, to: &Identity) {
+        if !self.book.may_list(&to.peer(), now) {
+            return;
+        }
         let everybody: Vec<_> = self
             .foca
             .iter_membership_state()

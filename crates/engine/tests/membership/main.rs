@@ -1,5 +1,6 @@
 //! Two hundred nodes in virtual time: how soon they agree, notice a death, and find together again.
 
+mod machine;
 mod net;
 mod properties;
 
