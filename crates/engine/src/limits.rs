@@ -103,6 +103,9 @@ pub const LOST_MAX: usize = 4096;
 /// How long a member that is gone is remembered. A partition that lasts longer heals when discovery makes contact.
 pub const LOST_REMEMBERED: Duration = Duration::from_secs(60 * 60);
 
+/// Pause between two looks through those that are gone, unless there are too many: one more minute is nothing to them.
+pub const FORGET_PAUSE: Duration = Duration::from_secs(60);
+
 /// Members that discovery made contact with and that have not answered yet.
 pub const CONTACTS_MAX: usize = 16;
 
@@ -171,6 +174,11 @@ pub const GOSSIP_COPIES: u8 = 8;
 /// Members of whom a sign of life is wanted because their connection broke, at a time. A node that loses its own link
 /// loses all its connections; the others are found by probing.
 pub const DOUBTS_MAX: usize = 64;
+
+/// A node that hears nothing from anybody for this long doubts everybody, so that one whose link is cut knows that it is
+/// alone in seconds, and not after as many probe periods as there are members. Each node's own probes are answered six
+/// times in this time.
+pub const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Addresses of one member: two networks, both families, and some to spare.
 pub const ADDRESSES_MAX: usize = 8;

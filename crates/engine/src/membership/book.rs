@@ -214,3 +214,6 @@ impl Book {
 fn fingerprint(member: &Member) -> u64 {
     mix(member.peer.prefix() ^ mix(member.generation))
 }
+
+#[cfg(test)]
+mod tests;

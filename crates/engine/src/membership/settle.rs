@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use foca::{OwnedNotification, Timer};
 
+use crate::limits::{FORGET_PAUSE, LOST_MAX};
 use crate::membership::Membership;
 use crate::membership::identity::Identity;
 use crate::membership::io::{Event, Output};
@@ -76,6 +77,10 @@ impl Membership {
     }
 
     fn forget_lost(&mut self, now: Time) {
+        if now < self.forget_due && self.book.lost_count() <= LOST_MAX {
+            return;
+        }
+        self.forget_due = now + FORGET_PAUSE;
         for member in self.book.overdue(now) {
             // Cannot fail: it only looks for the member.
             let _ = self
