@@ -14,6 +14,7 @@
 
 mod book;
 mod chance;
+mod config;
 mod details;
 mod doubts;
 mod identity;
@@ -24,15 +25,13 @@ mod timers;
 mod wire;
 
 use std::collections::VecDeque;
-use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
-use foca::{AccumulatingRuntime, Foca, Message, NoCustomBroadcast, PeriodicParams, State, Timer};
+use foca::{AccumulatingRuntime, Foca, Message, NoCustomBroadcast, State, Timer};
 
 use crate::limits::{
-    GOSSIP_COPIES, GOSSIP_FANOUT, GOSSIP_PAUSE, MEMBERSHIP_PACKET_BYTES_MAX, PROBE_ANSWER_MAX, PROBE_HELPERS,
-    PROBE_PERIOD, ROSTER_PAUSE, SUSPICION, SYNC_CALM, SYNC_PAUSE_FIRST, SYNC_PAUSE_MAX,
+    DOUBTS_MAX, ROSTER_PAUSE, SILENCE_MAX, SUSPICION, SYNC_CALM, SYNC_PAUSE_FIRST, SYNC_PAUSE_MAX,
 };
 use crate::peer::{Member, PeerId};
 use crate::time::Time;
@@ -46,7 +45,7 @@ pub use io::{Event, Input, Output};
 use reach::Reach;
 use timers::Timers;
 pub use wire::PacketFault;
-use wire::{Codec, ENVELOPE_BYTES, KIND_PING};
+use wire::{Codec, KIND_PING};
 
 /// What one node knows of the others. See the crate's head for how it is driven.
 pub struct Membership {
@@ -57,6 +56,10 @@ pub struct Membership {
     book: Book,
     reach: Reach,
     doubts: Doubts,
+    /// When those that are gone are looked through next.
+    forget_due: Time,
+    /// When something last came from a member.
+    heard: Time,
     chance: Chance,
     /// Last change of the list, as far as comparing it is concerned.
     changed: Time,
@@ -78,12 +81,14 @@ impl Membership {
         let mut chance = Chance::new(seed);
         let for_foca = Chance::new(chance.next());
         let mut membership = Membership {
-            foca: Foca::new(Identity::new(Arc::clone(&me)), config(), for_foca, Codec),
+            foca: Foca::new(Identity::new(Arc::clone(&me)), config::config(), for_foca, Codec),
             wishes: AccumulatingRuntime::new(),
             timers: Timers::default(),
             book: Book::new(me),
             reach: Reach::default(),
             doubts: Doubts::default(),
+            forget_due: now,
+            heard: now,
             chance,
             changed: now,
             show_due: None,
@@ -106,13 +111,8 @@ impl Membership {
     }
 
     /// Number of members that are alive, this one included.
-    pub fn len(&self) -> usize {
+    pub fn members(&self) -> usize {
         self.book.living() + 1
-    }
-
-    /// Never: this node is always there.
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     /// Fingerprint of the list of members: nodes that hold equal lists have equal ones.
@@ -123,7 +123,7 @@ impl Membership {
     /// When [`Input::Wakeup`] is wanted if nothing happens before.
     pub fn next_wakeup(&self) -> Option<Time> {
         let of_parts = [self.timers.next_wakeup(), self.reach.next_wakeup(), self.doubts.next_wakeup()];
-        of_parts.into_iter().chain([self.show_due, self.roster_due]).flatten().min()
+        of_parts.into_iter().chain([self.show_due, self.roster_due, self.silence_due()]).flatten().min()
     }
 
     // ---- inputs ----
@@ -176,6 +176,7 @@ impl Membership {
         }
         let news = self.book.news(&packet.updates)?;
         self.doubts.dispel(&from);
+        self.heard = now;
 
         let of_me = || packet.updates.iter().filter(|update| update.peer == me);
         let latest = of_me().map(|update| update.generation).chain([header.dst.generation()]).max();
@@ -256,8 +257,27 @@ impl Membership {
         for peer in self.doubts.due(now) {
             self.suspect(now, peer);
         }
+        if self.silence_due().is_some_and(|due| due <= now) {
+            self.doubt_everybody(now);
+        }
         for peer in self.reach.due(now, &self.book, &mut self.chance) {
             self.announce(now, peer);
+        }
+    }
+
+    /// When everybody is to be doubted, or the next of them.
+    fn silence_due(&self) -> Option<Time> {
+        let may_ask = self.book.living() > 0 && !self.has_left && self.doubts.next_wakeup().is_none();
+        may_ask.then(|| self.heard + SILENCE_MAX)
+    }
+
+    fn doubt_everybody(&mut self, now: Time) {
+        let unsuspected = self.foca.iter_members().filter(|member| member.state() == State::Alive);
+        let peers: Vec<_> = unsuspected.take(DOUBTS_MAX).map(|member| member.id().peer()).collect();
+        peers.iter().for_each(|peer| self.handle_unreachable(now, *peer));
+        if peers.is_empty() {
+            // All are suspected, and will be gone in a moment.
+            self.heard = now;
         }
     }
 
@@ -364,26 +384,5 @@ impl Membership {
             self.roster_last = Some(now);
             self.out.push_back(Output::Roster(Arc::new(self.book.roster())));
         }
-    }
-}
-
-/// How `foca` is set. Nothing depends on the size of the cluster, so no node has to know it.
-fn config() -> foca::Config {
-    let some = |n: usize| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
-    foca::Config {
-        probe_period: PROBE_PERIOD,
-        probe_rtt: PROBE_ANSWER_MAX,
-        num_indirect_probes: some(PROBE_HELPERS),
-        max_transmissions: NonZeroU8::new(GOSSIP_COPIES).unwrap_or(NonZeroU8::MIN),
-        suspect_to_down_after: SUSPICION,
-        // The book says when.
-        remove_down_after: None,
-        max_packet_size: some(MEMBERSHIP_PACKET_BYTES_MAX - ENVELOPE_BYTES),
-        notify_down_members: true,
-        // Comparing views finds what is missing sooner, and costs nothing while nothing is.
-        periodic_announce: None,
-        // Stops when a node is alone, which is when it is needed most; see `reach`.
-        periodic_announce_to_down_members: None,
-        periodic_gossip: Some(PeriodicParams { frequency: GOSSIP_PAUSE, num_members: some(GOSSIP_FANOUT) }),
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use foca::State;
 
 use crate::homes::mix;
-use crate::limits::{LOST_MAX, LOST_REMEMBERED, MEMBERS_MAX};
+use crate::limits::{LIST_PAUSE, LOST_MAX, LOST_REMEMBERED, MEMBERS_MAX};
 use crate::membership::identity::Identity;
 use crate::membership::wire::{PacketFault, Update};
 use crate::peer::{Member, PeerId, Roster};
@@ -26,6 +26,8 @@ pub(super) struct Entry {
     state: State,
     /// Since when it is, or is not.
     since: Time,
+    /// When it was last sent the whole list, in this life.
+    listed: Option<Time>,
 }
 
 /// All members but this one, and this one.
@@ -141,8 +143,7 @@ impl Book {
     pub fn note(&mut self, news: &foca::Member<Identity>, now: Time) {
         let member = news.id().member();
         let (incarnation, state) = (news.incarnation(), news.state());
-        let fresh = || Entry { member: Arc::clone(member), living: false, incarnation, state, since: now };
-        let entry = self.entries.entry(member.peer).or_insert_with(fresh);
+        let entry = self.entry(member, now);
         if entry.member.generation == member.generation {
             (entry.incarnation, entry.state) = (incarnation, state);
         }
@@ -150,15 +151,34 @@ impl Book {
 
     /// A member is on the list from now on.
     pub fn rise(&mut self, member: &Arc<Member>, now: Time) {
-        let (incarnation, state) = (0, State::Alive);
-        let fresh = || Entry { member: Arc::clone(member), living: false, incarnation, state, since: now };
-        let entry = self.entries.entry(member.peer).or_insert_with(fresh);
+        let entry = self.entry(member, now);
         if !entry.living {
             entry.living = true;
             entry.since = now;
             self.living += 1;
-            self.view ^= fingerprint(&entry.member);
+            self.view ^= fingerprint(member);
         }
+    }
+
+    fn entry(&mut self, member: &Arc<Member>, now: Time) -> &mut Entry {
+        self.entries.entry(member.peer).or_insert_with(|| Entry {
+            member: Arc::clone(member),
+            living: false,
+            incarnation: 0,
+            state: State::Alive,
+            since: now,
+            listed: None,
+        })
+    }
+
+    /// Whether a member is sent the whole list now.
+    pub fn may_list(&mut self, peer: &PeerId, now: Time) -> bool {
+        let Some(entry) = self.entries.get_mut(peer) else { return false };
+        let may = entry.listed.is_none_or(|last| last + LIST_PAUSE <= now);
+        if may {
+            entry.listed = Some(now);
+        }
+        may
     }
 
     /// A member is on the list no more.
@@ -179,7 +199,7 @@ impl Book {
                 self.view ^= fingerprint(&entry.member) ^ fingerprint(member);
             }
             entry.member = Arc::clone(member);
-            (entry.incarnation, entry.state) = (0, State::Alive);
+            (entry.incarnation, entry.state, entry.listed) = (0, State::Alive, None);
         }
     }
 
@@ -194,3 +214,6 @@ impl Book {
 fn fingerprint(member: &Member) -> u64 {
     mix(member.peer.prefix() ^ mix(member.generation))
 }
+
+#[cfg(test)]
+mod tests;

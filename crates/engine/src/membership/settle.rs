@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use foca::{OwnedNotification, Timer};
 
+use crate::limits::{FORGET_PAUSE, LOST_MAX};
 use crate::membership::Membership;
 use crate::membership::identity::Identity;
 use crate::membership::io::{Event, Output};
@@ -24,7 +25,7 @@ impl Membership {
         }
         while let Some((to, data)) = self.wishes.to_send() {
             if data.first() == Some(&KIND_FEED) {
-                self.send_list(&to);
+                self.send_list(now, &to);
             } else {
                 self.send(&to, &data);
             }
@@ -76,6 +77,10 @@ impl Membership {
     }
 
     fn forget_lost(&mut self, now: Time) {
+        if now < self.forget_due && self.book.lost_count() <= LOST_MAX {
+            return;
+        }
+        self.forget_due = now + FORGET_PAUSE;
         for member in self.book.overdue(now) {
             // Cannot fail: it only looks for the member.
             let _ = self
@@ -89,7 +94,10 @@ impl Membership {
 
     /// The answer to somebody who joins or compares: everybody, and who is gone, so that it holds nobody for alive who is
     /// not. `foca`'s own answer is one packet of whom it picks at random.
-    fn send_list(&mut self, to: &Identity) {
+    fn send_list(&mut self, now: Time, to: &Identity) {
+        if !self.book.may_list(&to.peer(), now) {
+            return;
+        }
         let everybody: Vec<_> = self
             .foca
             .iter_membership_state()

@@ -1,5 +1,6 @@
 //! Two hundred nodes in virtual time: how soon they agree, notice a death, and find together again.
 
+mod machine;
 mod net;
 mod properties;
 
@@ -99,9 +100,10 @@ fn halves_find_together_again() {
 
 #[test]
 fn a_node_that_was_cut_off_returns() {
-    let mut net = settled(50, 7);
+    let mut net = settled(NODES, 7);
     net.put(3, 1);
-    net.run_until(400 * SECOND, Net::agrees).expect("the lonely one knows that it is alone");
+    let took = net.run_until(15 * SECOND, Net::agrees).expect("the lonely one knows that it is alone");
+    println!("a node that is cut off knows it after {took:?}");
     assert_eq!(net.nodes[3].events.last(), Some(&Event::Alone));
     net.put(3, 0);
     let took = net.run_until(10 * SECOND, Net::agrees).expect("it returns");
@@ -214,6 +216,38 @@ fn figures() {
         println!("  largest packet {} bytes", net.nodes.iter().map(|n| n.largest).max().unwrap());
         assert!(agree <= 5 * SECOND && deaths.iter().all(|took| *took <= 10 * SECOND));
     }
+}
+
+/// More of them, of worse days; the same command with `troubles`.
+#[test]
+#[ignore = "takes two minutes"]
+fn troubles() {
+    const MANY: usize = 1000;
+    let mut net = Net::new(MANY, 3);
+    net.start_all(Duration::ZERO);
+    let agree = net.run_until(5 * SECOND, Net::agrees).expect("agreement");
+    println!("{MANY} at once agree after {agree:?}; the first sends {} bytes", net.nodes[0].bytes_sent);
+
+    let mut net = settled(MANY, 7);
+    net.put(3, 1);
+    let alone = net.run_until(15 * SECOND, |net| net.nodes[3].roster.len() == 1).expect("it is alone");
+    net.run_until(10 * SECOND, Net::agrees).expect("the others know");
+    net.put(3, 0);
+    let back = net.run_until(10 * SECOND, Net::agrees).expect("it returns");
+    println!("cut off: known to itself after {alone:?}, back after {back:?}");
+
+    (0..MANY).for_each(|node| net.put(node, (node % 2) as u8));
+    net.run_until(60 * SECOND, Net::agrees).expect("each half agrees");
+    net.run(30 * SECOND);
+    let before = net.sent().1;
+    (0..MANY).for_each(|node| net.put(node, 0));
+    let healed = net.run_until(30 * SECOND, Net::agrees).expect("the partition heals");
+    net.run(20 * SECOND);
+    assert!(net.agrees());
+    println!(
+        "halves: together after {healed:?}; {} bytes sent by each",
+        (net.sent().1 - before) / MANY as u64
+    );
 }
 
 fn deaths(net: &Net) -> usize {
