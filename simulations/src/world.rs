@@ -172,7 +172,12 @@ impl<'a> World<'a> {
                 let mut hash = [0; 32];
                 rng.fill_bytes(&mut hash);
                 let pieces = piece_count(size) as u32;
-                Layer { digest: Digest::new(Algorithm::Sha256, &hash), size, pieces, piece_len: piece_len(size) }
+                Layer {
+                    digest: Digest::new(Algorithm::Sha256, &hash),
+                    size,
+                    pieces,
+                    piece_len: piece_len(size),
+                }
             })
             .collect();
         let by_digest = layers.iter().zip(0..).map(|(layer, at)| (layer.digest, at)).collect();
@@ -325,7 +330,11 @@ impl<'a> World<'a> {
 
     fn tell(&mut self, now: Nanos, from: NodeId, to: NodeId, message: Message) {
         let len = message.encoded_len() as u64;
-        if std::env::var_os("DBG").is_some() { let t = format!("{message:?}"); let t = t.replace("sha256:", ""); eprintln!("{:.6} {from}->{to} {}", now as f64/SECOND, t.chars().take(400).collect::<String>()); }
+        if std::env::var_os("DBG").is_some() {
+            let t = format!("{message:?}");
+            let t = t.replace("sha256:", "");
+            eprintln!("{:.6} {from}->{to} {}", now as f64 / SECOND, t.chars().take(400).collect::<String>());
+        }
         let node = &mut self.nodes[from];
         node.outcome.control += len;
         // Messages go out one after another, beside the pieces.

@@ -7,7 +7,8 @@ use crate::flight::{Context, Flight, Phase};
 use crate::ids::{Digest, FetchId, TicketId};
 use crate::io::{Input, Outcome, Output, PullFault};
 use crate::limits::{
-    ALONE_PAUSE_MAX, ALONE_PAUSE_PER_MEMBER, FETCHES_MAX, FLIGHTS_MAX, PREFETCH_FETCHES_MAX, PREFETCH_FLIGHTS_MAX, SIZES_MAX, TICKETS_MAX,
+    ALONE_PAUSE_MAX, ALONE_PAUSE_PER_MEMBER, FETCHES_MAX, FLIGHTS_MAX, PREFETCH_FETCHES_MAX,
+    PREFETCH_FLIGHTS_MAX, SIZES_MAX, TICKETS_MAX,
 };
 use crate::name::Scope;
 use crate::peer::PeerId;
@@ -317,7 +318,9 @@ impl Engine {
                     let (pause, fault) = alone(end, &digest, members);
                     self.with(now, digest, |flight, out| flight.go_alone(now, pause, fault, out));
                 }
-                Event::Restarted(digest) => self.with(now, digest, |flight, out| flight.handle_restarted(out)),
+                Event::Restarted(digest) => {
+                    self.with(now, digest, |flight, out| flight.handle_restarted(out))
+                }
             }
         }
     }

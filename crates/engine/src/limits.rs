@@ -199,7 +199,7 @@ pub const FEEDS_PER_CLASS_MAX: usize = 64;
 pub const COMPLAINT_PAUSE: Duration = Duration::from_millis(400);
 
 /// Time without a piece, while other classes move, after which a feed counts as silent.
-pub const SILENCE_MAX: Duration = Duration::from_secs(1);
+pub const FEED_SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// Pieces by which a class may lag behind the others without a complaint.
 pub const LAG_PIECES_MIN: f64 = 3.0;

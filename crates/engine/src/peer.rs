@@ -11,7 +11,17 @@ use serde::{Deserialize, Serialize};
 
 /// Name of a member: its Ed25519 public key, 32 bytes. Ordered as bytes.
 #[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, bincode::Encode, bincode::Decode,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    bincode::Encode,
+    bincode::Decode,
 )]
 pub struct PeerId(pub [u8; 32]);
 

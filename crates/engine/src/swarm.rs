@@ -54,8 +54,15 @@ struct Seed {
     used: u64,
 }
 
-/// Streams that wait until it is known whether this node has the blob.
-type Waiting = Vec<(PeerId, u64, u8, Vec<Run>)>;
+/// What a stream is opened for, see [`Message::Subscribe`].
+#[derive(Clone, Debug)]
+struct Wanted {
+    size: u64,
+    classes: u8,
+    class: u8,
+    runs: Vec<Run>,
+    unlisted: Run,
+}
 
 /// See the module's head.
 pub struct Swarm {
@@ -66,7 +73,8 @@ pub struct Swarm {
     uploads: Uploads,
     seeds: BTreeMap<Digest, Seed>,
     uses: u64,
-    inspecting: BTreeMap<Digest, Waiting>,
+    /// Streams that wait until it is known whether this node has the blob.
+    inspecting: BTreeMap<Digest, Vec<(PeerId, Wanted)>>,
     /// Members that wait for the hashes of a blob that this node has.
     listing: BTreeMap<Digest, BTreeSet<PeerId>>,
     announcements: Announcements,
@@ -251,7 +259,9 @@ impl Swarm {
             M::Complain { digest, class, about, why, missing } => {
                 self.home.complain(now, from, digest, (class, about, why, missing), mail);
             }
-            M::Prove { digest, runs } if self.home.keeps(&digest) => self.home.prove(from, digest, &runs, mail),
+            M::Prove { digest, runs } if self.home.keeps(&digest) => {
+                self.home.prove(from, digest, &runs, mail)
+            }
             M::Prove { digest, .. } => self.handle_prove(from, digest),
             M::Whole { digest, size } => self.home.whole(now, from, digest, size, &self.roster, mail),
             M::Mismatch { digest } => self.home.mismatch(now, from, digest, mail),
@@ -262,8 +272,9 @@ impl Swarm {
             M::Withdraw { blobs } => {
                 blobs.into_iter().for_each(|digest| self.home.withdraw(now, from, digest, mail));
             }
-            M::Subscribe { digest, size, classes, class, runs } => {
-                self.handle_subscribe(from, digest, size, classes, class, runs);
+            M::Subscribe { digest, size, classes, class, runs, unlisted } => {
+                let wanted = Wanted { size, classes, class, runs, unlisted };
+                self.handle_subscribe(from, digest, wanted);
             }
             M::Unsubscribe { digest, class } => self.uploads.unsubscribe(&from, &digest, class),
             M::Hashes { digest, entries } => self.handle_hashes(now, from, digest, entries),
@@ -291,7 +302,9 @@ impl Swarm {
         let from_home = exchange.home() == Some(from);
         match message {
             Message::Refuse { class, .. } => exchange.handle_refused(now, &from, class, mail),
-            Message::Welcome { classes, feeds, .. } => exchange.handle_welcome(now, from, classes, feeds, mail),
+            Message::Welcome { classes, feeds, .. } => {
+                exchange.handle_welcome(now, from, classes, feeds, mail)
+            }
             _ if !from_home => {}
             Message::NotHome { home, .. } => exchange.handle_not_home(now, from, home, mail),
             Message::Feeds { feeds, .. } => exchange.handle_feeds(now, feeds, mail),
@@ -349,12 +362,10 @@ impl Swarm {
         if let Some(size) = size {
             self.seed(digest, size, None);
         }
-        for (to, wanted, class, runs) in waiting {
-            match size {
-                Some(size) if size == wanted => {
-                    self.handle_subscribe(to, digest, size, class_count(piece_count(size) as u32), class, runs);
-                }
-                _ => self.refuse(to, digest, class, Refusal::Unknown),
+        for (to, wanted) in waiting {
+            match size == Some(wanted.size) {
+                true => self.handle_subscribe(to, digest, wanted),
+                false => self.refuse(to, digest, wanted.class, Refusal::Unknown),
             }
         }
     }
@@ -424,28 +435,33 @@ impl Swarm {
         }
     }
 
-    fn handle_subscribe(&mut self, from: PeerId, digest: Digest, size: u64, classes: u8, class: u8, runs: Vec<Run>) {
-        let pieces = piece_count(size) as u32;
-        if classes != class_count(pieces) || class >= classes || runs.iter().any(|run| run.end > pieces) {
+    fn handle_subscribe(&mut self, from: PeerId, digest: Digest, wanted: Wanted) {
+        let pieces = piece_count(wanted.size) as u32;
+        let (classes, class) = (wanted.classes, wanted.class);
+        if classes != class_count(pieces)
+            || class >= classes
+            || wanted.runs.iter().any(|run| run.end > pieces)
+        {
             return self.refuse(from, digest, class, Refusal::Unknown);
         }
         if !self.uploads.has_room() {
             return self.refuse(from, digest, class, Refusal::Busy);
         }
-        let list = if let Some(exchange) = self.exchanges.get(&digest).filter(|e| e.size() == size) {
+        let (uploads, runs) = (&mut self.uploads, wanted.runs.clone());
+        let list = if let Some(exchange) = self.exchanges.get(&digest).filter(|e| e.size() == wanted.size) {
             let have = exchange.have();
-            self.uploads.subscribe(from, digest, class, classes, runs.clone(), |piece| have.contains(piece));
+            uploads.subscribe(from, digest, class, classes, runs, |piece| have.contains(piece));
             Some(exchange.list())
-        } else if let Some(seed) = self.seeds.get_mut(&digest).filter(|s| s.size == size) {
+        } else if let Some(seed) = self.seeds.get_mut(&digest).filter(|s| s.size == wanted.size) {
             self.uses += 1;
             seed.used = self.uses;
-            self.uploads.subscribe(from, digest, class, classes, runs.clone(), |_| true);
+            uploads.subscribe(from, digest, class, classes, runs, |_| true);
             seed.list.as_ref()
         } else {
-            return self.inspect(from, digest, size, class, runs);
+            return self.inspect(from, digest, wanted);
         };
         if let Some(list) = list.filter(|_| class < 2 && classes > 1) {
-            let known = list.entries(runs.iter().flat_map(|run| run.first..run.end));
+            let known = list.entries(wanted.unlisted.first..wanted.unlisted.end.min(pieces));
             let entries = relayed_by(class, classes, known);
             for entries in entries.chunks(crate::limits::ENTRIES_PER_FRAME_MAX) {
                 self.mail.push_back((from, Message::Hashes { digest, entries: entries.to_vec() }));
@@ -453,16 +469,16 @@ impl Swarm {
         }
     }
 
-    fn inspect(&mut self, from: PeerId, digest: Digest, size: u64, class: u8, runs: Vec<Run>) {
+    fn inspect(&mut self, from: PeerId, digest: Digest, wanted: Wanted) {
         let waiting: usize = self.inspecting.values().map(Vec::len).sum();
         if waiting >= INSPECTIONS_MAX {
-            return self.refuse(from, digest, class, Refusal::Busy);
+            return self.refuse(from, digest, wanted.class, Refusal::Busy);
         }
         let waiting = self.inspecting.entry(digest).or_default();
         if waiting.is_empty() {
             self.effects.push_back(Output::Inspect { digest });
         }
-        waiting.push((from, size, class, runs));
+        waiting.push((from, wanted));
     }
 
     /// The home wants the hashes of a blob that this node has.

@@ -225,6 +225,9 @@ pub enum Message {
         class: u8,
         /// The pieces that are wanted; those of other classes are not meant.
         runs: Vec<Run>,
+        /// A run that covers the pieces, of any class, whose hashes the sender lacks. Classes that relay send what they
+        /// know of them first.
+        unlisted: Run,
     },
     /// Closes that stream.
     Unsubscribe {

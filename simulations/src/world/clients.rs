@@ -89,7 +89,10 @@ impl World<'_> {
             self.violate(now, format!("node {node}: its client reads bytes up to {to} that are not there"));
         }
         if complete_too_early {
-            self.violate(now, format!("node {node}: the last byte is given out before the digest is verified"));
+            self.violate(
+                now,
+                format!("node {node}: the last byte is given out before the digest is verified"),
+            );
         }
     }
 

@@ -16,7 +16,9 @@ impl World<'_> {
             Output::Prepare { digest, .. } => {
                 self.inbox.push_back((node, Input::Prepared { digest, result: Ok(()) }));
             }
-            Output::Fetch { fetch, digest, start, end, .. } => self.request(now, node, fetch, digest, start, end),
+            Output::Fetch { fetch, digest, start, end, .. } => {
+                self.request(now, node, fetch, digest, start, end)
+            }
             Output::Trim { fetch, end } => self.trim_request(now, node, fetch, end),
             Output::Cancel { fetch } => self.cancel_request(now, node, fetch),
             Output::Checkpoint { digest, have } => {
@@ -107,8 +109,12 @@ impl World<'_> {
         let bytes = piece_bytes(self.layers[layer].size, piece);
         match self.nodes[node].aside.remove(&(layer as u16, piece, from as u32)) {
             Some(true) => {}
-            Some(false) => self.violate(now, format!("node {node} keeps wrong bytes of piece {piece} from {from}")),
-            None => self.violate(now, format!("node {node} keeps piece {piece} from {from}, which is not there")),
+            Some(false) => {
+                self.violate(now, format!("node {node} keeps wrong bytes of piece {piece} from {from}"))
+            }
+            None => {
+                self.violate(now, format!("node {node} keeps piece {piece} from {from}, which is not there"))
+            }
         }
         self.write(now, node, layer, bytes.clone());
         self.count_received(node, from, bytes.end - bytes.start);
@@ -138,7 +144,14 @@ impl World<'_> {
             self.violate(now, format!("node {node} sends piece {} that it does not have", send.piece));
         }
         let to = node_of(&send.to);
-        if std::env::var_os("DBG").is_some() { eprintln!("{:.6} UP {node}->{to} piece {} backlog {}", now as f64/1e9, send.piece, send.backlog); }
+        if std::env::var_os("DBG").is_some() {
+            eprintln!(
+                "{:.6} UP {node}->{to} piece {} backlog {}",
+                now as f64 / 1e9,
+                send.piece,
+                send.backlog
+            );
+        }
         let gone = !self.nodes[to].is_up();
         if self.nodes[node].silent || gone || self.is_cut(node, to) {
             // The stream is given up after a while; one whose reader's process is gone at once.

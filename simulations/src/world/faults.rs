@@ -126,7 +126,8 @@ impl World<'_> {
         if !self.nodes[node].is_up() {
             return;
         }
-        let will_return = self.scenario.faults.restart_after.is_some() || self.scenario.faults.rolling_update.is_some();
+        let will_return =
+            self.scenario.faults.restart_after.is_some() || self.scenario.faults.rolling_update.is_some();
         let n = &mut self.nodes[node];
         if self.scenario.faults.rolling_update.is_none() {
             n.outcome.faulty = true;
@@ -226,7 +227,11 @@ impl World<'_> {
         });
         for (cargo, from, _) in stopped {
             if let super::Cargo::Piece { upload, .. } = cargo {
-                self.answer(now + super::STREAM_TIMEOUT.as_nanos() as Nanos, from, Input::Uploaded { upload });
+                self.answer(
+                    now + super::STREAM_TIMEOUT.as_nanos() as Nanos,
+                    from,
+                    Input::Uploaded { upload },
+                );
             }
         }
     }

@@ -124,9 +124,7 @@ impl World<'_> {
         if self.scenario.swim {
             return;
         }
-        let everybody = Roster::new(
-            self.nodes.iter().filter(|n| n.is_up()).map(|n| Arc::clone(&n.member)),
-        );
+        let everybody = Roster::new(self.nodes.iter().filter(|n| n.is_up()).map(|n| Arc::clone(&n.member)));
         let everybody = Arc::new(everybody);
         let all_alike = (0..self.nodes.len()).all(|n| alive(0, n));
         self.roster = Arc::clone(&everybody);

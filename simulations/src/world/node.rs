@@ -81,7 +81,8 @@ impl Node {
     pub fn new(scenario: &Scenario, node: NodeId, member: Arc<Member>, seed: u64) -> Self {
         let zone = scenario.zone_of(node);
         let holds = node < scenario.clients.holders;
-        let blob = |&size: &u64| Blob { size, stored: holds, verified: holds, done: holds, ..Blob::default() };
+        let blob =
+            |&size: &u64| Blob { size, stored: holds, verified: holds, done: holds, ..Blob::default() };
         Node {
             member,
             engine: None,

@@ -207,7 +207,8 @@ impl World<'_> {
     }
 
     fn hashed_pieces(&mut self, now: Nanos, node: NodeId, layer: usize, from: u64, to: u64) {
-        let (len, size, digest) = (self.layers[layer].piece_len, self.layers[layer].size, self.layers[layer].digest);
+        let (len, size, digest) =
+            (self.layers[layer].piece_len, self.layers[layer].size, self.layers[layer].digest);
         let first = from / len;
         let end = if to == size { to.div_ceil(len) } else { to / len };
         for piece in first..end {
@@ -243,7 +244,8 @@ impl World<'_> {
     }
 
     fn find_request(&self, node: NodeId, fetch: FetchId) -> Option<usize> {
-        let mine = |r: &Request| !r.over && r.node == node && r.fetch == fetch && r.life == self.nodes[node].life;
+        let mine =
+            |r: &Request| !r.over && r.node == node && r.fetch == fetch && r.life == self.nodes[node].life;
         self.origin.requests.iter().rposition(mine)
     }
 

@@ -26,7 +26,12 @@ impl World<'_> {
         }
         let engine_bytes = 0;
         if std::env::var_os("DBG2").is_some() {
-            let mut v: Vec<(f64, usize, f64)> = self.nodes.iter().enumerate().map(|(i, n)| (n.outcome.sent as f64 / wanted as f64, i, n.outcome.whole_s.unwrap_or(0.0))).collect();
+            let mut v: Vec<(f64, usize, f64)> = self
+                .nodes
+                .iter()
+                .enumerate()
+                .map(|(i, n)| (n.outcome.sent as f64 / wanted as f64, i, n.outcome.whole_s.unwrap_or(0.0)))
+                .collect();
             v.sort_by(|a, b| b.0.total_cmp(&a.0));
             eprintln!("most {:?}", &v[..12.min(v.len())]);
             eprintln!("least {:?}", &v[v.len().saturating_sub(12)..]);

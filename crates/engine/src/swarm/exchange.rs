@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 
 use crate::ids::Digest;
 use crate::limits::{
-    COMPLAINT_PAUSE, ENDGAME_PIECES, EXCHANGE_CHECK, FEEDS_PER_CLASS_MAX, HASH_WAIT, HOME_SILENCE_MAX, JOIN_TIMEOUT,
-    LAG_PIECES_MIN, LAG_SHARE_MIN, PENDING_PIECES_MAX, REPORT_AGE_MAX, REPORT_PIECES, RUNS_PER_MESSAGE_MAX, SILENCE_MAX,
+    COMPLAINT_PAUSE, ENDGAME_PIECES, EXCHANGE_CHECK, FEED_SILENCE_MAX, FEEDS_PER_CLASS_MAX, HASH_WAIT,
+    HOME_SILENCE_MAX, JOIN_TIMEOUT, LAG_PIECES_MIN, LAG_SHARE_MIN, PENDING_PIECES_MAX, REPORT_AGE_MAX,
+    REPORT_PIECES, RUNS_PER_MESSAGE_MAX,
 };
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
@@ -100,7 +101,14 @@ pub struct Exchange {
 
 impl Exchange {
     /// An exchange that joins at the first of `homes`.
-    pub fn new(now: Time, digest: Digest, size: u64, have: PieceSet, homes: Vec<PeerId>, mail: &mut Mail) -> Self {
+    pub fn new(
+        now: Time,
+        digest: Digest,
+        size: u64,
+        have: PieceSet,
+        homes: Vec<PeerId>,
+        mail: &mut Mail,
+    ) -> Self {
         let pieces = piece_count(size) as u32;
         let mut exchange = Exchange {
             digest,
@@ -179,7 +187,14 @@ impl Exchange {
     // ---- what the home says ----
 
     /// See [`Message::Welcome`].
-    pub fn handle_welcome(&mut self, now: Time, from: PeerId, classes: u8, feeds: Vec<ClassFeeds>, mail: &mut Mail) {
+    pub fn handle_welcome(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        classes: u8,
+        feeds: Vec<ClassFeeds>,
+        mail: &mut Mail,
+    ) {
         if classes == 0 || usize::from(classes) > crate::swarm::classes::CLASSES_MAX {
             return;
         }
@@ -405,7 +420,8 @@ impl Exchange {
 
     /// See [`Message::Refuse`].
     pub fn handle_refused(&mut self, now: Time, peer: &PeerId, class: u8, mail: &mut Mail) {
-        let mine = self.classes.get(usize::from(class)).is_some_and(|c| c.sources.iter().any(|s| s.peer == *peer));
+        let mine =
+            self.classes.get(usize::from(class)).is_some_and(|c| c.sources.iter().any(|s| s.peer == *peer));
         if mine {
             self.complain(now, class, *peer, Complaint::Refused, mail);
             self.forget_source(class, peer, mail);
@@ -423,7 +439,8 @@ impl Exchange {
             Standing::Joining(_) if now >= self.asked + JOIN_TIMEOUT => {
                 let present = homes();
                 self.homes.retain(|home| present.contains(home));
-                self.homes.extend(present.iter().filter(|h| !self.homes.contains(h)).copied().collect::<Vec<_>>());
+                self.homes
+                    .extend(present.iter().filter(|h| !self.homes.contains(h)).copied().collect::<Vec<_>>());
                 self.next_home(now, mail);
             }
             Standing::Joined if now >= self.checked + EXCHANGE_CHECK && !self.have.is_full() => {
@@ -468,7 +485,8 @@ impl Exchange {
     /// A class that lags behind the others while its feed has more to send has a slow feed; one that stands still while
     /// the others move has a silent one. A class whose feed has nothing to send either is not this node's to mend.
     fn check_classes(&mut self, now: Time, mail: &mut Mail) {
-        let mut shares: Vec<f64> = self.classes.iter().map(|c| f64::from(c.got) / f64::from(c.total.max(1))).collect();
+        let mut shares: Vec<f64> =
+            self.classes.iter().map(|c| f64::from(c.got) / f64::from(c.total.max(1))).collect();
         shares.sort_by(f64::total_cmp);
         let median = shares[shares.len() / 2];
         for at in 0..self.classes.len() {
@@ -479,10 +497,12 @@ impl Exchange {
                 continue;
             }
             let ending = median >= 1.0;
-            let threshold = if ending { 0.5 } else { LAG_PIECES_MIN.max(LAG_SHARE_MIN * f64::from(class.total)) };
-            let quiet = now - class.last_piece.max(class.complained.unwrap_or_default()) >= SILENCE_MAX;
+            let threshold =
+                if ending { 0.5 } else { LAG_PIECES_MIN.max(LAG_SHARE_MIN * f64::from(class.total)) };
+            let quiet = now - class.last_piece.max(class.complained.unwrap_or_default()) >= FEED_SILENCE_MAX;
             // The one that was to send what is missing first.
-            let first = (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
+            let first =
+                (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
             let due = |s: &&Source| first.is_some_and(|piece| s.runs.iter().any(|run| run.contains(piece)));
             let Some(source) = class.sources.iter().find(due).or(class.sources.last()) else {
                 if quiet && self.leases.is_empty() {
@@ -593,9 +613,12 @@ impl Exchange {
 
     fn subscribe(&self, class: u8, source: &Source, was_open: bool, mail: &mut Mail) {
         let (digest, size, classes) = (self.digest, self.size, self.classes.len() as u8);
-        let runs = self.missing_runs(class, source);
+        let (runs, unlisted) = (self.missing_runs(class, source), self.list.unlisted());
         if !runs.is_empty() {
-            mail.push_back((source.peer, Message::Subscribe { digest, size, classes, class, runs }));
+            mail.push_back((
+                source.peer,
+                Message::Subscribe { digest, size, classes, class, runs, unlisted },
+            ));
         } else if was_open {
             mail.push_back((source.peer, Message::Unsubscribe { digest, class }));
         }
@@ -666,7 +689,8 @@ impl Exchange {
 
     /// The bytes of the leases that are still to be fetched.
     pub fn fetchable(&self) -> Vec<std::ops::Range<u64>> {
-        let bytes = |run: Run| piece_bytes(self.size, run.first).start..piece_bytes(self.size, run.end - 1).end;
+        let bytes =
+            |run: Run| piece_bytes(self.size, run.first).start..piece_bytes(self.size, run.end - 1).end;
         self.leases
             .values()
             .map(|work| Run { first: work.at, end: work.run.end })
@@ -689,7 +713,8 @@ impl Exchange {
 
     /// Leases of which everything has come.
     fn end_leases(&mut self, mail: &mut Mail) {
-        let done: Vec<_> = self.leases.iter().filter(|(_, w)| w.at >= w.run.end).map(|(l, w)| (*l, *w)).collect();
+        let done: Vec<_> =
+            self.leases.iter().filter(|(_, w)| w.at >= w.run.end).map(|(l, w)| (*l, *w)).collect();
         if done.is_empty() {
             return;
         }

@@ -12,7 +12,9 @@ pub mod leases;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::Digest;
-use crate::limits::{ACCUSERS_MIN, BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX, LISTED_DIRECTLY_MAX};
+use crate::limits::{
+    ACCUSERS_MIN, BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX, LISTED_DIRECTLY_MAX,
+};
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
 use crate::swarm::classes::{class_count, class_of, group_count};
@@ -40,6 +42,8 @@ struct Book {
     reporters: BTreeSet<PeerId>,
     accusers: BTreeMap<PeerId, BTreeSet<PeerId>>,
     quarantined: BTreeSet<PeerId>,
+    /// Members whose relay of hashes also sends them pieces: the home tells them itself.
+    direct: BTreeSet<Node>,
     /// A member that was asked to take the hashes of what it has.
     listing: Option<PeerId>,
     /// Members that wait for the complete list.
@@ -190,7 +194,15 @@ impl Home {
     }
 
     /// See [`Message::Whole`].
-    pub fn whole(&mut self, now: Time, from: PeerId, digest: Digest, size: u64, roster: &Roster, mail: &mut Mail) {
+    pub fn whole(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        digest: Digest,
+        size: u64,
+        roster: &Roster,
+        mail: &mut Mail,
+    ) {
         self.announce(from, digest, size);
         let Some(book) = self.books.get_mut(&digest) else { return };
         if book.size == size {
@@ -221,7 +233,8 @@ impl Home {
         if known.holders.is_empty() {
             known.size = size;
         }
-        if known.size == size && known.holders.len() < HOLDERS_PER_BLOB_MAX && !known.holders.contains(&from) {
+        if known.size == size && known.holders.len() < HOLDERS_PER_BLOB_MAX && !known.holders.contains(&from)
+        {
             known.holders.push(from);
         }
     }
@@ -296,6 +309,7 @@ impl Book {
             reporters: BTreeSet::new(),
             accusers: BTreeMap::new(),
             quarantined: BTreeSet::new(),
+            direct: BTreeSet::new(),
             listing: None,
             unlisted: BTreeSet::new(),
             restarts: 0,
@@ -339,6 +353,7 @@ impl Book {
         let feeds = (0..self.forest.classes()).filter_map(|class| self.feeds(node, class)).collect();
         let welcome = Message::Welcome { digest: self.digest, classes: self.forest.classes(), feeds };
         mail.push_back((from, welcome));
+        self.consider_direct(node, mail);
         if self.list.is_complete() {
             self.send_list(from, mail);
         } else if self.forest.has_seeds() {
@@ -406,6 +421,31 @@ impl Book {
                 mail.push_back((self.forest.peer(root), Message::Hashes { digest, entries }));
             }
         }
+        for node in self.direct.iter().filter(|n| !self.forest.is_whole(**n)) {
+            mail.push_back((self.forest.peer(*node), Message::Hashes { digest, entries: news.to_vec() }));
+        }
+    }
+
+    /// Whether a member gets hashes from the very member that sends it the pieces.
+    fn is_conflicted(&self, node: Node) -> bool {
+        let classes = self.forest.classes();
+        let relays = [self.forest.parent(node, 0), self.forest.parent(node, 1.min(classes - 1))];
+        (0..classes).any(|class| {
+            let relay = relays[usize::from(class % group_count(classes) == 0)];
+            matches!(relay, Parent::Member(_)) && self.forest.parent(node, class) == relay
+        })
+    }
+
+    /// The relays of a member have changed.
+    fn consider_direct(&mut self, node: Node, mail: &mut Mail) {
+        if self.forest.classes() == 1 || self.forest.len() <= LISTED_DIRECTLY_MAX {
+            return;
+        }
+        if !self.is_conflicted(node) {
+            self.direct.remove(&node);
+        } else if self.direct.insert(node) {
+            self.send_list(self.forest.peer(node), mail);
+        }
     }
 
     fn over(&mut self, now: Time, from: PeerId, lease: LeaseId, at: u32, end: LeaseEnd) {
@@ -420,7 +460,8 @@ impl Book {
             && !self.leases.holds(&from)
         {
             self.forest.unset_source(node);
-            let fetched: u32 = self.brought.values().filter(|f| f.peer == from).map(|f| f.run.end - f.run.first).sum();
+            let fetched: u32 =
+                self.brought.values().filter(|f| f.peer == from).map(|f| f.run.end - f.run.first).sum();
             if fetched < self.pieces {
                 self.forest.attach_all(node);
             }
@@ -593,6 +634,7 @@ impl Book {
         }
         for (node, feeds) in by_node {
             mail.push_back((self.forest.peer(node), Message::Feeds { digest: self.digest, feeds }));
+            self.consider_direct(node, mail);
         }
     }
 

@@ -10,7 +10,7 @@
 use crate::limits::RELAYS_MAX;
 use crate::peer::PeerId;
 use crate::swarm::pieces::PieceSet;
-use crate::wire::{Entry, PieceHash};
+use crate::wire::{Entry, PieceHash, Run};
 
 /// Where a hash came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,12 @@ impl PieceList {
     /// Whether every hash is known.
     pub fn is_complete(&self) -> bool {
         self.known.is_full()
+    }
+
+    /// A run that covers all pieces whose hashes are not known.
+    pub fn unlisted(&self) -> Run {
+        let total = self.known.total();
+        Run { first: self.known.first_missing(0).unwrap_or(total), end: total }
     }
 
     /// A hash, if it is known.

@@ -133,7 +133,10 @@ mod tests {
         assert_eq!(set.runs(all, false, 9), [run(3, 64), run(66, 130), run(131, 199)]);
         assert_eq!(set.runs(all, false, 2), [run(3, 64), run(66, 199)], "the last covers the rest");
         assert_eq!(set.runs(run(1, 65), true, 9), [run(1, 3), run(64, 65)]);
-        assert_eq!((set.first_missing(0), set.first_missing(64), set.first_missing(199)), (Some(3), Some(66), None));
+        assert_eq!(
+            (set.first_missing(0), set.first_missing(64), set.first_missing(199)),
+            (Some(3), Some(66), None)
+        );
     }
 
     #[test]

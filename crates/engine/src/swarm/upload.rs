@@ -136,9 +136,10 @@ impl Uploads {
     /// Closes a stream; what is on the way still goes.
     pub fn unsubscribe(&mut self, to: &PeerId, digest: &Digest, class: u8) {
         let Some(subs) = self.by_blob.get(digest) else { return };
-        let found = subs.iter().copied().find(|id| {
-            self.subs[*id].as_ref().is_some_and(|sub| sub.to == *to && sub.class == class)
-        });
+        let found = subs
+            .iter()
+            .copied()
+            .find(|id| self.subs[*id].as_ref().is_some_and(|sub| sub.to == *to && sub.class == class));
         if let Some(id) = found {
             self.close(id);
         }
@@ -176,7 +177,8 @@ impl Uploads {
         for at in 0..subs.len() {
             let id = self.by_blob[digest][at];
             let Some(sub) = self.subs[id].as_mut() else { continue };
-            let wanted = class_of(piece, sub.classes) == sub.class && sub.wanted.iter().any(|r| r.contains(piece));
+            let wanted =
+                class_of(piece, sub.classes) == sub.class && sub.wanted.iter().any(|r| r.contains(piece));
             if wanted {
                 sub.waiting.push_back(piece);
                 self.enqueue(id);

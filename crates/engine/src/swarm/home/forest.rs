@@ -57,6 +57,8 @@ struct Tree {
     tops: VecDeque<Node>,
     /// Feeding members with room, shallowest first.
     room: VecDeque<Node>,
+    /// Members that are fed, for want of room, by one that does not feed in this class.
+    overflow: Vec<Node>,
 }
 
 /// See the module's head.
@@ -74,8 +76,6 @@ pub struct Forest {
     /// The zone in which the source feeds.
     source_zone: Option<u16>,
     joined: u32,
-    /// Receiving members that have more children than they should.
-    tired: BTreeSet<Node>,
     /// Edges that have changed since they were last asked for.
     changed: BTreeSet<(Node, u8)>,
 }
@@ -93,7 +93,6 @@ impl Forest {
             whole: Vec::new(),
             source_zone: None,
             joined: 0,
-            tired: BTreeSet::new(),
             changed: BTreeSet::new(),
         }
     }
@@ -188,14 +187,12 @@ impl Forest {
             }
         } as u16;
         let node = self.nodes.len() as Node;
-        // Those that come first stand at the roots, where a moment lost is lost for all: they get one child less.
-        let slack = u32::from(self.classes > 1 && self.joined <= 2 * FANOUT as u32);
         self.nodes.push(Entry {
             peer,
             zone,
             group: (self.joined % u32::from(group_count(self.classes))) as u8,
             used: 0,
-            slots: nominal_slots(self.classes) - slack,
+            slots: nominal_slots(self.classes),
             whole: false,
             closed: false,
             gone: false,
@@ -214,7 +211,6 @@ impl Forest {
                 self.attach(node, class);
             }
         }
-        self.relieve(node);
     }
 
     /// A member has everything: it needs no feed and can feed in every class.
@@ -254,10 +250,17 @@ impl Forest {
         self.seeds[zone].remove(&(entry.used, node));
         (entry.closed, entry.gone) = (true, true);
         self.whole[zone] -= u32::from(std::mem::take(&mut entry.whole));
+        let mut orphans = Vec::new();
         for class in 0..self.classes {
-            for child in std::mem::take(&mut self.nodes[node as usize].children[usize::from(class)]) {
-                self.nodes[child as usize].parents[usize::from(class)] = Parent::None;
-                self.nodes[node as usize].used -= 1;
+            let children = std::mem::take(&mut self.nodes[node as usize].children[usize::from(class)]);
+            orphans.extend(children.into_iter().map(|child| (child, class)));
+        }
+        self.nodes[node as usize].used = 0;
+        for &(child, class) in &orphans {
+            self.nodes[child as usize].parents[usize::from(class)] = Parent::None;
+        }
+        for (child, class) in orphans {
+            if self.parent(child, class) == Parent::None {
                 self.attach(child, class);
             }
         }
@@ -295,6 +298,9 @@ impl Forest {
             self.link(node, class, parent);
         }
         self.changed.insert((node, class));
+        if self.feeds_in(node, class) {
+            self.take_in(node, class);
+        }
     }
 
     /// Somebody of the same zone who has everything and is not busy.
@@ -309,7 +315,9 @@ impl Forest {
         self.trees[zone][c].root?;
         let orphan = !self.nodes[node as usize].children[c].is_empty();
         if self.feeds_in(node, class) && !orphan && not == Parent::None {
-            return self.place_of_leaf(node, class).inspect(|_| self.open_tops(node, class));
+            let place = self.place_of_leaf(node, class)?;
+            self.open_tops(node, class);
+            return Some(place);
         }
         let mut at = 0;
         while let Some(&candidate) = self.trees[zone][c].room.get(at) {
@@ -337,7 +345,8 @@ impl Forest {
             self.detach(root, class);
             self.trees[zone][c].root = Some(node);
             // It fed in a class that is not its own for want of somebody else; its children move up with it.
-            let moving: Vec<_> = self.nodes[root as usize].children[c].iter().copied().take(FANOUT - 1).collect();
+            let moving: Vec<_> =
+                self.nodes[root as usize].children[c].iter().copied().take(FANOUT - 1).collect();
             for moving in moving.into_iter().chain([root]) {
                 self.adopt(node, moving, class);
             }
@@ -365,23 +374,30 @@ impl Forest {
         true
     }
 
-    /// A new member takes children from those that have too many: who feeds first and too many slows all below it.
-    fn relieve(&mut self, node: Node) {
-        let tired: Vec<_> = self.tired.iter().copied().take(FOREST_SEARCH_MAX).collect();
-        for tired in tired {
-            while self.is_tired(tired) && self.nodes[node as usize].used < self.nodes[node as usize].slots {
-                let classes = 0..self.classes;
-                let leaf = classes.filter(|c| self.parent(node, *c) != Parent::None).find_map(|class| {
-                    let c = usize::from(class);
-                    let leaf = |n: &Node| *n != node && self.nodes[*n as usize].children[c].is_empty();
-                    let found = self.nodes[tired as usize].children[c].iter().copied().find(leaf)?;
-                    Some((found, class)).filter(|_| !self.is_below(node, found, class))
-                });
-                let Some((leaf, class)) = leaf else { break };
-                self.adopt(node, leaf, class);
+    /// A member that begins to feed in a class takes over the leaves that found no place in its tree before.
+    fn take_in(&mut self, node: Node, class: u8) {
+        let (zone, c) = (usize::from(self.nodes[node as usize].zone), usize::from(class));
+        let mut at = 0;
+        while let Some(&leaf) = self.trees[zone][c].overflow.get(at) {
+            let entry = &self.nodes[node as usize];
+            if entry.children[c].len() >= FANOUT || entry.used >= entry.slots {
+                return;
             }
-            if !self.is_tired(tired) {
-                self.tired.remove(&tired);
+            let placed = match self.parent(leaf, class) {
+                Parent::Member(parent) => {
+                    let entry = &self.nodes[parent as usize];
+                    let fits = self.feeds_in(parent, class) && entry.children[c].len() <= FANOUT;
+                    entry.whole || fits
+                }
+                Parent::None | Parent::Source => true,
+            };
+            if placed || leaf == node {
+                self.trees[zone][c].overflow.remove(at);
+            } else if self.is_below(node, leaf, class) {
+                at += 1;
+            } else {
+                self.trees[zone][c].overflow.remove(at);
+                self.adopt(node, leaf, class);
             }
         }
     }
@@ -391,12 +407,6 @@ impl Forest {
         self.unlink(child, class);
         self.link(child, class, Parent::Member(node));
         self.changed.insert((child, class));
-    }
-
-    /// Whether a member that is receiving has more children than it should.
-    fn is_tired(&self, node: Node) -> bool {
-        let entry = &self.nodes[node as usize];
-        !entry.whole && !entry.closed && entry.used > entry.slots
     }
 
     /// The zone has no tree yet, or has lost its root: this member becomes it.
@@ -455,7 +465,7 @@ impl Forest {
     }
 
     /// Nobody has room: whoever has the least to do, of some members of the zone.
-    fn least_busy(&self, node: Node, class: u8, not: Parent) -> Option<Parent> {
+    fn least_busy(&mut self, node: Node, class: u8, not: Parent) -> Option<Parent> {
         let zone = self.nodes[node as usize].zone;
         let count = self.nodes.len() as u32;
         // Begins at a place that depends on who asks, so that not everybody lands on the same member.
@@ -466,18 +476,22 @@ impl Forest {
             !entry.closed && *n != node && entry.slots > 0 && attached && Parent::Member(*n) != not
         };
         let pick = |same_zone: bool| {
-            (0..count)
-                .map(|i| (start + i) % count)
-                .filter(usable)
-                .filter(|n| !same_zone || self.nodes[*n as usize].zone == zone)
-                .filter(|n| !self.is_below(*n, node, class))
-                .take(FOREST_SEARCH_MAX)
-                .min_by_key(|n| {
-                    let entry = &self.nodes[*n as usize];
-                    (i64::from(entry.used) - i64::from(entry.slots), self.depth(*n, class))
-                })
+            let fits = |n: &Node| {
+                let there = !same_zone || self.nodes[*n as usize].zone == zone;
+                there && usable(n) && !self.is_below(*n, node, class)
+            };
+            // Those that came last feed few yet, and are far from the roots.
+            let last = (0..count).rev().filter(fits).take(FOREST_SEARCH_MAX / 2);
+            let some = (0..count).map(|i| (start + i) % count).filter(fits).take(FOREST_SEARCH_MAX / 2);
+            last.chain(some).min_by_key(|n| {
+                let entry = &self.nodes[*n as usize];
+                (i64::from(entry.used) - i64::from(entry.slots), self.depth(*n, class))
+            })
         };
         let found = pick(true).or_else(|| pick(false)).map(Parent::Member);
+        if found.is_some() {
+            self.trees[usize::from(zone)][usize::from(class)].overflow.push(node);
+        }
         found.or_else(|| self.source_zone.map(|_| Parent::Source))
     }
 
@@ -488,9 +502,6 @@ impl Forest {
             let before = self.nodes[parent as usize].used;
             self.nodes[parent as usize].children[c].push(node);
             self.nodes[parent as usize].used += 1;
-            if self.is_tired(parent) {
-                self.tired.insert(parent);
-            }
             self.reseat_seed(parent, before);
         }
     }

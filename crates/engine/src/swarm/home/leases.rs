@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::limits::{
-    HOME_RECOVERY, LEASE_DENIALS_MAX, LEASE_FAILURES_MAX, LEASE_FIRST_BYTE_MAX, LEASE_MEASURE_PIECES_MIN, LEASE_MEASURE_TIME, LEASE_REGATHER,
-    LEASE_RUN_TIME_MIN, LEASE_STALL, LEASE_WIDEN_GAIN_MIN, LEASE_WIDEN_TIME_MIN, LEASES_PER_BLOB_MAX,
-    RESUME_PAUSE_FIRST, RESUME_PAUSE_MAX,
+    HOME_RECOVERY, LEASE_DENIALS_MAX, LEASE_FAILURES_MAX, LEASE_FIRST_BYTE_MAX, LEASE_MEASURE_PIECES_MIN,
+    LEASE_MEASURE_TIME, LEASE_REGATHER, LEASE_RUN_TIME_MIN, LEASE_STALL, LEASE_WIDEN_GAIN_MIN,
+    LEASE_WIDEN_TIME_MIN, LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST, RESUME_PAUSE_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::pieces::PieceSet;
@@ -134,7 +134,8 @@ impl Leases {
     /// Whether this member alone fetches all that nobody has yet.
     pub fn is_covered_by(&self, peer: &PeerId) -> bool {
         self.active.values().filter(|a| a.holder == *peer).any(|a| {
-            self.there.first_missing(0).is_none_or(|first| a.run.first <= first) && a.run.end == self.there.total()
+            self.there.first_missing(0).is_none_or(|first| a.run.first <= first)
+                && a.run.end == self.there.total()
         })
     }
 
@@ -190,7 +191,13 @@ impl Leases {
     }
 
     /// Pieces have arrived. False if the lease is not this member's (any more).
-    pub fn report(&mut self, now: Time, lease: LeaseId, from: &PeerId, pieces: impl Iterator<Item = u32>) -> bool {
+    pub fn report(
+        &mut self,
+        now: Time,
+        lease: LeaseId,
+        from: &PeerId,
+        pieces: impl Iterator<Item = u32>,
+    ) -> bool {
         let mine = self.active.get_mut(&lease).filter(|a| a.holder == *from);
         let known = mine.map(|active| (active.seen, active.begun) = (now, true)).is_some();
         if known {
@@ -284,8 +291,12 @@ impl Leases {
     }
 
     fn take_stalled(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let stalled: Vec<_> =
-            self.active.iter().filter(|(_, a)| now >= a.seen + Self::patience(a)).map(|(l, a)| (*l, *a)).collect();
+        let stalled: Vec<_> = self
+            .active
+            .iter()
+            .filter(|(_, a)| now >= a.seen + Self::patience(a))
+            .map(|(l, a)| (*l, *a))
+            .collect();
         for (lease, active) in stalled {
             self.active.remove(&lease);
             self.failed.insert(active.holder);

@@ -23,8 +23,13 @@ fn subscriptions_take_turns_and_backlog_is_told() {
     for reader in [1, 2] {
         uploads.subscribe(peer(reader), blob(), 0, 4, vec![ALL], |piece| piece < 12);
     }
-    let next: Vec<_> = std::iter::from_fn(|| uploads.next(at(0))).map(|s| (s.to, s.piece, s.backlog)).collect();
-    assert_eq!(next, [(peer(1), 0, 2), (peer(2), 0, 2), (peer(1), 4, 1), (peer(2), 4, 1)], "two each at a time");
+    let next: Vec<_> =
+        std::iter::from_fn(|| uploads.next(at(0))).map(|s| (s.to, s.piece, s.backlog)).collect();
+    assert_eq!(
+        next,
+        [(peer(1), 0, 2), (peer(2), 0, 2), (peer(1), 4, 1), (peer(2), 4, 1)],
+        "two each at a time"
+    );
     uploads.sent(at(1), UploadId(1));
     let send = uploads.next(at(1)).unwrap();
     assert_eq!((send.to, send.piece, send.backlog), (peer(1), 8, 0));

@@ -46,7 +46,9 @@ fn grown(members: u32, classes: u8, zones: u32) -> Forest {
 
 #[test]
 fn trees_are_shallow_and_nobody_feeds_much_more_than_it_receives() {
-    for (members, classes, depth_max) in [(1000, 16, 7), (1000, 8, 7), (10_000, 16, 9), (50, 4, 5), (30, 1, 5)] {
+    for (members, classes, depth_max) in
+        [(1000, 16, 7), (1000, 8, 7), (10_000, 16, 9), (50, 4, 5), (30, 1, 5)]
+    {
         let forest = grown(members, classes, 1);
         check(&forest);
         for node in 1..members {
@@ -97,10 +99,12 @@ fn a_late_joiner_is_fed_by_many() {
 fn a_slow_feed_keeps_fewer_children_each_time() {
     let mut forest = grown(200, 16, 1);
     let (slow, class, child) = (1..200)
-        .find_map(|n| (0..16).find_map(|c| match forest.parent(n, c) {
-            Parent::Member(p) if forest.nodes[p as usize].used == 16 => Some((p, c, n)),
-            _ => None,
-        }))
+        .find_map(|n| {
+            (0..16).find_map(|c| match forest.parent(n, c) {
+                Parent::Member(p) if forest.nodes[p as usize].used == 16 => Some((p, c, n)),
+                _ => None,
+            })
+        })
         .unwrap();
     forest.replace(child, class, true);
     check(&forest);

@@ -63,9 +63,8 @@ fn capped_connections_are_multiplied_until_the_link_is_full() {
 #[test]
 fn what_stalls_or_fails_goes_to_somebody_else() {
     let mut leases = Leases { settled: true, ..Leases::new(7, 100) };
-    let grant = |leases: &mut Leases, now| {
-        leases.advance(at(now), |avoid| (1..9).map(peer).find(|p| !avoid(p)))
-    };
+    let grant =
+        |leases: &mut Leases, now| leases.advance(at(now), |avoid| (1..9).map(peer).find(|p| !avoid(p)));
     let id = |number| LeaseId { epoch: 7, number };
     let first = Action::Grant { to: peer(1), lease: id(0), run: Run { first: 0, end: 100 } };
     assert_eq!(grant(&mut leases, 0), [first]);
