@@ -323,7 +323,7 @@ pub enum Output {
         /// The blob.
         digest: Digest,
     },
-    /// Effect: hash the pieces of a blob in the store.
+    /// Effect: the hashes of the pieces of a blob in the store, which keeps them beside it or takes them now.
     List {
         /// The blob.
         digest: Digest,

@@ -259,10 +259,8 @@ impl Swarm {
             M::Complain { digest, class, about, why, missing } => {
                 self.home.complain(now, from, digest, (class, about, why, missing), mail);
             }
-            M::Prove { digest, runs } if self.home.keeps(&digest) => {
-                self.home.prove(from, digest, &runs, mail)
-            }
-            M::Prove { digest, .. } => self.handle_prove(from, digest),
+            M::Prove { digest, runs } => self.home.prove(from, digest, &runs, mail),
+            M::List { digest } => self.handle_list(from, digest),
             M::Whole { digest, size } => self.home.whole(now, from, digest, size, &self.roster, mail),
             M::Mismatch { digest } => self.home.mismatch(now, from, digest, mail),
             M::Leave { digest } => self.home.leave(now, from, digest, mail),
@@ -482,7 +480,7 @@ impl Swarm {
     }
 
     /// The home wants the hashes of a blob that this node has.
-    fn handle_prove(&mut self, from: PeerId, digest: Digest) {
+    fn handle_list(&mut self, from: PeerId, digest: Digest) {
         if self.seeds.get(&digest).is_some_and(|seed| seed.list.is_some()) {
             return self.tell_list(from, digest);
         }

@@ -213,6 +213,11 @@ pub enum Message {
         /// The pieces.
         runs: Vec<Run>,
     },
+    /// From the home, to a member that has the blob: report the hashes of its pieces.
+    List {
+        /// The blob.
+        digest: Digest,
+    },
     /// Opens a stream: send me these pieces of this class, each as soon as you have it.
     Subscribe {
         /// The blob.

@@ -8,6 +8,9 @@ use shoal_engine::{ByteRanges, Digest, Input, Output, PeerId};
 use super::{Cargo, NodeId, STREAM_TIMEOUT, World, node_of};
 use crate::queue::{Nanos, nanos};
 
+/// Time of a look into a store's index.
+const INDEX_LOOK: Nanos = 500_000;
+
 impl World<'_> {
     pub(super) fn carry_out(&mut self, now: Nanos, node: NodeId, output: Output) {
         match output {
@@ -169,7 +172,7 @@ impl World<'_> {
         self.net.start(now, node, to, bytes.end - bytes.start, f64::INFINITY, cargo);
     }
 
-    /// All pieces of a stored blob are hashed: as fast as the disk reads.
+    /// The store has the hashes beside the blob: one look into its index.
     fn list(&mut self, now: Nanos, node: NodeId, digest: Digest) {
         let layer = self.by_digest[&digest];
         let Some((size, pieces)) = self.nodes[node].blobs[layer]
@@ -180,8 +183,7 @@ impl World<'_> {
         };
         let right = !self.nodes[node].lies;
         let hashes = (0..pieces).map(|piece| super::piece_hash(&digest, piece, right)).collect();
-        let at = now + nanos(size as f64 / self.scenario.disk_speed);
-        self.answer(at, node, Input::Listed { digest, found: Some((size, hashes)) });
+        self.answer(now + INDEX_LOOK, node, Input::Listed { digest, found: Some((size, hashes)) });
     }
 
     fn end(&mut self, now: Nanos, node: NodeId, ticket: shoal_engine::TicketId, outcome: Outcome) {

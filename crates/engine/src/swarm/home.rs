@@ -380,7 +380,7 @@ impl Book {
             && let Some(seed) = self.forest.seeds().find(|s| !self.quarantined.contains(s))
         {
             self.listing = Some(seed);
-            mail.push_back((seed, Message::Prove { digest: self.digest, runs: vec![self.all()] }));
+            mail.push_back((seed, Message::List { digest: self.digest }));
         }
     }
 
