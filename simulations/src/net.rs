@@ -132,8 +132,7 @@ pub struct Net<T> {
 impl<T: Copy> Net<T> {
     /// A network of places, zones and one-way delays between zones in seconds.
     pub fn new(places: &[Links], zones: &[ZoneLinks], delays: &[Vec<f64>]) -> Self {
-        let port =
-            |links: &Links| Port { links: *links, busy: false, down_until: 0, ready: VecDeque::new() };
+        let port = |links: &Links| Port { links: *links, busy: false, down_until: 0, ready: VecDeque::new() };
         Net {
             ports: places.iter().map(port).collect(),
             zones: zones.iter().map(|z| ZonePort { rate: z.rate, out_until: 0, in_until: 0 }).collect(),
@@ -171,15 +170,7 @@ impl<T: Copy> Net<T> {
     }
 
     /// Starts a transfer of at least one byte. `cap` limits its connection, bytes per second.
-    pub fn start(
-        &mut self,
-        now: Nanos,
-        from: Place,
-        to: Place,
-        bytes: u64,
-        cap: f64,
-        tag: T,
-    ) -> TransferId {
+    pub fn start(&mut self, now: Nanos, from: Place, to: Place, bytes: u64, cap: f64, tag: T) -> TransferId {
         debug_assert!(bytes > 0, "an empty transfer");
         let mut transfer = Transfer {
             tag,

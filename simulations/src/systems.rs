@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::baselines;
 use crate::outcome::Outcome;
 use crate::scenario::Scenario;
 
@@ -61,8 +62,12 @@ impl fmt::Display for System {
 
 /// Runs a scenario. `progress` is told the share that is done, 0 to 1.
 pub fn run(scenario: &Scenario, system: System, progress: &dyn Fn(f64)) -> Result<Outcome, RunError> {
-    let _ = (scenario, progress);
-    Err(RunError::NotBuilt(format!("the run of {system}")))
+    match system {
+        System::Shoal => Err(RunError::NotBuilt(format!("the run of {system}"))),
+        System::Upstream | System::Spegel | System::Dragonfly | System::Kraken => {
+            Ok(baselines::run(scenario, system, progress))
+        }
+    }
 }
 
 /// Runs shoal and writes the inputs of one engine to a file.
