@@ -79,7 +79,9 @@ pub fn run(scenario: &Scenario, system: System, progress: &dyn Fn(f64)) -> Outco
     match system {
         System::Upstream => drive(scenario, system, 0, upstream::Upstream::new(scenario), progress),
         System::Spegel => drive(scenario, system, 0, spegel::Spegel::new(scenario), progress),
-        System::Dragonfly => drive(scenario, system, 0, dragonfly::Dragonfly::new(scenario), progress),
+        System::Dragonfly => {
+            drive(scenario, system, dragonfly::SEEDS, dragonfly::Dragonfly::new(scenario), progress)
+        }
         System::Kraken => drive(scenario, system, kraken::ORIGINS, kraken::Kraken::new(scenario), progress),
         System::Shoal => panic!("shoal is run by its own engine, not by a model"),
     }
@@ -122,8 +124,8 @@ fn happen<M: Model>(world: &mut World<M::Timer>, model: &mut M, event: Event<M::
             }
         }
         Event::Serve(serve) => {
-            if let Some((from, to, load)) = world.serve(&serve) {
-                model.broken(world, from, to, load);
+            if let Some(lost) = world.serve(&serve) {
+                model.broken(world, lost.from, lost.to, lost.load);
             }
         }
         Event::Fetch(step) => {
@@ -139,8 +141,8 @@ fn happen<M: Model>(world: &mut World<M::Timer>, model: &mut M, event: Event<M::
         Event::Death => {
             let Some((node, stopped)) = world.kill_one() else { return };
             model.died(world, node);
-            for (from, to, load) in stopped {
-                model.broken(world, from, to, load);
+            for lost in stopped {
+                model.broken(world, lost.from, lost.to, lost.load);
             }
         }
         Event::Returns(node) => {

@@ -7,11 +7,10 @@
 //! way, each over a connection of its own, from any of its parents that has it; every piece is reported to the
 //! scheduler and announced to the children. Who gets nothing for ten seconds is given other parents. What a killed node
 //! had to share is gone, which is the default; what its runtime has is not.
+//! The seed is a machine of its own that never dies; where nodes hold the image already, it holds it too.
 //! Left out: a second seed, the manager, sizes asked for by each node, layers of 4 MiB and less that all fetch from the
 //! registry (here they are shared like all others), the scheduler's own load beyond one request after the
 //! other, and that the runtime turns to the registry when the seed cannot (here the seed tries again).
-//!
-//! The seed is node 0; a client on it reads what the seed has.
 
 mod scheduler;
 mod task;
@@ -24,8 +23,8 @@ use super::Model;
 use super::world::{Load, World};
 use task::{Peer, State, Task};
 
-/// The node that is the seed.
-const SEED: Place = 0;
+/// Machines beside the nodes: the seed, which stands beside the scheduler.
+pub(super) const SEEDS: usize = 1;
 /// From a client's request to the scheduler's having registered it, seconds.
 const REGISTRATION_S: f64 = 0.03;
 /// Pieces that a peer has on the way (`concurrentPieceCount`).
@@ -48,6 +47,7 @@ const REQUEST_BYTES: u64 = 200;
 /// The model.
 pub(super) struct Dragonfly {
     tasks: Vec<Task>,
+    seed: Place,
 }
 
 /// What it waits for.
@@ -71,10 +71,11 @@ enum What {
 }
 
 impl Dragonfly {
-    /// The holders have everything and are registered.
+    /// The holders and, if there are any, the seed have everything and are registered.
     pub fn new(scenario: &Scenario) -> Dragonfly {
-        let task = |size: &u64| Task::new(*size, scenario.nodes, scenario.clients.holders);
-        Dragonfly { tasks: scenario.layers.iter().map(task).collect() }
+        let seed = scenario.nodes + 1;
+        let task = |size: &u64| Task::new(*size, seed, scenario.clients.holders);
+        Dragonfly { tasks: scenario.layers.iter().map(task).collect(), seed }
     }
 
     fn peer(&mut self, layer: usize, node: Place) -> &mut Peer {
@@ -90,10 +91,7 @@ impl Dragonfly {
     fn registered(&mut self, world: &mut World<Timer>, node: Place, layer: usize) {
         let task = &mut self.tasks[layer];
         if !std::mem::replace(&mut task.is_seeded, true) {
-            Self::plan(world, nanos(REGISTRATION_S), SEED, layer, What::Seeds);
-        }
-        if node == SEED {
-            return;
+            Self::plan(world, nanos(REGISTRATION_S), self.seed, layer, What::Seeds);
         }
         if !task.registered.contains(&node) {
             task.registered.push(node);
@@ -109,7 +107,7 @@ impl Dragonfly {
         }
         task.leave_parents(node);
         let parents = scheduler::parents(world, task, node);
-        let delay = world.delay(node, SEED);
+        let delay = world.delay(node, self.seed);
         let peer = &mut task.peers[node];
         if !parents.is_empty() {
             for parent in &parents {
@@ -256,7 +254,7 @@ impl Model for Dragonfly {
         if is_new {
             peer.state = State::Registers;
             world.control(node, REGISTER_BYTES);
-            let taken_up = world.request_takes(node, SEED);
+            let taken_up = world.request_takes(node, self.seed);
             Self::plan(world, nanos(REGISTRATION_S) + taken_up, node, layer, What::Registered);
         }
         let there = self.tasks[layer].in_order(node);
@@ -342,16 +340,6 @@ impl Model for Dragonfly {
                 if peer.state == State::Fed && peer.parents.is_empty() {
                     self.schedule(world, child, layer);
                 }
-            }
-        }
-    }
-
-    fn returned(&mut self, world: &mut World<Timer>, node: Place) {
-        for layer in 0..self.tasks.len() {
-            let task = &self.tasks[layer];
-            let is_needed = |peer: &Peer| matches!(peer.state, State::Fed | State::Waits);
-            if node == SEED && task.is_seeded && task.peers.iter().any(is_needed) {
-                Self::plan(world, nanos(REGISTRATION_S), node, layer, What::Seeds);
             }
         }
     }

@@ -71,6 +71,8 @@ pub(super) struct Kraken {
     torrents: Vec<Torrent>,
     /// Places of the origins begin here.
     origins: Place,
+    /// Until when each place's limiter has given away its uplink.
+    granted_until: Vec<Nanos>,
 }
 
 /// What it waits for.
@@ -89,6 +91,7 @@ enum What {
     Handout,
     Talk { with: u32 },
     Wanted { from: u32, piece: u32 },
+    Granted { to: u32, piece: u32 },
     Stored { piece: u32 },
     Have { piece: u32, is_near: bool },
     Seeded,
@@ -111,7 +114,8 @@ impl Kraken {
             }
             torrent
         };
-        Kraken { torrents: scenario.layers.iter().enumerate().map(torrent).collect(), origins }
+        let torrents = scenario.layers.iter().enumerate().map(torrent).collect();
+        Kraken { torrents, origins, granted_until: vec![0; places] }
     }
 
     fn plan(world: &mut World<Timer>, after: Nanos, place: Place, layer: usize, what: What) {
@@ -231,7 +235,8 @@ impl Kraken {
         }
     }
 
-    /// Sends the next piece over a connection that is free.
+    /// The next piece for a connection that is free: it is sent when the limiter grants its bytes, one piece after the
+    /// other whatever the connection, so a piece leaves at the speed of the uplink and not at a tenth of it.
     fn serve(&mut self, world: &mut World<Timer>, place: Place, to: Place, layer: usize) {
         let torrent = &mut self.torrents[layer];
         let Some(at) = torrent.peers[place].conn(to) else { return };
@@ -241,17 +246,24 @@ impl Kraken {
         }
         let Some(piece) = conn.queue.pop_front() else { return };
         conn.is_sending = true;
-        let bytes = torrent.bytes_of(piece);
-        world.send(place, to, Load { layer: layer as u32, piece, skip: 0 }, bytes);
+        let takes = world.uplink_takes(place, torrent.bytes_of(piece));
+        let granted = self.granted_until[place].max(world.now());
+        self.granted_until[place] = granted + takes;
+        Self::plan(world, granted - world.now(), place, layer, What::Granted { to: to as u32, piece });
+    }
+
+    fn send(&mut self, world: &mut World<Timer>, place: Place, to: Place, layer: usize, piece: u32) {
+        let torrent = &self.torrents[layer];
+        if torrent.peers[place].conn(to).is_some() {
+            world.send(place, to, Load { layer: layer as u32, piece, skip: 0 }, torrent.bytes_of(piece));
+        }
     }
 
     fn stored(&mut self, world: &mut World<Timer>, node: Place, layer: usize, piece: u32) {
         let torrent = &mut self.torrents[layer];
         let bytes = torrent.bytes_of(piece);
         let peer = &mut torrent.peers[node];
-        if peer.have.has(piece) {
-            return;
-        }
+        debug_assert!(!peer.have.has(piece), "piece {piece} is stored twice");
         peer.asked.insert(piece);
         peer.have.insert(piece);
         world.control(node, MESSAGE_BYTES * peer.conns.len() as u64);
@@ -328,8 +340,11 @@ impl Model for Kraken {
         if let Some(at) = torrent.peers[to].conn(from) {
             torrent.peers[to].conns[at].asked.retain(|(asked, _)| *asked != piece);
         }
-        let after = world.store(to, torrent.bytes_of(piece));
-        Self::plan(world, after, to, layer, What::Stored { piece });
+        if !torrent.peers[to].arrived.has(piece) {
+            torrent.peers[to].arrived.insert(piece);
+            let after = world.store(to, torrent.bytes_of(piece));
+            Self::plan(world, after, to, layer, What::Stored { piece });
+        }
         self.serve(world, from, to, layer);
         self.ask(world, to, from, layer);
     }
@@ -363,6 +378,7 @@ impl Model for Kraken {
                     self.serve(world, place, from as Place, layer);
                 }
             }
+            What::Granted { to, piece } => self.send(world, place, to as Place, layer, piece),
             What::Stored { piece } => self.stored(world, place, layer, piece),
             What::Have { piece, is_near } => self.have(world, place, layer, piece, is_near),
             What::Seeded => self.seeded(place, layer),

@@ -97,9 +97,21 @@ pub(super) struct Serve {
     bytes: u64,
 }
 
+/// What a member was to send.
+pub(super) struct Sending {
+    /// The member.
+    pub from: Place,
+    /// Who waits for it.
+    pub to: Place,
+    /// What.
+    pub load: Load,
+}
+
 /// A machine.
 #[derive(Clone, Default)]
 struct Host {
+    /// Its uplink, bytes per second.
+    up: f64,
     is_down: bool,
     life: u32,
     disk_until: Nanos,
@@ -153,14 +165,15 @@ impl<T> World<T> {
     /// A world at its beginning, with `hosts` machines beside the nodes.
     pub fn new(scenario: &Scenario, hosts: usize) -> World<T> {
         let population = Population::of(scenario);
+        let places = places(scenario, &population, hosts);
         let bound_s = Bound::of(scenario).total_s();
         let mut world = World {
             scenario: scenario.clone(),
             rng: StdRng::seed_from_u64(scenario.seed ^ CHANCE),
             failed: 0,
             queue: Queue::default(),
-            net: network(scenario, &population, hosts),
-            hosts: vec![Host::default(); scenario.nodes + 1 + hosts],
+            net: network(scenario, &places),
+            hosts: places.iter().map(|links| Host { up: links.up, ..Host::default() }).collect(),
             clients: (0..scenario.nodes).map(|node| client(scenario, &population, node)).collect(),
             registry: Registry::new(&scenario.origin),
             unfinished: population.asks.iter().flatten().count(),
@@ -225,6 +238,11 @@ impl<T> World<T> {
         self.scenario.nodes
     }
 
+    /// How long bytes take over a place's uplink alone.
+    pub fn uplink_takes(&self, place: Place, bytes: u64) -> Nanos {
+        nanos(bytes as f64 / self.hosts[place].up)
+    }
+
     /// Whether a place is up.
     pub fn is_up(&self, place: Place) -> bool {
         !self.hosts[place].is_down
@@ -281,13 +299,13 @@ impl<T> World<T> {
     }
 
     /// A request is taken up. Answers what cannot be served because its sender is gone.
-    pub fn serve(&mut self, serve: &Serve) -> Option<(Place, Place, Load)> {
+    pub fn serve(&mut self, serve: &Serve) -> Option<Sending> {
         let Serve { from, to, lives, load, bytes } = *serve;
         if self.life(to) != lives.1 {
             return None;
         }
         if self.life(from) != lives.0 || !self.is_up(from) {
-            return Some((from, to, load));
+            return Some(Sending { from, to, load });
         }
         self.send(from, to, load, bytes);
         None
@@ -503,8 +521,7 @@ impl<T> World<T> {
     }
 
     /// Kills a node that is up. Answers what it was sending.
-    #[allow(clippy::type_complexity, reason = "a name for it would be used once")]
-    pub fn kill_one(&mut self) -> Option<(Place, Vec<(Place, Place, Load)>)> {
+    pub fn kill_one(&mut self) -> Option<(Place, Vec<Sending>)> {
         self.plan_death();
         let node = self.rng.random_range(0..self.scenario.nodes);
         let returns = self.scenario.faults.restart_after;
@@ -512,8 +529,8 @@ impl<T> World<T> {
             return None;
         }
         let now = self.now();
-        self.hosts[node] =
-            Host { is_down: true, life: self.hosts[node].life + 1, disk_until: now, requests_until: now };
+        let host = &mut self.hosts[node];
+        *host = Host { up: host.up, life: host.life + 1, is_down: true, ..Host::default() };
         let client = &mut self.clients[node];
         client.outcome.faulty = true;
         for layer in client.layers.iter_mut().filter(|layer| !layer.is_verified) {
@@ -534,7 +551,7 @@ impl<T> World<T> {
             if from == self.registry() {
                 self.release();
             } else if from == node {
-                was_sending.push((from, to, load));
+                was_sending.push(Sending { from, to, load });
             }
         }
         Some((node, was_sending))
@@ -573,7 +590,9 @@ impl<T> World<T> {
         let bytes = self.scenario.bytes();
         let mut into_zone = self.net.into_zone().to_vec();
         into_zone.truncate(self.scenario.zones.len());
-        let (origin_busy, simulated_s) = (self.registry.busy(), self.now() as f64 / SECOND);
+        let origin_busy = self.registry.busy();
+        // What ended the run may lie behind the deadline.
+        let simulated_s = (self.now() as f64 / SECOND).min(self.scenario.deadline);
         let nodes = self.clients.into_iter().map(|client| {
             let mut node = client.outcome;
             let received = node.from_origin + node.from_zone + node.from_afar;
@@ -613,12 +632,19 @@ fn shown(client: &Client, bytes: f64) -> u8 {
     (client.gained as f64 / bytes.max(1.0) * 255.0).min(254.0) as u8
 }
 
-/// The nodes, behind them the registry, behind it the system's own machines, which stand in the first zone.
-fn network(scenario: &Scenario, population: &Population, hosts: usize) -> Net<Load> {
+/// The nodes, behind them the registry, behind it the system's own machines. Those stand in the first zone and have the
+/// registry's bandwidth where that is more than a node's: they are servers, like it.
+fn places(scenario: &Scenario, population: &Population, hosts: usize) -> Vec<Links> {
     let mut places: Vec<Links> = (0..scenario.nodes).map(|node| population.links(scenario, node)).collect();
+    let registry = scenario.origin.bandwidth;
+    places.push(Links { up: registry, down: f64::INFINITY, zone: scenario.zones.len() });
+    let (up, down) = (scenario.link.up.max(registry), scenario.link.down.max(registry));
+    places.extend((0..hosts).map(|_| Links { up, down, zone: 0 }));
+    places
+}
+
+fn network(scenario: &Scenario, places: &[Links]) -> Net<Load> {
     let zones = scenario.zones.len();
-    places.push(Links { up: scenario.origin.bandwidth, down: f64::INFINITY, zone: zones });
-    places.extend((0..hosts).map(|_| Links { up: scenario.link.up, down: scenario.link.down, zone: 0 }));
     let mut uplinks: Vec<ZoneLinks> =
         scenario.zones.iter().map(|zone| ZoneLinks { rate: zone.uplink }).collect();
     uplinks.push(ZoneLinks { rate: f64::INFINITY });
@@ -627,7 +653,7 @@ fn network(scenario: &Scenario, population: &Population, hosts: usize) -> Net<Lo
     };
     let delays: Vec<Vec<f64>> =
         (0..=zones).map(|from| (0..=zones).map(|to| delay(from, to)).collect()).collect();
-    Net::new(&places, &uplinks, &delays)
+    Net::new(places, &uplinks, &delays)
 }
 
 fn client(scenario: &Scenario, population: &Population, node: usize) -> Client {

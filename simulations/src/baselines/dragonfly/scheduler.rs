@@ -7,7 +7,6 @@ use rand::seq::index;
 use crate::net::Place;
 
 use super::super::world::World;
-use super::SEED;
 use super::task::{State, Task};
 
 /// Parents of a peer (`candidateParentLimit`).
@@ -53,21 +52,21 @@ fn may_feed<T>(world: &World<T>, task: &Task, parent: Place, node: Place) -> boo
     is_fed
         && parent != node
         && world.is_up(parent)
-        && peer.children.len() < uploads_max(parent)
+        && peer.children.len() < uploads_max(task, parent)
         && !descends(task, parent, node)
 }
 
 fn score<T>(world: &World<T>, task: &Task, parent: Place, node: Place) -> f64 {
     let peer = &task.peers[parent];
     let pieces = f64::from(peer.have.len()) / f64::from(task.pieces);
-    let free = 1.0 - peer.children.len() as f64 / uploads_max(parent) as f64;
-    let host = if parent == SEED { 1.0 } else { 0.5 };
+    let free = 1.0 - peer.children.len() as f64 / uploads_max(task, parent) as f64;
+    let host = if parent == task.seed { 1.0 } else { 0.5 };
     let zone = f64::from(u8::from(world.is_near(parent, node)));
     [pieces, free, host, zone].iter().zip(WEIGHTS).map(|(value, weight)| value * weight).sum()
 }
 
-fn uploads_max(place: Place) -> usize {
-    if place == SEED { SEED_UPLOADS_MAX } else { UPLOADS_MAX }
+fn uploads_max(task: &Task, place: Place) -> usize {
+    if place == task.seed { SEED_UPLOADS_MAX } else { UPLOADS_MAX }
 }
 
 /// Whether a peer is fed by another one, over any number of others.

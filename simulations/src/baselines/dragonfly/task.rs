@@ -80,6 +80,8 @@ pub(super) struct Task {
     piece: u64,
     pub pieces: u32,
     pub peers: Vec<Peer>,
+    /// The peer that is the seed: the last one.
+    pub seed: Place,
     /// Whom the scheduler knows.
     pub registered: Vec<Place>,
     /// Peers that it has sent to the registry.
@@ -89,18 +91,20 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// The first `holders` have everything.
-    pub fn new(size: u64, nodes: usize, holders: usize) -> Task {
+    /// The first `holders` have everything and, if there are any, so has the seed.
+    pub fn new(size: u64, seed: Place, holders: usize) -> Task {
         let piece = piece_length(size);
         let pieces = size.div_ceil(piece) as u32;
         let nothing = Peer { have: Pieces::none(pieces), asked: Pieces::none(pieces), ..Peer::default() };
-        let mut peers = vec![nothing; nodes];
-        for holder in &mut peers[..holders] {
+        let mut peers = vec![nothing; seed + 1];
+        let registered: Vec<Place> =
+            if holders > 0 { (0..holders).chain([seed]).collect() } else { Vec::new() };
+        for holder in &registered {
+            let holder = &mut peers[*holder];
             holder.state = State::Done;
             (holder.have, holder.asked) = (Pieces::all(pieces), Pieces::all(pieces));
         }
-        let registered = (0..holders).collect();
-        Task { size, piece, pieces, peers, registered, sources: 0, is_seeded: holders > 0 }
+        Task { size, piece, pieces, peers, seed, registered, sources: 0, is_seeded: holders > 0 }
     }
 
     /// Bytes of a piece.
@@ -184,7 +188,7 @@ mod tests {
 
     #[test]
     fn the_last_piece_is_what_is_left() {
-        let task = Task::new((9 << 20) + 5, 1, 0);
+        let task = Task::new((9 << 20) + 5, 0, 0);
         assert_eq!((task.pieces, task.bytes_of(0), task.bytes_of(2)), (3, 4 << 20, (1 << 20) + 5));
         assert_eq!(task.ended(0, 8 << 20), 0..2);
         assert_eq!(task.ended(8 << 20, (9 << 20) + 5), 2..3);

@@ -35,6 +35,8 @@ pub(super) struct Peer {
     pub have: Pieces,
     /// What it has, and what it has asked for.
     pub asked: Pieces,
+    /// What has arrived; a piece that is there is not written again.
+    pub arrived: Pieces,
     /// How many neighbours have each piece; empty where nothing is chosen.
     pub counts: Vec<u16>,
     pub conns: Vec<Conn>,
@@ -47,7 +49,7 @@ impl Peer {
     /// One that has everything.
     pub fn complete(pieces: u32) -> Peer {
         let all = Pieces::all(pieces);
-        Peer { have: all.clone(), asked: all, is_active: true, ..Peer::default() }
+        Peer { have: all.clone(), asked: all.clone(), arrived: all, is_active: true, ..Peer::default() }
     }
 
     /// Which of its connections leads to a place.
@@ -59,6 +61,7 @@ impl Peer {
     pub fn stop(&mut self) {
         self.is_active = false;
         self.asked = self.have.clone();
+        self.arrived = self.have.clone();
         self.counts = Vec::new();
         self.shunned = Vec::new();
     }
@@ -82,7 +85,7 @@ impl Torrent {
     pub fn new(size: u64, places: usize) -> Torrent {
         let pieces = size.div_ceil(PIECE) as u32;
         let none = Pieces::none(pieces);
-        let peer = Peer { have: none.clone(), asked: none, ..Peer::default() };
+        let peer = Peer { have: none.clone(), asked: none.clone(), arrived: none, ..Peer::default() };
         Torrent {
             size,
             pieces,
