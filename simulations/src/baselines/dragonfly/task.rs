@@ -45,6 +45,10 @@ pub(super) struct Peer {
     pub have: Pieces,
     /// What it has, and what is on the way to it.
     pub asked: Pieces,
+    /// What it knows a parent to have.
+    pub heard: Pieces,
+    /// What it may fetch.
+    pub ready: Pieces,
     pub on_the_way: u32,
     /// Attempts of the scheduler without a parent.
     pub tries: u32,
@@ -60,6 +64,13 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// One that has nothing.
+    fn new(pieces: u32) -> Peer {
+        let none = Pieces::none(pieces);
+        let (asked, heard, ready) = (none.clone(), none.clone(), none.clone());
+        Peer { have: none, asked, heard, ready, ..Peer::default() }
+    }
+
     /// A piece is asked for.
     pub fn begin(&mut self, piece: u32) {
         self.asked.insert(piece);
@@ -95,8 +106,7 @@ impl Task {
     pub fn new(size: u64, seed: Place, holders: usize) -> Task {
         let piece = piece_length(size);
         let pieces = size.div_ceil(piece) as u32;
-        let nothing = Peer { have: Pieces::none(pieces), asked: Pieces::none(pieces), ..Peer::default() };
-        let mut peers = vec![nothing; seed + 1];
+        let mut peers = vec![Peer::new(pieces); seed + 1];
         let registered: Vec<Place> =
             if holders > 0 { (0..holders).chain([seed]).collect() } else { Vec::new() };
         for holder in &registered {
@@ -118,13 +128,19 @@ impl Task {
         ended(before)..ended(total)
     }
 
-    /// The first piece that a peer lacks and a parent has, and one of those parents.
+    /// What the parents of a peer have together.
+    pub fn offered(&self, node: Place) -> Vec<u32> {
+        let parents = &self.peers[node].parents;
+        (0..self.pieces).filter(|piece| parents.iter().any(|at| self.peers[*at].have.has(*piece))).collect()
+    }
+
+    /// The first piece that a peer may fetch, and one of the parents that have it.
     pub fn choose<T>(&self, world: &mut World<T>, node: Place) -> Option<(u32, Place)> {
         let peer = &self.peers[node];
         let has = |parent: Place, word: usize| self.peers[parent].have.word(word);
         let piece = (0..peer.asked.words()).find_map(|word| {
             let offered = peer.parents.iter().fold(0, |all, parent| all | has(*parent, word));
-            let wanted = offered & !peer.asked.word(word);
+            let wanted = offered & peer.ready.word(word) & !peer.asked.word(word);
             (wanted != 0).then(|| word as u32 * 64 + wanted.trailing_zeros())
         })?;
         let able = || peer.parents.iter().filter(|parent| self.peers[**parent].have.has(piece));
@@ -158,9 +174,7 @@ impl Task {
     pub fn forget(&mut self, node: Place) -> Vec<Place> {
         self.leave_parents(node);
         self.registered.retain(|peer| *peer != node);
-        let nothing = Pieces::none(self.pieces);
-        let gone = Peer { have: nothing.clone(), asked: nothing, ..Peer::default() };
-        let children = std::mem::replace(&mut self.peers[node], gone).children;
+        let children = std::mem::replace(&mut self.peers[node], Peer::new(self.pieces)).children;
         for child in &children {
             self.peers[*child].parents.retain(|parent| *parent != node);
         }
