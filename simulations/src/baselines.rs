@@ -1,14 +1,15 @@
-//! What other systems do on the same links: models to compare with, each at its defaults and with no disadvantage that it
-//! does not have.
+//! What other systems do on the same links: models to compare with, each at its defaults and with no disadvantage that
+//! it does not have.
 //!
 //! Invariant: a run is a function of the scenario. Who starts when, who is slow and who dies is drawn from the
 //! scenario's seed before a model draws anything, so all models face the same clients.
 //!
 //! Common to all models: at most [`LAYERS_AT_ONCE`] layers of an image are asked for at a time; bytes pass the disk and
-//! SHA-256 in order of arrival, and a layer is whole when both have seen its last byte. Slow nodes, deaths with and without
-//! restart, outages, 429s and missing ranges are honoured. Lying and silent members, partitions, rolling updates, dying
-//! homes and stalled leases are not: the first five would need guesses at code paths that nobody has published figures of, the
-//! last two name things that these systems do not have. Control messages are counted and take time, but no bandwidth.
+//! SHA-256 in order of arrival, and a layer is whole when both have seen its last byte. Slow nodes, deaths with and
+//! without restart, outages, 429s and missing ranges are honoured. Lying and silent members, partitions, rolling
+//! updates, dying homes and stalled leases are not: the first five would need guesses at code paths that nobody has
+//! published figures of, the last two name things that these systems do not have. Control messages are counted and take
+//! time, but no bandwidth.
 
 mod dragonfly;
 mod kraken;

@@ -1,20 +1,22 @@
-//! Dragonfly (scheduler 2.5, client 1.5): a central scheduler, a seed, and pieces that are stored before they are passed on.
+//! Dragonfly (scheduler 2.5, client 1.5): a central scheduler, a seed, and pieces that are stored before they are
+//! passed on.
 //!
-//! Modelled: a client registers with the scheduler; the first one makes the seed fetch the layer from the registry, eight pieces at a
-//! time, each its own ranged request; the scheduler picks at random 15 of those who have registered, drops whom it may not
-//! name (nobody feeds them, no free upload, or they are fed by the asker) and names the best three of the rest; if there is nobody it looks
-//! again every 500 ms, and after four times up to 200 peers go to the registry themselves. A peer has eight pieces on the
-//! way, each over a connection of its own, from any of its parents that has it, when all have it or 100 ms after the first; every piece is reported to the
-//! scheduler and announced to the children. Who gets nothing for ten seconds is given other parents. What a killed node
-//! had to share is gone, which is the default; what its runtime has is not.
+//! Modelled: a client registers with the scheduler; the first one makes the seed fetch the layer from the registry,
+//! eight pieces at a time, each its own ranged request; the scheduler picks at random 15 of those who have registered,
+//! drops whom it may not name (nobody feeds them, no free upload, or they are fed by the asker) and names the best
+//! three of the rest; if there is nobody it looks again every 500 ms, and after four times up to 200 peers go to the
+//! registry themselves. A peer has eight pieces on the way, each over a connection of its own, from any of its parents
+//! that has it, when all have it or 100 ms after the first; every piece is reported to the scheduler and announced to
+//! the children. Who gets nothing for ten seconds is given other parents. What a killed node had to share is gone,
+//! which is the default; what its runtime has is not.
 //! The seed is a machine of its own that never dies; where nodes hold the image already, it holds it too.
 //! Left out: a second seed, the manager, sizes asked for by each node, layers of 4 MiB and less that all fetch from the
-//! registry (here they are shared like all others), the scheduler's own load beyond one request after the
-//! other, and that the runtime turns to the registry when the seed cannot (here the seed tries again).
+//! registry (here they are shared like all others), the scheduler's own load beyond one request after the other, and
+//! that the runtime turns to the registry when the seed cannot (here the seed tries again).
 //!
-//! Published (Volcano Engine): 3 GB to 50, 100, 200 and 500 pods in 40, 40, 50 and 55 s. This model gives 39, 37, 44 and
-//! 44 s (medians of five seeds, from 30 to 65 s). What it waits for is the seed's uplink: the seed is ahead of everybody, so its children take a piece from it long
-//! before they could have it from each other.
+//! Published (Volcano Engine): 3 GB to 50, 100, 200 and 500 pods in 40, 40, 50 and 55 s. This model gives 39, 37, 44
+//! and 44 s (medians of five seeds, from 30 to 65 s). What it waits for is the seed's uplink: the seed is ahead of
+//! everybody, so its children take a piece from it long before they could have it from each other.
 
 mod scheduler;
 mod task;

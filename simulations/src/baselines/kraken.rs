@@ -1,23 +1,26 @@
 //! Kraken 0.1: the origin tier takes the whole blob in, then a random graph of degree ten passes pieces on.
 //!
-//! Modelled: the origin that owns a layer on the hash ring fetches it from the registry in one stream; until it has stored the last byte
-//! agents poll for the list of pieces. Then they announce to the tracker, which names at most 50 that have announced
-//! and the origins, complete ones first; an agent opens connections to as many of them as it may have (ten for each
-//! layer), and one that is full turns it away and is left alone for 30 s. It announces again every 3 s as long as
-//! it may have more. Over each connection three requests for pieces of 4 MiB are on the way, rarest among the neighbours
-//! first; the last three pieces are asked of several neighbours. Requests that are not met within 16 s are given to
-//! others. A connection whose ends both have everything is closed. The runtime gets the layer once the whole of it is stored, and
-//! hashes it then. Where nodes hold the image already, three origins hold it too, as after a push.
-//! Left out, in its favour: the agent's limits of 200 MiB/s up and 300 MiB/s down, which are the scenario's to set, ties
-//! among rare pieces (broken at random here, always alike there), copies from the origin to its replicas, checks of the pieces.
+//! Modelled: the origin that owns a layer on the hash ring fetches it from the registry in one stream; until it has
+//! stored the last byte agents poll for the list of pieces. Then they announce to the tracker, which names at most 50
+//! that have announced and the origins, complete ones first; an agent opens connections to as many of them as it may
+//! have (ten for each layer), and one that is full turns it away and is left alone for 30 s. It announces again every 3
+//! s as long as it may have more. Over each connection three requests for pieces of 4 MiB are on the way, rarest among
+//! the neighbours first; the last three pieces are asked of several neighbours. Requests that are not met within 16 s
+//! are given to others. A connection whose ends both have everything is closed. The runtime gets the layer once the
+//! whole of it is stored, and hashes it then. Where nodes hold the image already, three origins hold it too, as after a
+//! push.
+//! Left out, in its favour: the agent's limits of 200 MiB/s up and 300 MiB/s down, which are the scenario's to set,
+//! ties among rare pieces (broken at random here, always alike there), copies from the origin to its replicas, checks
+//! of the pieces.
 //! Left out, against it: the registry's parallel ranges, which its backends may use.
 //!
-//! Published: 3 GB in two layers, held by five origins, to 2,600 hosts with 300 MB/s: 1.0, 1.77 and 2.17 times the bound
-//! at p50, p99 and p99.9. This model (scenario `kraken` with 2,601 nodes, one of them a holder) gives 1.54, 1.56 and 1.57 if all
-//! begin at once, and 1.13, 1.45 and 1.47 if they begin within ten seconds, as agents that are told by a deployment
-//! do; 0.08 of each is SHA-256 at the end. Without a holder, so that the registry comes first, it is 2.00, 2.11 and 2.16. What costs
-//! the half of the bound at the beginning is that whoever announces first takes all connections of the origins,
-//! and that these few do not know what the others have taken already. The published tail has a cause that is not modelled.
+//! Published: 3 GB in two layers, held by five origins, to 2,600 hosts with 300 MB/s: 1.0, 1.77 and 2.17 times the
+//! bound at p50, p99 and p99.9. This model (scenario `kraken` with 2,601 nodes, one of them a holder) gives 1.54, 1.56
+//! and 1.57 if all begin at once, and 1.13, 1.45 and 1.47 if they begin within ten seconds, as agents that are told by
+//! a deployment do; 0.08 of each is SHA-256 at the end. Without a holder, so that the registry comes first, it is 2.00,
+//! 2.11 and 2.16. What costs the half of the bound at the beginning is that whoever announces first takes all
+//! connections of the origins, and that these few do not know what the others have taken already. The published tail
+//! has a cause that is not modelled.
 
 mod torrent;
 

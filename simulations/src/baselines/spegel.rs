@@ -1,11 +1,11 @@
 //! Whole layers between members, as Spegel 0.7 shares them.
 //!
-//! Modelled: a node that has verified a layer advertises it in the DHT; a node that wants a layer looks it up and streams
-//! it from one of the members found, at random among at most three, the next one where that one breaks; a lookup that
-//! finds nothing ends after 20 ms in a 404, and the runtime goes to the registry itself. Members that are gone stay
-//! advertised (for ten minutes), so they are tried.
-//! Left out, in its favour: the DHT's skew (its servers answer with the same few members), handshakes with
-//! members never met before, lookups that miss what is there. Left out, against it: nothing known.
+//! Modelled: a node that has verified a layer advertises it in the DHT; a node that wants a layer looks it up and
+//! streams it from one of the members found, at random among at most three, the next one where that one breaks; a
+//! lookup that finds nothing ends after 20 ms in a 404, and the runtime goes to the registry itself. Members that are
+//! gone stay advertised (for ten minutes), so they are tried.
+//! Left out, in its favour: the DHT's skew (its servers answer with the same few members), handshakes with members
+//! never met before, lookups that miss what is there. Left out, against it: nothing known.
 
 use rand::seq::index;
 

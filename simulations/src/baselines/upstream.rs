@@ -1,7 +1,8 @@
 //! Everybody upstream: every node fetches every layer from the registry, one connection for each layer.
 //!
-//! Modelled: containerd's defaults, three layers at a time in the order of the manifest; a connection that breaks goes on
-//! at the byte where it broke; an error ends the pull, and the kubelet tries again after its pause of 10 s, which doubles.
+//! Modelled: containerd's defaults, three layers at a time in the order of the manifest; a connection that breaks goes
+//! on at the byte where it broke; an error ends the pull, and the kubelet tries again after its pause of 10 s, which
+//! doubles.
 //! Left out: parallel ranges of one layer, which are off by default.
 
 use crate::net::{Arrived, Place};
