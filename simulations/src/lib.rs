@@ -3,6 +3,7 @@
 //! It has no second implementation of anything the engine decides: it supplies time, links, an origin and faults, and
 //! carries out what the engines say. The baselines are models of other systems on the same links.
 
+pub mod baselines;
 pub mod bound;
 pub mod document;
 pub mod net;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::baselines;
 use crate::outcome::Outcome;
 use crate::scenario::Scenario;
 
@@ -63,7 +64,9 @@ impl fmt::Display for System {
 pub fn run(scenario: &Scenario, system: System, progress: &dyn Fn(f64)) -> Result<Outcome, RunError> {
     match system {
         System::Shoal => Ok(crate::world::run(scenario, progress)),
-        other => Err(RunError::NotBuilt(format!("the run of {other}"))),
+        System::Upstream | System::Spegel | System::Dragonfly | System::Kraken => {
+            Ok(baselines::run(scenario, system, progress))
+        }
     }
 }
 
