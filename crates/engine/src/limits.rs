@@ -345,3 +345,10 @@ pub const ALONE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Members up to which a home sends each hash to each of them itself.
 pub const LISTED_DIRECTLY_MAX: usize = 64;
+
+/// Half the share of a class by which it may lag before its feed is given up although it has nothing to send: those above
+/// it have had time to mend it.
+pub const LAG_STARVED_SHARE: f64 = 0.1;
+
+/// Looks in a row at which most feeds wait for a node before it tells the home that it is slow.
+pub const SLOW_CHECKS: u32 = 2;

@@ -142,7 +142,7 @@ impl Swarm {
     pub fn begin(&mut self, now: Time, digest: Digest, size: u64, have: &ByteRanges) {
         let have = PieceSet::of_bytes(size, have);
         let homes = homes(&digest, &self.roster).iter().collect();
-        let exchange = Exchange::new(now, digest, size, have, homes, &mut self.mail);
+        let exchange = Exchange::new(now, self.me, (digest, size), have, homes, &mut self.mail);
         if let Standing::Alone(end) = exchange.standing() {
             self.events.push_back(Event::Alone(digest, end));
         }

@@ -257,7 +257,7 @@ pub enum Message {
         /// The classes that change.
         feeds: Vec<ClassFeeds>,
     },
-    /// To the home: I need another feed.
+    /// To the home: I need another feed. About the sender itself: I receive slowly, nobody should be fed by me.
     Complain {
         /// The blob.
         digest: Digest,

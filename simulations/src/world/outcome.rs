@@ -36,6 +36,7 @@ impl World<'_> {
             eprintln!("most {:?}", &v[..12.min(v.len())]);
             eprintln!("least {:?}", &v[v.len().saturating_sub(12)..]);
             v.sort_by(|a, b| b.2.total_cmp(&a.2));
+            v.retain(|x| !self.nodes[x.1].outcome.faulty);
             eprintln!("last {:?}", &v[..12.min(v.len())]);
         }
         let busy = self.origin.busy.map_or(0.0, |(first, last)| {

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use crate::ids::Digest;
 use crate::limits::{
     COMPLAINT_PAUSE, ENDGAME_PIECES, EXCHANGE_CHECK, FEED_SILENCE_MAX, FEEDS_PER_CLASS_MAX, HASH_WAIT,
-    HOME_SILENCE_MAX, JOIN_TIMEOUT, LAG_PIECES_MIN, LAG_SHARE_MIN, PENDING_PIECES_MAX, REPORT_AGE_MAX,
-    REPORT_PIECES, RUNS_PER_MESSAGE_MAX,
+    HOME_SILENCE_MAX, JOIN_TIMEOUT, LAG_PIECES_MIN, LAG_SHARE_MIN, LAG_STARVED_SHARE, PENDING_PIECES_MAX,
+    REPORT_AGE_MAX, REPORT_PIECES, RUNS_PER_MESSAGE_MAX, SLOW_CHECKS,
 };
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
@@ -97,14 +97,17 @@ pub struct Exchange {
     heard: Time,
     checked: Time,
     was_in_a_book: bool,
+    /// Looks in a row at which most feeds waited for this node.
+    slow_checks: u32,
+    me: PeerId,
 }
 
 impl Exchange {
     /// An exchange that joins at the first of `homes`.
     pub fn new(
         now: Time,
-        digest: Digest,
-        size: u64,
+        me: PeerId,
+        (digest, size): (Digest, u64),
         have: PieceSet,
         homes: Vec<PeerId>,
         mail: &mut Mail,
@@ -127,6 +130,8 @@ impl Exchange {
             heard: now,
             checked: now,
             was_in_a_book: false,
+            slow_checks: 0,
+            me,
         };
         exchange.join(now, 0, mail);
         exchange
@@ -489,6 +494,18 @@ impl Exchange {
             self.classes.iter().map(|c| f64::from(c.got) / f64::from(c.total.max(1))).collect();
         shares.sort_by(f64::total_cmp);
         let median = shares[shares.len() / 2];
+        // With most feeds waiting for this node, its own link is what is slow.
+        let waiting = self.classes.iter().filter(|c| c.sources.iter().any(|s| s.backlog >= 2)).count();
+        let receives_slowly = 2 * waiting > self.classes.len();
+        self.slow_checks = if receives_slowly { self.slow_checks + 1 } else { 0 };
+        if self.slow_checks == SLOW_CHECKS
+            && let Some(home) = self.home()
+        {
+            let (digest, about) = (self.digest, self.me);
+            let complaint =
+                Message::Complain { digest, class: 0, about, why: Complaint::Slow, missing: Vec::new() };
+            mail.push_back((home, complaint));
+        }
         for at in 0..self.classes.len() {
             let class = &self.classes[at];
             let lag = median * f64::from(class.total) - f64::from(class.got);
@@ -511,7 +528,9 @@ impl Exchange {
                 continue;
             };
             let (peer, backlog) = (source.peer, source.backlog);
-            if lag >= threshold && backlog >= if ending { 1 } else { 2 } {
+            let starves = lag >= 2.0 * threshold.max(LAG_STARVED_SHARE * f64::from(class.total));
+            let delayed = lag >= threshold && backlog >= if ending { 1 } else { 2 };
+            if (delayed || starves) && !receives_slowly {
                 self.complain(now, at as u8, peer, Complaint::Slow, mail);
             } else if quiet && (lag >= 1.0 || self.classes.len() == 1 || ending) {
                 self.complain(now, at as u8, peer, Complaint::Silent, mail);

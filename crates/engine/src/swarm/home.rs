@@ -481,6 +481,9 @@ impl Book {
     ) {
         let Some(node) = self.forest.find(&from).filter(|_| class < self.forest.classes()) else { return };
         let accused = self.forest.find(&about);
+        if about == from {
+            return self.forest.demote(node);
+        }
         if why == Complaint::Wrong {
             let accusers = self.accusers.entry(about).or_default();
             accusers.insert(from);

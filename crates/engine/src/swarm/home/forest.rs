@@ -267,6 +267,17 @@ impl Forest {
         self.changed.retain(|(n, _)| *n != node);
     }
 
+    /// A member receives more slowly than the others do: it feeds nobody any more.
+    pub fn demote(&mut self, node: Node) {
+        self.nodes[node as usize].slots = 0;
+        for class in 0..self.classes {
+            for child in self.nodes[node as usize].children[usize::from(class)].clone() {
+                self.detach(child, class);
+                self.attach_except(child, class, Parent::Member(node));
+            }
+        }
+    }
+
     /// A member's feed in a class is of no use to it: finds another one. `slow` says that the feed works and has more
     /// children than it can serve.
     pub fn replace(&mut self, node: Node, class: u8, slow: bool) {
