@@ -17,7 +17,7 @@ use crate::queue::{Nanos, nanos};
 /// round trip of 0.2 ms need.
 pub const WINDOW_CHUNKS: u32 = 4;
 
-/// Bytes of a chunk: the grain of sharing.
+/// Bytes of a chunk: the grain of sharing. Large pieces are cut in larger chunks, see [`Net::set_chunk`].
 pub const CHUNK_BYTES: u64 = 256 << 10;
 
 /// Name of a place: nodes first, then origins.
@@ -129,6 +129,7 @@ pub struct Net<T> {
     /// Bytes that came into each zone from outside.
     into_zone: Vec<u64>,
     planned: Vec<(Nanos, NetEvent)>,
+    chunk: u64,
 }
 
 impl<T: Copy> Net<T> {
@@ -143,7 +144,13 @@ impl<T: Copy> Net<T> {
             free: Vec::new(),
             into_zone: vec![0; zones.len()],
             planned: Vec::new(),
+            chunk: CHUNK_BYTES,
         }
+    }
+
+    /// Changes the grain of sharing: a quarter of what is usually sent at a time is fine enough.
+    pub fn set_chunk(&mut self, bytes: u64) {
+        self.chunk = bytes.max(CHUNK_BYTES);
     }
 
     /// One-way delay between two places.
@@ -334,7 +341,7 @@ impl<T: Copy> Net<T> {
 
     fn send_chunk(&mut self, now: Nanos, id: TransferId) {
         let t = &mut self.transfers[id];
-        let bytes = t.unsent.min(CHUNK_BYTES);
+        let bytes = t.unsent.min(self.chunk);
         t.unsent -= bytes;
         t.unacked += 1;
         let (from, to, serial) = (t.from, t.to, t.serial);

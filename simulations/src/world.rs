@@ -195,10 +195,12 @@ impl<'a> World<'a> {
             false => scenario.delay_between,
         };
         let delays: Vec<Vec<f64>> = (0..=zones).map(|a| (0..=zones).map(|b| delay(a, b)).collect()).collect();
+        let mut net = Net::new(&places, &rates, &delays);
+        net.set_chunk(layers.iter().map(|l| l.piece_len / 4).max().unwrap_or(0));
         World {
             scenario,
             queue: Queue::default(),
-            net: Net::new(&places, &rates, &delays),
+            net,
             nodes,
             layers,
             by_digest,

@@ -108,10 +108,10 @@ pub const LEASE_STALL: Duration = Duration::from_secs(3);
 pub const LEASE_FIRST_BYTE_MAX: Duration = Duration::from_secs(8);
 
 /// Time over which the rate of the leases is measured before their number changes.
-pub const LEASE_MEASURE_TIME: Duration = Duration::from_millis(300);
+pub const LEASE_MEASURE_TIME: Duration = Duration::from_millis(120);
 
 /// Pieces that must have come in that time for the measure to mean something.
-pub const LEASE_MEASURE_PIECES_MIN: u32 = 8;
+pub const LEASE_MEASURE_PIECES_MIN: u32 = 4;
 
 /// More leases are tried only if what is left takes longer than this: trying costs a request.
 pub const LEASE_WIDEN_TIME_MIN: Duration = Duration::from_millis(1500);
@@ -203,9 +203,6 @@ pub const FEED_SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// Pieces by which a class may lag behind the others without a complaint.
 pub const LAG_PIECES_MIN: f64 = 3.0;
-
-/// The same as a share of the class.
-pub const LAG_SHARE_MIN: f64 = 0.05;
 
 /// With so few pieces of a class left the old feed is kept beside the new one.
 pub const ENDGAME_PIECES: u32 = 2;
@@ -346,9 +343,28 @@ pub const ALONE_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Members up to which a home sends each hash to each of them itself.
 pub const LISTED_DIRECTLY_MAX: usize = 64;
 
-/// Half the share of a class by which it may lag before its feed is given up although it has nothing to send: those above
-/// it have had time to mend it.
-pub const LAG_STARVED_SHARE: f64 = 0.1;
+/// Share of a class by which it may lag before its feed is given up although it has nothing to send: those above it have
+/// had time to mend it.
+pub const LAG_STARVED_SHARE: f64 = 0.12;
 
-/// Looks in a row at which most feeds wait for a node before it tells the home that it is slow.
-pub const SLOW_CHECKS: u32 = 2;
+/// Time over which the gains of classes are compared. Shorter, and what is only the turn of the others looks like a slow
+/// feed.
+pub const COMPARE_TIME: Duration = Duration::from_millis(300);
+
+/// A class that gains less than this share of what the others gain crawls.
+pub const CRAWL_SHARE_MAX: f64 = 0.6;
+
+/// Pieces of each class that may wait at a lease holder before it counts as busy.
+pub const AHEAD_ROWS_MAX: u32 = 2;
+
+/// Share of its link at which a lease holder counts as busy, where the link is known.
+pub const BUSY_SHARE_MIN: f64 = 0.5;
+
+/// Time over which a node measures what it receives.
+pub const RECEIVED_WINDOW: Duration = Duration::from_millis(100);
+
+/// Leases granted for one blob, failures included, before work is no longer divided further.
+pub const LEASES_GRANTED_MAX: u32 = 64;
+
+/// A lease gives half of what is left away only if that half takes at least this long.
+pub const LEASE_SHARE_TIME_MIN: Duration = Duration::from_millis(150);

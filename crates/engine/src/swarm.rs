@@ -12,6 +12,7 @@ pub mod pieces;
 pub mod upload;
 
 mod announce;
+mod received;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use crate::homes::homes;
 use crate::ids::Digest;
 use crate::io::Output;
-use crate::limits::{INSPECTIONS_MAX, SEEDS_MAX};
+use crate::limits::{AHEAD_ROWS_MAX, INSPECTIONS_MAX, SEEDS_MAX};
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
 use crate::ranges::ByteRanges;
@@ -31,7 +32,8 @@ use classes::class_count;
 use exchange::{Arrival, Exchange, Standing};
 use home::{Home, Joining, Mail, relayed_by};
 use list::{PieceList, Via};
-use pieces::PieceSet;
+use pieces::{PieceSet, piece_bytes};
+use received::Received;
 use upload::{UploadId, Uploads};
 
 /// What concerns a flight.
@@ -78,14 +80,15 @@ pub struct Swarm {
     /// Members that wait for the hashes of a blob that this node has.
     listing: BTreeMap<Digest, BTreeSet<PeerId>>,
     announcements: Announcements,
+    received: Received,
     mail: Mail,
     events: VecDeque<Event>,
     effects: VecDeque<Output>,
 }
 
 impl Swarm {
-    /// The swarm of a node that knows nobody yet.
-    pub fn new(me: PeerId) -> Self {
+    /// The swarm of a node that knows nobody yet. `link` is what its link can receive, bytes per second, if that is known.
+    pub fn new(me: PeerId, link: Option<f64>) -> Self {
         Swarm {
             me,
             roster: Arc::default(),
@@ -97,6 +100,7 @@ impl Swarm {
             inspecting: BTreeMap::new(),
             listing: BTreeMap::new(),
             announcements: Announcements::default(),
+            received: Received::new(link),
             mail: Mail::new(),
             events: VecDeque::new(),
             effects: VecDeque::new(),
@@ -190,7 +194,10 @@ impl Swarm {
     /// A piece that was fetched upstream is there.
     pub fn fetched(&mut self, now: Time, digest: Digest, piece: u32, hash: PieceHash) {
         let Some(exchange) = self.exchanges.get_mut(&digest) else { return };
-        exchange.handle_fetched(now, piece, hash, &mut self.mail);
+        self.received.add(now, piece_bytes(exchange.size(), piece));
+        let rows = self.uploads.waiting(&digest) / u32::from(class_count(exchange.have().total()));
+        let busy = rows > AHEAD_ROWS_MAX || self.received.is_busy();
+        exchange.handle_fetched(now, piece, hash, busy, &mut self.mail);
         self.uploads.offer(&digest, piece);
     }
 
@@ -254,7 +261,9 @@ impl Swarm {
                 let joining = Joining { size, have, leases, again };
                 self.handle_join(now, from, digest, joining, insists);
             }
-            M::Report { digest, lease, entries } => self.home.report(now, from, digest, lease, entries, mail),
+            M::Report { digest, lease, entries, busy } => {
+                self.home.report(now, from, digest, (lease, entries, busy), mail);
+            }
             M::Over { digest, lease, at, end } => self.home.over(now, from, digest, (lease, at, end), mail),
             M::Complain { digest, class, about, why, missing } => {
                 self.home.complain(now, from, digest, (class, about, why, missing), mail);
@@ -334,6 +343,9 @@ impl Swarm {
     pub fn arrived(&mut self, now: Time, from: PeerId, digest: Digest, piece: (u32, PieceHash, u32)) {
         let mail = &mut self.mail;
         let exchange = self.exchanges.get_mut(&digest);
+        if let Some(exchange) = &exchange {
+            self.received.add(now, piece_bytes(exchange.size(), piece.0));
+        }
         match exchange.map(|exchange| exchange.handle_arrived(now, from, piece, mail)) {
             Some(Arrival::Accepted) => self.accept(digest, piece.0, from),
             Some(Arrival::Pending) => {}
@@ -499,7 +511,8 @@ impl Swarm {
         let pieces = piece_count(self.seeds[&digest].size) as u32;
         let lease = LeaseId { epoch: 0, number: 0 };
         for entries in list.entries(0..pieces).chunks(crate::limits::ENTRIES_PER_FRAME_MAX) {
-            self.mail.push_back((to, Message::Report { digest, lease, entries: entries.to_vec() }));
+            self.mail
+                .push_back((to, Message::Report { digest, lease, entries: entries.to_vec(), busy: false }));
         }
     }
 

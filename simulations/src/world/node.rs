@@ -121,7 +121,7 @@ impl Node {
     pub fn start(&mut self) {
         self.life += 1;
         (self.wake_at, self.member_wake_at) = (None, None);
-        self.engine = Some(Engine::new(Settings { peer: Some(self.peer()), ..Settings::default() }));
+        self.engine = Some(Engine::new(Settings { link: Some(self.links.down), peer: Some(self.peer()), ..Settings::default() }));
     }
 
     /// The agent is killed: what is on disk stays.

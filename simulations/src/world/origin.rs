@@ -287,6 +287,9 @@ impl World<'_> {
     }
 
     fn count_upstream(&mut self, request: usize, bytes: u64) {
+        if self.origin.requests[request].over {
+            return;
+        }
         let node = self.origin.requests[request].node;
         self.origin.bytes += bytes;
         self.nodes[node].outcome.from_origin += bytes;

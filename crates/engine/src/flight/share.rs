@@ -39,6 +39,8 @@ impl Flight {
             let lease = fetchable.iter().find(|r| r.contains(&running.frontier));
             match (lease, running.cancelled) {
                 (_, true) => {}
+                // It has brought everything, and has only to say so.
+                (None, false) if running.end.is_some_and(|end| running.frontier >= end) => {}
                 (None, false) => {
                     running.cancelled = true;
                     out.push_back(Output::Cancel { fetch });

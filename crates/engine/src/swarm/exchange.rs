@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 
 use crate::ids::Digest;
 use crate::limits::{
-    COMPLAINT_PAUSE, ENDGAME_PIECES, EXCHANGE_CHECK, FEED_SILENCE_MAX, FEEDS_PER_CLASS_MAX, HASH_WAIT,
-    HOME_SILENCE_MAX, JOIN_TIMEOUT, LAG_PIECES_MIN, LAG_SHARE_MIN, LAG_STARVED_SHARE, PENDING_PIECES_MAX,
-    REPORT_AGE_MAX, REPORT_PIECES, RUNS_PER_MESSAGE_MAX, SLOW_CHECKS,
+    COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_SHARE_MAX, ENDGAME_PIECES, EXCHANGE_CHECK, FEED_SILENCE_MAX,
+    FEEDS_PER_CLASS_MAX, HASH_WAIT, HOME_SILENCE_MAX, JOIN_TIMEOUT, LAG_PIECES_MIN, LAG_STARVED_SHARE,
+    PENDING_PIECES_MAX, REPORT_AGE_MAX, REPORT_PIECES, RUNS_PER_MESSAGE_MAX,
 };
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
@@ -50,6 +50,8 @@ struct Class {
     /// Pieces of the class that are there.
     got: u32,
     total: u32,
+    /// What `got` was when the rates were last compared.
+    got_before: u32,
     last_piece: Time,
     complained: Option<Time>,
 }
@@ -90,6 +92,7 @@ pub struct Exchange {
     /// Hashes that the home has not been told yet.
     unreported: Vec<(LeaseId, Entry)>,
     report_at: Option<Time>,
+    busy: bool,
     homes: Vec<PeerId>,
     standing: Standing,
     asked: Time,
@@ -97,8 +100,9 @@ pub struct Exchange {
     heard: Time,
     checked: Time,
     was_in_a_book: bool,
-    /// Looks in a row at which most feeds waited for this node.
-    slow_checks: u32,
+    compared: Time,
+    /// Whether most feeds wait for this node.
+    is_slow: bool,
     me: PeerId,
 }
 
@@ -124,13 +128,15 @@ impl Exchange {
             leases: BTreeMap::new(),
             unreported: Vec::new(),
             report_at: None,
+            busy: false,
             homes,
             standing: Standing::Joining(0),
             asked: now,
             heard: now,
             checked: now,
             was_in_a_book: false,
-            slow_checks: 0,
+            compared: now,
+            is_slow: false,
             me,
         };
         exchange.join(now, 0, mail);
@@ -370,8 +376,9 @@ impl Exchange {
         Arrival::Pending
     }
 
-    /// A piece that this node fetched upstream is there.
-    pub fn handle_fetched(&mut self, now: Time, piece: u32, hash: PieceHash, mail: &mut Mail) {
+    /// A piece that this node fetched upstream is there. `busy` says that upstream is not what is slow.
+    pub fn handle_fetched(&mut self, now: Time, piece: u32, hash: PieceHash, busy: bool, mail: &mut Mail) {
+        self.busy = busy;
         let entry = Entry { piece, hash };
         self.list.set(entry, Via::Trusted);
         self.pending.remove(&piece);
@@ -487,54 +494,69 @@ impl Exchange {
         }
     }
 
-    /// A class that lags behind the others while its feed has more to send has a slow feed; one that stands still while
-    /// the others move has a silent one. A class whose feed has nothing to send either is not this node's to mend.
+    /// Compares the classes with each other: their feeds have the same to do, so one that falls behind is the feed's
+    /// fault, and not that of the source or of this node.
     fn check_classes(&mut self, now: Time, mail: &mut Mail) {
-        let mut shares: Vec<f64> =
-            self.classes.iter().map(|c| f64::from(c.got) / f64::from(c.total.max(1))).collect();
-        shares.sort_by(f64::total_cmp);
-        let median = shares[shares.len() / 2];
+        let compares = now >= self.compared + COMPARE_TIME;
+        let shares = median(self.classes.iter().map(|c| f64::from(c.got) / f64::from(c.total.max(1))));
+        let gains =
+            median(self.classes.iter().filter(|c| c.got < c.total).map(|c| f64::from(c.got - c.got_before)));
         // With most feeds waiting for this node, its own link is what is slow.
         let waiting = self.classes.iter().filter(|c| c.sources.iter().any(|s| s.backlog >= 2)).count();
         let receives_slowly = 2 * waiting > self.classes.len();
-        self.slow_checks = if receives_slowly { self.slow_checks + 1 } else { 0 };
-        if self.slow_checks == SLOW_CHECKS
-            && let Some(home) = self.home()
-        {
+        if compares {
+            self.tell_of_slowness(receives_slowly, mail);
+        }
+        for at in 0..self.classes.len() {
+            let class = &self.classes[at];
+            let paused = class.complained.is_some_and(|since| now < since + COMPLAINT_PAUSE);
+            if class.got < class.total && !paused {
+                let view = View { shares, gains, compares, receives_slowly };
+                self.check_class(now, at, view, mail);
+            }
+        }
+        if compares {
+            self.compared = now;
+            self.classes.iter_mut().for_each(|class| class.got_before = class.got);
+        }
+    }
+
+    fn check_class(&mut self, now: Time, at: usize, view: View, mail: &mut Mail) {
+        let class = &self.classes[at];
+        let total = f64::from(class.total);
+        let lag = view.shares * total - f64::from(class.got);
+        let ending = view.shares >= 1.0;
+        let quiet = now - class.last_piece.max(class.complained.unwrap_or_default()) >= FEED_SILENCE_MAX;
+        // The one that was to send what is missing first.
+        let first =
+            (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
+        let due = |s: &&Source| first.is_some_and(|piece| s.runs.iter().any(|run| run.contains(piece)));
+        let Some(source) = class.sources.iter().find(due).or(class.sources.last()) else {
+            if quiet && self.leases.is_empty() {
+                self.complain(now, at as u8, PeerId([0; 32]), Complaint::Silent, mail);
+            }
+            return;
+        };
+        let (peer, backlog) = (source.peer, source.backlog);
+        let gained = f64::from(class.got - class.got_before);
+        let crawls = view.compares && gained < CRAWL_SHARE_MAX * view.gains && lag >= LAG_PIECES_MIN;
+        let delayed = (crawls && backlog >= 2) || (ending && lag >= 0.5 && backlog >= 1);
+        // A feed that has nothing to send either gets more time: those above it are to be mended first.
+        let starved = crawls && lag >= LAG_PIECES_MIN.max(LAG_STARVED_SHARE * total);
+        if (delayed || starved) && !view.receives_slowly {
+            self.complain(now, at as u8, peer, Complaint::Slow, mail);
+        } else if quiet && (lag >= 1.0 || self.classes.len() == 1 || ending) {
+            self.complain(now, at as u8, peer, Complaint::Silent, mail);
+        }
+    }
+
+    fn tell_of_slowness(&mut self, receives_slowly: bool, mail: &mut Mail) {
+        let known = std::mem::replace(&mut self.is_slow, receives_slowly);
+        if let (true, false, Some(home)) = (receives_slowly, known, self.home()) {
             let (digest, about) = (self.digest, self.me);
             let complaint =
                 Message::Complain { digest, class: 0, about, why: Complaint::Slow, missing: Vec::new() };
             mail.push_back((home, complaint));
-        }
-        for at in 0..self.classes.len() {
-            let class = &self.classes[at];
-            let lag = median * f64::from(class.total) - f64::from(class.got);
-            let paused = class.complained.is_some_and(|since| now < since + COMPLAINT_PAUSE);
-            if class.got == class.total || paused {
-                continue;
-            }
-            let ending = median >= 1.0;
-            let threshold =
-                if ending { 0.5 } else { LAG_PIECES_MIN.max(LAG_SHARE_MIN * f64::from(class.total)) };
-            let quiet = now - class.last_piece.max(class.complained.unwrap_or_default()) >= FEED_SILENCE_MAX;
-            // The one that was to send what is missing first.
-            let first =
-                (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
-            let due = |s: &&Source| first.is_some_and(|piece| s.runs.iter().any(|run| run.contains(piece)));
-            let Some(source) = class.sources.iter().find(due).or(class.sources.last()) else {
-                if quiet && self.leases.is_empty() {
-                    self.complain(now, at as u8, PeerId([0; 32]), Complaint::Silent, mail);
-                }
-                continue;
-            };
-            let (peer, backlog) = (source.peer, source.backlog);
-            let starves = lag >= 2.0 * threshold.max(LAG_STARVED_SHARE * f64::from(class.total));
-            let delayed = lag >= threshold && backlog >= if ending { 1 } else { 2 };
-            if (delayed || starves) && !receives_slowly {
-                self.complain(now, at as u8, peer, Complaint::Slow, mail);
-            } else if quiet && (lag >= 1.0 || self.classes.len() == 1 || ending) {
-                self.complain(now, at as u8, peer, Complaint::Silent, mail);
-            }
         }
     }
 
@@ -592,7 +614,10 @@ impl Exchange {
         if self.was_in_a_book {
             for (lease, work) in &self.leases {
                 let entries = self.list.entries(work.run.first..work.at);
-                mail.push_back((home, Message::Report { digest: self.digest, lease: *lease, entries }));
+                mail.push_back((
+                    home,
+                    Message::Report { digest: self.digest, lease: *lease, entries, busy: false },
+                ));
             }
         }
     }
@@ -726,7 +751,7 @@ impl Exchange {
             by_lease.entry(lease).or_default().push(entry);
         }
         for (lease, entries) in by_lease {
-            mail.push_back((home, Message::Report { digest: self.digest, lease, entries }));
+            mail.push_back((home, Message::Report { digest: self.digest, lease, entries, busy: self.busy }));
         }
     }
 
@@ -746,4 +771,22 @@ impl Exchange {
             }
         }
     }
+}
+
+/// What a class is compared with.
+#[derive(Clone, Copy)]
+struct View {
+    /// Median of the shares that the classes have.
+    shares: f64,
+    /// Median of the pieces that unfinished classes gained since they were last compared.
+    gains: f64,
+    /// Whether enough time has passed to compare what they gained.
+    compares: bool,
+    receives_slowly: bool,
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

@@ -142,11 +142,11 @@ impl Home {
         now: Time,
         from: PeerId,
         digest: Digest,
-        lease: LeaseId,
-        entries: Vec<Entry>,
+        (lease, entries, busy): (LeaseId, Vec<Entry>, bool),
         mail: &mut Mail,
     ) {
         if let Some(book) = self.books.get_mut(&digest) {
+            book.leases.told_busy(&from, busy);
             book.report(now, from, lease, entries, mail);
             book.advance(now, mail);
         }
@@ -570,9 +570,10 @@ impl Book {
 
     fn grant(&mut self, now: Time, mail: &mut Mail) {
         let (forest, quarantined) = (&self.forest, &self.quarantined);
+        let salt = u64::from(self.digest.hash()[0]) << 8 | u64::from(self.digest.hash()[1]);
         let actions = self.leases.advance(now, |avoid| {
             let fit = |n: &Node| !avoid(&forest.peer(*n)) && !quarantined.contains(&forest.peer(*n));
-            forest.receivers().filter(fit).min_by_key(|n| forest.busyness(*n)).map(|n| forest.peer(n))
+            forest.receivers().filter(fit).min_by_key(|n| forest.busyness(*n, salt)).map(|n| forest.peer(n))
         });
         if actions.is_empty() {
             return;

@@ -105,6 +105,12 @@ impl Uploads {
         self.by_blob.get(digest).is_some_and(|subs| !subs.is_empty())
     }
 
+    /// Pieces of a blob that wait for their turn, over all streams.
+    pub fn waiting(&self, digest: &Digest) -> u32 {
+        let subs = self.by_blob.get(digest).into_iter().flatten();
+        subs.filter_map(|id| self.subs[*id].as_ref()).map(|sub| sub.waiting.len() as u32).sum()
+    }
+
     /// Opens a stream, or replaces it. `available` says which pieces can be sent at once, ascending.
     pub fn subscribe(
         &mut self,

@@ -140,10 +140,11 @@ impl Forest {
         })
     }
 
-    /// For finding the member that has the least to do: how much it feeds, and of those that feed alike the one that
-    /// came last, because it is far from the roots.
-    pub fn busyness(&self, node: Node) -> (u32, std::cmp::Reverse<Node>) {
-        (self.nodes[node as usize].used, std::cmp::Reverse(node))
+    /// For finding the member that has the least to do: how much it feeds, and among those that feed alike an order that
+    /// differs from blob to blob, so that the layers of an image are not all fetched by one.
+    pub fn busyness(&self, node: Node, salt: u64) -> (u32, u64) {
+        let mixed = (u64::from(node) ^ salt).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        (self.nodes[node as usize].used.div_ceil(FANOUT as u32), mixed.rotate_left(23))
     }
 
     /// What feeds a member in a class.

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use crate::limits::{
     HOME_RECOVERY, LEASE_DENIALS_MAX, LEASE_FAILURES_MAX, LEASE_FIRST_BYTE_MAX, LEASE_MEASURE_PIECES_MIN,
-    LEASE_MEASURE_TIME, LEASE_REGATHER, LEASE_RUN_TIME_MIN, LEASE_STALL, LEASE_WIDEN_GAIN_MIN,
-    LEASE_WIDEN_TIME_MIN, LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST, RESUME_PAUSE_MAX,
+    LEASE_MEASURE_TIME, LEASE_REGATHER, LEASE_RUN_TIME_MIN, LEASE_SHARE_TIME_MIN, LEASE_STALL,
+    LEASE_WIDEN_GAIN_MIN, LEASE_WIDEN_TIME_MIN, LEASES_GRANTED_MAX, LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST,
+    RESUME_PAUSE_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::pieces::PieceSet;
@@ -84,6 +85,8 @@ pub struct Leases {
     rate: f64,
     /// Members that could not fetch it.
     failed: BTreeSet<PeerId>,
+    /// Lease holders that are busy.
+    busy: BTreeSet<PeerId>,
     failures: u32,
     denials: u32,
     retry_at: Option<Time>,
@@ -104,6 +107,7 @@ impl Leases {
             rate_before: 0.0,
             rate: 0.0,
             failed: BTreeSet::new(),
+            busy: BTreeSet::new(),
             failures: 0,
             denials: 0,
             retry_at: None,
@@ -210,6 +214,16 @@ impl Leases {
         known
     }
 
+    /// Whether a lease holder is busy: its link is, or its readers take less than it has. As long as it is, upstream is
+    /// not what is slow, and more leases would only bring pieces out of order.
+    pub fn told_busy(&mut self, holder: &PeerId, is_busy: bool) {
+        if is_busy {
+            self.busy.insert(*holder);
+        } else {
+            self.busy.remove(holder);
+        }
+    }
+
     /// A lease has ended.
     pub fn over(&mut self, now: Time, lease: LeaseId, from: &PeerId, end: LeaseEnd) {
         if self.active.get(&lease).is_none_or(|a| a.holder != *from) {
@@ -267,6 +281,7 @@ impl Leases {
         }
         self.retry_at = None;
         self.consider_width(now, &mut actions);
+        self.share_the_last(&mut actions);
         while self.active.len() < self.width
             && let Some(gap) = self.next_gap()
         {
@@ -341,6 +356,10 @@ impl Leases {
         if now < measure.since + LEASE_MEASURE_TIME {
             return;
         }
+        if self.active.values().any(|a| self.busy.contains(&a.holder)) {
+            self.measure = None;
+            return;
+        }
         if pieces < LEASE_MEASURE_PIECES_MIN && time < 5.0 * LEASE_MEASURE_TIME.as_secs_f64() {
             self.measure = Some(Measure { since: measure.since, ..measure });
             return;
@@ -361,6 +380,28 @@ impl Leases {
         self.width *= 2;
         self.measure = None;
         self.shorten(actions);
+    }
+
+    /// Nothing is left to grant and somebody could fetch more: the one that has most left gives away half.
+    fn share_the_last(&mut self, actions: &mut Vec<Action>) {
+        let idle = self.active.len() < self.width && !self.active.is_empty() && self.next_gap().is_none();
+        if self.width == 1 || !idle || self.next >= LEASES_GRANTED_MAX {
+            return;
+        }
+        let least = (self.rate / self.width as f64 * LEASE_SHARE_TIME_MIN.as_secs_f64()).max(2.0);
+        let left = |there: &PieceSet, a: &Active| {
+            let at = there.first_missing(a.run.first).map_or(a.run.end, |at| at.min(a.run.end));
+            (a.run.end - at, at)
+        };
+        let there = &self.there;
+        let Some((lease, active)) = self.active.iter_mut().max_by_key(|(_, a)| left(there, a).0) else {
+            return;
+        };
+        let (pieces, at) = left(there, active);
+        if f64::from(pieces) >= 2.0 * least {
+            active.run.end = at + pieces / 2;
+            actions.push(Action::Trim { holder: active.holder, lease: *lease, end: active.run.end });
+        }
     }
 
     /// Makes room for more leases: those under way keep what one lease is at the new width.
