@@ -317,6 +317,12 @@ impl World {
             Output::Serve { ticket, size, start, end } => self.serve(ticket, size, start..end),
             Output::Ready { ticket, to } => self.ready(ticket, to),
             Output::End { ticket, outcome } => self.end(ticket, outcome),
+            Output::Tell { .. }
+            | Output::Upload(_)
+            | Output::Place { .. }
+            | Output::Discard { .. }
+            | Output::Inspect { .. }
+            | Output::List { .. } => self.fail("a node that works alone talks to members"),
         }
     }
 
