@@ -368,3 +368,19 @@ pub const LEASES_GRANTED_MAX: u32 = 64;
 
 /// A lease gives half of what is left away only if that half takes at least this long.
 pub const LEASE_SHARE_TIME_MIN: Duration = Duration::from_millis(150);
+
+/// Least time between two looks at the leases of a blob.
+pub const LEASE_LOOK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Time that members have to tell what they have, when nobody knows where the pieces are.
+pub const CENSUS_TIME: Duration = Duration::from_millis(400);
+
+/// Members that feed the roots after a census.
+pub const CENSUS_FEEDS_MAX: usize = 4;
+
+/// A gap shorter than a part of this of the longest is fetched after it.
+pub const GAP_PART_MIN: u32 = 4;
+
+/// Time without any piece of any class after which feeds are doubted all the same: longer than it takes a home to notice
+/// that a lease holder stands still and to grant anew.
+pub const STARVED_MAX: Duration = Duration::from_secs(12);

@@ -79,6 +79,8 @@ pub struct Swarm {
     inspecting: BTreeMap<Digest, Vec<(PeerId, Wanted)>>,
     /// Members that wait for the hashes of a blob that this node has.
     listing: BTreeMap<Digest, BTreeSet<PeerId>>,
+    /// Members that could not be reached since the list last changed.
+    gone: BTreeSet<PeerId>,
     announcements: Announcements,
     received: Received,
     mail: Mail,
@@ -99,6 +101,7 @@ impl Swarm {
             uses: 0,
             inspecting: BTreeMap::new(),
             listing: BTreeMap::new(),
+            gone: BTreeSet::new(),
             announcements: Announcements::default(),
             received: Received::new(link),
             mail: Mail::new(),
@@ -145,7 +148,7 @@ impl Swarm {
     /// A flight is ready to receive.
     pub fn begin(&mut self, now: Time, digest: Digest, size: u64, have: &ByteRanges) {
         let have = PieceSet::of_bytes(size, have);
-        let homes = homes(&digest, &self.roster).iter().collect();
+        let homes = living_homes(&digest, &self.roster, &self.gone);
         let exchange = Exchange::new(now, self.me, (digest, size), have, homes, &mut self.mail);
         if let Standing::Alone(end) = exchange.standing() {
             self.events.push_back(Event::Alone(digest, end));
@@ -229,6 +232,7 @@ impl Swarm {
     /// The list of members has changed.
     pub fn set_roster(&mut self, now: Time, roster: Arc<Roster>) {
         let before = std::mem::replace(&mut self.roster, roster);
+        self.gone.clear();
         let gone: Vec<_> =
             before.iter().map(|m| m.peer).filter(|p| *p != self.me && !self.roster.contains(p)).collect();
         for peer in gone {
@@ -243,10 +247,18 @@ impl Swarm {
 
     /// A member cannot be reached.
     pub fn lost(&mut self, now: Time, peer: &PeerId) {
+        self.gone.insert(*peer);
         self.uploads.forget(peer);
         self.home.lost(now, peer, &mut self.mail);
-        for exchange in self.exchanges.values_mut() {
-            exchange.handle_lost(now, peer, &mut self.mail);
+        let (roster, gone, mail) = (&self.roster, &self.gone, &mut self.mail);
+        for (digest, exchange) in &mut self.exchanges {
+            let was_alone = matches!(exchange.standing(), Standing::Alone(_));
+            exchange.handle_lost(now, peer, || living_homes(digest, roster, gone), mail);
+            if let Standing::Alone(end) = exchange.standing()
+                && !was_alone
+            {
+                self.events.push_back(Event::Alone(*digest, end));
+            }
         }
     }
 
@@ -316,7 +328,7 @@ impl Swarm {
             Message::NotHome { home, .. } => exchange.handle_not_home(now, from, home, mail),
             Message::Feeds { feeds, .. } => exchange.handle_feeds(now, feeds, mail),
             Message::Lease { lease, run, .. } => {
-                if exchange.handle_lease(now, lease, run) {
+                if exchange.handle_lease(now, lease, run, mail) {
                     exchange.resubscribe(mail);
                     self.events.push_back(Event::Leases(digest));
                 }
@@ -396,12 +408,12 @@ impl Swarm {
 
     /// Time has passed.
     pub fn advance(&mut self, now: Time) {
-        let (roster, mail) = (&self.roster, &mut self.mail);
+        let (roster, gone, mail) = (&self.roster, &self.gone, &mut self.mail);
         for (digest, exchange) in &mut self.exchanges {
             if exchange.next_wakeup().is_none_or(|at| at > now) {
                 continue;
             }
-            exchange.advance(now, || homes(digest, roster).iter().collect(), mail);
+            exchange.advance(now, || living_homes(digest, roster, gone), mail);
             if let Standing::Alone(end) = exchange.standing() {
                 self.events.push_back(Event::Alone(*digest, end));
             }
@@ -435,8 +447,8 @@ impl Swarm {
     fn handle_join(&mut self, now: Time, from: PeerId, digest: Digest, joining: Joining, insists: bool) {
         let homes = homes(&digest, &self.roster);
         let first = homes.first();
-        // Who has tried those before this node, and knows of this node as a home, is not sent round in a circle.
-        let mine = first == Some(self.me) || insists && homes.contains(&self.me);
+        // Who has tried those before this node is not sent round in a circle.
+        let mine = first == Some(self.me) || insists;
         match first {
             Some(home) if !mine && home != from => {
                 self.mail.push_back((from, Message::NotHome { digest, home }));
@@ -561,4 +573,14 @@ impl Swarm {
             }
         }
     }
+}
+
+/// The homes of a blob, without those that cannot be reached: as the list of members will say when it has noticed.
+fn living_homes(digest: &Digest, roster: &Roster, gone: &BTreeSet<PeerId>) -> Vec<PeerId> {
+    let listed: Vec<_> = homes(digest, roster).iter().filter(|home| !gone.contains(home)).collect();
+    if !listed.is_empty() || gone.is_empty() {
+        return listed;
+    }
+    let living = Roster::new(roster.iter().filter(|m| !gone.contains(&m.peer)).cloned());
+    homes(digest, &living).iter().collect()
 }

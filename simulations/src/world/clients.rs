@@ -9,7 +9,7 @@ use super::{Happening, NodeId, World};
 use crate::queue::{Nanos, SECOND, nanos};
 
 /// Time after which a runtime tries again what has failed.
-const RETRY_S: f64 = 2.0;
+pub(super) const RETRY_S: f64 = 2.0;
 
 impl World<'_> {
     pub(super) fn plan_clients(&mut self) {

@@ -169,7 +169,8 @@ impl World<'_> {
         self.begin(now, node);
         self.notice(now);
         if self.nodes[node].asked && !self.nodes[node].holds {
-            self.ask(now, node);
+            // The runtime finds its mirror again at its next try.
+            self.queue.plan(now + nanos(super::clients::RETRY_S), Happening::Ask { node });
         }
     }
 

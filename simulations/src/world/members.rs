@@ -39,7 +39,7 @@ impl World<'_> {
         if self.nodes[node].is_up() {
             return;
         }
-        self.nodes[node].start();
+        self.nodes[node].start(self.scenario.link.down);
         if self.scenario.swim {
             self.begin_membership(now, node);
         } else {

@@ -117,11 +117,11 @@ impl Node {
         self.member.peer
     }
 
-    /// The agent starts.
-    pub fn start(&mut self) {
+    /// The agent starts. What it believes of its link is what its card says, not what it gets.
+    pub fn start(&mut self, link: f64) {
         self.life += 1;
         (self.wake_at, self.member_wake_at) = (None, None);
-        self.engine = Some(Engine::new(Settings { link: Some(self.links.down), peer: Some(self.peer()), ..Settings::default() }));
+        self.engine = Some(Engine::new(Settings { link: Some(link), peer: Some(self.peer()), ..Settings::default() }));
     }
 
     /// The agent is killed: what is on disk stays.

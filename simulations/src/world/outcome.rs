@@ -35,6 +35,13 @@ impl World<'_> {
             v.sort_by(|a, b| b.0.total_cmp(&a.0));
             eprintln!("most {:?}", &v[..12.min(v.len())]);
             eprintln!("least {:?}", &v[v.len().saturating_sub(12)..]);
+            let digest = self.layers[0].digest;
+            for n in [50usize, 51, 60, 5, 76, 17] {
+                if let Some(x) = self.nodes.get(n).and_then(|n| n.engine.as_ref()).and_then(|e| e.swarm()).and_then(|s| s.exchange(&digest)) {
+                    eprintln!("node {n} {:?} pending {} unlisted {:?} leases {:?}", x.standing(), x.pending_count(), x.list().unlisted(), x.leases().collect::<Vec<_>>());
+                    for (c, f, m, feeds) in x.explain() { eprintln!("   class {c} first {f:?} missing {m} feeds {:?}", feeds.iter().map(super::node_of).collect::<Vec<_>>()); }
+                }
+            }
             v.sort_by(|a, b| b.2.total_cmp(&a.2));
             v.retain(|x| !self.nodes[x.1].outcome.faulty);
             eprintln!("last {:?}", &v[..12.min(v.len())]);

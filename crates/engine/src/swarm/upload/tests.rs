@@ -21,22 +21,24 @@ const ALL: Run = Run { first: 0, end: 64 };
 fn subscriptions_take_turns_and_backlog_is_told() {
     let mut uploads = Uploads::default();
     for reader in [1, 2] {
-        uploads.subscribe(peer(reader), blob(), 0, 4, vec![ALL], |piece| piece < 12);
+        uploads.subscribe(peer(reader), blob(), 0, 4, vec![ALL], |piece| piece < 20);
     }
     let next: Vec<_> =
         std::iter::from_fn(|| uploads.next(at(0))).map(|s| (s.to, s.piece, s.backlog)).collect();
-    assert_eq!(
-        next,
-        [(peer(1), 0, 2), (peer(2), 0, 2), (peer(1), 4, 1), (peer(2), 4, 1)],
-        "two each at a time"
-    );
+    let turn = |piece, backlog| [(peer(1), piece, backlog), (peer(2), piece, backlog)];
+    assert_eq!(next, [turn(0, 4), turn(4, 3), turn(8, 2)].concat(), "as many as there are places");
     uploads.sent(at(1), UploadId(1));
     let send = uploads.next(at(1)).unwrap();
-    assert_eq!((send.to, send.piece, send.backlog), (peer(1), 8, 0));
-    uploads.offer(&blob(), 12);
-    uploads.offer(&blob(), 13);
-    uploads.sent(at(2), UploadId(3));
-    assert_eq!(uploads.next(at(2)).map(|s| s.piece), Some(12), "of this class only");
+    assert_eq!((send.to, send.piece, send.backlog), (peer(1), 12, 1));
+    uploads.offer(&blob(), 20);
+    uploads.offer(&blob(), 21);
+    let mut rest = Vec::new();
+    for done in 2..20 {
+        uploads.sent(at(done), UploadId(done));
+        rest.extend(std::iter::from_fn(|| uploads.next(at(done))).map(|s| (s.to, s.piece)));
+    }
+    let of = |reader| rest.iter().filter(|(to, _)| *to == peer(reader)).map(|(_, p)| *p).collect::<Vec<_>>();
+    assert_eq!((of(1), of(2)), (vec![16, 20], vec![12, 16, 20]), "of this class only, in order");
 }
 
 #[test]
