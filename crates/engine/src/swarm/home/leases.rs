@@ -64,6 +64,8 @@ pub enum Action {
 #[derive(Clone, Copy, Debug)]
 struct Measure {
     since: Time,
+    /// When it is looked at next.
+    look_at: Time,
     /// Reported when it began.
     from: u32,
 }
@@ -155,9 +157,13 @@ impl Leases {
 
     /// When [`advance`](Self::advance) is wanted.
     pub fn next_wakeup(&self) -> Option<Time> {
+        if self.over {
+            return None;
+        }
         let stall = self.active.values().map(|a| a.seen + Self::patience(a)).min();
         let measure = self.measure.filter(|_| !self.settled && !self.active.is_empty());
-        let measure = measure.map(|m| m.since + LEASE_MEASURE_TIME);
+        // Nothing is measured during a pause.
+        let measure = measure.map(|m| self.retry_at.map_or(m.look_at, |at| at.max(m.look_at)));
         [stall, measure, self.retry_at].into_iter().flatten().min()
     }
 
@@ -206,7 +212,8 @@ impl Leases {
         let known = mine.map(|active| (active.seen, active.begun) = (now, true)).is_some();
         if known {
             self.failures = 0;
-            self.measure.get_or_insert(Measure { since: now, from: self.there.count() });
+            let look_at = now + LEASE_MEASURE_TIME;
+            self.measure.get_or_insert(Measure { since: now, look_at, from: self.there.count() });
         }
         pieces.for_each(|piece| {
             self.there.insert(piece);
@@ -353,7 +360,7 @@ impl Leases {
         let Some(measure) = self.measure.filter(|_| !self.settled) else { return };
         let time = (now - measure.since).as_secs_f64();
         let pieces = self.there.count().saturating_sub(measure.from);
-        if now < measure.since + LEASE_MEASURE_TIME {
+        if now < measure.look_at {
             return;
         }
         if self.active.values().any(|a| self.busy.contains(&a.holder)) {
@@ -361,7 +368,7 @@ impl Leases {
             return;
         }
         if pieces < LEASE_MEASURE_PIECES_MIN && time < 5.0 * LEASE_MEASURE_TIME.as_secs_f64() {
-            self.measure = Some(Measure { since: measure.since, ..measure });
+            self.measure = Some(Measure { look_at: now + LEASE_MEASURE_TIME, ..measure });
             return;
         }
         self.rate = f64::from(pieces.max(1)) / time;
