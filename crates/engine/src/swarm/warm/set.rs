@@ -61,6 +61,8 @@ pub struct Set {
     children: BTreeMap<PeerId, Child>,
     /// Those that this node itself has given up: they are tried again when they come back.
     missed: BTreeSet<PeerId>,
+    /// Those that were silent once in this run.
+    asked_twice: BTreeSet<PeerId>,
     parts: VecDeque<Part>,
     deadline: Time,
     stopped: Option<WarmFault>,
@@ -90,6 +92,7 @@ impl Set {
             targets: BTreeMap::new(),
             children: BTreeMap::new(),
             missed: BTreeSet::new(),
+            asked_twice: BTreeSet::new(),
             parts: VecDeque::new(),
             deadline: Time::ZERO,
             stopped: None,
@@ -177,6 +180,9 @@ impl Set {
         let members = std::iter::once(self.me).chain(order.targets).collect();
         self.parents.push(Parent { peer: from, order: order.order, members });
         self.report_to(desk, self.parents.len() - 1);
+        if self.parents.len() == 1 {
+            (self.reported_at, self.dirty) = (desk.now, false);
+        }
     }
 
     pub(super) fn flight_over(&mut self, digest: &Digest, result: Result<(), WarmFault>) {

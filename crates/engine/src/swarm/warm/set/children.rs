@@ -67,6 +67,7 @@ impl Set {
             *standing = Standing::Waiting;
         }
         self.missed.clear();
+        self.asked_twice.clear();
         self.children.retain(|_, child| child.contact != Contact::Skipped);
         let mut told: BTreeSet<_> = self.parts.iter().flat_map(|part| &part.members).copied().collect();
         let mut again = Vec::new();
@@ -227,7 +228,8 @@ impl Set {
         desk.mail.push_back((*peer, Message::Warm(order)));
     }
 
-    /// A child does not see to its part: the undecided rest of it goes to the next.
+    /// A child does not see to its part: the undecided rest of it goes to the next. Who was silent is asked once more, for
+    /// itself alone: a message may have been lost.
     fn skip(&mut self, peer: &PeerId, why: WarmFault) {
         let Some(child) = self.children.get_mut(peer) else { return };
         child.contact = Contact::Skipped;
@@ -235,9 +237,14 @@ impl Set {
         let misses = child.misses + 1;
         let undecided = |member: &&PeerId| self.targets[*member] == Standing::Waiting;
         let rest: Vec<_> = child.members[1..].iter().filter(undecided).copied().collect();
-        self.parts.extend(hand_on(&rest, misses));
-        if self.targets[peer] == Standing::Waiting {
-            self.give_up(peer, why);
+        // Before those who are asked a second time, who may take all places for nothing.
+        hand_on(&rest, misses).into_iter().for_each(|part| self.parts.push_front(part));
+        if self.targets[peer] != Standing::Waiting {
+            return;
+        }
+        match why == WarmFault::Silent && self.asked_twice.insert(*peer) {
+            true => self.parts.push_back(Part { members: vec![*peer], misses }),
+            false => self.give_up(peer, why),
         }
     }
 
