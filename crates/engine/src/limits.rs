@@ -378,7 +378,8 @@ pub const WARM_FANOUT: usize = 8;
 /// Members that a member waits for at a time, where many are silent and their parts have been handed on.
 pub const WARM_CHILDREN_MAX: usize = 64;
 
-/// Warm sets that a node knows at a time. Each takes up to a megabyte for its blobs and its targets.
+/// Warm sets that a node knows at a time. One of 1,000 targets and a hundred blobs takes some 100 KiB where it was asked
+/// for, and an eighth of that one hop below; one of [`MEMBERS_MAX`] targets takes a few megabytes.
 pub const WARM_SETS_MAX: usize = 32;
 
 /// Blobs of one set: a hundred images that share little.

