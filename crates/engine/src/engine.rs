@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::flight::{Context, Flight, Phase};
-use crate::ids::{Digest, FetchId, TicketId};
+use crate::ids::{Digest, FetchId, TicketId, WarmSetId};
 use crate::io::{Input, Outcome, Output, PullFault};
 use crate::limits::{
     ALONE_PAUSE_MAX, ALONE_PAUSE_PER_MEMBER, FETCHES_MAX, FLIGHTS_MAX, PREFETCH_FETCHES_MAX,
@@ -13,9 +13,10 @@ use crate::limits::{
 use crate::name::Scope;
 use crate::peer::PeerId;
 use crate::swarm::pieces::piece_bytes;
+use crate::swarm::warm::Asked;
 use crate::swarm::{Event, Swarm};
 use crate::time::Time;
-use crate::wire::LeaseEnd;
+use crate::wire::{LeaseEnd, WarmFault};
 
 /// What an operator may set.
 #[derive(Clone, Copy, Debug)]
@@ -176,16 +177,22 @@ impl Engine {
             Input::Listed { digest, found } => self.with_swarm(|swarm| swarm.listed(digest, found)),
             Input::Stored { digest, size } => self.with_swarm(|swarm| swarm.announce(now, digest, size)),
             Input::Evicted { digest } => self.with_swarm(|swarm| swarm.withdraw(digest)),
+            Input::Warm { set, blobs, scope, targets, deadline } => {
+                self.handle_warm(now, set, Asked { blobs, scope, targets, deadline });
+            }
+            Input::WarmCancel { set } => self.with_swarm(|swarm| swarm.cancel_warm(now, set)),
             Input::Wakeup => {
                 self.with_swarm(|swarm| swarm.advance(now));
                 self.wake_flights(now);
             }
             Input::Drain => {
                 self.draining = true;
+                self.with_swarm(Swarm::drain);
                 self.for_all(now, |f, _| f.handle_drain());
             }
             Input::Stop => {
                 self.draining = true;
+                self.with_swarm(Swarm::drain);
                 self.for_all(now, |f, out| f.handle_stop(out));
             }
         }
@@ -243,6 +250,27 @@ impl Engine {
         self.with(now, digest, |flight, _| flight.handle_prefetch(scope));
     }
 
+    fn handle_warm(&mut self, now: Time, set: WarmSetId, asked: Asked) {
+        match &mut self.swarm {
+            Some(swarm) => swarm.warm(now, set, asked),
+            None => {
+                let tally = asked.refused(WarmFault::Unreachable);
+                self.out.push_back(Output::Warmed { set, tally });
+            }
+        }
+    }
+
+    /// A warm set wants a blob.
+    fn begin_warm(&mut self, now: Time, digest: Digest, size: u64, scope: Scope) {
+        self.sizes.remember(digest, size);
+        let full = self.flights.len() >= PREFETCH_FLIGHTS_MAX && !self.flights.contains_key(&digest);
+        if full {
+            return self.with_swarm(|swarm| swarm.warm_postponed(now, &digest));
+        }
+        self.begin(digest);
+        self.with(now, digest, |flight, _| flight.handle_warm(scope));
+    }
+
     fn begin(&mut self, digest: Digest) {
         if !self.flights.contains_key(&digest) {
             self.flights.insert(digest, Flight::new(digest, &mut self.out));
@@ -290,8 +318,12 @@ impl Engine {
         }
         if flight.phase() == Phase::Over {
             assert_eq!(flight.ticket_count(), 0, "a flight ended before its tickets");
+            let result = flight.result();
             self.flights.remove(&digest);
             self.births.retain(|_, d| *d != digest);
+            if let Some(swarm) = &mut self.swarm {
+                swarm.flight_over(now, digest, result);
+            }
         }
     }
 
@@ -324,6 +356,8 @@ impl Engine {
                 Event::Restarted(digest) => {
                     self.with(now, digest, |flight, out| flight.handle_restarted(out))
                 }
+                Event::Warm(digest, size, scope) => self.begin_warm(now, digest, size, scope),
+                Event::Unwarm(digest) => self.with(now, digest, |flight, _| flight.handle_unwarm()),
             }
         }
     }

@@ -177,6 +177,10 @@ pub struct TicketId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FetchId(pub u64);
 
+/// A set of blobs that members shall have. Given out by whoever asks for it: the same for the same blobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode)]
+pub struct WarmSetId(pub u64);
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,15 +5,16 @@
 //! driver ends it with [`Input::Close`] before.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::demand::Part;
 use crate::fault::{LocalFault, SourceFault};
-use crate::ids::{Digest, FetchId, TicketId};
+use crate::ids::{Digest, FetchId, TicketId, WarmSetId};
 use crate::name::Scope;
 use crate::peer::{PeerId, Roster};
 use crate::ranges::ByteRanges;
 use crate::swarm::upload::{Send, UploadId};
-use crate::wire::{Message, PieceHash};
+use crate::wire::{Message, PieceHash, WarmFault};
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -179,6 +180,26 @@ pub enum Input {
     Evicted {
         /// The blob.
         digest: Digest,
+    },
+    /// These members shall have these blobs. Ends with one [`Output::Warmed`]. Told again of a set that is under way, the
+    /// new targets are added and what has failed is tried again; of one that is over, it begins again where it was.
+    Warm {
+        /// The set. Whoever takes over from another node gives the same name for the same blobs and targets.
+        set: WarmSetId,
+        /// The blobs, with their sizes in bytes; at most [`WARM_BLOBS_MAX`](crate::limits::WARM_BLOBS_MAX).
+        blobs: Vec<(Digest, u64)>,
+        /// Where they may be fetched.
+        scope: Scope,
+        /// The members, this node only if it is named.
+        targets: Vec<PeerId>,
+        /// Time after which whoever is not ready has failed; at most
+        /// [`WARM_DEADLINE_MAX`](crate::limits::WARM_DEADLINE_MAX).
+        deadline: Duration,
+    },
+    /// Nobody wants the set any more. What has come stays on disk.
+    WarmCancel {
+        /// The set.
+        set: WarmSetId,
     },
     /// Time has passed ([`Engine::next_wakeup`](crate::Engine::next_wakeup)).
     Wakeup,
@@ -353,6 +374,38 @@ pub enum Output {
         /// How.
         outcome: Outcome,
     },
+    /// A set that this node was told to warm moves on. Not more often than each
+    /// [`WARM_REPORT_PAUSE`](crate::limits::WARM_REPORT_PAUSE).
+    Warming {
+        /// The set.
+        set: WarmSetId,
+        /// How far it is.
+        tally: WarmTally,
+    },
+    /// Answers [`Input::Warm`]: every member is ready or has failed.
+    Warmed {
+        /// The set.
+        set: WarmSetId,
+        /// How it ended.
+        tally: WarmTally,
+    },
+}
+
+/// How far a warm set is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WarmTally {
+    /// Members that have all blobs.
+    pub ready: usize,
+    /// Members that were asked for.
+    pub of: usize,
+    /// Members that are not going to be ready.
+    pub failed: usize,
+    /// Some of them and why, by name; at most [`WARM_FAILURES_MAX`](crate::limits::WARM_FAILURES_MAX).
+    pub failures: Vec<(PeerId, WarmFault)>,
+    /// Bytes that are there, on all members together. An estimate until the end.
+    pub bytes: u64,
+    /// Bytes of all blobs on all members.
+    pub bytes_of: u64,
 }
 
 /// Why a transfer is opened.

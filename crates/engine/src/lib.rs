@@ -34,7 +34,7 @@ pub mod wire;
 pub use engine::Engine;
 pub use fault::{LocalFault, SourceFault};
 pub use homes::Homes;
-pub use ids::{Algorithm, Digest, DigestError, FetchId, TicketId};
+pub use ids::{Algorithm, Digest, DigestError, FetchId, TicketId, WarmSetId};
 pub use io::{Input, Output};
 pub use location::Location;
 pub use membership::Membership;

@@ -10,6 +10,7 @@ pub mod home;
 pub mod list;
 pub mod pieces;
 pub mod upload;
+pub mod warm;
 
 mod announce;
 mod received;
@@ -18,14 +19,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::homes::homes;
-use crate::ids::Digest;
+use crate::ids::{Digest, WarmSetId};
 use crate::io::Output;
 use crate::limits::{AHEAD_ROWS_MAX, INSPECTIONS_MAX, SEEDS_MAX};
+use crate::name::Scope;
 use crate::peer::{PeerId, Roster};
-use crate::pieces::piece_count;
+use crate::pieces::{piece_count, piece_len};
 use crate::ranges::ByteRanges;
 use crate::time::Time;
-use crate::wire::{Entry, LeaseEnd, LeaseId, Message, PieceHash, Refusal, Run};
+use crate::wire::{Entry, LeaseEnd, LeaseId, Message, PieceHash, Refusal, Run, WarmFault};
 
 use announce::Announcements;
 use classes::class_count;
@@ -35,6 +37,7 @@ use list::{PieceList, Via};
 use pieces::{PieceSet, piece_bytes};
 use received::Received;
 use upload::{UploadId, Uploads};
+use warm::{Asked, Desk, Warming};
 
 /// What concerns a flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,10 @@ pub enum Event {
     Alone(Digest, LeaseEnd),
     /// Everything that was checked against the list is suspect.
     Restarted(Digest),
+    /// A warm set wants a blob of this size, which may be fetched there.
+    Warm(Digest, u64, Scope),
+    /// No warm set wants the blob any more.
+    Unwarm(Digest),
 }
 
 /// A blob that is whole on this node and that others are fed with.
@@ -83,6 +90,7 @@ pub struct Swarm {
     gone: BTreeSet<PeerId>,
     announcements: Announcements,
     received: Received,
+    warming: Warming,
     mail: Mail,
     events: VecDeque<Event>,
     effects: VecDeque<Output>,
@@ -104,6 +112,7 @@ impl Swarm {
             gone: BTreeSet::new(),
             announcements: Announcements::default(),
             received: Received::new(link),
+            warming: Warming::new(me),
             mail: Mail::new(),
             events: VecDeque::new(),
             effects: VecDeque::new(),
@@ -115,6 +124,11 @@ impl Swarm {
     /// The members.
     pub fn roster(&self) -> &Roster {
         &self.roster
+    }
+
+    /// The warm sets.
+    pub fn warming(&self) -> &Warming {
+        &self.warming
     }
 
     /// The exchange of a blob that is being received.
@@ -140,7 +154,8 @@ impl Swarm {
     /// When [`advance`](Self::advance) is wanted.
     pub fn next_wakeup(&self) -> Option<Time> {
         let exchanges = self.exchanges.values().filter_map(Exchange::next_wakeup).min();
-        [exchanges, self.home.next_wakeup(), self.announcements.next_wakeup()].into_iter().flatten().min()
+        let others = [self.home.next_wakeup(), self.announcements.next_wakeup(), self.warming.next_wakeup()];
+        exchanges.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     // ---- the node's own blobs ----
@@ -227,6 +242,48 @@ impl Swarm {
         self.exchanges.get(digest).map(Exchange::fetchable).unwrap_or_default()
     }
 
+    // ---- warm sets ----
+
+    /// See [`Input::Warm`](crate::Input::Warm).
+    pub fn warm(&mut self, now: Time, set: WarmSetId, asked: Asked) {
+        self.with_warming(now, |warming, desk| warming.ask(desk, set, asked));
+    }
+
+    /// See [`Input::WarmCancel`](crate::Input::WarmCancel).
+    pub fn cancel_warm(&mut self, now: Time, set: WarmSetId) {
+        self.with_warming(now, |warming, desk| warming.cancel(desk, set));
+    }
+
+    /// A flight has ended.
+    pub fn flight_over(&mut self, now: Time, digest: Digest, result: Result<(), WarmFault>) {
+        self.with_warming(now, |warming, desk| warming.flight_over(desk, digest, result));
+    }
+
+    /// A blob of a warm set cannot be begun now.
+    pub fn warm_postponed(&mut self, now: Time, digest: &Digest) {
+        self.warming.postponed(now, digest);
+    }
+
+    /// The agent ends: no sets are taken on any more.
+    pub fn drain(&mut self) {
+        self.warming.drain();
+    }
+
+    fn with_warming(&mut self, now: Time, f: impl FnOnce(&mut Warming, &mut Desk<'_>)) {
+        let exchanges = &self.exchanges;
+        f(
+            &mut self.warming,
+            &mut Desk {
+                now,
+                roster: &self.roster,
+                received: &|digest, size| exchanges.get(digest).map_or(0, |e| received(e.have(), size)),
+                mail: &mut self.mail,
+                events: &mut self.events,
+                outputs: &mut self.effects,
+            },
+        );
+    }
+
     // ---- the members ----
 
     /// The list of members has changed.
@@ -238,6 +295,7 @@ impl Swarm {
         for peer in gone {
             self.lost(now, &peer);
         }
+        self.with_warming(now, |warming, desk| warming.handle_members(desk, &before));
         for digest in self.home.receiving() {
             if let Some(first) = homes(&digest, &self.roster).first().filter(|home| *home != self.me) {
                 self.home.hand_over(&digest, first, &mut self.mail);
@@ -260,6 +318,7 @@ impl Swarm {
                 self.events.push_back(Event::Alone(*digest, end));
             }
         }
+        self.with_warming(now, |warming, desk| warming.handle_lost(desk, peer));
     }
 
     /// A member has said something.
@@ -297,6 +356,9 @@ impl Swarm {
             }
             M::Unsubscribe { digest, class } => self.uploads.unsubscribe(&from, &digest, class),
             M::Hashes { digest, entries } => self.handle_hashes(now, from, digest, entries),
+            M::Warm(_) | M::WarmProgress { .. } | M::WarmRefuse { .. } | M::WarmCancel { .. } => {
+                self.with_warming(now, |warming, desk| warming.hear(desk, from, message));
+            }
             M::Welcome { digest, .. }
             | M::NotHome { digest, .. }
             | M::Feeds { digest, .. }
@@ -420,6 +482,7 @@ impl Swarm {
         }
         self.home.advance(now, mail);
         self.announcements.flush(now, mail);
+        self.with_warming(now, |warming, desk| warming.advance(desk));
     }
 
     /// Sends what is to be sent; messages to this node itself are heard at once.
@@ -583,4 +646,9 @@ fn living_homes(digest: &Digest, roster: &Roster, gone: &BTreeSet<PeerId>) -> Ve
     }
     let living = Roster::new(roster.iter().filter(|m| !gone.contains(&m.peer)).cloned());
     homes(digest, &living).iter().collect()
+}
+
+/// Bytes of the pieces that are there; the last piece counts as a whole one.
+fn received(have: &PieceSet, size: u64) -> u64 {
+    (u64::from(have.count()) * piece_len(size)).min(size)
 }

@@ -66,6 +66,8 @@ impl World<'_> {
             Output::Serve { ticket, size, .. } => self.serve(now, node, ticket, size),
             Output::Ready { ticket, to } => self.ready(now, node, ticket, to),
             Output::End { ticket, outcome } => self.end(now, node, ticket, outcome),
+            // No figure tells of warm sets yet.
+            Output::Warming { .. } | Output::Warmed { .. } => {}
         }
     }
 

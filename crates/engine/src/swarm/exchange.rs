@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use crate::ids::Digest;
-use crate::limits::STARVED_MAX;
+use crate::limits::{RUNS_OF_HAVE_MAX, STARVED_MAX};
 use crate::limits::{
     COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_SHARE_MAX, ENDGAME_PIECES, EXCHANGE_CHECK, FEED_SILENCE_MAX,
     FEEDS_PER_CLASS_MAX, HASH_WAIT, HOME_SILENCE_MAX, JOIN_TIMEOUT, LAG_PIECES_MIN, LAG_STARVED_SHARE,
@@ -660,7 +660,7 @@ impl Exchange {
         let join = Message::Join {
             digest: self.digest,
             size: self.size,
-            have: self.have.runs(all, true, RUNS_PER_MESSAGE_MAX),
+            have: self.have.runs(all, true, RUNS_OF_HAVE_MAX),
             leases,
             again: self.was_in_a_book,
             insists: rank > 0 || self.lost_homes,

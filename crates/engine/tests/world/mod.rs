@@ -322,7 +322,9 @@ impl World {
             | Output::Place { .. }
             | Output::Discard { .. }
             | Output::Inspect { .. }
-            | Output::List { .. } => self.fail("a node that works alone talks to members"),
+            | Output::List { .. }
+            | Output::Warming { .. }
+            | Output::Warmed { .. } => self.fail("a node that works alone talks to members"),
         }
     }
 

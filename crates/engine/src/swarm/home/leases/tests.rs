@@ -85,3 +85,33 @@ fn what_stalls_or_fails_goes_to_somebody_else() {
     }
     assert!(leases.over);
 }
+
+#[test]
+fn no_wakeup_is_wanted_for_what_is_past() {
+    let candidate = |avoid: &dyn Fn(&PeerId) -> bool| (1..100).map(peer).find(|p| !avoid(p));
+    // A lease that has brought next to nothing: too little to measure for a while.
+    let mut leases = Leases::new(1, 64);
+    let Some(Action::Grant { to, lease, .. }) = leases.advance(at(0), candidate).into_iter().next() else {
+        panic!("a lease is granted")
+    };
+    assert!(leases.report(at(10), lease, &to, 0..1));
+    for _ in 0..8 {
+        let wake = leases.next_wakeup().unwrap();
+        leases.advance(wake, candidate);
+        assert!(leases.next_wakeup().is_none_or(|next| next > wake), "again at {wake:?}");
+    }
+    // Leases that nobody is allowed to work on: the home gives up and has nothing more to do.
+    let mut leases = Leases::new(1, 64);
+    for now in 0.. {
+        let actions = leases.advance(at(now), candidate);
+        if actions.iter().any(|action| matches!(action, Action::GiveUp(_))) {
+            break;
+        }
+        for action in actions {
+            if let Action::Grant { to, lease, .. } = action {
+                leases.over(at(now), lease, &to, LeaseEnd::Denied);
+            }
+        }
+    }
+    assert_eq!(leases.next_wakeup(), None);
+}
