@@ -102,7 +102,7 @@ pub const LEASES_PER_BLOB_MAX: usize = 16;
 
 /// Time without progress after which a lease is given to somebody else. Longer than a registry's pauses between two
 /// packets, shorter than a runtime's patience.
-pub const LEASE_STALL: Duration = Duration::from_secs(3);
+pub const LEASE_STALL: Duration = Duration::from_millis(1500);
 
 /// The same before anything has arrived: a token, a redirect and a cold registry come first.
 pub const LEASE_FIRST_BYTE_MAX: Duration = Duration::from_secs(8);
