@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use bincode::{Decode, Encode};
+
 use crate::demand::Part;
 use crate::fault::{LocalFault, SourceFault};
 use crate::ids::{Digest, FetchId, TicketId};
@@ -16,7 +18,7 @@ use crate::swarm::upload::{Send, UploadId};
 use crate::wire::{Message, PieceHash};
 
 /// Something that happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub enum Input {
     /// A client wants a blob, or a part of it, that was not in the store a moment ago.
     Open {
@@ -189,7 +191,7 @@ pub enum Input {
 }
 
 /// What the store has of a blob.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Found {
     /// All of it, verified.
     Whole,
@@ -207,7 +209,7 @@ pub enum Found {
 }
 
 /// Who is to blame for a transfer's end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum FetchFault {
     /// The source.
     Source(SourceFault),
@@ -218,7 +220,7 @@ pub enum FetchFault {
 }
 
 /// Something to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode)]
 pub enum Output {
     /// Effect: look the blob up in the store, and open what there is of it.
     Look {
@@ -356,7 +358,7 @@ pub enum Output {
 }
 
 /// Why a transfer is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode)]
 pub enum FetchReason {
     /// The first for these bytes.
     First,
@@ -367,7 +369,7 @@ pub enum FetchReason {
 }
 
 /// How a ticket ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode)]
 pub enum Outcome {
     /// All its bytes are ready.
     Delivered,
@@ -385,7 +387,7 @@ pub enum Outcome {
 }
 
 /// Why a blob cannot be had, after everything has been tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode)]
 pub enum PullFault {
     /// No source has it.
     Unknown,

@@ -368,3 +368,11 @@ pub const LEASES_GRANTED_MAX: u32 = 64;
 
 /// A lease gives half of what is left away only if that half takes at least this long.
 pub const LEASE_SHARE_TIME_MIN: Duration = Duration::from_millis(150);
+
+// ---- recordings ----
+
+/// Largest frame of a recording, bytes: the hashes of a blob of half a million pieces.
+pub const RECORD_FRAME_BYTES_MAX: usize = 16 << 20;
+
+/// Largest recording, bytes: an hour of a busy node, and nothing that fills a disk.
+pub const RECORDING_BYTES_MAX: u64 = 256 << 20;
