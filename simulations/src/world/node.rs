@@ -60,6 +60,10 @@ pub struct Node {
     /// Pieces that came from members and wait for the engine's word: layer, piece, sender, and whether they are right.
     pub aside: BTreeMap<(u16, u32, u32), bool>,
     pub wake_at: Option<Nanos>,
+    /// When its engine was woken last, and how often at that moment.
+    pub woken: (Nanos, u32),
+    /// Whether it has been seen to ask for wakeups without end.
+    pub spins: bool,
     pub member_wake_at: Option<Nanos>,
     pub control_until: Nanos,
     pub disk_until: Nanos,
@@ -93,6 +97,8 @@ impl Node {
             blobs: scenario.layers.iter().map(blob).collect(),
             aside: BTreeMap::new(),
             wake_at: None,
+            woken: (0, 0),
+            spins: false,
             member_wake_at: None,
             control_until: 0,
             disk_until: 0,
@@ -103,7 +109,11 @@ impl Node {
             lies: false,
             silent: false,
             asked: false,
-            outcome: NodeOutcome { zone, expected: !holds, ..NodeOutcome::default() },
+            outcome: NodeOutcome {
+                zone,
+                expected: !holds && !scenario.layers.is_empty(),
+                ..NodeOutcome::default()
+            },
         }
     }
 
@@ -117,11 +127,16 @@ impl Node {
         self.member.peer
     }
 
+    /// What its engine is made with.
+    pub fn settings(&self) -> Settings {
+        Settings { link: Some(self.links.down), peer: Some(self.peer()), ..Settings::default() }
+    }
+
     /// The agent starts.
     pub fn start(&mut self) {
         self.life += 1;
         (self.wake_at, self.member_wake_at) = (None, None);
-        self.engine = Some(Engine::new(Settings { link: Some(self.links.down), peer: Some(self.peer()), ..Settings::default() }));
+        self.engine = Some(Engine::new(self.settings()));
     }
 
     /// The agent is killed: what is on disk stays.
