@@ -67,7 +67,7 @@ pub fn replay(bytes: &[u8], progress: &dyn Fn(f64)) -> Result<Replayed, RecordEr
             Recorded::Full => replayed.is_cut = true,
         }
         frames += 1;
-        if frames % PROGRESS_FRAMES == 0 {
+        if u64::is_multiple_of(frames, PROGRESS_FRAMES) {
             progress(recording.share_read());
         }
     }

@@ -267,7 +267,7 @@ impl<'a> World<'a> {
                 break;
             }
             self.events += 1;
-            if self.events % 65_536 == 0 {
+            if self.events.is_multiple_of(65_536) {
                 progress(self.share_done());
             }
             self.happen(now, happening);

@@ -19,13 +19,19 @@ pub enum Seen<'a> {
     Output(Time, &'a Output),
 }
 
+/// Is told what happens to the engine of node 0.
+pub type SeesEngine<'a> = Box<dyn FnMut(Seen<'_>) + 'a>;
+
+/// Is told a line.
+pub type TakesLine<'a> = Box<dyn FnMut(&str) + 'a>;
+
 /// Those who watch a run. They change nothing of it.
 #[derive(Default)]
 pub struct Watchers<'a> {
     /// Is told all that happens to the engine of node 0.
-    pub engine: Option<Box<dyn FnMut(Seen<'_>) + 'a>>,
+    pub engine: Option<SeesEngine<'a>>,
     /// Is told a line for each message, upload, request, complaint of a client and broken rule: time in seconds, node, what.
-    pub log: Option<Box<dyn FnMut(&str) + 'a>>,
+    pub log: Option<TakesLine<'a>>,
     /// Tells the bytes of the heap that are in use.
     pub live_bytes: Option<fn() -> u64>,
 }
