@@ -19,7 +19,7 @@ use crate::time::Time;
 use crate::wire::{LeaseEnd, WarmFault};
 
 /// What an operator may set.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, bincode::Encode, bincode::Decode)]
 pub struct Settings {
     /// Upstream transfers of this node at a time.
     pub fetches_max: usize,

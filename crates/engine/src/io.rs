@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bincode::{Decode, Encode};
+
 use crate::demand::Part;
 use crate::fault::{LocalFault, SourceFault};
 use crate::ids::{Digest, FetchId, TicketId, WarmSetId};
@@ -17,7 +19,7 @@ use crate::swarm::upload::{Send, UploadId};
 use crate::wire::{Message, PieceHash, WarmFault};
 
 /// Something that happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub enum Input {
     /// A client wants a blob, or a part of it, that was not in the store a moment ago.
     Open {
@@ -210,7 +212,7 @@ pub enum Input {
 }
 
 /// What the store has of a blob.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Found {
     /// All of it, verified.
     Whole,
@@ -228,7 +230,7 @@ pub enum Found {
 }
 
 /// Who is to blame for a transfer's end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum FetchFault {
     /// The source.
     Source(SourceFault),
@@ -239,7 +241,7 @@ pub enum FetchFault {
 }
 
 /// Something to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode)]
 pub enum Output {
     /// Effect: look the blob up in the store, and open what there is of it.
     Look {
@@ -392,7 +394,7 @@ pub enum Output {
 }
 
 /// How far a warm set is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode)]
 pub struct WarmTally {
     /// Members that have all blobs.
     pub ready: usize,
@@ -409,7 +411,7 @@ pub struct WarmTally {
 }
 
 /// Why a transfer is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode)]
 pub enum FetchReason {
     /// The first for these bytes.
     First,
@@ -420,7 +422,7 @@ pub enum FetchReason {
 }
 
 /// How a ticket ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode)]
 pub enum Outcome {
     /// All its bytes are ready.
     Delivered,
@@ -438,7 +440,7 @@ pub enum Outcome {
 }
 
 /// Why a blob cannot be had, after everything has been tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode)]
 pub enum PullFault {
     /// No source has it.
     Unknown,

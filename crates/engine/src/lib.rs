@@ -24,6 +24,7 @@ pub mod name;
 pub mod peer;
 pub mod pieces;
 pub mod ranges;
+pub mod record;
 pub mod retry;
 pub mod swarm;
 pub mod tags;

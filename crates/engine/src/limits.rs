@@ -440,3 +440,11 @@ pub const WARM_TRIES_MAX: u32 = 2;
 
 /// Runs of pieces that a joiner tells it has: of a blob of 10 GiB received class by class there are a thousand.
 pub const RUNS_OF_HAVE_MAX: usize = 8192;
+
+// ---- recordings ----
+
+/// Largest frame of a recording, bytes: the hashes of a blob of half a million pieces.
+pub const RECORD_FRAME_BYTES_MAX: usize = 16 << 20;
+
+/// Largest recording, bytes: an hour of a busy node, and nothing that fills a disk.
+pub const RECORDING_BYTES_MAX: u64 = 256 << 20;

@@ -9,12 +9,12 @@
 use std::collections::BTreeMap;
 
 use crate::ids::Digest;
-use crate::limits::{RUNS_OF_HAVE_MAX, STARVED_MAX};
 use crate::limits::{
     COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_SHARE_MAX, ENDGAME_PIECES, EXCHANGE_CHECK, FEED_SILENCE_MAX,
     FEEDS_PER_CLASS_MAX, HASH_WAIT, HOME_SILENCE_MAX, JOIN_TIMEOUT, LAG_PIECES_MIN, LAG_STARVED_SHARE,
     PENDING_PIECES_MAX, REPORT_AGE_MAX, REPORT_PIECES, RUNS_PER_MESSAGE_MAX,
 };
+use crate::limits::{RUNS_OF_HAVE_MAX, STARVED_MAX};
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
 use crate::swarm::classes::class_of;

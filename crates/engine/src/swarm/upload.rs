@@ -20,11 +20,11 @@ use crate::time::Time;
 use crate::wire::Run;
 
 /// One piece on its way to a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode)]
 pub struct UploadId(pub u64);
 
 /// Something to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode)]
 pub struct Send {
     /// New name of it.
     pub upload: UploadId,
