@@ -45,7 +45,8 @@ fn tell(story: &Story) -> World {
         step_bytes: (largest / STEPS).max(40 * KIB),
         ..Pace::default()
     };
-    let mut world = World::with(pace, Settings { fetches_max: story.fetches_max }, story.seed);
+    let mut world =
+        World::with(pace, Settings { fetches_max: story.fetches_max, ..Settings::default() }, story.seed);
     for plan in &story.plans {
         world.add(plan.clone());
     }

@@ -16,7 +16,7 @@ use crate::{MIB, all, coarse};
 #[test]
 fn prefetches_leave_room_for_clients() {
     for fetches_max in [1, 2, 6, 8, 32] {
-        let mut world = World::with(coarse(), Settings { fetches_max }, 1);
+        let mut world = World::with(coarse(), Settings { fetches_max, ..Settings::default() }, 1);
         for _ in 0..40 {
             let blob = world.add(Plan::cold(64 * MIB));
             world.prefetch(blob);
@@ -37,7 +37,7 @@ fn prefetches_leave_room_for_clients() {
 #[test]
 fn those_who_have_left_leave_room_for_those_who_wait() {
     // I7: pulls that were broken off go on for the next one who asks, but not at the cost of one who does.
-    let mut world = World::with(coarse(), Settings { fetches_max: 4 }, 1);
+    let mut world = World::with(coarse(), Settings { fetches_max: 4, ..Settings::default() }, 1);
     let left: Vec<_> = (0..4).map(|_| world.add(Plan::cold(512 * MIB))).collect();
     let gone: Vec<_> = left.iter().map(|blob| world.open(*blob, Part::Whole)).collect();
     world.run_until(|w| gone.iter().all(|t| w.client(*t).received() > 0));
@@ -55,7 +55,7 @@ fn those_who_have_left_leave_room_for_those_who_wait() {
 #[test]
 fn a_client_that_comes_while_a_place_is_given_up_is_served() {
     let pace = Pace { lag: Duration::from_millis(50), ..coarse() };
-    let mut world = World::with(pace, Settings { fetches_max: 2 }, 1);
+    let mut world = World::with(pace, Settings { fetches_max: 2, ..Settings::default() }, 1);
     let (left, busy) = (world.add(Plan::cold(512 * MIB)), world.add(Plan::cold(64 * MIB)));
     world.prefetch(left);
     let first = world.open(busy, Part::Whole);
@@ -78,7 +78,7 @@ fn a_client_that_comes_while_a_place_is_given_up_is_served() {
 
 #[test]
 fn clients_wait_for_a_place_in_the_order_they_came() {
-    let mut world = World::with(Pace::default(), Settings { fetches_max: 2 }, 1);
+    let mut world = World::with(Pace::default(), Settings { fetches_max: 2, ..Settings::default() }, 1);
     let blobs: Vec<_> = (0..6).map(|_| world.add(Plan::cold(8 * MIB))).collect();
     let tickets: Vec<_> = blobs.iter().map(|blob| world.open(*blob, Part::Whole)).collect();
     world.run();
