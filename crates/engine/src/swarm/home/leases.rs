@@ -66,6 +66,8 @@ struct Measure {
     since: Time,
     /// Reported when it began.
     from: u32,
+    /// When it is looked at next.
+    look: Time,
 }
 
 /// The leases of one blob.
@@ -157,8 +159,8 @@ impl Leases {
     pub fn next_wakeup(&self) -> Option<Time> {
         let stall = self.active.values().map(|a| a.seen + Self::patience(a)).min();
         let measure = self.measure.filter(|_| !self.settled && !self.active.is_empty());
-        let measure = measure.map(|m| m.since + LEASE_MEASURE_TIME);
-        [stall, measure, self.retry_at].into_iter().flatten().min()
+        let measure = measure.map(|m| m.look);
+        [stall, measure, self.retry_at].into_iter().flatten().min().filter(|_| !self.over)
     }
 
     // ---- what happens ----
@@ -206,7 +208,8 @@ impl Leases {
         let known = mine.map(|active| (active.seen, active.begun) = (now, true)).is_some();
         if known {
             self.failures = 0;
-            self.measure.get_or_insert(Measure { since: now, from: self.there.count() });
+            let (from, look) = (self.there.count(), now + LEASE_MEASURE_TIME);
+            self.measure.get_or_insert(Measure { since: now, from, look });
         }
         pieces.for_each(|piece| {
             self.there.insert(piece);
@@ -277,6 +280,10 @@ impl Leases {
             return actions;
         }
         if self.retry_at.is_some_and(|at| at > now) {
+            // A look that is due must not ask for a wakeup in the past until then.
+            if let Some(measure) = self.measure.as_mut().filter(|m| m.look <= now) {
+                measure.look = now + LEASE_MEASURE_TIME;
+            }
             return actions;
         }
         self.retry_at = None;
@@ -353,7 +360,7 @@ impl Leases {
         let Some(measure) = self.measure.filter(|_| !self.settled) else { return };
         let time = (now - measure.since).as_secs_f64();
         let pieces = self.there.count().saturating_sub(measure.from);
-        if now < measure.since + LEASE_MEASURE_TIME {
+        if now < measure.look {
             return;
         }
         if self.active.values().any(|a| self.busy.contains(&a.holder)) {
@@ -361,7 +368,7 @@ impl Leases {
             return;
         }
         if pieces < LEASE_MEASURE_PIECES_MIN && time < 5.0 * LEASE_MEASURE_TIME.as_secs_f64() {
-            self.measure = Some(Measure { since: measure.since, ..measure });
+            self.measure = Some(Measure { look: now + LEASE_MEASURE_TIME, ..measure });
             return;
         }
         self.rate = f64::from(pieces.max(1)) / time;
