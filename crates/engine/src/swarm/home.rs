@@ -134,6 +134,7 @@ impl Home {
         }
         book.join(now, from, joining, roster, mail);
         book.advance(now, mail);
+        self.close_if_done(&digest);
     }
 
     /// See [`Message::Report`].
@@ -149,6 +150,7 @@ impl Home {
             book.leases.told_busy(&from, busy);
             book.report(now, from, lease, entries, mail);
             book.advance(now, mail);
+            self.close_if_done(&digest);
         }
     }
 
@@ -164,6 +166,7 @@ impl Home {
         let Some(book) = self.books.get_mut(&digest) else { return };
         book.over(now, from, lease, at, end);
         book.advance(now, mail);
+        self.close_if_done(&digest);
     }
 
     /// See [`Message::Complain`].
@@ -178,6 +181,7 @@ impl Home {
         let Some(book) = self.books.get_mut(&digest) else { return };
         book.complain(now, from, class, about, why, &missing, mail);
         book.advance(now, mail);
+        self.close_if_done(&digest);
     }
 
     /// See [`Message::Prove`].
@@ -217,6 +221,7 @@ impl Home {
         let Some(book) = self.books.get_mut(&digest) else { return };
         book.mismatch(now, from, mail);
         book.advance(now, mail);
+        self.close_if_done(&digest);
     }
 
     /// See [`Message::Leave`].
@@ -285,6 +290,7 @@ impl Home {
                 book.advance(now, mail);
             }
         }
+        self.books.retain(|_, book| !book.is_done());
     }
 
     fn close_if_done(&mut self, digest: &Digest) {
@@ -612,8 +618,11 @@ impl Book {
                 mail.push_back((holder, Message::Trim { digest, lease, end }));
             }
             Action::GiveUp(end) => {
-                for node in self.forest.receivers() {
+                // The book ends with it: whoever asks later tries anew.
+                let receivers: Vec<_> = self.forest.receivers().collect();
+                for node in receivers {
                     mail.push_back((self.forest.peer(node), Message::Alone { digest, end }));
+                    self.forest.remove(node);
                 }
             }
         }
