@@ -157,6 +157,11 @@ impl Swarm {
     pub fn complete(&mut self, now: Time, digest: Digest, size: u64) {
         let list = self.exchanges.remove(&digest).map(|mut exchange| {
             exchange.finish(&mut self.mail);
+            discard(digest, &mut exchange, &mut self.effects);
+            // The verdict over all may have overtaken the hashes of the last pieces.
+            for piece in (0..exchange.have().total()).filter(|piece| !exchange.have().contains(*piece)) {
+                self.uploads.offer(&digest, piece);
+            }
             if let Some(home) = exchange.home() {
                 self.mail.push_back((home, Message::Whole { digest, size }));
             }
@@ -170,6 +175,7 @@ impl Swarm {
     pub fn abandon(&mut self, digest: &Digest) {
         let Some(mut exchange) = self.exchanges.remove(digest) else { return };
         exchange.leave(&mut self.mail);
+        discard(*digest, &mut exchange, &mut self.effects);
         self.refuse_readers(digest);
     }
 
@@ -177,6 +183,7 @@ impl Swarm {
     pub fn mismatch(&mut self, digest: &Digest) {
         let Some(mut exchange) = self.exchanges.remove(digest) else { return };
         exchange.finish(&mut self.mail);
+        discard(*digest, &mut exchange, &mut self.effects);
         if let Some(home) = exchange.home() {
             self.mail.push_back((home, Message::Mismatch { digest: *digest }));
         }
@@ -198,6 +205,7 @@ impl Swarm {
         let rows = self.uploads.waiting(&digest) / u32::from(class_count(exchange.have().total()));
         let busy = rows > AHEAD_ROWS_MAX || self.received.is_busy();
         exchange.handle_fetched(now, piece, hash, busy, &mut self.mail);
+        discard(digest, exchange, &mut self.effects);
         self.uploads.offer(&digest, piece);
     }
 
@@ -213,6 +221,7 @@ impl Swarm {
     /// A blob has left the store.
     pub fn withdraw(&mut self, digest: Digest) {
         self.seeds.remove(&digest);
+        self.announcements.forget(&digest);
         self.refuse_readers(&digest);
         for home in homes(&digest, &self.roster).iter() {
             self.mail.push_back((home, Message::Withdraw { blobs: vec![digest] }));
@@ -244,6 +253,7 @@ impl Swarm {
     /// A member cannot be reached.
     pub fn lost(&mut self, now: Time, peer: &PeerId) {
         self.uploads.forget(peer);
+        self.inspecting.values_mut().for_each(|waiting| waiting.retain(|(reader, _)| reader != peer));
         self.home.lost(now, peer, &mut self.mail);
         for exchange in self.exchanges.values_mut() {
             exchange.handle_lost(now, peer, &mut self.mail);
@@ -274,7 +284,9 @@ impl Swarm {
             M::Mismatch { digest } => self.home.mismatch(now, from, digest, mail),
             M::Leave { digest } => self.home.leave(now, from, digest, mail),
             M::Announce { blobs } => {
-                blobs.into_iter().for_each(|(digest, size)| self.home.announce(from, digest, size));
+                for (digest, size) in blobs {
+                    self.home.whole(now, from, digest, size, &self.roster, mail);
+                }
             }
             M::Withdraw { blobs } => {
                 blobs.into_iter().for_each(|digest| self.home.withdraw(now, from, digest, mail));
@@ -283,7 +295,12 @@ impl Swarm {
                 let wanted = Wanted { size, classes, class, runs, unlisted };
                 self.handle_subscribe(from, digest, wanted);
             }
-            M::Unsubscribe { digest, class } => self.uploads.unsubscribe(&from, &digest, class),
+            M::Unsubscribe { digest, class } => {
+                self.uploads.unsubscribe(&from, &digest, class);
+                if let Some(waiting) = self.inspecting.get_mut(&digest) {
+                    waiting.retain(|(peer, wanted)| *peer != from || wanted.class != class);
+                }
+            }
             M::Hashes { digest, entries } => self.handle_hashes(now, from, digest, entries),
             M::Welcome { digest, .. }
             | M::NotHome { digest, .. }
@@ -331,6 +348,7 @@ impl Swarm {
             }
             Message::Restart { .. } => {
                 exchange.handle_restart(now, mail);
+                discard(digest, exchange, &mut self.effects);
                 self.events.push_back(Event::Restarted(digest));
             }
             _ => {}
@@ -346,7 +364,12 @@ impl Swarm {
         if let Some(exchange) = &exchange {
             self.received.add(now, piece_bytes(exchange.size(), piece.0));
         }
-        match exchange.map(|exchange| exchange.handle_arrived(now, from, piece, mail)) {
+        let arrival = exchange.map(|exchange| {
+            let arrival = exchange.handle_arrived(now, from, piece, mail);
+            discard(digest, exchange, &mut self.effects);
+            arrival
+        });
+        match arrival {
             Some(Arrival::Accepted) => self.accept(digest, piece.0, from),
             Some(Arrival::Pending) => {}
             Some(Arrival::Duplicate | Arrival::Wrong) | None => {
@@ -484,11 +507,11 @@ impl Swarm {
         if waiting >= INSPECTIONS_MAX {
             return self.refuse(from, digest, wanted.class, Refusal::Busy);
         }
-        let waiting = self.inspecting.entry(digest).or_default();
-        if waiting.is_empty() {
+        // An entry stays until the store has answered, although all may have gone who wait for it.
+        if !self.inspecting.contains_key(&digest) {
             self.effects.push_back(Output::Inspect { digest });
         }
-        waiting.push((from, wanted));
+        self.inspecting.entry(digest).or_default().push((from, wanted));
     }
 
     /// The home wants the hashes of a blob that this node has.
@@ -561,4 +584,10 @@ impl Swarm {
             }
         }
     }
+}
+
+/// Bytes that are kept aside for nothing go.
+fn discard(digest: Digest, exchange: &mut Exchange, effects: &mut VecDeque<Output>) {
+    let useless = exchange.take_useless().into_iter();
+    effects.extend(useless.map(|(piece, from)| Output::Discard { digest, piece, from }));
 }

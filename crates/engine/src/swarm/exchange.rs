@@ -16,7 +16,7 @@ use crate::limits::{
 };
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
-use crate::swarm::classes::class_of;
+use crate::swarm::classes::{RELAYS, class_of};
 use crate::swarm::home::Mail;
 use crate::swarm::list::{PieceList, Verdict, Via};
 use crate::swarm::pieces::{PieceSet, piece_bytes};
@@ -41,12 +41,16 @@ struct Source {
     runs: Vec<Run>,
     /// Pieces that waited at the feed behind the last one that came.
     backlog: u32,
+    /// Whether it has been complained about: if it is the feed again, it is asked again for what is missing.
+    failed: bool,
 }
 
 /// One class.
 #[derive(Default)]
 struct Class {
     sources: Vec<Source>,
+    /// Feeds that were replaced and may send the last pieces all the same.
+    former: Vec<PeerId>,
     /// Pieces of the class that are there.
     got: u32,
     total: u32,
@@ -86,6 +90,8 @@ pub struct Exchange {
     list: PieceList,
     /// Pieces that have arrived and cannot be judged yet, with their senders.
     pending: BTreeMap<u32, (PeerId, PieceHash, Time)>,
+    /// Pieces that have arrived and turned out to be of no use before they could be judged.
+    useless: Vec<(u32, PeerId)>,
     proof_asked: Option<Time>,
     classes: Vec<Class>,
     leases: BTreeMap<LeaseId, Work>,
@@ -123,6 +129,7 @@ impl Exchange {
             have,
             list: PieceList::new(pieces),
             pending: BTreeMap::new(),
+            useless: Vec::new(),
             proof_asked: None,
             classes: Vec::new(),
             leases: BTreeMap::new(),
@@ -312,7 +319,7 @@ impl Exchange {
         self.drop_feeds(mail);
         self.have = PieceSet::new(pieces);
         self.list = PieceList::new(pieces);
-        self.pending.clear();
+        self.drop_pending();
         self.leases.clear();
         self.unreported.clear();
         self.report_at = None;
@@ -381,7 +388,6 @@ impl Exchange {
         self.busy = busy;
         let entry = Entry { piece, hash };
         self.list.set(entry, Via::Trusted);
-        self.pending.remove(&piece);
         self.insert(piece);
         let lease = self.leases.iter_mut().find(|(_, work)| work.run.contains(piece));
         if let Some((lease, work)) = lease {
@@ -399,17 +405,32 @@ impl Exchange {
     pub fn finish(&mut self, mail: &mut Mail) {
         self.flush(mail);
         self.drop_feeds(mail);
+        self.drop_pending();
     }
 
     /// The node does not want the blob any more.
     pub fn leave(&mut self, mail: &mut Mail) {
         self.finish(mail);
-        if let Some(home) = self.home() {
-            mail.push_back((home, Message::Leave { digest: self.digest }));
-        }
+        // A node that has given up on its homes may be in the book of any of them.
+        let homes = self.home().map_or_else(|| self.homes.clone(), |home| vec![home]);
+        mail.extend(homes.into_iter().map(|home| (home, Message::Leave { digest: self.digest })));
+    }
+
+    /// Pieces, with their senders, whose bytes are kept aside for nothing. Each is named once.
+    pub fn take_useless(&mut self) -> Vec<(u32, PeerId)> {
+        std::mem::take(&mut self.useless)
+    }
+
+    fn drop_pending(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        self.useless.extend(pending.into_iter().map(|(piece, (from, _, _))| (piece, from)));
     }
 
     fn insert(&mut self, piece: u32) {
+        // Another one has brought it while this one's could not be judged.
+        if let Some((from, _, _)) = self.pending.remove(&piece) {
+            self.useless.push((piece, from));
+        }
         if self.have.insert(piece) && !self.classes.is_empty() {
             let at = piece as usize % self.classes.len();
             self.classes[at].got += 1;
@@ -565,6 +586,7 @@ impl Exchange {
         let at = usize::from(class);
         self.classes[at].complained = Some(now);
         let classes = self.classes.len() as u8;
+        self.classes[at].sources.iter_mut().filter(|s| s.peer == about).for_each(|s| s.failed = true);
         let runs = self.classes[at].sources.iter().filter(|s| s.peer == about).flat_map(|s| &s.runs);
         let missing = runs
             .flat_map(|run| run.first..run.end)
@@ -635,23 +657,26 @@ impl Exchange {
                 Some(source) => source.runs.push(run),
                 None => {
                     let backlog = old.iter().find(|s| s.peer == peer).map_or(0, |s| s.backlog);
-                    sources.push(Source { peer, runs: vec![run], backlog });
+                    sources.push(Source { peer, runs: vec![run], backlog, failed: false });
                 }
             }
         }
         for source in &old {
             let stays = sources.iter().any(|s| s.peer == source.peer);
             // The last pieces may come from the old feed or from the new one, whichever is first.
-            if !stays && !(few_left && !sources.is_empty()) {
+            if !stays && few_left && !sources.is_empty() {
+                self.classes[at].former.push(source.peer);
+            } else if !stays {
                 mail.push_back((source.peer, Message::Unsubscribe { digest: self.digest, class }));
             }
         }
         for source in &sources {
             let before = old.iter().find(|s| s.peer == source.peer);
-            if before.is_none_or(|s| s.runs != source.runs) {
+            if before.is_none_or(|s| s.runs != source.runs || s.failed) {
                 self.subscribe(class, source, before.is_some(), mail);
             }
         }
+        self.classes[at].former.retain(|peer| sources.iter().all(|s| s.peer != *peer));
         self.classes[at].sources = sources;
     }
 
@@ -719,14 +744,15 @@ impl Exchange {
     }
 
     fn drop_feeds(&mut self, mail: &mut Mail) {
-        for (class, peer) in self.feeds() {
-            // A feed that has sent everything of the class has closed the stream itself.
-            let class_state = &self.classes[usize::from(class)];
-            if class_state.got < class_state.total || class_state.sources.len() > 1 {
-                mail.push_back((peer, Message::Unsubscribe { digest: self.digest, class }));
+        for (number, class) in (0..).zip(&mut self.classes) {
+            // A single feed that has sent everything of the class has closed the stream itself, unless it relays.
+            let one = class.sources.len() == 1 && class.former.is_empty();
+            let is_closed = number >= RELAYS && one && class.got == class.total;
+            let feeds = class.sources.drain(..).map(|s| s.peer).chain(class.former.drain(..));
+            for peer in feeds.filter(|_| !is_closed) {
+                mail.push_back((peer, Message::Unsubscribe { digest: self.digest, class: number }));
             }
         }
-        self.classes.iter_mut().for_each(|c| c.sources.clear());
     }
 
     // ---- leases ----
