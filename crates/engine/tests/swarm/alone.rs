@@ -35,7 +35,7 @@ fn the_only_member_asks_for_the_same_as_a_node_without_a_swarm() {
     let story = [
         Input::Described { digest, size: 40 * PIECE, prefetch: None },
         open(1, Part::Whole),
-        open(2, Part::Suffix(5)),
+        open(2, Part::From(PIECE)),
         Input::Looked { digest, found: Found::Absent },
         Input::Prepared { digest, result: Ok(()) },
         Input::FetchOpened { fetch, total: Some(40 * PIECE) },

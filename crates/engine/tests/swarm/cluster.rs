@@ -213,12 +213,6 @@ impl Cluster {
             .collect()
     }
 
-    /// Nodes that are none of the homes of a blob.
-    pub fn others(&self, blob: BlobNo) -> Vec<NodeNo> {
-        let homes = self.homes(blob);
-        (0..self.nodes.len()).filter(|n| !homes.contains(n)).collect()
-    }
-
     pub fn outcome(&self, ticket: TicketId) -> Option<Outcome> {
         self.clients[&ticket].outcome
     }
