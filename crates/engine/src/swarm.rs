@@ -109,6 +109,11 @@ impl Swarm {
 
     // ---- getters ----
 
+    /// This node's name.
+    pub fn me(&self) -> PeerId {
+        self.me
+    }
+
     /// The members.
     pub fn roster(&self) -> &Roster {
         &self.roster
@@ -255,8 +260,11 @@ impl Swarm {
         self.uploads.forget(peer);
         self.inspecting.values_mut().for_each(|waiting| waiting.retain(|(reader, _)| reader != peer));
         self.home.lost(now, peer, &mut self.mail);
-        for exchange in self.exchanges.values_mut() {
+        for (digest, exchange) in &mut self.exchanges {
             exchange.handle_lost(now, peer, &mut self.mail);
+            if let Standing::Alone(end) = exchange.standing() {
+                self.events.push_back(Event::Alone(*digest, end));
+            }
         }
     }
 

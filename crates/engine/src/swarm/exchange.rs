@@ -357,6 +357,7 @@ impl Exchange {
         match self.list.judge(piece, hash, &from) {
             Verdict::Right => {
                 self.insert(piece);
+                self.end_leases(mail);
                 Arrival::Accepted
             }
             Verdict::Unknown => self.wait_for_hash(now, from, piece, hash),
@@ -389,9 +390,8 @@ impl Exchange {
         let entry = Entry { piece, hash };
         self.list.set(entry, Via::Trusted);
         self.insert(piece);
-        let lease = self.leases.iter_mut().find(|(_, work)| work.run.contains(piece));
-        if let Some((lease, work)) = lease {
-            work.at = work.at.max(piece + 1);
+        let lease = self.leases.iter().find(|(_, work)| work.run.contains(piece));
+        if let Some((lease, _)) = lease {
             self.unreported.push((*lease, entry));
             self.report_at.get_or_insert(now + REPORT_AGE_MAX);
         }
@@ -783,6 +783,11 @@ impl Exchange {
 
     /// Leases of which everything has come.
     fn end_leases(&mut self, mail: &mut Mail) {
+        // Several transfers may work on one lease, and the others bring pieces of it as well.
+        for work in self.leases.values_mut() {
+            let end = work.run.end;
+            work.at = self.have.first_missing(work.at).map_or(end, |at| at.min(end)).max(work.at);
+        }
         let done: Vec<_> =
             self.leases.iter().filter(|(_, w)| w.at >= w.run.end).map(|(l, w)| (*l, *w)).collect();
         if done.is_empty() {

@@ -495,6 +495,7 @@ impl Book {
             accusers.insert(from);
             if accusers.len() >= ACCUSERS_MIN {
                 self.quarantined.insert(about);
+                self.take_leases(&about, mail);
                 self.lose(&about);
             }
         }
@@ -504,8 +505,7 @@ impl Book {
             }
             Parent::Source => {
                 if matches!(why, Complaint::Lost | Complaint::Refused | Complaint::Wrong) {
-                    self.brought.retain(|_, feed| feed.peer != about);
-                    self.leases.lost(&about);
+                    self.take_leases(&about, mail);
                 }
                 if why != Complaint::Slow {
                     let there = |run: &Run| !self.leases.active().any(|(_, a)| a.run.contains(run.first));
@@ -524,6 +524,15 @@ impl Book {
         }
     }
 
+    /// A member is not to fetch any more, which it is told in case it lives.
+    fn take_leases(&mut self, holder: &PeerId, mail: &mut Mail) {
+        for (lease, _) in self.leases.active().filter(|(_, active)| active.holder == *holder) {
+            mail.push_back((*holder, Message::Trim { digest: self.digest, lease: *lease, end: 0 }));
+        }
+        self.brought.retain(|_, feed| feed.peer != *holder);
+        self.leases.lost(holder);
+    }
+
     fn whole(&mut self, from: PeerId, roster: &Roster) {
         if self.quarantined.contains(&from) {
             return;
@@ -537,6 +546,8 @@ impl Book {
     /// The list is wrong somewhere: whoever reported is suspect, everything starts over without them.
     fn mismatch(&mut self, now: Time, from: PeerId, mail: &mut Mail) {
         let by_receiver = self.forest.find(&from).is_some_and(|n| !self.forest.is_whole(n));
+        // Its exchange has ended; if it tries again, it joins again.
+        self.lose(&from);
         // One report for each life of the list: the others say the same.
         if !by_receiver || self.forest.has_seeds() || !self.list.is_complete() {
             return;
