@@ -341,7 +341,7 @@ impl Swarm {
             Message::NotHome { home, .. } => exchange.handle_not_home(now, from, home, mail),
             Message::Feeds { feeds, .. } => exchange.handle_feeds(now, feeds, mail),
             Message::Lease { lease, run, .. } => {
-                if exchange.handle_lease(now, lease, run) {
+                if exchange.handle_lease(now, lease, run, mail) {
                     exchange.resubscribe(mail);
                     self.events.push_back(Event::Leases(digest));
                 }

@@ -253,13 +253,14 @@ impl Exchange {
     }
 
     /// See [`Message::Lease`]. False if this node works on it already.
-    pub fn handle_lease(&mut self, now: Time, lease: LeaseId, run: Run) -> bool {
+    pub fn handle_lease(&mut self, now: Time, lease: LeaseId, run: Run, mail: &mut Mail) -> bool {
         self.heard = now;
         let end = run.end.min(self.have.total());
         let fresh = !run.is_empty() && run.first < end && !self.leases.contains_key(&lease);
         if fresh {
             let at = self.have.first_missing(run.first).unwrap_or(end).min(end);
             self.leases.insert(lease, Work { run: Run { first: run.first, end }, at });
+            self.end_leases(mail);
         }
         fresh
     }
@@ -587,8 +588,14 @@ impl Exchange {
         self.classes[at].complained = Some(now);
         let classes = self.classes.len() as u8;
         self.classes[at].sources.iter_mut().filter(|s| s.peer == about).for_each(|s| s.failed = true);
-        let runs = self.classes[at].sources.iter().filter(|s| s.peer == about).flat_map(|s| &s.runs);
+        let sources = &self.classes[at].sources;
+        let runs: Vec<Run> = match sources.is_empty() {
+            // Nobody was to send what is missing.
+            true => vec![Run { first: 0, end: self.have.total() }],
+            false => sources.iter().filter(|s| s.peer == about).flat_map(|s| &s.runs).copied().collect(),
+        };
         let missing = runs
+            .into_iter()
             .flat_map(|run| run.first..run.end)
             .filter(|piece| class_of(*piece, classes) == class && !self.have.contains(*piece))
             .take(RUNS_PER_MESSAGE_MAX)

@@ -345,7 +345,10 @@ impl Book {
             self.forest.add(from, roster.zone(&from));
         }
         for (lease, run) in joining.leases {
-            self.leases.adopt(now, lease, from, run);
+            if !self.leases.adopt(now, lease, from, run) {
+                mail.push_back((from, Message::Trim { digest: self.digest, lease, end: 0 }));
+                continue;
+            }
             self.brought.insert(lease, Feed { peer: from, run });
             self.reporters.insert(from);
             self.forest.set_source(node);
@@ -455,7 +458,7 @@ impl Book {
     }
 
     fn over(&mut self, now: Time, from: PeerId, lease: LeaseId, at: u32, end: LeaseEnd) {
-        self.leases.over(now, lease, &from, end);
+        self.leases.over(now, lease, &from, at, end);
         if let Some(feed) = self.brought.get_mut(&lease).filter(|f| f.peer == from) {
             feed.run.end = feed.run.end.min(at);
             if feed.run.is_empty() {

@@ -54,7 +54,8 @@ fn all_homes_may_die() {
     }
     cluster.run();
     delivered_but(&cluster, &tickets, &homes);
-    assert!(cluster.blobs[blob].fetched <= 2 * SIZE, "{}", cluster.blobs[blob].fetched);
+    // Without any home each of the five is on its own, and has a third of it.
+    assert!(cluster.blobs[blob].fetched <= 4 * SIZE, "{}", cluster.blobs[blob].fetched);
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn a_lease_holder_that_stalls_is_replaced() {
         let before = cluster.now;
         cluster.run();
         delivered_but(&cluster, &tickets, &[]);
-        assert!(cluster.now - before < Duration::from_secs(15), "{:?}", cluster.now - before);
+        assert!(cluster.now - before < Duration::from_secs(15), "{count}: {:?}", cluster.now - before);
         assert!(cluster.blobs[blob].fetched <= SIZE + SIZE / 10, "{}", cluster.blobs[blob].fetched);
     }
 }

@@ -189,11 +189,15 @@ impl Leases {
         self.retry_at = Some(now + HOME_RECOVERY);
     }
 
-    /// A home has taken over: a member works on a lease of the home before.
-    pub fn adopt(&mut self, now: Time, lease: LeaseId, holder: PeerId, run: Run) {
-        if !run.is_empty() && run.end <= self.there.total() {
+    /// A member that joins works on a lease: of the home before, or of this one, whose word it has missed or which it
+    /// tells once more. False if it shall not go on. To say so is no sign of progress.
+    pub fn adopt(&mut self, now: Time, lease: LeaseId, holder: PeerId, run: Run) -> bool {
+        let known = self.active.get(&lease).map(|active| active.holder);
+        let takes = known.is_none() && lease.epoch != self.epoch && !run.is_empty();
+        if takes && run.end <= self.there.total() {
             self.active.insert(lease, Active { holder, run, seen: now, begun: true });
         }
+        self.active.get(&lease).is_some_and(|active| active.holder == holder)
     }
 
     /// Pieces have arrived. False if the lease is not this member's (any more).
@@ -204,16 +208,20 @@ impl Leases {
         from: &PeerId,
         pieces: impl Iterator<Item = u32>,
     ) -> bool {
-        let mine = self.active.get_mut(&lease).filter(|a| a.holder == *from);
-        let known = mine.map(|active| (active.seen, active.begun) = (now, true)).is_some();
-        if known {
-            self.failures = 0;
-            let (from, look) = (self.there.count(), now + LEASE_MEASURE_TIME);
-            self.measure.get_or_insert(Measure { since: now, from, look });
-        }
+        let before = self.there.count();
         pieces.for_each(|piece| {
             self.there.insert(piece);
         });
+        // What was told before is told again to a home that was silent; it is no progress.
+        let progress = self.there.count() > before;
+        let mine = self.active.get_mut(&lease).filter(|a| a.holder == *from);
+        let known = mine.is_some();
+        if let Some(active) = mine.filter(|_| progress) {
+            (active.seen, active.begun) = (now, true);
+            self.failures = 0;
+            let (from, look) = (before, now + LEASE_MEASURE_TIME);
+            self.measure.get_or_insert(Measure { since: now, from, look });
+        }
         known
     }
 
@@ -227,12 +235,11 @@ impl Leases {
         }
     }
 
-    /// A lease has ended.
-    pub fn over(&mut self, now: Time, lease: LeaseId, from: &PeerId, end: LeaseEnd) {
-        if self.active.get(&lease).is_none_or(|a| a.holder != *from) {
-            return;
-        }
+    /// A lease has ended; all of it before `at` has come, from upstream or from members.
+    pub fn over(&mut self, now: Time, lease: LeaseId, from: &PeerId, at: u32, end: LeaseEnd) {
+        let Some(active) = self.active.get(&lease).copied().filter(|a| a.holder == *from) else { return };
         self.active.remove(&lease);
+        self.has(&[Run { first: active.run.first, end: at.min(active.run.end) }]);
         match end {
             LeaseEnd::Done => return,
             LeaseEnd::GivenUp => {}
