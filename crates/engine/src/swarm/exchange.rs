@@ -589,15 +589,15 @@ impl Exchange {
         let classes = self.classes.len() as u8;
         self.classes[at].sources.iter_mut().filter(|s| s.peer == about).for_each(|s| s.failed = true);
         let sources = &self.classes[at].sources;
-        let runs: Vec<Run> = match sources.is_empty() {
-            // Nobody was to send what is missing.
-            true => vec![Run { first: 0, end: self.have.total() }],
-            false => sources.iter().filter(|s| s.peer == about).flat_map(|s| &s.runs).copied().collect(),
+        let sends = |s: &Source, piece: u32| s.runs.iter().any(|run| run.contains(piece));
+        // What nobody was to send is missing as well.
+        let due = |piece: &u32| {
+            let by_it = sources.iter().any(|s| s.peer == about && sends(s, *piece));
+            by_it || !sources.iter().any(|s| sends(s, *piece))
         };
-        let missing = runs
-            .into_iter()
-            .flat_map(|run| run.first..run.end)
-            .filter(|piece| class_of(*piece, classes) == class && !self.have.contains(*piece))
+        let missing = (u32::from(class)..self.have.total())
+            .step_by(usize::from(classes))
+            .filter(|piece| !self.have.contains(*piece) && due(piece))
             .take(RUNS_PER_MESSAGE_MAX)
             .map(|piece| Run { first: piece, end: piece + 1 })
             .collect();

@@ -198,7 +198,10 @@ impl Cluster {
             if matches!(exchange.standing(), Standing::Alone(_)) || rest.is_empty() {
                 continue;
             }
-            let leased: shoal_engine::ByteRanges = swarm.fetchable(&digest).into_iter().collect();
+            // A transfer that has begun passes over what a member has brought in the meantime.
+            let mut leased: shoal_engine::ByteRanges = swarm.fetchable(&digest).into_iter().collect();
+            let place = node.disk[&transfer.blob].place.as_ref();
+            place.into_iter().flat_map(|p| p.written.iter()).for_each(|range| leased.insert(range));
             check!(
                 self,
                 leased.contains(rest.clone()),
