@@ -76,6 +76,8 @@ pub struct Forest {
     /// The zone in which the source feeds.
     source_zone: Option<u16>,
     joined: u32,
+    /// Members that the source feeds, with the class: the roots, and those for whom there was nobody else.
+    sourced: BTreeSet<(Node, u8)>,
     /// Edges that have changed since they were last asked for.
     changed: BTreeSet<(Node, u8)>,
 }
@@ -93,6 +95,7 @@ impl Forest {
             whole: Vec::new(),
             source_zone: None,
             joined: 0,
+            sourced: BTreeSet::new(),
             changed: BTreeSet::new(),
         }
     }
@@ -154,11 +157,7 @@ impl Forest {
 
     /// The members that the source feeds, with the class.
     pub fn fed_by_source(&self) -> impl Iterator<Item = (Node, u8)> + '_ {
-        self.trees
-            .iter()
-            .flat_map(|zone| zone.iter().zip(0..))
-            .filter_map(|(tree, class)| tree.root.map(|root| (root, class)))
-            .filter(|(root, class)| self.parent(*root, *class) == Parent::Source)
+        self.sourced.iter().copied()
     }
 
     /// The edges that have changed since the last call.
@@ -446,7 +445,7 @@ impl Forest {
         let others: Vec<_> =
             self.fed_by_source().filter(|(n, c)| *c == class && *n != root).map(|(n, _)| n).collect();
         for other in others {
-            self.nodes[other as usize].parents[usize::from(class)] = Parent::None;
+            self.unlink(other, class);
             self.link(other, class, Parent::Member(root));
             self.changed.insert((other, class));
         }
@@ -510,6 +509,9 @@ impl Forest {
     fn link(&mut self, node: Node, class: u8, parent: Parent) {
         let c = usize::from(class);
         self.nodes[node as usize].parents[c] = parent;
+        if parent == Parent::Source {
+            self.sourced.insert((node, class));
+        }
         if let Parent::Member(parent) = parent {
             let before = self.nodes[parent as usize].used;
             self.nodes[parent as usize].children[c].push(node);
@@ -526,6 +528,7 @@ impl Forest {
 
     fn unlink(&mut self, node: Node, class: u8) {
         let c = usize::from(class);
+        self.sourced.remove(&(node, class));
         let parent = std::mem::replace(&mut self.nodes[node as usize].parents[c], Parent::None);
         let Parent::Member(parent) = parent else { return };
         let before = self.nodes[parent as usize].used;

@@ -18,6 +18,8 @@ fn check(forest: &Forest) {
         assert_eq!(entry.used as usize, edges, "{n}: used");
         for class in 0..forest.classes {
             let mut at = n as Node;
+            let by_source = forest.parent(at, class) == Parent::Source;
+            assert_eq!(forest.fed_by_source().any(|f| f == (at, class)), by_source, "{n}: fed by the source");
             for step in 0.. {
                 assert!(step < FOREST_DEPTH_MAX, "{n} is in a circle of class {class}");
                 match forest.parent(at, class) {
