@@ -591,10 +591,15 @@ impl Book {
     fn grant(&mut self, now: Time, mail: &mut Mail) {
         let (forest, quarantined) = (&self.forest, &self.quarantined);
         let salt = u64::from(self.digest.hash()[0]) << 8 | u64::from(self.digest.hash()[1]);
-        let actions = self.leases.advance(now, |avoid| {
+        let mut actions = self.leases.advance(now, |avoid| {
             let fit = |n: &Node| !avoid(&forest.peer(*n)) && !quarantined.contains(&forest.peer(*n));
             forest.receivers().filter(fit).min_by_key(|n| forest.busyness(*n, salt)).map(|n| forest.peer(n))
         });
+        let idle = self.leases.active().next().is_none() && !self.leases.is_covered();
+        if idle && self.forest.receivers().all(|n| quarantined.contains(&self.forest.peer(n))) {
+            // Nobody is left whose word about the pieces is taken: each has to see for itself.
+            actions.push(Action::GiveUp(LeaseEnd::GivenUp));
+        }
         if actions.is_empty() {
             return;
         }

@@ -71,6 +71,8 @@ pub struct Transfer {
     pub at: u64,
     pub end: Option<u64>,
     pub cancelled: bool,
+    /// It was begun when nobody else was there.
+    pub alone: bool,
     /// Its end has been decided, and the engine is about to hear of it.
     pub ending: bool,
 }

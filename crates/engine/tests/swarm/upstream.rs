@@ -35,7 +35,8 @@ impl Cluster {
     ) {
         let blob = self.number(digest);
         self.blobs[blob].requests.push((node, start, end));
-        let transfer = Transfer { blob, at: start, end, cancelled: false, ending: false };
+        let alone = self.nodes[node].members <= 1;
+        let transfer = Transfer { blob, at: start, end, cancelled: false, alone, ending: false };
         let before = self.nodes[node].transfers.insert(fetch, transfer);
         check!(self, before.is_none(), "I4: {fetch:?} is asked for twice");
         let open = self.nodes[node].disk[&blob].place.is_some();
@@ -191,7 +192,7 @@ impl Cluster {
             let Some(exchange) = swarm.exchange(&digest) else {
                 let asks_first =
                     node.members > 1 && self.wants_whole(number, transfer.blob) && !node.draining;
-                let excused = self.ledger.was_alone(number, transfer.blob);
+                let excused = transfer.alone || self.ledger.was_alone(number, transfer.blob);
                 check!(self, !asks_first || excused, "{number}: {fetch:?} asks upstream before the members");
                 continue;
             };
