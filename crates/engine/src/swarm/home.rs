@@ -519,7 +519,13 @@ impl Book {
                     }
                 }
             }
-            Parent::None => self.forest.attach_all(node),
+            Parent::None => {
+                self.forest.attach_all(node);
+                // Those who have the blob are gone or of no use, and so is what they were counted for.
+                if self.forest.parent(node, class) == Parent::None {
+                    self.leases.misses(now, missing);
+                }
+            }
             // It has been given another one in the meantime.
             Parent::Member(_) => {
                 self.tell_feeds([(node, class)].into_iter(), mail);
