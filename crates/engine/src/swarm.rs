@@ -340,11 +340,9 @@ impl Swarm {
             _ if !from_home => {}
             Message::NotHome { home, .. } => exchange.handle_not_home(now, from, home, mail),
             Message::Feeds { feeds, .. } => exchange.handle_feeds(now, feeds, mail),
-            Message::Lease { lease, run, .. } => {
-                if exchange.handle_lease(now, lease, run, mail) {
-                    exchange.resubscribe(mail);
-                    self.events.push_back(Event::Leases(digest));
-                }
+            Message::Lease { lease, run, .. } if exchange.handle_lease(now, lease, run, mail) => {
+                exchange.resubscribe(mail);
+                self.events.push_back(Event::Leases(digest));
             }
             Message::Trim { lease, end, .. } => {
                 exchange.handle_trim(now, lease, end, mail);

@@ -16,7 +16,7 @@ use crate::limits::{
 };
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
-use crate::swarm::classes::{RELAYS, class_of};
+use crate::swarm::classes::class_of;
 use crate::swarm::home::Mail;
 use crate::swarm::list::{PieceList, Verdict, Via};
 use crate::swarm::pieces::{PieceSet, piece_bytes};
@@ -752,11 +752,8 @@ impl Exchange {
 
     fn drop_feeds(&mut self, mail: &mut Mail) {
         for (number, class) in (0..).zip(&mut self.classes) {
-            // A single feed that has sent everything of the class has closed the stream itself, unless it relays.
-            let one = class.sources.len() == 1 && class.former.is_empty();
-            let is_closed = number >= RELAYS && one && class.got == class.total;
-            let feeds = class.sources.drain(..).map(|s| s.peer).chain(class.former.drain(..));
-            for peer in feeds.filter(|_| !is_closed) {
+            // Also those that have sent everything: what they were asked for may have come from others.
+            for peer in class.sources.drain(..).map(|s| s.peer).chain(class.former.drain(..)) {
                 mail.push_back((peer, Message::Unsubscribe { digest: self.digest, class: number }));
             }
         }

@@ -544,7 +544,8 @@ impl Book {
 
     fn whole(&mut self, from: PeerId, roster: &Roster) {
         if self.quarantined.contains(&from) {
-            return;
+            // Nobody is fed by it; but it does not receive any more.
+            return self.lose(&from);
         }
         let node = self.forest.add(from, roster.zone(&from));
         self.forest.set_whole(node);
@@ -694,6 +695,6 @@ impl Book {
 /// groups, that of class 1 those of the classes of its own group. Classes of one group have the same members near their
 /// roots, so that their trees are much alike.
 pub(crate) fn relayed_by(class: u8, classes: u8, entries: impl IntoIterator<Item = Entry>) -> Vec<Entry> {
-    let of_group_0 = |e: &Entry| class_of(e.piece, classes) % group_count(classes) == 0;
+    let of_group_0 = |e: &Entry| class_of(e.piece, classes).is_multiple_of(group_count(classes));
     entries.into_iter().filter(|e| of_group_0(e) == (class == 1)).collect()
 }
