@@ -201,6 +201,9 @@ pub const COMPLAINT_PAUSE: Duration = Duration::from_millis(400);
 /// Time without a piece, while other classes move, after which a feed counts as silent.
 pub const FEED_SILENCE_MAX: Duration = Duration::from_secs(1);
 
+/// The same when no class moves. Longer than [`LEASE_STALL`]: what the home notices itself is not complained about.
+pub const ALL_SILENT_MAX: Duration = Duration::from_secs(4);
+
 /// Pieces by which a class may lag behind the others without a complaint.
 pub const LAG_PIECES_MIN: f64 = 3.0;
 

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 
 use crate::ids::Digest;
 use crate::limits::{
-    COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_SHARE_MAX, ENDGAME_PIECES, EXCHANGE_CHECK, FEED_SILENCE_MAX,
-    FEEDS_PER_CLASS_MAX, HASH_WAIT, HOME_SILENCE_MAX, JOIN_TIMEOUT, LAG_PIECES_MIN, LAG_STARVED_SHARE,
-    PENDING_PIECES_MAX, REPORT_AGE_MAX, REPORT_PIECES, RUNS_PER_MESSAGE_MAX,
+    ALL_SILENT_MAX, COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_SHARE_MAX, ENDGAME_PIECES, EXCHANGE_CHECK,
+    FEED_SILENCE_MAX, FEEDS_PER_CLASS_MAX, HASH_WAIT, HOME_SILENCE_MAX, JOIN_TIMEOUT, LAG_PIECES_MIN,
+    LAG_STARVED_SHARE, PENDING_PIECES_MAX, REPORT_AGE_MAX, REPORT_PIECES, RUNS_PER_MESSAGE_MAX,
 };
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
@@ -549,6 +549,7 @@ impl Exchange {
         let lag = view.shares * total - f64::from(class.got);
         let ending = view.shares >= 1.0;
         let quiet = now - class.last_piece.max(class.complained.unwrap_or_default()) >= FEED_SILENCE_MAX;
+        let silent = now - class.last_piece.max(class.complained.unwrap_or_default()) >= ALL_SILENT_MAX;
         // The one that was to send what is missing first.
         let first =
             (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
@@ -567,7 +568,7 @@ impl Exchange {
         let starved = crawls && lag >= LAG_PIECES_MIN.max(LAG_STARVED_SHARE * total);
         if (delayed || starved) && !view.receives_slowly {
             self.complain(now, at as u8, peer, Complaint::Slow, mail);
-        } else if quiet && (lag >= 1.0 || self.classes.len() == 1 || ending) {
+        } else if quiet && (lag >= 1.0 || self.classes.len() == 1 || ending || silent) {
             self.complain(now, at as u8, peer, Complaint::Silent, mail);
         }
     }

@@ -177,7 +177,10 @@ impl Uploads {
                 self.close(id);
             }
         }
-        self.readers.remove(to);
+        // What is on the way to it still counts until it has ended.
+        if self.readers.get(to).is_some_and(|reader| reader.on_the_way == 0) {
+            self.readers.remove(to);
+        }
     }
 
     /// Closes all streams of a blob, and says whose they were.

@@ -183,7 +183,7 @@ impl Cluster {
             self.fail(&format!("{node} keeps piece {piece} of {blob}, and has no place for it"));
         };
         let bytes = piece_bytes(place.size.expect("of a known size"), piece);
-        let twice = place.written.contains(bytes.clone());
+        let twice = !place.placed.insert(piece);
         place.written.insert(bytes);
         if wrong {
             place.wrong.insert(piece);

@@ -45,6 +45,8 @@ pub struct Place {
     /// Pieces with wrong bytes.
     pub wrong: BTreeSet<u32>,
     pub verified: bool,
+    /// Pieces that were taken from members.
+    pub placed: BTreeSet<u32>,
     /// Pieces whose hash the engine was told.
     pub hashed: BTreeSet<u32>,
 }
