@@ -350,7 +350,7 @@ impl Engine {
                 }
                 Event::Alone(digest, end) => {
                     let members = swarm.roster().len();
-                    let (pause, fault) = alone(end, &digest, members);
+                    let (pause, fault) = alone(end, &digest, swarm.me(), members);
                     self.with(now, digest, |flight, out| flight.go_alone(now, pause, fault, out));
                 }
                 Event::Restarted(digest) => {
@@ -438,9 +438,10 @@ fn follow(flight: &mut Flight, swarm: &mut Swarm, now: Time, out: &mut VecDeque<
 
 /// What a node does that the swarm cannot help: how long it waits before it asks upstream itself, or with what fault it
 /// gives up. The pauses of a cluster's nodes are spread so that a sick swarm does not become a stampede.
-fn alone(end: LeaseEnd, digest: &Digest, members: usize) -> (Duration, Option<PullFault>) {
+fn alone(end: LeaseEnd, digest: &Digest, me: PeerId, members: usize) -> (Duration, Option<PullFault>) {
     let spread = ALONE_PAUSE_PER_MEMBER.saturating_mul(u32::try_from(members).unwrap_or(u32::MAX));
-    let part = f64::from(digest.hash()[31]) / 256.0;
+    let mixed = crate::homes::mix(me.prefix() ^ u64::from(digest.hash()[31]));
+    let part = (mixed % 1024) as f64 / 1024.0;
     match end {
         LeaseEnd::Failed => (Duration::ZERO, Some(PullFault::Exhausted)),
         LeaseEnd::Denied | LeaseEnd::GivenUp | LeaseEnd::Done => {

@@ -201,6 +201,9 @@ pub const COMPLAINT_PAUSE: Duration = Duration::from_millis(400);
 /// Time without a piece, while other classes move, after which a feed counts as silent.
 pub const FEED_SILENCE_MAX: Duration = Duration::from_secs(1);
 
+/// The same when no class moves. Longer than [`LEASE_STALL`]: what the home notices itself is not complained about.
+pub const ALL_SILENT_MAX: Duration = Duration::from_secs(4);
+
 /// Pieces by which a class may lag behind the others without a complaint.
 pub const LAG_PIECES_MIN: f64 = 3.0;
 
@@ -380,10 +383,6 @@ pub const CENSUS_FEEDS_MAX: usize = 4;
 
 /// A gap shorter than a part of this of the longest is fetched after it.
 pub const GAP_PART_MIN: u32 = 4;
-
-/// Time without any piece of any class after which feeds are doubted all the same: longer than it takes a home to notice
-/// that a lease holder stands still and to grant anew.
-pub const STARVED_MAX: Duration = Duration::from_secs(12);
 
 // ---- warming ----
 

@@ -121,6 +121,11 @@ impl Swarm {
 
     // ---- getters ----
 
+    /// This node's name.
+    pub fn me(&self) -> PeerId {
+        self.me
+    }
+
     /// The members.
     pub fn roster(&self) -> &Roster {
         &self.roster
@@ -175,6 +180,11 @@ impl Swarm {
     pub fn complete(&mut self, now: Time, digest: Digest, size: u64) {
         let list = self.exchanges.remove(&digest).map(|mut exchange| {
             exchange.finish(&mut self.mail);
+            discard(digest, &mut exchange, &mut self.effects);
+            // The verdict over all may have overtaken the hashes of the last pieces.
+            for piece in (0..exchange.have().total()).filter(|piece| !exchange.have().contains(*piece)) {
+                self.uploads.offer(&digest, piece);
+            }
             if let Some(home) = exchange.home() {
                 self.mail.push_back((home, Message::Whole { digest, size }));
             }
@@ -188,6 +198,7 @@ impl Swarm {
     pub fn abandon(&mut self, digest: &Digest) {
         let Some(mut exchange) = self.exchanges.remove(digest) else { return };
         exchange.leave(&mut self.mail);
+        discard(*digest, &mut exchange, &mut self.effects);
         self.refuse_readers(digest);
     }
 
@@ -195,6 +206,7 @@ impl Swarm {
     pub fn mismatch(&mut self, digest: &Digest) {
         let Some(mut exchange) = self.exchanges.remove(digest) else { return };
         exchange.finish(&mut self.mail);
+        discard(*digest, &mut exchange, &mut self.effects);
         if let Some(home) = exchange.home() {
             self.mail.push_back((home, Message::Mismatch { digest: *digest }));
         }
@@ -216,6 +228,7 @@ impl Swarm {
         let rows = self.uploads.waiting(&digest) / u32::from(class_count(exchange.have().total()));
         let busy = rows > AHEAD_ROWS_MAX || self.received.is_busy();
         exchange.handle_fetched(now, piece, hash, busy, &mut self.mail);
+        discard(digest, exchange, &mut self.effects);
         self.uploads.offer(&digest, piece);
     }
 
@@ -231,6 +244,7 @@ impl Swarm {
     /// A blob has left the store.
     pub fn withdraw(&mut self, digest: Digest) {
         self.seeds.remove(&digest);
+        self.announcements.forget(&digest);
         self.refuse_readers(&digest);
         for home in homes(&digest, &self.roster).iter() {
             self.mail.push_back((home, Message::Withdraw { blobs: vec![digest] }));
@@ -307,6 +321,7 @@ impl Swarm {
     pub fn lost(&mut self, now: Time, peer: &PeerId) {
         self.gone.insert(*peer);
         self.uploads.forget(peer);
+        self.inspecting.values_mut().for_each(|waiting| waiting.retain(|(reader, _)| reader != peer));
         self.home.lost(now, peer, &mut self.mail);
         let (roster, gone, mail) = (&self.roster, &self.gone, &mut self.mail);
         for (digest, exchange) in &mut self.exchanges {
@@ -345,7 +360,9 @@ impl Swarm {
             M::Mismatch { digest } => self.home.mismatch(now, from, digest, mail),
             M::Leave { digest } => self.home.leave(now, from, digest, mail),
             M::Announce { blobs } => {
-                blobs.into_iter().for_each(|(digest, size)| self.home.announce(from, digest, size));
+                for (digest, size) in blobs {
+                    self.home.whole(now, from, digest, size, &self.roster, mail);
+                }
             }
             M::Withdraw { blobs } => {
                 blobs.into_iter().for_each(|digest| self.home.withdraw(now, from, digest, mail));
@@ -354,7 +371,12 @@ impl Swarm {
                 let wanted = Wanted { size, classes, class, runs, unlisted };
                 self.handle_subscribe(from, digest, wanted);
             }
-            M::Unsubscribe { digest, class } => self.uploads.unsubscribe(&from, &digest, class),
+            M::Unsubscribe { digest, class } => {
+                self.uploads.unsubscribe(&from, &digest, class);
+                if let Some(waiting) = self.inspecting.get_mut(&digest) {
+                    waiting.retain(|(peer, wanted)| *peer != from || wanted.class != class);
+                }
+            }
             M::Hashes { digest, entries } => self.handle_hashes(now, from, digest, entries),
             M::Warm(_) | M::WarmProgress { .. } | M::WarmRefuse { .. } | M::WarmCancel { .. } => {
                 self.with_warming(now, |warming, desk| warming.hear(desk, from, message));
@@ -389,11 +411,9 @@ impl Swarm {
             _ if !from_home => {}
             Message::NotHome { home, .. } => exchange.handle_not_home(now, from, home, mail),
             Message::Feeds { feeds, .. } => exchange.handle_feeds(now, feeds, mail),
-            Message::Lease { lease, run, .. } => {
-                if exchange.handle_lease(now, lease, run, mail) {
-                    exchange.resubscribe(mail);
-                    self.events.push_back(Event::Leases(digest));
-                }
+            Message::Lease { lease, run, .. } if exchange.handle_lease(now, lease, run, mail) => {
+                exchange.resubscribe(mail);
+                self.events.push_back(Event::Leases(digest));
             }
             Message::Trim { lease, end, .. } => {
                 exchange.handle_trim(now, lease, end, mail);
@@ -405,6 +425,7 @@ impl Swarm {
             }
             Message::Restart { .. } => {
                 exchange.handle_restart(now, mail);
+                discard(digest, exchange, &mut self.effects);
                 self.events.push_back(Event::Restarted(digest));
             }
             _ => {}
@@ -420,7 +441,12 @@ impl Swarm {
         if let Some(exchange) = &exchange {
             self.received.add(now, piece_bytes(exchange.size(), piece.0));
         }
-        match exchange.map(|exchange| exchange.handle_arrived(now, from, piece, mail)) {
+        let arrival = exchange.map(|exchange| {
+            let arrival = exchange.handle_arrived(now, from, piece, mail);
+            discard(digest, exchange, &mut self.effects);
+            arrival
+        });
+        match arrival {
             Some(Arrival::Accepted) => self.accept(digest, piece.0, from),
             Some(Arrival::Pending) => {}
             Some(Arrival::Duplicate | Arrival::Wrong) | None => {
@@ -559,11 +585,11 @@ impl Swarm {
         if waiting >= INSPECTIONS_MAX {
             return self.refuse(from, digest, wanted.class, Refusal::Busy);
         }
-        let waiting = self.inspecting.entry(digest).or_default();
-        if waiting.is_empty() {
+        // An entry stays until the store has answered, although all may have gone who wait for it.
+        if !self.inspecting.contains_key(&digest) {
             self.effects.push_back(Output::Inspect { digest });
         }
-        waiting.push((from, wanted));
+        self.inspecting.entry(digest).or_default().push((from, wanted));
     }
 
     /// The home wants the hashes of a blob that this node has.
@@ -651,4 +677,10 @@ fn living_homes(digest: &Digest, roster: &Roster, gone: &BTreeSet<PeerId>) -> Ve
 /// Bytes of the pieces that are there; the last piece counts as a whole one.
 fn received(have: &PieceSet, size: u64) -> u64 {
     (u64::from(have.count()) * piece_len(size)).min(size)
+}
+
+/// Bytes that are kept aside for nothing go.
+fn discard(digest: Digest, exchange: &mut Exchange, effects: &mut VecDeque<Output>) {
+    let useless = exchange.take_useless().into_iter();
+    effects.extend(useless.map(|(piece, from)| Output::Discard { digest, piece, from }));
 }

@@ -117,7 +117,7 @@ impl Flight {
                 self.next_scope();
             }
             // Another member may have more luck.
-            Verdict::GiveUp(fault) if self.is_shared() => self.lease_fault = Some(fault),
+            Verdict::GiveUp(fault) if self.is_shared() => self.give_leases_back(fault),
             Verdict::GiveUp(fault) => self.give_up(fault, out),
         }
         if from_the_start && self.phase == Phase::Receiving {

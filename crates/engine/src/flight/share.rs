@@ -92,6 +92,12 @@ impl Flight {
         }
     }
 
+    /// Upstream has failed for all that this node was to fetch: it is not asked again before there is a new lease.
+    pub(super) fn give_leases_back(&mut self, fault: PullFault) {
+        self.lease_fault = Some(fault);
+        self.sharing = Sharing::On(Vec::new());
+    }
+
     /// Why upstream has failed for what this node was to fetch, once.
     pub(crate) fn take_lease_fault(&mut self) -> Option<PullFault> {
         self.lease_fault.take()

@@ -30,6 +30,12 @@ impl Announcements {
         }
     }
 
+    /// A blob that is no longer there is not announced.
+    pub fn forget(&mut self, digest: &Digest) {
+        self.waiting.values_mut().for_each(|blobs| blobs.retain(|(waiting, _)| waiting != digest));
+        self.waiting.retain(|_, blobs| !blobs.is_empty());
+    }
+
     /// Tells what is due.
     pub fn flush(&mut self, now: Time, mail: &mut Mail) {
         if self.flush_at.is_none_or(|at| at > now) {

@@ -24,6 +24,9 @@ pub const fn class_count(pieces: u32) -> u8 {
     }
 }
 
+/// The first so many classes also carry hashes, see [`Message::Hashes`](crate::wire::Message::Hashes).
+pub const RELAYS: u8 = 2;
+
 /// Class of a piece.
 pub const fn class_of(piece: u32, classes: u8) -> u8 {
     (piece % classes as u32) as u8

@@ -9,12 +9,12 @@
 use std::collections::BTreeMap;
 
 use crate::ids::Digest;
+use crate::limits::RUNS_OF_HAVE_MAX;
 use crate::limits::{
-    COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_SHARE_MAX, ENDGAME_PIECES, EXCHANGE_CHECK, FEED_SILENCE_MAX,
-    FEEDS_PER_CLASS_MAX, HASH_WAIT, HOME_SILENCE_MAX, JOIN_TIMEOUT, LAG_PIECES_MIN, LAG_STARVED_SHARE,
-    PENDING_PIECES_MAX, REPORT_AGE_MAX, REPORT_PIECES, RUNS_PER_MESSAGE_MAX,
+    ALL_SILENT_MAX, COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_SHARE_MAX, ENDGAME_PIECES, EXCHANGE_CHECK,
+    FEED_SILENCE_MAX, FEEDS_PER_CLASS_MAX, HASH_WAIT, HOME_SILENCE_MAX, JOIN_TIMEOUT, LAG_PIECES_MIN,
+    LAG_STARVED_SHARE, PENDING_PIECES_MAX, REPORT_AGE_MAX, REPORT_PIECES, RUNS_PER_MESSAGE_MAX,
 };
-use crate::limits::{RUNS_OF_HAVE_MAX, STARVED_MAX};
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
 use crate::swarm::classes::class_of;
@@ -42,12 +42,16 @@ struct Source {
     runs: Vec<Run>,
     /// Pieces that waited at the feed behind the last one that came.
     backlog: u32,
+    /// Whether it has been complained about: if it is the feed again, it is asked again for what is missing.
+    failed: bool,
 }
 
 /// One class.
 #[derive(Default)]
 struct Class {
     sources: Vec<Source>,
+    /// Feeds that were replaced and may send the last pieces all the same.
+    former: Vec<PeerId>,
     /// Pieces of the class that are there.
     got: u32,
     total: u32,
@@ -87,6 +91,8 @@ pub struct Exchange {
     list: PieceList,
     /// Pieces that have arrived and cannot be judged yet, with their senders.
     pending: BTreeMap<u32, (PeerId, PieceHash, Time)>,
+    /// Pieces that have arrived and turned out to be of no use before they could be judged.
+    useless: Vec<(u32, PeerId)>,
     proof_asked: Option<Time>,
     classes: Vec<Class>,
     leases: BTreeMap<LeaseId, Work>,
@@ -126,6 +132,7 @@ impl Exchange {
             have,
             list: PieceList::new(pieces),
             pending: BTreeMap::new(),
+            useless: Vec::new(),
             proof_asked: None,
             classes: Vec::new(),
             leases: BTreeMap::new(),
@@ -340,7 +347,7 @@ impl Exchange {
         self.drop_feeds(mail);
         self.have = PieceSet::new(pieces);
         self.list = PieceList::new(pieces);
-        self.pending.clear();
+        self.drop_pending();
         self.leases.clear();
         self.unreported.clear();
         self.report_at = None;
@@ -378,6 +385,7 @@ impl Exchange {
         match self.list.judge(piece, hash, &from) {
             Verdict::Right => {
                 self.insert(piece);
+                self.end_leases(mail);
                 Arrival::Accepted
             }
             Verdict::Unknown => self.wait_for_hash(now, from, piece, hash),
@@ -409,11 +417,9 @@ impl Exchange {
         self.busy = busy;
         let entry = Entry { piece, hash };
         self.list.set(entry, Via::Trusted);
-        self.pending.remove(&piece);
         self.insert(piece);
-        let lease = self.leases.iter_mut().find(|(_, work)| work.run.contains(piece));
-        if let Some((lease, work)) = lease {
-            work.at = work.at.max(piece + 1);
+        let lease = self.leases.iter().find(|(_, work)| work.run.contains(piece));
+        if let Some((lease, _)) = lease {
             self.unreported.push((*lease, entry));
             self.report_at.get_or_insert(now + REPORT_AGE_MAX);
         }
@@ -427,17 +433,32 @@ impl Exchange {
     pub fn finish(&mut self, mail: &mut Mail) {
         self.flush(mail);
         self.drop_feeds(mail);
+        self.drop_pending();
     }
 
     /// The node does not want the blob any more.
     pub fn leave(&mut self, mail: &mut Mail) {
         self.finish(mail);
-        if let Some(home) = self.home() {
-            mail.push_back((home, Message::Leave { digest: self.digest }));
-        }
+        // A node that has given up on its homes may be in the book of any of them.
+        let homes = self.home().map_or_else(|| self.homes.clone(), |home| vec![home]);
+        mail.extend(homes.into_iter().map(|home| (home, Message::Leave { digest: self.digest })));
+    }
+
+    /// Pieces, with their senders, whose bytes are kept aside for nothing. Each is named once.
+    pub fn take_useless(&mut self) -> Vec<(u32, PeerId)> {
+        std::mem::take(&mut self.useless)
+    }
+
+    fn drop_pending(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        self.useless.extend(pending.into_iter().map(|(piece, (from, _, _))| (piece, from)));
     }
 
     fn insert(&mut self, piece: u32) {
+        // Another one has brought it while this one's could not be judged.
+        if let Some((from, _, _)) = self.pending.remove(&piece) {
+            self.useless.push((piece, from));
+        }
         if self.have.insert(piece) && !self.classes.is_empty() {
             let at = piece as usize % self.classes.len();
             self.classes[at].got += 1;
@@ -539,9 +560,9 @@ impl Exchange {
         // With most feeds waiting for this node, its own link is what is slow.
         let waiting = self.classes.iter().filter(|c| c.sources.iter().any(|s| s.backlog >= 2)).count();
         let receives_slowly = 2 * waiting > self.classes.len();
-        // While nothing comes at all it is the source that is slow, or the last pieces are lost: then anybody may ask.
+        // While nothing comes at all it is the source that is slow.
         let last = self.classes.iter().map(|c| c.last_piece).max().unwrap_or_default();
-        let moves = now < last + FEED_SILENCE_MAX / 2 || now >= last + STARVED_MAX;
+        let moves = now < last + FEED_SILENCE_MAX / 2;
         if compares {
             self.tell_of_slowness(receives_slowly, mail);
         }
@@ -565,6 +586,7 @@ impl Exchange {
         let lag = view.shares * total - f64::from(class.got);
         let ending = view.shares >= 1.0;
         let quiet = now - class.last_piece.max(class.complained.unwrap_or_default()) >= FEED_SILENCE_MAX;
+        let silent = now - class.last_piece.max(class.complained.unwrap_or_default()) >= ALL_SILENT_MAX;
         // The one that was to send what is missing first.
         let first =
             (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
@@ -583,7 +605,7 @@ impl Exchange {
         let starved = crawls && lag >= LAG_PIECES_MIN.max(LAG_STARVED_SHARE * total);
         if (delayed || starved) && !view.receives_slowly {
             self.complain(now, at as u8, peer, Complaint::Slow, mail);
-        } else if quiet && view.moves && (lag >= 1.0 || ending) {
+        } else if quiet && ((view.moves && (lag >= 1.0 || ending)) || silent) {
             self.complain(now, at as u8, peer, Complaint::Silent, mail);
         }
     }
@@ -603,16 +625,17 @@ impl Exchange {
         let at = usize::from(class);
         self.classes[at].complained = Some(now);
         let classes = self.classes.len() as u8;
+        self.classes[at].sources.iter_mut().filter(|s| s.peer == about).for_each(|s| s.failed = true);
         let sources = &self.classes[at].sources;
-        let all = [Run { first: 0, end: self.have.total() }];
-        let of_feed: Vec<Run> =
-            sources.iter().filter(|s| s.peer == about).flat_map(|s| s.runs.clone()).collect();
-        // Without a feed, everything of the class is what nobody was to send.
-        let runs = if sources.is_empty() { &all[..] } else { &of_feed[..] };
-        let missing = runs
-            .iter()
-            .flat_map(|run| run.first..run.end)
-            .filter(|piece| class_of(*piece, classes) == class && !self.have.contains(*piece))
+        let sends = |s: &Source, piece: u32| s.runs.iter().any(|run| run.contains(piece));
+        // What nobody was to send is missing as well.
+        let due = |piece: &u32| {
+            let by_it = sources.iter().any(|s| s.peer == about && sends(s, *piece));
+            by_it || !sources.iter().any(|s| sends(s, *piece))
+        };
+        let missing = (u32::from(class)..self.have.total())
+            .step_by(usize::from(classes))
+            .filter(|piece| !self.have.contains(*piece) && due(piece))
             .take(RUNS_PER_MESSAGE_MAX)
             .map(|piece| Run { first: piece, end: piece + 1 })
             .collect();
@@ -691,23 +714,26 @@ impl Exchange {
                 Some(source) => source.runs.push(run),
                 None => {
                     let backlog = old.iter().find(|s| s.peer == peer).map_or(0, |s| s.backlog);
-                    sources.push(Source { peer, runs: vec![run], backlog });
+                    sources.push(Source { peer, runs: vec![run], backlog, failed: false });
                 }
             }
         }
         for source in &old {
             let stays = sources.iter().any(|s| s.peer == source.peer);
             // The last pieces may come from the old feed or from the new one, whichever is first.
-            if !stays && !(few_left && !sources.is_empty()) {
+            if !stays && few_left && !sources.is_empty() {
+                self.classes[at].former.push(source.peer);
+            } else if !stays {
                 mail.push_back((source.peer, Message::Unsubscribe { digest: self.digest, class }));
             }
         }
         for source in &sources {
             let before = old.iter().find(|s| s.peer == source.peer);
-            if before.is_none_or(|s| s.runs != source.runs) {
+            if before.is_none_or(|s| s.runs != source.runs || s.failed) {
                 self.subscribe(class, source, before.is_some(), mail);
             }
         }
+        self.classes[at].former.retain(|peer| sources.iter().all(|s| s.peer != *peer));
         self.classes[at].sources = sources;
     }
 
@@ -775,14 +801,12 @@ impl Exchange {
     }
 
     fn drop_feeds(&mut self, mail: &mut Mail) {
-        for (class, peer) in self.feeds() {
-            // A feed that has sent everything of the class has closed the stream itself.
-            let class_state = &self.classes[usize::from(class)];
-            if class_state.got < class_state.total || class_state.sources.len() > 1 {
-                mail.push_back((peer, Message::Unsubscribe { digest: self.digest, class }));
+        for (number, class) in (0..).zip(&mut self.classes) {
+            // Also those that have sent everything: what they were asked for may have come from others.
+            for peer in class.sources.drain(..).map(|s| s.peer).chain(class.former.drain(..)) {
+                mail.push_back((peer, Message::Unsubscribe { digest: self.digest, class: number }));
             }
         }
-        self.classes.iter_mut().for_each(|c| c.sources.clear());
     }
 
     // ---- leases ----
@@ -813,6 +837,11 @@ impl Exchange {
 
     /// Leases of which everything has come.
     fn end_leases(&mut self, mail: &mut Mail) {
+        // Several transfers may work on one lease, and the others bring pieces of it as well.
+        for work in self.leases.values_mut() {
+            let end = work.run.end;
+            work.at = self.have.first_missing(work.at).map_or(end, |at| at.min(end)).max(work.at);
+        }
         let done: Vec<_> =
             self.leases.iter().filter(|(_, w)| w.at >= w.run.end).map(|(l, w)| (*l, *w)).collect();
         if done.is_empty() {

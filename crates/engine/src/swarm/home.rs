@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::Digest;
 use crate::limits::{
-    ACCUSERS_MIN, BOOKS_MAX, CENSUS_FEEDS_MAX, CENSUS_TIME, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX,
-    LISTED_DIRECTLY_MAX, RUNS_PER_MESSAGE_MAX,
+    ACCUSERS_MIN, BOOKS_MAX, CENSUS_FEEDS_MAX, CENSUS_TIME, ENTRIES_PER_FRAME_MAX, FEED_SILENCE_MAX,
+    HOLDERS_PER_BLOB_MAX, LISTED_DIRECTLY_MAX, RUNS_PER_MESSAGE_MAX,
 };
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
@@ -55,6 +55,8 @@ struct Book {
     /// Members that wait for the complete list.
     unlisted: BTreeSet<PeerId>,
     restarts: u32,
+    /// When pieces were last reported.
+    reported: Time,
 }
 
 /// What members have, as they tell it, until everybody has had time to.
@@ -146,6 +148,7 @@ impl Home {
         }
         book.join(now, from, joining, roster, mail);
         book.advance(now, mail);
+        self.close_if_done(&digest);
     }
 
     /// See [`Message::Report`].
@@ -161,6 +164,7 @@ impl Home {
             book.leases.told_busy(&from, busy);
             book.report(now, from, lease, entries, mail);
             book.advance(now, mail);
+            self.close_if_done(&digest);
         }
     }
 
@@ -176,6 +180,7 @@ impl Home {
         let Some(book) = self.books.get_mut(&digest) else { return };
         book.over(now, from, lease, at, end);
         book.advance(now, mail);
+        self.close_if_done(&digest);
     }
 
     /// See [`Message::Complain`].
@@ -190,6 +195,7 @@ impl Home {
         let Some(book) = self.books.get_mut(&digest) else { return };
         book.complain(now, from, class, about, why, &missing, mail);
         book.advance(now, mail);
+        self.close_if_done(&digest);
     }
 
     /// See [`Message::Prove`].
@@ -229,6 +235,7 @@ impl Home {
         let Some(book) = self.books.get_mut(&digest) else { return };
         book.mismatch(now, from, mail);
         book.advance(now, mail);
+        self.close_if_done(&digest);
     }
 
     /// See [`Message::Leave`].
@@ -297,6 +304,7 @@ impl Home {
                 book.advance(now, mail);
             }
         }
+        self.books.retain(|_, book| !book.is_done());
     }
 
     fn close_if_done(&mut self, digest: &Digest) {
@@ -326,6 +334,7 @@ impl Book {
             listing: None,
             unlisted: BTreeSet::new(),
             restarts: 0,
+            reported: now,
         }
     }
 
@@ -357,7 +366,10 @@ impl Book {
             self.forest.add(from, roster.zone(&from));
         }
         for (lease, run) in joining.leases {
-            self.leases.adopt(now, lease, from, run);
+            if !self.leases.adopt(now, lease, from, run) {
+                mail.push_back((from, Message::Trim { digest: self.digest, lease, end: 0 }));
+                continue;
+            }
             self.brought.insert(lease, Feed { peer: from, run });
             self.reporters.insert(from);
             self.forest.set_source(node);
@@ -454,6 +466,7 @@ impl Book {
         if !listed && !self.reporters.contains(&from) {
             return;
         }
+        self.reported = now;
         self.leases.report(now, lease, &from, entries.iter().map(|e| e.piece));
         if let Some(feed) = self.brought.get_mut(&lease).filter(|f| f.peer == from) {
             let end = entries.iter().map(|e| e.piece + 1).max().unwrap_or(0);
@@ -514,7 +527,7 @@ impl Book {
     }
 
     fn over(&mut self, now: Time, from: PeerId, lease: LeaseId, at: u32, end: LeaseEnd) {
-        self.leases.over(now, lease, &from, end);
+        self.leases.over(now, lease, &from, at, end);
         if let Some(feed) = self.brought.get_mut(&lease).filter(|f| f.peer == from) {
             feed.run.end = feed.run.end.min(at);
             if feed.run.is_empty() {
@@ -558,17 +571,20 @@ impl Book {
             accusers.insert(from);
             if accusers.len() >= ACCUSERS_MIN {
                 self.quarantined.insert(about);
+                self.take_leases(&about, mail);
                 self.lose(&about);
             }
         }
+        // While nothing comes from upstream, everybody is silent and nobody is at fault.
+        let dry = !self.leases.is_there() && now >= self.reported + FEED_SILENCE_MAX;
         match self.forest.parent(node, class) {
+            Parent::Member(parent) if why == Complaint::Silent && dry && !self.forest.is_whole(parent) => {}
             Parent::Member(parent) if Some(parent) == accused => {
                 self.forest.replace(node, class, matches!(why, Complaint::Slow | Complaint::Silent));
             }
             Parent::Source => {
                 if matches!(why, Complaint::Lost | Complaint::Refused | Complaint::Wrong) {
-                    self.brought.retain(|_, feed| feed.peer != about);
-                    self.leases.lost(&about);
+                    self.take_leases(&about, mail);
                 }
                 if why != Complaint::Slow {
                     let there = |run: &Run| !self.leases.active().any(|(_, a)| a.run.contains(run.first));
@@ -579,7 +595,13 @@ impl Book {
                     }
                 }
             }
-            Parent::None => self.forest.attach_all(node),
+            Parent::None => {
+                self.forest.attach_all(node);
+                // Those who have the blob are gone or of no use, and so is what they were counted for.
+                if self.forest.parent(node, class) == Parent::None {
+                    self.leases.misses(now, missing);
+                }
+            }
             // It has been given another one in the meantime.
             Parent::Member(_) => {
                 self.tell_feeds([(node, class)].into_iter(), mail);
@@ -587,9 +609,19 @@ impl Book {
         }
     }
 
+    /// A member is not to fetch any more, which it is told in case it lives.
+    fn take_leases(&mut self, holder: &PeerId, mail: &mut Mail) {
+        for (lease, _) in self.leases.active().filter(|(_, active)| active.holder == *holder) {
+            mail.push_back((*holder, Message::Trim { digest: self.digest, lease: *lease, end: 0 }));
+        }
+        self.brought.retain(|_, feed| feed.peer != *holder);
+        self.leases.lost(holder);
+    }
+
     fn whole(&mut self, from: PeerId, roster: &Roster) {
         if self.quarantined.contains(&from) {
-            return;
+            // Nobody is fed by it; but it does not receive any more.
+            return self.lose(&from);
         }
         let node = self.forest.add(from, roster.zone(&from));
         self.forest.set_whole(node);
@@ -600,6 +632,8 @@ impl Book {
     /// The list is wrong somewhere: whoever reported is suspect, everything starts over without them.
     fn mismatch(&mut self, now: Time, from: PeerId, mail: &mut Mail) {
         let by_receiver = self.forest.find(&from).is_some_and(|n| !self.forest.is_whole(n));
+        // Its exchange has ended; if it tries again, it joins again.
+        self.lose(&from);
         // One report for each life of the list: the others say the same.
         if !by_receiver || self.forest.has_seeds() || !self.list.is_complete() {
             return;
@@ -643,13 +677,18 @@ impl Book {
     fn grant(&mut self, now: Time, mail: &mut Mail) {
         let (forest, quarantined) = (&self.forest, &self.quarantined);
         let salt = u64::from(self.digest.hash()[0]) << 8 | u64::from(self.digest.hash()[1]);
-        let actions = self.leases.advance(now, |avoid| {
+        let mut actions = self.leases.advance(now, |avoid| {
             let fit = |n: &Node| {
                 let peer = forest.peer(*n);
                 !avoid(&peer) && !quarantined.contains(&peer) && !forest.is_slow(*n)
             };
             forest.receivers().filter(fit).min_by_key(|n| forest.busyness(*n, salt)).map(|n| forest.peer(n))
         });
+        let idle = self.leases.active().next().is_none() && !self.leases.is_covered();
+        if idle && self.forest.receivers().all(|n| quarantined.contains(&self.forest.peer(n))) {
+            // Nobody is left whose word about the pieces is taken: each has to see for itself.
+            actions.push(Action::GiveUp(LeaseEnd::GivenUp));
+        }
         if actions.is_empty() {
             return;
         }
@@ -687,8 +726,11 @@ impl Book {
                 mail.push_back((holder, Message::Trim { digest, lease, end }));
             }
             Action::GiveUp(end) => {
-                for node in self.forest.receivers() {
+                // The book ends with it: whoever asks later tries anew.
+                let receivers: Vec<_> = self.forest.receivers().collect();
+                for node in receivers {
                     mail.push_back((self.forest.peer(node), Message::Alone { digest, end }));
+                    self.forest.remove(node);
                 }
             }
         }
@@ -735,6 +777,6 @@ impl Book {
 /// groups, that of class 1 those of the classes of its own group. Classes of one group have the same members near their
 /// roots, so that their trees are much alike.
 pub(crate) fn relayed_by(class: u8, classes: u8, entries: impl IntoIterator<Item = Entry>) -> Vec<Entry> {
-    let of_group_0 = |e: &Entry| class_of(e.piece, classes) % group_count(classes) == 0;
+    let of_group_0 = |e: &Entry| class_of(e.piece, classes).is_multiple_of(group_count(classes));
     entries.into_iter().filter(|e| of_group_0(e) == (class == 1)).collect()
 }

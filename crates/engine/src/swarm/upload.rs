@@ -15,7 +15,8 @@ use crate::limits::{
     SLOW_READER_FACTOR, SUBSCRIPTIONS_MAX, UPLOADS_MAX, UPLOADS_PER_PEER_MAX, UPLOADS_TO_SLOW_MAX,
 };
 use crate::peer::PeerId;
-use crate::swarm::classes::class_of;
+use crate::swarm::classes::{RELAYS, class_of};
+use crate::swarm::pieces::PieceSet;
 use crate::time::Time;
 use crate::wire::Run;
 
@@ -49,8 +50,20 @@ struct Sub {
     classes: u8,
     wanted: Vec<Run>,
     waiting: VecDeque<u32>,
+    /// Pieces that have been sent or wait, counted within the class: none is sent twice.
+    offered: PieceSet,
+    /// Pieces that are still to be sent.
+    left: u32,
     /// Whether it stands in a queue.
     queued: bool,
+}
+
+impl Sub {
+    fn offer(&mut self, piece: u32) {
+        if self.offered.insert(piece / u32::from(self.classes)) {
+            self.waiting.push_back(piece);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -122,9 +135,15 @@ impl Uploads {
         available: impl Fn(u32) -> bool,
     ) {
         self.unsubscribe(&to, &digest, class);
-        let mine = |piece: &u32| class_of(*piece, classes) == class && available(*piece);
-        let waiting = wanted.iter().flat_map(|run| run.first..run.end).filter(mine).collect();
-        let sub = Sub { to, digest, class, classes, wanted, waiting, queued: false };
+        let mine = |piece: &u32| class_of(*piece, classes) == class;
+        let end = wanted.iter().map(|run| run.end).max().unwrap_or(0);
+        let offered = PieceSet::new(end.div_ceil(u32::from(classes)));
+        let left = wanted.iter().flat_map(|run| run.first..run.end).filter(mine).count() as u32;
+        let (waiting, queued) = (VecDeque::new(), false);
+        let mut sub = Sub { to, digest, class, classes, wanted, waiting, offered, left, queued };
+        for run in sub.wanted.clone() {
+            (run.first..run.end).filter(|p| mine(p) && available(*p)).for_each(|piece| sub.offer(piece));
+        }
         let id = match self.free.pop() {
             Some(id) => {
                 self.subs[id] = Some(sub);
@@ -158,7 +177,10 @@ impl Uploads {
                 self.close(id);
             }
         }
-        self.readers.remove(to);
+        // What is on the way to it still counts until it has ended.
+        if self.readers.get(to).is_some_and(|reader| reader.on_the_way == 0) {
+            self.readers.remove(to);
+        }
     }
 
     /// Closes all streams of a blob, and says whose they were.
@@ -186,7 +208,7 @@ impl Uploads {
             let wanted =
                 class_of(piece, sub.classes) == sub.class && sub.wanted.iter().any(|r| r.contains(piece));
             if wanted {
-                sub.waiting.push_back(piece);
+                sub.offer(piece);
                 self.enqueue(id);
             }
         }
@@ -248,10 +270,15 @@ impl Uploads {
             self.on_the_way.insert(upload, OnTheWay { to: sub.to, since: now, slow });
             let backlog = sub.waiting.len() as u32;
             sub.queued = backlog > 0;
-            if sub.queued {
+            sub.left -= 1;
+            let send = Send { upload, to: sub.to, digest: sub.digest, class: sub.class, piece, backlog };
+            // Classes that relay hashes go on to do so when their pieces have been sent; their readers close them.
+            if sub.left == 0 && sub.class >= RELAYS {
+                self.close(id);
+            } else if sub.queued {
                 self.ready.push_back(id);
             }
-            return Some(Send { upload, to: sub.to, digest: sub.digest, class: sub.class, piece, backlog });
+            return Some(send);
         }
         None
     }

@@ -66,6 +66,8 @@ struct Measure {
     since: Time,
     /// Reported when it began.
     from: u32,
+    /// When it is looked at next.
+    look: Time,
 }
 
 /// The leases of one blob.
@@ -163,8 +165,8 @@ impl Leases {
         }
         let stall = self.active.values().map(|a| a.seen + Self::patience(a)).min();
         let measure = self.measure.filter(|_| !self.settled && !self.active.is_empty());
-        let measure = measure.map(|m| m.since + LEASE_MEASURE_TIME);
-        let next = [stall, measure, self.retry_at].into_iter().flatten().min()?;
+        let measure = measure.map(|m| m.look);
+        let next = [stall, measure, self.retry_at].into_iter().flatten().min().filter(|_| !self.over)?;
         // What could not be decided at one look is looked at again, and not at the same moment.
         Some(next.max(self.looked + LEASE_LOOK_PAUSE))
     }
@@ -202,11 +204,15 @@ impl Leases {
         self.retry_at = Some(now + HOME_RECOVERY);
     }
 
-    /// A home has taken over: a member works on a lease of the home before.
-    pub fn adopt(&mut self, now: Time, lease: LeaseId, holder: PeerId, run: Run) {
-        if !run.is_empty() && run.end <= self.there.total() {
+    /// A member that joins works on a lease: of the home before, or of this one, whose word it has missed or which it
+    /// tells once more. False if it shall not go on. To say so is no sign of progress.
+    pub fn adopt(&mut self, now: Time, lease: LeaseId, holder: PeerId, run: Run) -> bool {
+        let known = self.active.get(&lease).map(|active| active.holder);
+        let takes = known.is_none() && lease.epoch != self.epoch && !run.is_empty();
+        if takes && run.end <= self.there.total() {
             self.active.insert(lease, Active { holder, run, seen: now, begun: true });
         }
+        self.active.get(&lease).is_some_and(|active| active.holder == holder)
     }
 
     /// Pieces have arrived. False if the lease is not this member's (any more).
@@ -217,15 +223,20 @@ impl Leases {
         from: &PeerId,
         pieces: impl Iterator<Item = u32>,
     ) -> bool {
-        let mine = self.active.get_mut(&lease).filter(|a| a.holder == *from);
-        let known = mine.map(|active| (active.seen, active.begun) = (now, true)).is_some();
-        if known {
-            self.failures = 0;
-            self.measure.get_or_insert(Measure { since: now, from: self.there.count() });
-        }
+        let before = self.there.count();
         pieces.for_each(|piece| {
             self.there.insert(piece);
         });
+        // What was told before is told again to a home that was silent; it is no progress.
+        let progress = self.there.count() > before;
+        let mine = self.active.get_mut(&lease).filter(|a| a.holder == *from);
+        let known = mine.is_some();
+        if let Some(active) = mine.filter(|_| progress) {
+            (active.seen, active.begun) = (now, true);
+            self.failures = 0;
+            let (from, look) = (before, now + LEASE_MEASURE_TIME);
+            self.measure.get_or_insert(Measure { since: now, from, look });
+        }
         known
     }
 
@@ -239,13 +250,13 @@ impl Leases {
         }
     }
 
-    /// A lease has ended.
-    pub fn over(&mut self, now: Time, lease: LeaseId, from: &PeerId, end: LeaseEnd) {
-        let Some(run) = self.active.get(&lease).filter(|a| a.holder == *from).map(|a| a.run) else { return };
+    /// A lease has ended; all of it before `at` has come, from upstream or from members.
+    pub fn over(&mut self, now: Time, lease: LeaseId, from: &PeerId, at: u32, end: LeaseEnd) {
+        let Some(active) = self.active.get(&lease).copied().filter(|a| a.holder == *from) else { return };
         self.active.remove(&lease);
+        self.has(&[Run { first: active.run.first, end: at.min(active.run.end) }]);
         match end {
-            // It may have had some of it before.
-            LeaseEnd::Done => return self.has(&[run]),
+            LeaseEnd::Done => return,
             LeaseEnd::GivenUp => {}
             LeaseEnd::Denied => self.denials += 1,
             LeaseEnd::Failed => {
@@ -301,6 +312,10 @@ impl Leases {
             return actions;
         }
         if self.retry_at.is_some_and(|at| at > now) {
+            // A look that is due must not ask for a wakeup in the past until then.
+            if let Some(measure) = self.measure.as_mut().filter(|m| m.look <= now) {
+                measure.look = now + LEASE_MEASURE_TIME;
+            }
             return actions;
         }
         self.retry_at = None;
@@ -392,7 +407,7 @@ impl Leases {
         let Some(measure) = self.measure.filter(|_| !self.settled) else { return };
         let time = (now - measure.since).as_secs_f64();
         let pieces = self.there.count().saturating_sub(measure.from);
-        if now < measure.since + LEASE_MEASURE_TIME {
+        if now < measure.look {
             return;
         }
         if self.active.values().any(|a| self.busy.contains(&a.holder)) {
@@ -400,6 +415,7 @@ impl Leases {
             return;
         }
         if pieces < LEASE_MEASURE_PIECES_MIN && time < 5.0 * LEASE_MEASURE_TIME.as_secs_f64() {
+            self.measure = Some(Measure { look: now + LEASE_MEASURE_TIME, ..measure });
             return;
         }
         self.rate = f64::from(pieces.max(1)) / time;

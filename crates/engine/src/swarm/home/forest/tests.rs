@@ -20,6 +20,8 @@ fn check(forest: &Forest) {
             let by_source = forest.by_source.contains(&(n as Node, class));
             assert_eq!(by_source, forest.parent(n as Node, class) == Parent::Source, "{n} in {class}");
             let mut at = n as Node;
+            let by_source = forest.parent(at, class) == Parent::Source;
+            assert_eq!(forest.fed_by_source().any(|f| f == (at, class)), by_source, "{n}: fed by the source");
             for step in 0.. {
                 assert!(step < FOREST_DEPTH_MAX, "{n} is in a circle of class {class}");
                 match forest.parent(at, class) {

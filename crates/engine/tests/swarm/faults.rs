@@ -1,0 +1,208 @@
+//! Members, links and registries that fail in the middle.
+
+use std::time::Duration;
+
+use shoal_engine::SourceFault;
+use shoal_engine::TicketId;
+use shoal_engine::io::{Outcome, PullFault};
+
+use crate::PIECE;
+use crate::cluster::{BlobNo, Cluster, NodeNo};
+use crate::node::Upstream;
+use crate::outside::Act;
+
+const SIZE: u64 = 100 * PIECE;
+
+/// A cluster in which everybody asks for one blob, and somebody has begun to fetch it.
+fn under_way(count: usize) -> (Cluster, BlobNo, Vec<TicketId>) {
+    let mut cluster = Cluster::new(count);
+    let blob = cluster.add(SIZE);
+    let tickets: Vec<_> = (0..count).map(|node| cluster.open(node, blob)).collect();
+    cluster.run_until(|c| c.blobs[0].fetched > SIZE / 3);
+    (cluster, blob, tickets)
+}
+
+/// Everybody but `gone` has been served.
+fn delivered_but(cluster: &Cluster, tickets: &[TicketId], gone: &[NodeNo]) {
+    for (node, &ticket) in tickets.iter().enumerate().filter(|(n, _)| !gone.contains(n)) {
+        assert_eq!(cluster.outcome(ticket), Some(Outcome::Delivered), "{node}");
+    }
+}
+
+#[test]
+fn the_next_home_takes_over() {
+    for count in 3..8 {
+        let (mut cluster, blob, tickets) = under_way(count);
+        let home = cluster.homes(blob)[0];
+        let fetched_by_home = cluster.fetching(blob) == Some(home);
+        cluster.kill(home);
+        cluster.run();
+        delivered_but(&cluster, &tickets, &[home]);
+        let fetched = cluster.blobs[blob].fetched;
+        // What the home had fetched and nobody else had is fetched again; leases of others are gone on with.
+        let bound = if fetched_by_home { SIZE + SIZE / 4 } else { SIZE + SIZE / 20 };
+        assert!(fetched <= bound, "{count} nodes, home fetched: {fetched_by_home}: {fetched} of {SIZE}");
+    }
+}
+
+#[test]
+fn all_homes_may_die() {
+    let (mut cluster, blob, tickets) = under_way(8);
+    let homes = cluster.homes(blob);
+    for home in &homes {
+        cluster.kill(*home);
+    }
+    cluster.run();
+    delivered_but(&cluster, &tickets, &homes);
+    // Without any home each of the five is on its own, and has a third of it.
+    assert!(cluster.blobs[blob].fetched <= 4 * SIZE, "{}", cluster.blobs[blob].fetched);
+}
+
+#[test]
+fn a_lease_holder_that_dies_is_replaced() {
+    for count in 2..8 {
+        let (mut cluster, blob, tickets) = under_way(count);
+        let holder = cluster.fetching(blob).expect("somebody fetches");
+        cluster.kill(holder);
+        cluster.run();
+        delivered_but(&cluster, &tickets, &[holder]);
+        let fetched = cluster.blobs[blob].fetched;
+        assert!(fetched <= SIZE + SIZE / 4, "{count} nodes: {fetched}");
+    }
+}
+
+#[test]
+fn a_lease_holder_that_stalls_is_replaced() {
+    for count in 2..8 {
+        let (mut cluster, blob, tickets) = under_way(count);
+        let holder = cluster.fetching(blob).expect("somebody fetches");
+        cluster.act(Act::Upstream(holder, Upstream::Stalls));
+        let before = cluster.now;
+        cluster.run();
+        delivered_but(&cluster, &tickets, &[]);
+        assert!(cluster.now - before < Duration::from_secs(15), "{count}: {:?}", cluster.now - before);
+        assert!(cluster.blobs[blob].fetched <= SIZE + SIZE / 10, "{}", cluster.blobs[blob].fetched);
+    }
+}
+
+#[test]
+fn a_lease_holder_that_freezes_is_replaced() {
+    for count in 2..8 {
+        let (mut cluster, blob, tickets) = under_way(count);
+        let holder = cluster.fetching(blob).expect("somebody fetches");
+        cluster.act(Act::Freeze(holder));
+        cluster.plan(Duration::from_secs(40), Act::Thaw(holder));
+        let others = move |c: &Cluster| {
+            tickets.iter().enumerate().filter(|(n, _)| *n != holder).all(|(_, t)| c.outcome(*t).is_some())
+        };
+        cluster.run_until(others);
+        assert!(cluster.nodes[holder].frozen, "the others did not wait for it");
+        cluster.run();
+        assert!(cluster.blobs[blob].fetched <= 2 * SIZE, "{}", cluster.blobs[blob].fetched);
+    }
+}
+
+#[test]
+fn a_lease_holder_that_is_denied_is_replaced() {
+    for fault in [SourceFault::Denied { status: 403 }, SourceFault::Missing, SourceFault::Transient] {
+        for count in 2..8 {
+            let mut cluster = Cluster::new(count);
+            let blob = cluster.add(SIZE);
+            let tickets: Vec<_> = (0..count).map(|node| cluster.open(node, blob)).collect();
+            cluster.run_until(|c| c.fetching(0).is_some());
+            let holder = cluster.fetching(blob).unwrap();
+            cluster.act(Act::Upstream(holder, Upstream::Fails(fault.clone())));
+            cluster.run();
+            delivered_but(&cluster, &tickets, &[]);
+            assert_eq!(cluster.blobs[blob].fetched, SIZE, "{fault:?}, {count} nodes");
+        }
+    }
+}
+
+#[test]
+fn what_nobody_may_have_fails_for_everybody_and_soon() {
+    for (fault, end) in
+        [(SourceFault::Denied { status: 403 }, PullFault::Denied), (SourceFault::Missing, PullFault::Unknown)]
+    {
+        let mut cluster = Cluster::new(6);
+        let blob = cluster.add(SIZE);
+        for node in 0..6 {
+            cluster.act(Act::Upstream(node, Upstream::Fails(fault.clone())));
+        }
+        let tickets: Vec<_> = (0..6).map(|node| cluster.open(node, blob)).collect();
+        let before = cluster.now;
+        cluster.run();
+        for ticket in tickets {
+            assert_eq!(cluster.outcome(ticket), Some(Outcome::Failed(end)));
+        }
+        assert!(cluster.now - before < Duration::from_secs(5), "{:?}", cluster.now - before);
+        assert!(cluster.blobs[blob].requests.len() <= 6 + 3, "{:?}", cluster.blobs[blob].requests);
+    }
+}
+
+#[test]
+fn an_outage_of_upstream_is_survived() {
+    let (mut cluster, blob, tickets) = under_way(6);
+    for node in 0..6 {
+        cluster.act(Act::Upstream(node, Upstream::Fails(SourceFault::Transient)));
+        cluster.plan(Duration::from_secs(5), Act::Upstream(node, Upstream::Works));
+    }
+    cluster.run();
+    delivered_but(&cluster, &tickets, &[]);
+    assert!(cluster.blobs[blob].fetched <= SIZE + SIZE / 20, "{}", cluster.blobs[blob].fetched);
+    assert!(cluster.blobs[blob].requests.len() <= 30, "{}", cluster.blobs[blob].requests.len());
+}
+
+#[test]
+fn both_parts_of_a_divided_cluster_go_on() {
+    for at in 1..6 {
+        for heals in [1, 5, 30] {
+            let (mut cluster, blob, tickets) = under_way(6);
+            cluster.act(Act::Split(at));
+            cluster.plan(Duration::from_secs(heals), Act::Join);
+            cluster.run();
+            delivered_but(&cluster, &tickets, &[]);
+            let fetched = cluster.blobs[blob].fetched;
+            // A part without a home has no lease; each of its members may go alone.
+            assert!(fetched <= 6 * SIZE, "{at}, {heals} s: {fetched}");
+        }
+    }
+}
+
+#[test]
+fn a_book_moves_with_its_home() {
+    // The home of a blob is started after the others, and takes its book over.
+    for late in 0..6 {
+        let mut cluster = Cluster::new(6);
+        (0..64).for_each(|_| _ = cluster.add(SIZE));
+        let blob = (0..64).find(|b| cluster.homes(*b)[0] == late).unwrap();
+        cluster.kill(late);
+        cluster.run_for(Duration::from_secs(5));
+        let tickets: Vec<_> =
+            (0..6).filter(|n| *n != late).map(|node| (node, cluster.open(node, blob))).collect();
+        cluster.run_until(|c| c.blobs[blob].fetched > SIZE / 4);
+        cluster.start(late);
+        cluster.run_for(Duration::from_millis(250));
+        for node in (0..6).filter(|n| *n != late) {
+            let home = cluster.nodes[node].engine.as_ref().unwrap().swarm().unwrap().home();
+            assert!(!home.keeps(&cluster.blobs[blob].digest), "{node} still keeps the book");
+        }
+        cluster.run();
+        for (node, ticket) in tickets {
+            assert_eq!(cluster.outcome(ticket), Some(Outcome::Delivered), "{node}");
+        }
+        let fetched = cluster.blobs[blob].fetched;
+        assert!(fetched <= SIZE + SIZE / 20, "{fetched} of {SIZE}");
+    }
+}
+
+#[test]
+fn members_that_die_one_after_another_leave_the_rest_served() {
+    let (mut cluster, blob, tickets) = under_way(8);
+    for (nth, node) in [2, 5, 7, 0].into_iter().enumerate() {
+        cluster.plan(Duration::from_millis(40 * nth as u64), Act::Kill(node));
+    }
+    cluster.run();
+    delivered_but(&cluster, &tickets, &[0, 2, 5, 7]);
+    assert!(cluster.blobs[blob].fetched <= 3 * SIZE, "{}", cluster.blobs[blob].fetched);
+}
