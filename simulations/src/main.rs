@@ -188,19 +188,24 @@ fn all(args: &Args) -> anyhow::Result<bool> {
             let runs: Vec<Figures> = outcomes.iter().map(Figures::of).collect();
             print(&shown(&scenario, &runs))?;
             chapters.push(Chapter { scenario, outcomes });
+            // After each, so that a run that is stopped leaves what it has found.
+            write_document(&args.out, &chapters)?;
         }
     }
-    let document = document::render(&chapters)?;
-    let folder = args.out.join(document::PLOTS);
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    for (file, svg) in &document.plots {
-        write(&folder.join(file), svg)?;
-    }
-    write(&args.out.join("SIMULATION.md"), &document.markdown)?;
     Ok(chapters
         .iter()
         .filter_map(|chapter| chapter.outcomes.first())
         .all(|outcome| is_sound(&Figures::of(outcome))))
+}
+
+fn write_document(out: &Path, chapters: &[Chapter]) -> anyhow::Result<()> {
+    let document = document::render(chapters)?;
+    let folder = out.join(document::PLOTS);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (file, svg) in &document.plots {
+        write(&folder.join(file), svg)?;
+    }
+    write(&out.join("SIMULATION.md"), &document.markdown)
 }
 
 /// One system, or shoal and all others.

@@ -130,6 +130,7 @@ impl Engine {
 
     /// Takes in what happened. Drain [`poll_output`](Self::poll_output) afterwards.
     pub fn handle(&mut self, now: Time, input: Input) {
+        self.with_swarm(|swarm| swarm.start(now));
         match input {
             Input::Open { ticket, digest, scope, part } => self.handle_open(now, ticket, digest, scope, part),
             Input::Close { ticket } => {
@@ -163,7 +164,13 @@ impl Engine {
             }
             Input::Committed { digest, result } => self.with(now, digest, |f, _| f.handle_committed(result)),
             Input::Shut { digest } => self.with(now, digest, |f, out| f.handle_shut(out)),
-            Input::Roster(roster) => self.with_swarm(|swarm| swarm.set_roster(now, roster)),
+            Input::Roster(roster) => {
+                let waited = self.swarm.as_ref().is_some_and(|swarm| !swarm.has_members());
+                self.with_swarm(|swarm| swarm.set_roster(now, roster));
+                if waited {
+                    self.for_all(now, |_, _| {});
+                }
+            }
             Input::Heard { from, message } => self.with_swarm(|swarm| swarm.hear(now, from, message)),
             Input::PeerLost { peer } => self.with_swarm(|swarm| swarm.lost(now, &peer)),
             Input::Arrived { from, digest, piece, hash, backlog } => {
@@ -183,7 +190,10 @@ impl Engine {
             Input::WarmCancel { set } => self.with_swarm(|swarm| swarm.cancel_warm(now, set)),
             Input::Wakeup => {
                 self.with_swarm(|swarm| swarm.advance(now));
-                self.wake_flights(now);
+                match self.swarm.as_mut().is_some_and(|swarm| swarm.ends_waiting(now)) {
+                    true => self.for_all(now, |_, _| {}),
+                    false => self.wake_flights(now),
+                }
             }
             Input::Drain => {
                 self.draining = true;
@@ -306,7 +316,7 @@ impl Engine {
             fetches_free: &mut fetches_free,
             prefetches_free: &mut prefetches_free,
             size_hint: self.sizes.by_digest.get(&digest).copied(),
-            shares: self.swarm.as_ref().is_some_and(Swarm::has_members),
+            shares: self.swarm.as_ref().is_some_and(|swarm| swarm.has_members() || swarm.awaits_members(now)),
         });
         if flight.waits_for_place() {
             self.waiting.insert(digest);

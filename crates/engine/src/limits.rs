@@ -447,3 +447,6 @@ pub const RECORD_FRAME_BYTES_MAX: usize = 16 << 20;
 
 /// Largest recording, bytes: an hour of a busy node, and nothing that fills a disk.
 pub const RECORDING_BYTES_MAX: u64 = 256 << 20;
+
+/// Time after its start for which a node that has found no other member holds what it would ask upstream.
+pub const MEMBERS_WAIT: Duration = Duration::from_secs(2);

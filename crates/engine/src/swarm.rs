@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::homes::homes;
 use crate::ids::{Digest, WarmSetId};
 use crate::io::Output;
-use crate::limits::{AHEAD_ROWS_MAX, INSPECTIONS_MAX, SEEDS_MAX};
+use crate::limits::{AHEAD_ROWS_MAX, INSPECTIONS_MAX, MEMBERS_WAIT, SEEDS_MAX};
 use crate::name::Scope;
 use crate::peer::{PeerId, Roster};
 use crate::pieces::{piece_count, piece_len};
@@ -88,6 +88,10 @@ pub struct Swarm {
     listing: BTreeMap<Digest, BTreeSet<PeerId>>,
     /// Members that could not be reached since the list last changed.
     gone: BTreeSet<PeerId>,
+    /// Until when a node without members waits for some.
+    alone_until: Option<Time>,
+    /// Whether that time has passed.
+    waited: bool,
     announcements: Announcements,
     received: Received,
     warming: Warming,
@@ -110,6 +114,8 @@ impl Swarm {
             inspecting: BTreeMap::new(),
             listing: BTreeMap::new(),
             gone: BTreeSet::new(),
+            alone_until: None,
+            waited: false,
             announcements: Announcements::default(),
             received: Received::new(link),
             warming: Warming::new(me),
@@ -156,8 +162,31 @@ impl Swarm {
         self.roster.len() > 1
     }
 
+    /// Whether the node has just started and nobody has been found yet: a thousand that start together would otherwise
+    /// ask upstream a thousand times before they know each other.
+    pub fn awaits_members(&self, now: Time) -> bool {
+        !self.has_members() && self.alone_until.is_none_or(|until| now < until)
+    }
+
+    /// The node has started: it waits for members for a while.
+    pub fn start(&mut self, now: Time) {
+        self.alone_until.get_or_insert(now + MEMBERS_WAIT);
+    }
+
     /// When [`advance`](Self::advance) is wanted.
     pub fn next_wakeup(&self) -> Option<Time> {
+        let waiting = self.alone_until.filter(|_| !self.has_members() && !self.waited);
+        self.next_wakeup_of_parts().into_iter().chain(waiting).min()
+    }
+
+    /// Whether the wait for members ends with this moment.
+    pub fn ends_waiting(&mut self, now: Time) -> bool {
+        let over = !self.waited && self.alone_until.is_some_and(|until| now >= until);
+        self.waited |= over;
+        over
+    }
+
+    fn next_wakeup_of_parts(&self) -> Option<Time> {
         let exchanges = self.exchanges.values().filter_map(Exchange::next_wakeup).min();
         let others = [self.home.next_wakeup(), self.announcements.next_wakeup(), self.warming.next_wakeup()];
         exchanges.into_iter().chain(others.into_iter().flatten()).min()
