@@ -222,6 +222,14 @@ const GOLDEN: &[&str] = &[
     "01 15 01 00 d1*32",
     // Alone
     "01 16 00 d1*32 01",
+    // Warm: set, run, order, blobs, registry, repository, targets, deadline
+    "0117fb0b0a03040100 d1*32 fbfb0009722e6578616d706c6503612f6201 a5*32 fb60ea",
+    // WarmProgress: set, order, ready, failed, bytes
+    "011805060105010709fc00001000",
+    // WarmRefuse
+    "0119050609",
+    // WarmCancel
+    "011a05",
 ];
 
 #[test]
