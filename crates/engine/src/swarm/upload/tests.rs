@@ -21,22 +21,37 @@ const ALL: Run = Run { first: 0, end: 64 };
 fn subscriptions_take_turns_and_backlog_is_told() {
     let mut uploads = Uploads::default();
     for reader in [1, 2] {
-        uploads.subscribe(peer(reader), blob(), 0, 4, vec![ALL], |piece| piece < 12);
+        uploads.subscribe(peer(reader), blob(), 0, 4, vec![ALL], |piece| piece < 20);
     }
     let next: Vec<_> =
         std::iter::from_fn(|| uploads.next(at(0))).map(|s| (s.to, s.piece, s.backlog)).collect();
-    assert_eq!(
-        next,
-        [(peer(1), 0, 2), (peer(2), 0, 2), (peer(1), 4, 1), (peer(2), 4, 1)],
-        "two each at a time"
-    );
+    let turns = [(1, 0, 4), (2, 0, 4), (1, 4, 3), (2, 4, 3), (1, 8, 2), (2, 8, 2)];
+    assert_eq!(next, turns.map(|(reader, piece, backlog)| (peer(reader), piece, backlog)));
     uploads.sent(at(1), UploadId(1));
     let send = uploads.next(at(1)).unwrap();
-    assert_eq!((send.to, send.piece, send.backlog), (peer(1), 8, 0));
-    uploads.offer(&blob(), 12);
-    uploads.offer(&blob(), 13);
-    uploads.sent(at(2), UploadId(3));
-    assert_eq!(uploads.next(at(2)).map(|s| s.piece), Some(12), "of this class only");
+    assert_eq!((send.to, send.piece, send.backlog), (peer(1), 12, 1));
+    uploads.offer(&blob(), 20);
+    uploads.offer(&blob(), 21);
+    uploads.offer(&blob(), 16);
+    let mut pieces = Vec::new();
+    for upload in 2..9 {
+        uploads.sent(at(2), UploadId(upload));
+        pieces.extend(uploads.next(at(2)).map(|s| (s.to, s.piece)));
+    }
+    pieces.sort();
+    let rest = [(1, 16), (1, 20), (2, 12), (2, 16), (2, 20)].map(|(reader, piece)| (peer(reader), piece));
+    assert_eq!(pieces, rest, "of this class only, and none twice");
+}
+
+#[test]
+fn a_stream_on_which_everything_has_been_sent_closes_unless_it_relays() {
+    for (class, closes) in [(0, false), (1, false), (2, true), (3, true)] {
+        let mut uploads = Uploads::default();
+        uploads.subscribe(peer(1), blob(), class, 4, vec![Run { first: 0, end: 8 }], |piece| piece < 4);
+        uploads.offer(&blob(), u32::from(class) + 4);
+        assert_eq!(std::iter::from_fn(|| uploads.next(at(0))).count(), 2);
+        assert_eq!(uploads.is_empty(), closes, "class {class}");
+    }
 }
 
 #[test]
