@@ -118,7 +118,7 @@ fn story(faults: bool, lies: bool) -> impl Strategy<Value = Story> {
 // ---- properties ----
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 60, ..ProptestConfig::default() })]
 
     /// Nothing fails: every client gets its blob.
     #[test]
