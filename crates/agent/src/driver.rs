@@ -388,7 +388,9 @@ impl Driver {
             | Output::Place { .. }
             | Output::Discard { .. }
             | Output::Inspect { .. }
-            | Output::List { .. } => debug_assert!(false, "an engine without a name has no members"),
+            | Output::List { .. }
+            | Output::Warming { .. }
+            | Output::Warmed { .. } => debug_assert!(false, "an engine without a name has no members"),
             Output::End { ticket, outcome } => {
                 if let Some(open) = self.tickets.remove(&ticket) {
                     let causes = self.stories.get(&open.digest).map(|s| s.causes.clone()).unwrap_or_default();

@@ -179,6 +179,10 @@ impl Home {
     ) {
         let Some(book) = self.books.get_mut(&digest) else { return };
         book.over(now, from, lease, at, end);
+        if end == LeaseEnd::GivenUp {
+            // Its goodbye was lost. Without this it would be the next candidate again.
+            book.lose(&from);
+        }
         book.advance(now, mail);
         self.close_if_done(&digest);
     }

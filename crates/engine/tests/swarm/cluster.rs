@@ -26,7 +26,7 @@ pub type NodeNo = usize;
 pub type BlobNo = usize;
 
 /// Steps after which a run is taken for one that never ends.
-const STEPS_MAX: u64 = 3_000_000;
+const STEPS_MAX: u64 = 400_000;
 
 /// Lines of the trace that a failed check shows.
 const TRACE_TAIL: usize = 80;
@@ -343,6 +343,9 @@ impl Cluster {
     /// One input of one node, and everything that follows from it at once.
     pub fn input(&mut self, node: NodeNo, input: Input) {
         self.note(format!("{:?} {node} > {input:?}", self.now.since_origin()));
+        if let Input::Roster(roster) = &input {
+            self.nodes[node].members = roster.len();
+        }
         let Some(mut engine) = self.nodes[node].engine.take() else { return };
         engine.handle(self.now, input);
         let mut outputs = Vec::new();

@@ -84,20 +84,26 @@ impl Cluster {
                 self.nodes[node].draining = true;
                 self.input(node, Input::Drain);
             }
-            Act::Rosters => (0..self.nodes.len()).for_each(|node| self.tell_roster(node)),
+            Act::Rosters => {
+                for node in 0..self.nodes.len() {
+                    // Behind what a node that was frozen has still to hear.
+                    let (life, roster) = (self.nodes[node].life, self.roster());
+                    self.schedule(Duration::ZERO, Event::Tell(node, life, Input::Roster(roster)));
+                }
+            }
         }
     }
 
-    /// A node hears who is there.
-    pub fn tell_roster(&mut self, node: NodeNo) {
+    /// Those that are there.
+    fn roster(&self) -> Arc<Roster> {
         let there = |n: &&crate::node::Node| n.is_up();
-        let roster = Roster::new(self.nodes.iter().filter(there).map(|n| n.member.clone()));
-        self.nodes[node].members = roster.len();
-        let life = self.nodes[node].life;
-        match self.nodes[node].frozen {
-            true => self.schedule(Duration::ZERO, Event::Tell(node, life, Input::Roster(Arc::new(roster)))),
-            false => self.input(node, Input::Roster(Arc::new(roster))),
-        }
+        Arc::new(Roster::new(self.nodes.iter().filter(there).map(|n| n.member.clone())))
+    }
+
+    /// A node hears who is there, at once.
+    pub fn tell_roster(&mut self, node: NodeNo) {
+        let roster = self.roster();
+        self.input(node, Input::Roster(roster));
     }
 
     /// A node's agent is killed. Those that talk with it notice soon, the members agree later.

@@ -112,6 +112,11 @@ impl Forest {
         self.nodes.len()
     }
 
+    /// Whether nobody was ever here.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
     /// A member by name.
     pub fn find(&self, peer: &PeerId) -> Option<Node> {
         self.by_peer.get(peer).copied()

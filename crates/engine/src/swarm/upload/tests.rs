@@ -42,6 +42,17 @@ fn subscriptions_take_turns_and_backlog_is_told() {
 }
 
 #[test]
+fn a_stream_on_which_everything_has_been_sent_closes_unless_it_relays() {
+    for (class, closes) in [(0, false), (1, false), (2, true), (3, true)] {
+        let mut uploads = Uploads::default();
+        uploads.subscribe(peer(1), blob(), class, 4, vec![Run { first: 0, end: 8 }], |piece| piece < 4);
+        uploads.offer(&blob(), u32::from(class) + 4);
+        assert_eq!(std::iter::from_fn(|| uploads.next(at(0))).count(), 2);
+        assert_eq!(uploads.is_empty(), closes, "class {class}");
+    }
+}
+
+#[test]
 fn what_is_not_wanted_is_not_sent() {
     let mut uploads = Uploads::default();
     uploads.subscribe(peer(1), blob(), 1, 4, vec![Run { first: 5, end: 10 }], |_| false);

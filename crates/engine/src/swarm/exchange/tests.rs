@@ -1,0 +1,132 @@
+//! When a feed is complained about, and what becomes of pieces that wait for their hashes.
+
+use std::time::Duration;
+
+use super::*;
+use crate::ids::Algorithm;
+use crate::limits::{ALL_SILENT_MAX, FEED_SILENCE_MAX};
+
+const PIECES: u32 = 16;
+const HOME: PeerId = PeerId([1; 32]);
+
+fn feed(class: u8) -> PeerId {
+    PeerId([10 + class; 32])
+}
+
+fn right(piece: u32) -> PieceHash {
+    PieceHash([piece as u8; 32])
+}
+
+const WRONG: PieceHash = PieceHash([0xff; 32]);
+
+/// In the book, with one feed for each of the four classes, and the list if `listed`.
+fn joined(listed: bool) -> (Exchange, Mail) {
+    let (digest, mut mail) = (Digest::new(Algorithm::Sha256, &[5; 32]), Mail::new());
+    let size = u64::from(PIECES) * crate::pieces::PIECE_BYTES_MIN;
+    let have = PieceSet::new(PIECES);
+    let me = PeerId([9; 32]);
+    let mut exchange = Exchange::new(Time::ZERO, me, (digest, size), have, vec![HOME], &mut mail);
+    let run = Run { first: 0, end: PIECES };
+    let feeds = (0..4).map(|class| ClassFeeds { class, feeds: vec![Feed { peer: feed(class), run }] });
+    exchange.handle_welcome(Time::ZERO, HOME, 4, feeds.collect(), &mut mail);
+    if listed {
+        let entries: Vec<_> = (0..PIECES).map(|piece| Entry { piece, hash: right(piece) }).collect();
+        exchange.handle_hashes(Time::ZERO, HOME, &entries, &mut mail);
+    }
+    mail.clear();
+    (exchange, mail)
+}
+
+/// Looks at the feeds every 100 ms, while `pieces` says which come when; what was complained about, with the moment.
+fn complaints(time: Duration, mut arrives: impl FnMut(u32) -> Option<u64>) -> Vec<(u8, Complaint, Duration)> {
+    let (mut exchange, mut mail) = joined(true);
+    let mut told = Vec::new();
+    for millis in (0..time.as_millis() as u64).step_by(100) {
+        let now = Time::ZERO + Duration::from_millis(millis);
+        for piece in (0..PIECES).filter(|p| arrives(*p) == Some(millis)) {
+            let from = feed((piece % 4) as u8);
+            exchange.handle_arrived(now, from, (piece, right(piece), 0), &mut mail);
+        }
+        exchange.advance(now, || vec![HOME], &mut mail);
+        for (_, message) in mail.drain(..) {
+            match message {
+                Message::Complain { class, why, .. } => told.push((class, why, now.since_origin())),
+                // The home lives, and changes nothing.
+                Message::Join { .. } => exchange.heard = now,
+                _ => {}
+            }
+        }
+        exchange.standing = Standing::Joined;
+    }
+    told
+}
+
+#[test]
+fn who_is_complained_about_and_when() {
+    let second = Duration::from_secs(1);
+    assert_eq!(complaints(3 * second, |piece| Some(u64::from(piece) * 100)), [], "all is well");
+    let one_is_silent = complaints(4 * second, |p| (p % 4 != 2).then_some(u64::from(p) * 100));
+    assert!(one_is_silent.iter().all(|(class, ..)| *class == 2), "{one_is_silent:?}");
+    assert!(one_is_silent.iter().any(|(_, why, _)| *why == Complaint::Silent), "{one_is_silent:?}");
+    let first = one_is_silent.first().map(|c| c.2);
+    assert!(first.is_some_and(|at| at <= FEED_SILENCE_MAX + second), "{one_is_silent:?}");
+    let all_are_silent = complaints(6 * second, |_| None);
+    let classes: Vec<_> = all_are_silent.iter().map(|c| (c.0, c.1)).collect();
+    assert_eq!(classes, [0, 1, 2, 3].map(|class| (class, Complaint::Silent)));
+    assert!(
+        all_are_silent.iter().all(|c| c.2 >= ALL_SILENT_MAX),
+        "the home has its time: {all_are_silent:?}"
+    );
+}
+
+#[test]
+fn faults_of_a_feed_are_told_at_once_and_it_is_left() {
+    type Fault = fn(&mut Exchange, &mut Mail);
+    let faults: [(Complaint, Fault); 3] = [
+        (Complaint::Lost, |e, mail| e.handle_lost(Time::ZERO, &feed(1), Vec::new, mail)),
+        (Complaint::Refused, |e, mail| e.handle_refused(Time::ZERO, &feed(1), 1, mail)),
+        (Complaint::Wrong, |e, mail| {
+            assert_eq!(e.handle_arrived(Time::ZERO, feed(1), (5, WRONG, 0), mail), Arrival::Wrong);
+        }),
+    ];
+    for (expected, fault) in faults {
+        let (mut exchange, mut mail) = joined(true);
+        fault(&mut exchange, &mut mail);
+        let (to, Message::Complain { class, about, why, missing, .. }) = &mail[0] else { panic!("{mail:?}") };
+        assert_eq!((*to, *class, *about, *why), (HOME, 1, feed(1), expected));
+        let pieces: Vec<_> = missing.iter().map(|run| run.first).collect();
+        assert_eq!(pieces, [1, 5, 9, 13], "{expected:?}");
+        assert!(exchange.feeds().all(|(class, _)| class != 1), "{expected:?}");
+    }
+}
+
+#[test]
+fn whoever_is_no_feed_is_not_complained_about() {
+    let (mut exchange, mut mail) = joined(true);
+    exchange.handle_refused(Time::ZERO, &feed(1), 2, &mut mail);
+    exchange.handle_lost(Time::ZERO, &PeerId([77; 32]), Vec::new, &mut mail);
+    assert!(mail.is_empty(), "{mail:?}");
+}
+
+#[test]
+fn each_piece_that_is_kept_aside_gets_one_word() {
+    let (mut exchange, mut mail) = joined(false);
+    let pending = |e: &mut Exchange, from, piece, mail: &mut Mail| {
+        assert_eq!(e.handle_arrived(Time::ZERO, from, (piece, right(piece), 0), mail), Arrival::Pending);
+    };
+    pending(&mut exchange, feed(0), 0, &mut mail);
+    pending(&mut exchange, feed(1), 1, &mut mail);
+    pending(&mut exchange, feed(2), 2, &mut mail);
+    let twice = exchange.handle_arrived(Time::ZERO, feed(3), (2, right(2), 0), &mut mail);
+    assert_eq!(twice, Arrival::Duplicate);
+    assert_eq!(exchange.take_useless(), []);
+    // One is fetched upstream meanwhile, one is judged, and one is left when the flight ends.
+    exchange.handle_fetched(Time::ZERO, 0, right(0), false, &mut mail);
+    assert_eq!(exchange.take_useless(), [(0, feed(0))]);
+    let entry = Entry { piece: 1, hash: right(1) };
+    let (judged, _) = exchange.handle_hashes(Time::ZERO, HOME, &[entry], &mut mail);
+    assert_eq!(judged, [(1, feed(1), true)]);
+    exchange.finish(&mut mail);
+    assert_eq!(exchange.take_useless(), [(2, feed(2))]);
+    assert_eq!(exchange.take_useless(), []);
+}
