@@ -112,13 +112,11 @@ fn the_home_dies() {
 }
 
 #[test]
-#[ignore = "nodes whose homes are all gone wait for good: nobody ranks the next members before the list changes"]
 fn all_homes_die() {
     holds(&slow("nodes = 60\nimage = \"128MiB\"\nfaults = { all_homes_die_at = \"500ms\" }"), 1.2);
 }
 
 #[test]
-#[ignore = "a home that measures too few pieces asks to be woken in the past"]
 fn a_lease_holder_stalls() {
     // At most what was on the way to it is fetched twice.
     holds(&slow("nodes = 60\nimage = \"128MiB\"\nfaults = { lease_holder_stalls_at = \"500ms\" }"), 1.2);
@@ -162,7 +160,6 @@ fn a_zone_that_loses_everything() {
 }
 
 #[test]
-#[ignore = "a home that measures too few pieces asks to be woken in the past"]
 fn a_rolling_update() {
     let update = "faults = { rolling_update = { from = \"300ms\", gap = \"100ms\", down = \"500ms\" } }";
     holds(&slow(&format!("nodes = 40\nimage = \"256MiB\"\n{update}")), 1.5);

@@ -450,3 +450,6 @@ pub const RECORDING_BYTES_MAX: u64 = 256 << 20;
 
 /// Time after its start for which a node that has found no other member holds what it would ask upstream.
 pub const MEMBERS_WAIT: Duration = Duration::from_secs(2);
+
+/// Time without a report from upstream for which silent feeds are not held to account.
+pub const DRY_MAX: Duration = Duration::from_secs(10);

@@ -6,14 +6,16 @@
 //!
 //! Invariant: a piece is in `have` only if this node fetched it upstream or it matched the list.
 
+mod streams;
+mod watch;
+
 use std::collections::BTreeMap;
 
 use crate::ids::Digest;
 use crate::limits::RUNS_OF_HAVE_MAX;
 use crate::limits::{
-    ALL_SILENT_MAX, COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_SHARE_MAX, ENDGAME_PIECES, EXCHANGE_CHECK,
-    FEED_SILENCE_MAX, FEEDS_PER_CLASS_MAX, HASH_WAIT, HOME_SILENCE_MAX, JOIN_TIMEOUT, LAG_PIECES_MIN,
-    LAG_STARVED_SHARE, PENDING_PIECES_MAX, REPORT_AGE_MAX, REPORT_PIECES, RUNS_PER_MESSAGE_MAX,
+    EXCHANGE_CHECK, HASH_WAIT, HOME_SILENCE_MAX, JOIN_TIMEOUT, PENDING_PIECES_MAX, REPORT_AGE_MAX,
+    REPORT_PIECES, RUNS_PER_MESSAGE_MAX,
 };
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
@@ -22,7 +24,7 @@ use crate::swarm::home::Mail;
 use crate::swarm::list::{PieceList, Verdict, Via};
 use crate::swarm::pieces::{PieceSet, piece_bytes};
 use crate::time::Time;
-use crate::wire::{ClassFeeds, Complaint, Entry, Feed, LeaseEnd, LeaseId, Message, PieceHash, Run};
+use crate::wire::{ClassFeeds, Complaint, Entry, LeaseEnd, LeaseId, Message, PieceHash, Run};
 
 /// How the exchange stands with the home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -550,98 +552,6 @@ impl Exchange {
         }
     }
 
-    /// Compares the classes with each other: their feeds have the same to do, so one that falls behind is the feed's
-    /// fault, and not that of the source or of this node.
-    fn check_classes(&mut self, now: Time, mail: &mut Mail) {
-        let compares = now >= self.compared + COMPARE_TIME;
-        let shares = median(self.classes.iter().map(|c| f64::from(c.got) / f64::from(c.total.max(1))));
-        let gains =
-            median(self.classes.iter().filter(|c| c.got < c.total).map(|c| f64::from(c.got - c.got_before)));
-        // With most feeds waiting for this node, its own link is what is slow.
-        let waiting = self.classes.iter().filter(|c| c.sources.iter().any(|s| s.backlog >= 2)).count();
-        let receives_slowly = 2 * waiting > self.classes.len();
-        // While nothing comes at all it is the source that is slow.
-        let last = self.classes.iter().map(|c| c.last_piece).max().unwrap_or_default();
-        let moves = now < last + FEED_SILENCE_MAX / 2;
-        if compares {
-            self.tell_of_slowness(receives_slowly, mail);
-        }
-        for at in 0..self.classes.len() {
-            let class = &self.classes[at];
-            let paused = class.complained.is_some_and(|since| now < since + COMPLAINT_PAUSE);
-            if class.got < class.total && !paused {
-                let view = View { shares, gains, compares, receives_slowly, moves };
-                self.check_class(now, at, view, mail);
-            }
-        }
-        if compares {
-            self.compared = now;
-            self.classes.iter_mut().for_each(|class| class.got_before = class.got);
-        }
-    }
-
-    fn check_class(&mut self, now: Time, at: usize, view: View, mail: &mut Mail) {
-        let class = &self.classes[at];
-        let total = f64::from(class.total);
-        let lag = view.shares * total - f64::from(class.got);
-        let ending = view.shares >= 1.0;
-        let quiet = now - class.last_piece.max(class.complained.unwrap_or_default()) >= FEED_SILENCE_MAX;
-        let silent = now - class.last_piece.max(class.complained.unwrap_or_default()) >= ALL_SILENT_MAX;
-        // The one that was to send what is missing first.
-        let first =
-            (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
-        let due = |s: &&Source| first.is_some_and(|piece| s.runs.iter().any(|run| run.contains(piece)));
-        let Some(source) = class.sources.iter().find(due).or(class.sources.last()) else {
-            if quiet && view.moves && self.leases.is_empty() {
-                self.complain(now, at as u8, PeerId([0; 32]), Complaint::Silent, mail);
-            }
-            return;
-        };
-        let (peer, backlog) = (source.peer, source.backlog);
-        let gained = f64::from(class.got - class.got_before);
-        let crawls = view.compares && gained < CRAWL_SHARE_MAX * view.gains && lag >= LAG_PIECES_MIN;
-        let delayed = (crawls && backlog >= 2) || (ending && lag >= 0.5 && backlog >= 1);
-        // A feed that has nothing to send either gets more time: those above it are to be mended first.
-        let starved = crawls && lag >= LAG_PIECES_MIN.max(LAG_STARVED_SHARE * total);
-        if (delayed || starved) && !view.receives_slowly {
-            self.complain(now, at as u8, peer, Complaint::Slow, mail);
-        } else if quiet && ((view.moves && (lag >= 1.0 || ending)) || silent) {
-            self.complain(now, at as u8, peer, Complaint::Silent, mail);
-        }
-    }
-
-    fn tell_of_slowness(&mut self, receives_slowly: bool, mail: &mut Mail) {
-        let known = std::mem::replace(&mut self.is_slow, receives_slowly);
-        if let (true, false, Some(home)) = (receives_slowly, known, self.home()) {
-            let (digest, about) = (self.digest, self.me);
-            let complaint =
-                Message::Complain { digest, class: 0, about, why: Complaint::Slow, missing: Vec::new() };
-            mail.push_back((home, complaint));
-        }
-    }
-
-    fn complain(&mut self, now: Time, class: u8, about: PeerId, why: Complaint, mail: &mut Mail) {
-        let Some(home) = self.home() else { return };
-        let at = usize::from(class);
-        self.classes[at].complained = Some(now);
-        let classes = self.classes.len() as u8;
-        self.classes[at].sources.iter_mut().filter(|s| s.peer == about).for_each(|s| s.failed = true);
-        let sources = &self.classes[at].sources;
-        let sends = |s: &Source, piece: u32| s.runs.iter().any(|run| run.contains(piece));
-        // What nobody was to send is missing as well.
-        let due = |piece: &u32| {
-            let by_it = sources.iter().any(|s| s.peer == about && sends(s, *piece));
-            by_it || !sources.iter().any(|s| sends(s, *piece))
-        };
-        let missing = (u32::from(class)..self.have.total())
-            .step_by(usize::from(classes))
-            .filter(|piece| !self.have.contains(*piece) && due(piece))
-            .take(RUNS_PER_MESSAGE_MAX)
-            .map(|piece| Run { first: piece, end: piece + 1 })
-            .collect();
-        mail.push_back((home, Message::Complain { digest: self.digest, class, about, why, missing }));
-    }
-
     /// Those behind the present one are what the list of members says now.
     fn refresh_homes(&mut self, present: Vec<PeerId>) {
         let tried = match self.standing {
@@ -701,114 +611,6 @@ impl Exchange {
         }
     }
 
-    // ---- subscriptions ----
-
-    fn set_feeds(&mut self, class: u8, mut feeds: Vec<Feed>, mail: &mut Mail) {
-        feeds.truncate(FEEDS_PER_CLASS_MAX);
-        let at = usize::from(class);
-        let few_left = self.classes[at].total - self.classes[at].got <= ENDGAME_PIECES;
-        let old = std::mem::take(&mut self.classes[at].sources);
-        let mut sources: Vec<Source> = Vec::new();
-        for Feed { peer, run } in feeds {
-            match sources.iter_mut().find(|s| s.peer == peer) {
-                Some(source) => source.runs.push(run),
-                None => {
-                    let backlog = old.iter().find(|s| s.peer == peer).map_or(0, |s| s.backlog);
-                    sources.push(Source { peer, runs: vec![run], backlog, failed: false });
-                }
-            }
-        }
-        for source in &old {
-            let stays = sources.iter().any(|s| s.peer == source.peer);
-            // The last pieces may come from the old feed or from the new one, whichever is first.
-            if !stays && few_left && !sources.is_empty() {
-                self.classes[at].former.push(source.peer);
-            } else if !stays {
-                mail.push_back((source.peer, Message::Unsubscribe { digest: self.digest, class }));
-            }
-        }
-        for source in &sources {
-            let before = old.iter().find(|s| s.peer == source.peer);
-            if before.is_none_or(|s| s.runs != source.runs || s.failed) {
-                self.subscribe(class, source, before.is_some(), mail);
-            }
-        }
-        self.classes[at].former.retain(|peer| sources.iter().all(|s| s.peer != *peer));
-        self.classes[at].sources = sources;
-    }
-
-    fn subscribe(&self, class: u8, source: &Source, was_open: bool, mail: &mut Mail) {
-        let (digest, size, classes) = (self.digest, self.size, self.classes.len() as u8);
-        let (runs, unlisted) = (self.missing_runs(class, source), self.list.unlisted());
-        if !runs.is_empty() {
-            mail.push_back((
-                source.peer,
-                Message::Subscribe { digest, size, classes, class, runs, unlisted },
-            ));
-        } else if was_open {
-            mail.push_back((source.peer, Message::Unsubscribe { digest, class }));
-        }
-    }
-
-    /// What a feed shall send: the pieces of the class that are missing and that this node does not fetch itself. Pieces of
-    /// other classes may lie in the runs; they are not meant.
-    fn missing_runs(&self, class: u8, source: &Source) -> Vec<Run> {
-        let classes = self.classes.len() as u32;
-        let mut runs: Vec<Run> = Vec::new();
-        for run in source.runs.iter().flat_map(|run| self.without_own(*run)) {
-            let first = run.first + (u32::from(class) + classes - run.first % classes) % classes;
-            let mut previous = None;
-            for piece in (first..run.end).step_by(classes as usize).filter(|p| !self.have.contains(*p)) {
-                let goes_on = piece >= classes && previous == Some(piece - classes);
-                let full = runs.len() == RUNS_PER_MESSAGE_MAX;
-                match runs.last_mut().filter(|_| goes_on || full) {
-                    Some(last) => last.end = piece + 1,
-                    None => runs.push(Run { first: piece, end: piece + 1 }),
-                }
-                previous = Some(piece);
-            }
-        }
-        runs
-    }
-
-    /// A run without what this node fetches itself.
-    fn without_own(&self, run: Run) -> Vec<Run> {
-        let mut rest = vec![run];
-        for work in self.leases.values() {
-            rest = rest
-                .into_iter()
-                .flat_map(|r| {
-                    let before = Run { first: r.first, end: r.end.min(work.run.first) };
-                    let after = Run { first: r.first.max(work.run.end), end: r.end };
-                    [before, after]
-                })
-                .filter(|r| !r.is_empty())
-                .collect();
-        }
-        rest
-    }
-
-    /// What this node fetches itself has changed: its feeds send the rest.
-    pub fn resubscribe(&mut self, mail: &mut Mail) {
-        for (class, state) in (0..).zip(&self.classes) {
-            state.sources.iter().for_each(|source| self.subscribe(class, source, true, mail));
-        }
-    }
-
-    fn forget_source(&mut self, class: u8, peer: &PeerId, mail: &mut Mail) {
-        self.classes[usize::from(class)].sources.retain(|s| s.peer != *peer);
-        mail.push_back((*peer, Message::Unsubscribe { digest: self.digest, class }));
-    }
-
-    fn drop_feeds(&mut self, mail: &mut Mail) {
-        for (number, class) in (0..).zip(&mut self.classes) {
-            // Also those that have sent everything: what they were asked for may have come from others.
-            for peer in class.sources.drain(..).map(|s| s.peer).chain(class.former.drain(..)) {
-                mail.push_back((peer, Message::Unsubscribe { digest: self.digest, class: number }));
-            }
-        }
-    }
-
     // ---- leases ----
 
     /// The bytes of the leases that are still to be fetched.
@@ -856,26 +658,6 @@ impl Exchange {
             }
         }
     }
-}
-
-/// What a class is compared with.
-#[derive(Clone, Copy)]
-struct View {
-    /// Median of the shares that the classes have.
-    shares: f64,
-    /// Median of the pieces that unfinished classes gained since they were last compared.
-    gains: f64,
-    /// Whether enough time has passed to compare what they gained.
-    compares: bool,
-    receives_slowly: bool,
-    /// Whether a silent feed can be told from a source that sends nothing.
-    moves: bool,
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 #[cfg(test)]

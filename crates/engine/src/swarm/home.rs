@@ -9,18 +9,19 @@
 pub mod forest;
 pub mod leases;
 
+mod lists;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::Digest;
 use crate::limits::{
-    ACCUSERS_MIN, BOOKS_MAX, CENSUS_FEEDS_MAX, CENSUS_TIME, ENTRIES_PER_FRAME_MAX, FEED_SILENCE_MAX,
-    HOLDERS_PER_BLOB_MAX, LISTED_DIRECTLY_MAX, RUNS_PER_MESSAGE_MAX,
+    ACCUSERS_MIN, BOOKS_MAX, DRY_MAX, ENTRIES_PER_FRAME_MAX, FEED_SILENCE_MAX, HOLDERS_PER_BLOB_MAX,
+    LISTED_DIRECTLY_MAX,
 };
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
 use crate::swarm::classes::{class_count, class_of, group_count};
 use crate::swarm::list::{PieceList, Via};
-use crate::swarm::pieces::PieceSet;
 use crate::time::Time;
 use crate::wire::{ClassFeeds, Complaint, Entry, Feed, LeaseEnd, LeaseId, Message, Run};
 
@@ -404,67 +405,6 @@ impl Book {
         self.tell_feeds(changed.into_iter().filter(|(n, _)| *n != node), mail);
     }
 
-    /// A member that was in a book before joins: after another home, or because nothing comes any more. If nobody knows
-    /// where the pieces are, everybody's answer is waited for.
-    fn take_census(&mut self, now: Time, from: PeerId, have: &[Run]) {
-        let stuck = self.leases.active().next().is_none() && !self.forest.has_seeds();
-        if self.census.is_none() && stuck {
-            self.census = Some(Census { until: now + CENSUS_TIME, haves: BTreeMap::new() });
-        }
-        if let Some(census) = &mut self.census {
-            census.haves.insert(from, have.to_vec());
-        }
-    }
-
-    /// What somebody has is there, and nothing else; the roots are fed by a few members that have it all between them.
-    fn finish_census(&mut self, mail: &mut Mail) {
-        let Some(census) = self.census.take() else { return };
-        let mut rest = PieceSet::new(self.pieces);
-        let mut sets: Vec<(PeerId, PieceSet)> = Vec::new();
-        for (peer, runs) in census.haves {
-            let mut set = PieceSet::new(self.pieces);
-            for piece in runs.iter().flat_map(|run| run.first..run.end.min(self.pieces)) {
-                set.insert(piece);
-                rest.insert(piece);
-            }
-            sets.push((peer, set));
-        }
-        self.leases.set_there(rest.clone());
-        self.brought.retain(|lease, _| lease.epoch != EPOCH_BEFORE);
-        let mut number = 0;
-        for _ in 0..CENSUS_FEEDS_MAX {
-            let gain = |set: &PieceSet| rest.common(set);
-            let Some((peer, set)) = sets.iter().max_by_key(|(_, set)| gain(set)).filter(|(_, s)| gain(s) > 0)
-            else {
-                break;
-            };
-            for run in set.runs(self.all(), true, RUNS_PER_MESSAGE_MAX) {
-                self.brought.insert(LeaseId { epoch: EPOCH_BEFORE, number }, Feed { peer: *peer, run });
-                number += 1;
-            }
-            rest.subtract(set);
-        }
-        let roots: Vec<_> = self.forest.fed_by_source().collect();
-        self.tell_feeds(roots.into_iter(), mail);
-    }
-
-    fn send_list(&self, to: PeerId, mail: &mut Mail) {
-        let entries = self.list.entries(0..self.pieces);
-        for entries in entries.chunks(ENTRIES_PER_FRAME_MAX) {
-            mail.push_back((to, Message::Hashes { digest: self.digest, entries: entries.to_vec() }));
-        }
-    }
-
-    /// Somebody has the blob and nobody has its list: one of those who have it takes the hashes.
-    fn ask_for_list(&mut self, mail: &mut Mail) {
-        if self.listing.is_none()
-            && let Some(seed) = self.forest.seeds().find(|s| !self.quarantined.contains(s))
-        {
-            self.listing = Some(seed);
-            mail.push_back((seed, Message::List { digest: self.digest }));
-        }
-    }
-
     fn report(&mut self, now: Time, from: PeerId, lease: LeaseId, entries: Vec<Entry>, mail: &mut Mail) {
         let listed = self.listing == Some(from);
         if !listed && !self.reporters.contains(&from) {
@@ -484,49 +424,6 @@ impl Book {
             }
         } else if !listed {
             self.spread(&news, mail);
-        }
-    }
-
-    /// Hands hashes to the roots of the trees that carry them, or to everybody if there are few.
-    fn spread(&mut self, news: &[Entry], mail: &mut Mail) {
-        let digest = self.digest;
-        // In a small forest one member feeds another in most classes, and could not relay for itself.
-        if self.forest.classes() == 1 || self.forest.len() <= LISTED_DIRECTLY_MAX {
-            for node in self.forest.receivers() {
-                mail.push_back((self.forest.peer(node), Message::Hashes { digest, entries: news.to_vec() }));
-            }
-            return;
-        }
-        for (root, class) in self.forest.fed_by_source().filter(|(_, class)| *class < 2) {
-            let entries = relayed_by(class, self.forest.classes(), news.iter().copied());
-            if !entries.is_empty() {
-                mail.push_back((self.forest.peer(root), Message::Hashes { digest, entries }));
-            }
-        }
-        for node in self.direct.iter().filter(|n| !self.forest.is_whole(**n)) {
-            mail.push_back((self.forest.peer(*node), Message::Hashes { digest, entries: news.to_vec() }));
-        }
-    }
-
-    /// Whether a member gets hashes from the very member that sends it the pieces.
-    fn is_conflicted(&self, node: Node) -> bool {
-        let classes = self.forest.classes();
-        let relays = [self.forest.parent(node, 0), self.forest.parent(node, 1.min(classes - 1))];
-        (0..classes).any(|class| {
-            let relay = relays[usize::from(class % group_count(classes) == 0)];
-            matches!(relay, Parent::Member(_)) && self.forest.parent(node, class) == relay
-        })
-    }
-
-    /// The relays of a member have changed.
-    fn consider_direct(&mut self, node: Node, mail: &mut Mail) {
-        if self.forest.classes() == 1 || self.forest.len() <= LISTED_DIRECTLY_MAX {
-            return;
-        }
-        if !self.is_conflicted(node) {
-            self.direct.remove(&node);
-        } else if self.direct.insert(node) {
-            self.send_list(self.forest.peer(node), mail);
         }
     }
 
@@ -579,8 +476,10 @@ impl Book {
                 self.lose(&about);
             }
         }
-        // While nothing comes from upstream, everybody is silent and nobody is at fault.
-        let dry = !self.leases.is_there() && now >= self.reported + FEED_SILENCE_MAX;
+        // While nothing comes from upstream, everybody is silent and nobody is at fault; not for ever, because what is
+        // missing may be lost between members.
+        let quiet = now - self.reported;
+        let dry = !self.leases.is_there() && quiet >= FEED_SILENCE_MAX && quiet < DRY_MAX;
         match self.forest.parent(node, class) {
             Parent::Member(parent) if why == Complaint::Silent && dry && !self.forest.is_whole(parent) => {}
             Parent::Member(parent) if Some(parent) == accused => {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::wire::Feed;
 use crate::ids::Algorithm;
 use crate::limits::{ALL_SILENT_MAX, FEED_SILENCE_MAX};
 

@@ -1,0 +1,129 @@
+//! Looking after the feeds: which of them is complained about?
+//!
+//! Question: a class falls behind; whose fault is it? Answer: the classes are compared with each other over some time, for
+//! their feeds have the same to do. Prevents: a slow member that holds up all below it, and a source or a link of one's own
+//! that is slow and gets innocent members replaced.
+
+use super::{Exchange, Source};
+use crate::limits::{
+    ALL_SILENT_MAX, COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_SHARE_MAX, FEED_SILENCE_MAX, LAG_PIECES_MIN,
+    LAG_STARVED_SHARE, RUNS_PER_MESSAGE_MAX,
+};
+use crate::peer::PeerId;
+use crate::swarm::home::Mail;
+use crate::time::Time;
+use crate::wire::{Complaint, Message, Run};
+
+impl Exchange {
+    /// Compares the classes with each other: their feeds have the same to do, so one that falls behind is the feed's
+    /// fault, and not that of the source or of this node.
+    pub(super) fn check_classes(&mut self, now: Time, mail: &mut Mail) {
+        let compares = now >= self.compared + COMPARE_TIME;
+        let shares = median(self.classes.iter().map(|c| f64::from(c.got) / f64::from(c.total.max(1))));
+        let gains =
+            median(self.classes.iter().filter(|c| c.got < c.total).map(|c| f64::from(c.got - c.got_before)));
+        // With most feeds waiting for this node, its own link is what is slow.
+        let waiting = self.classes.iter().filter(|c| c.sources.iter().any(|s| s.backlog >= 2)).count();
+        let receives_slowly = 2 * waiting > self.classes.len();
+        // While nothing comes at all it is the source that is slow.
+        let last = self.classes.iter().map(|c| c.last_piece).max().unwrap_or_default();
+        let moves = now < last + FEED_SILENCE_MAX / 2;
+        if compares {
+            self.tell_of_slowness(receives_slowly, mail);
+        }
+        for at in 0..self.classes.len() {
+            let class = &self.classes[at];
+            let paused = class.complained.is_some_and(|since| now < since + COMPLAINT_PAUSE);
+            if class.got < class.total && !paused {
+                let view = View { shares, gains, compares, receives_slowly, moves };
+                self.check_class(now, at, view, mail);
+            }
+        }
+        if compares {
+            self.compared = now;
+            self.classes.iter_mut().for_each(|class| class.got_before = class.got);
+        }
+    }
+
+    fn check_class(&mut self, now: Time, at: usize, view: View, mail: &mut Mail) {
+        let class = &self.classes[at];
+        let total = f64::from(class.total);
+        let lag = view.shares * total - f64::from(class.got);
+        let ending = view.shares >= 1.0;
+        let quiet = now - class.last_piece.max(class.complained.unwrap_or_default()) >= FEED_SILENCE_MAX;
+        let silent = now - class.last_piece.max(class.complained.unwrap_or_default()) >= ALL_SILENT_MAX;
+        // The one that was to send what is missing first.
+        let first =
+            (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
+        let due = |s: &&Source| first.is_some_and(|piece| s.runs.iter().any(|run| run.contains(piece)));
+        let Some(source) = class.sources.iter().find(due).or(class.sources.last()) else {
+            if quiet && (view.moves || silent) && self.leases.is_empty() {
+                self.complain(now, at as u8, PeerId([0; 32]), Complaint::Silent, mail);
+            }
+            return;
+        };
+        let (peer, backlog) = (source.peer, source.backlog);
+        let gained = f64::from(class.got - class.got_before);
+        let crawls = view.compares && gained < CRAWL_SHARE_MAX * view.gains && lag >= LAG_PIECES_MIN;
+        let delayed = (crawls && backlog >= 2) || (ending && lag >= 0.5 && backlog >= 1);
+        // A feed that has nothing to send either gets more time: those above it are to be mended first.
+        let starved = crawls && lag >= LAG_PIECES_MIN.max(LAG_STARVED_SHARE * total);
+        if (delayed || starved) && !view.receives_slowly {
+            self.complain(now, at as u8, peer, Complaint::Slow, mail);
+        } else if quiet && ((view.moves && (lag >= 1.0 || ending)) || silent) {
+            self.complain(now, at as u8, peer, Complaint::Silent, mail);
+        }
+    }
+
+    pub(super) fn tell_of_slowness(&mut self, receives_slowly: bool, mail: &mut Mail) {
+        let known = std::mem::replace(&mut self.is_slow, receives_slowly);
+        if let (true, false, Some(home)) = (receives_slowly, known, self.home()) {
+            let (digest, about) = (self.digest, self.me);
+            let complaint =
+                Message::Complain { digest, class: 0, about, why: Complaint::Slow, missing: Vec::new() };
+            mail.push_back((home, complaint));
+        }
+    }
+
+    pub(super) fn complain(&mut self, now: Time, class: u8, about: PeerId, why: Complaint, mail: &mut Mail) {
+        let Some(home) = self.home() else { return };
+        let at = usize::from(class);
+        self.classes[at].complained = Some(now);
+        let classes = self.classes.len() as u8;
+        self.classes[at].sources.iter_mut().filter(|s| s.peer == about).for_each(|s| s.failed = true);
+        let sources = &self.classes[at].sources;
+        let sends = |s: &Source, piece: u32| s.runs.iter().any(|run| run.contains(piece));
+        // What nobody was to send is missing as well.
+        let due = |piece: &u32| {
+            let by_it = sources.iter().any(|s| s.peer == about && sends(s, *piece));
+            by_it || !sources.iter().any(|s| sends(s, *piece))
+        };
+        let missing = (u32::from(class)..self.have.total())
+            .step_by(usize::from(classes))
+            .filter(|piece| !self.have.contains(*piece) && due(piece))
+            .take(RUNS_PER_MESSAGE_MAX)
+            .map(|piece| Run { first: piece, end: piece + 1 })
+            .collect();
+        mail.push_back((home, Message::Complain { digest: self.digest, class, about, why, missing }));
+    }
+}
+
+/// What a class is compared with.
+#[derive(Clone, Copy)]
+struct View {
+    /// Median of the shares that the classes have.
+    shares: f64,
+    /// Median of the pieces that unfinished classes gained since they were last compared.
+    gains: f64,
+    /// Whether enough time has passed to compare what they gained.
+    compares: bool,
+    receives_slowly: bool,
+    /// Whether a silent feed can be told from a source that sends nothing.
+    moves: bool,
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
