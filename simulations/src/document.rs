@@ -78,9 +78,11 @@ fn figures(chapters: &[Chapter]) -> String {
         let (name, run) = (&chapter.scenario.name, Figures::of(outcome));
         if chapter.scenario.bytes() == 0 {
             let control = format!("{}/s", bytes(run.control_rate));
-            for (figure, found) in
-                [("control per node", control), ("memory of an engine", bytes(run.engine_bytes as f64))]
-            {
+            let joining = run.control_joining.map(|(sent, within_s)| {
+                ("control per node while joining", format!("{} in {}", bytes(sent), seconds(within_s)))
+            });
+            let memory = ("memory of an engine", bytes(run.engine_bytes as f64));
+            for (figure, found) in [("control per node", control), memory].into_iter().chain(joining) {
                 let _ = writeln!(text, "| {name} | {figure} | stated | {found} | | |");
             }
         }

@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::fs;
 use std::io::{IsTerminal as _, Write as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,10 +14,19 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use shoal_simulations::document::{self, Chapter};
+use shoal_simulations::oracle;
 use shoal_simulations::outcome::Outcome;
 use shoal_simulations::report::{self, Figures, plots};
 use shoal_simulations::scenario::{LIBRARY, Override, Scenario};
-use shoal_simulations::systems::{self, BASELINES, System};
+use shoal_simulations::systems::{self, BASELINES, System, Watch};
+
+mod memory;
+
+#[global_allocator]
+static HEAP: memory::Counting = memory::Counting::new();
+
+/// Every run has its engines weighed.
+const WATCH: Watch<'_> = Watch { record: None, log: None, live_bytes: Some(|| HEAP.live_bytes()) };
 
 /// Steps of the progress bar.
 const STEPS: u64 = 1000;
@@ -31,6 +41,11 @@ struct Args {
     /// Seed of all chance.
     #[arg(long)]
     seed: Option<u64>,
+    /// Runs every seed from A up to B, B excluded, and prints those that break a rule: a ticket that fails, a node that
+    /// does not finish, more copies from upstream than the goal allows, or an invariant. The exit code is 1 if there is one.
+    #[arg(long, value_name = "A..B", value_parser = seeds, requires = "scenario",
+        conflicts_with_all = ["seed", "json", "baselines", "plots", "record", "log", "system"])]
+    seeds: Option<Range<u64>>,
     /// Number of nodes.
     #[arg(long)]
     nodes: Option<u64>,
@@ -52,6 +67,10 @@ struct Args {
     /// Writes the inputs of one engine of the run to this file.
     #[arg(long, value_name = "FILE", requires = "scenario", conflicts_with = "baselines")]
     record: Option<PathBuf>,
+    /// Writes a line to this file for each message, upload, request to the origin, failed client and broken rule: time in
+    /// seconds, node, what. Large: some gigabytes for a thousand nodes and 1 GiB.
+    #[arg(long, value_name = "FILE", requires = "scenario", conflicts_with_all = ["baselines", "all"])]
+    log: Option<PathBuf>,
     /// Feeds recorded inputs, of a simulated or of a real agent, to an engine.
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
@@ -93,18 +112,17 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     let name = args.scenario.as_deref().context("no scenario")?;
     let mut is_good = true;
     let scenarios = Scenario::load(name, &overrides(args))?;
+    if let Some(seeds) = &args.seeds {
+        return hunt(scenarios, seeds);
+    }
     anyhow::ensure!(
-        args.record.is_none() || scenarios.len() == 1,
-        "{name} is {} runs, and a recording is of one; choose one with --set",
+        args.record.is_none() && args.log.is_none() || scenarios.len() == 1,
+        "{name} is {} runs, and a recording or a log is of one; choose one with --set",
         scenarios.len()
     );
+    let watch = Watch { record: args.record.as_deref(), log: args.log.as_deref(), ..WATCH };
     for scenario in scenarios {
-        let outcomes = match &args.record {
-            Some(file) => {
-                vec![with_progress(&scenario.name, |progress| systems::record(&scenario, file, progress))?]
-            }
-            None => outcomes(&scenario, args.system, args.baselines)?,
-        };
+        let outcomes = outcomes(&scenario, args.system, watch, args.baselines)?;
         let runs: Vec<Figures> = outcomes.iter().map(Figures::of).collect();
         is_good &= runs.first().is_none_or(is_sound);
         print(&if args.json { json(&runs)? } else { shown(&scenario, &runs) })?;
@@ -123,6 +141,34 @@ fn overrides(args: &Args) -> Vec<Override> {
     overrides
 }
 
+/// `1..20`.
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let parsed = text.split_once("..").and_then(|(a, b)| Some(a.parse().ok()?..b.parse().ok()?));
+    parsed.filter(|seeds| !seeds.is_empty()).ok_or_else(|| "two numbers, such as 1..20".into())
+}
+
+/// Runs every seed and prints those that break a rule. `true` if none does.
+fn hunt(scenarios: Vec<Scenario>, seeds: &Range<u64>) -> anyhow::Result<bool> {
+    let mut bad = 0u64;
+    for scenario in &scenarios {
+        for seed in seeds.clone() {
+            let scenario = Scenario { seed, ..scenario.clone() };
+            let title = format!("{}, seed {seed}", scenario.name);
+            let outcome = with_progress(&title, |progress| {
+                systems::run(&scenario, System::Shoal, Watch::default(), progress)
+            })?;
+            let broken = oracle::broken(&scenario, &outcome);
+            bad += u64::from(!broken.is_empty());
+            for what in broken {
+                print(&format!("{title}: {what}\n"))?;
+            }
+        }
+    }
+    let runs = scenarios.len() as u64 * (seeds.end - seeds.start);
+    print(&format!("{runs} runs, {bad} of them break a rule\n"))?;
+    Ok(bad == 0)
+}
+
 fn list() -> anyhow::Result<bool> {
     let width = LIBRARY.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
@@ -138,31 +184,41 @@ fn all(args: &Args) -> anyhow::Result<bool> {
     let mut chapters = Vec::new();
     for (name, _) in LIBRARY {
         for scenario in Scenario::load(name, &overrides(args))? {
-            let outcomes = outcomes(&scenario, System::Shoal, args.baselines || scenario.baselines)?;
+            let outcomes = outcomes(&scenario, System::Shoal, WATCH, args.baselines || scenario.baselines)?;
             let runs: Vec<Figures> = outcomes.iter().map(Figures::of).collect();
             print(&shown(&scenario, &runs))?;
             chapters.push(Chapter { scenario, outcomes });
+            // After each, so that a run that is stopped leaves what it has found.
+            write_document(&args.out, &chapters)?;
         }
     }
-    let document = document::render(&chapters)?;
-    let folder = args.out.join(document::PLOTS);
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    for (file, svg) in &document.plots {
-        write(&folder.join(file), svg)?;
-    }
-    write(&args.out.join("SIMULATION.md"), &document.markdown)?;
     Ok(chapters
         .iter()
         .filter_map(|chapter| chapter.outcomes.first())
         .all(|outcome| is_sound(&Figures::of(outcome))))
 }
 
+fn write_document(out: &Path, chapters: &[Chapter]) -> anyhow::Result<()> {
+    let document = document::render(chapters)?;
+    let folder = out.join(document::PLOTS);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (file, svg) in &document.plots {
+        write(&folder.join(file), svg)?;
+    }
+    write(&out.join("SIMULATION.md"), &document.markdown)
+}
+
 /// One system, or shoal and all others.
-fn outcomes(scenario: &Scenario, system: System, with_baselines: bool) -> anyhow::Result<Vec<Outcome>> {
+fn outcomes(
+    scenario: &Scenario,
+    system: System,
+    watch: Watch<'_>,
+    with_baselines: bool,
+) -> anyhow::Result<Vec<Outcome>> {
     let others = BASELINES.into_iter().filter(|_| with_baselines);
     let run = |system: System| {
         let title = format!("{}, {system}", scenario.name);
-        with_progress(&title, |progress| systems::run(scenario, system, progress))
+        with_progress(&title, |progress| systems::run(scenario, system, watch, progress))
             .with_context(|| format!("cannot run {}", scenario.name))
     };
     std::iter::once(system).chain(others).map(run).collect()

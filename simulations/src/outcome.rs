@@ -27,6 +27,8 @@ pub struct NodeOutcome {
     pub sent: u64,
     /// Bytes of control messages that it sent.
     pub control: u64,
+    /// Those of them that it sent while members got to know each other, see [`Outcome::joining_s`].
+    pub control_joining: u64,
     /// Bytes that it received and had already, or that were wrong.
     pub wasted: u64,
     /// Members from each of which it received at least a hundredth of what it wants.
@@ -79,6 +81,10 @@ pub struct Outcome {
     pub simulated_s: f64,
     /// Real seconds.
     pub real_s: f64,
-    /// Largest memory of one node's engine at the end, estimated bytes; 0 where there is no engine.
+    /// Largest memory of one node's engine and membership at the end, bytes of heap, counted by the allocator; 0 where
+    /// there is no engine or nobody counts.
     pub engine_bytes: u64,
+    /// Time from the beginning in which members get to know each other and announce what they have, seconds; 0 where the
+    /// run does not simulate it.
+    pub joining_s: f64,
 }

@@ -3,6 +3,7 @@
 //! Invariant: the world decides nothing that the engine decides. It carries out outputs and hands in inputs, each at the
 //! moment at which a real driver would, and it checks what always has to hold ([`Outcome::violations`]).
 
+mod account;
 mod clients;
 mod effects;
 mod faults;
@@ -10,6 +11,9 @@ mod members;
 mod node;
 mod origin;
 mod outcome;
+mod traffic;
+
+pub use account::{Seen, Watchers};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,9 +26,9 @@ use shoal_engine::swarm::upload::UploadId;
 use shoal_engine::wire::{Message, PieceHash};
 use shoal_engine::{Algorithm, Digest, Input, PeerId, Roster, Scope, Time};
 
-use crate::net::{Arrived, Links, Net, NetEvent, Place, ZoneLinks};
+use crate::net::{Links, Net, NetEvent, ZoneLinks};
 use crate::outcome::{Outcome, Sample};
-use crate::queue::{Nanos, Queue, SECOND, nanos};
+use crate::queue::{Nanos, Queue, nanos};
 use crate::scenario::Scenario;
 
 use faults::Fault;
@@ -43,6 +47,12 @@ const DETECTION: Duration = Duration::from_secs(5);
 
 /// Time after which a stream over a link that is cut is given up.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Wakeups of one engine at one moment: more is an engine that spins.
+const WAKEUPS_MAX: u32 = 100;
+
+/// What an engine that spins is slowed down to, so that the run goes on and shows what becomes of it.
+const SPIN_PAUSE: Nanos = 10_000_000;
 
 /// Index of a node.
 pub type NodeId = usize;
@@ -75,12 +85,39 @@ pub enum Cargo {
 /// What happens.
 enum Happening {
     Net(NetEvent),
-    Message { from: NodeId, to: NodeId, to_life: u32, message: Box<Message> },
-    Input { node: NodeId, life: u32, input: Box<Input> },
-    Wakeup { node: NodeId, life: u32, at: Nanos },
-    MemberWakeup { node: NodeId, life: u32 },
-    Begin { node: NodeId },
-    Ask { node: NodeId },
+    Message {
+        from: NodeId,
+        to: NodeId,
+        to_life: u32,
+        message: Box<Message>,
+    },
+    Input {
+        node: NodeId,
+        life: u32,
+        input: Box<Input>,
+    },
+    Wakeup {
+        node: NodeId,
+        life: u32,
+        at: Nanos,
+    },
+    MemberWakeup {
+        node: NodeId,
+        life: u32,
+    },
+    Begin {
+        node: NodeId,
+    },
+    Ask {
+        node: NodeId,
+    },
+    /// A node's driver tells of the other blobs in its store.
+    Stock {
+        node: NodeId,
+        life: u32,
+    },
+    /// From now on, control traffic counts as that of members who know each other.
+    Calm,
     Origin(origin::OriginEvent),
     Fault(Fault),
     Sample,
@@ -117,8 +154,7 @@ pub struct World<'a> {
     violations: Vec<String>,
     trace: u64,
     events: u64,
-    /// Inputs of this node are written down.
-    recorder: Option<Box<dyn FnMut(Time, &Input) + 'a>>,
+    watchers: Watchers<'a>,
     inbox: VecDeque<(NodeId, Input)>,
 }
 
@@ -127,14 +163,10 @@ pub fn run(scenario: &Scenario, progress: &dyn Fn(f64)) -> Outcome {
     World::new(scenario).run(progress)
 }
 
-/// Runs shoal and hands every input of node 0 to `recorder`.
-pub fn record<'a>(
-    scenario: &'a Scenario,
-    progress: &dyn Fn(f64),
-    recorder: Box<dyn FnMut(Time, &Input) + 'a>,
-) -> Outcome {
+/// Runs shoal while somebody watches.
+pub fn watch<'a>(scenario: &'a Scenario, watchers: Watchers<'a>, progress: &dyn Fn(f64)) -> Outcome {
     let mut world = World::new(scenario);
-    world.recorder = Some(recorder);
+    world.watchers = watchers;
     world.run(progress)
 }
 
@@ -217,7 +249,7 @@ impl<'a> World<'a> {
             violations: Vec::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             events: 0,
-            recorder: None,
+            watchers: Watchers::default(),
             inbox: VecDeque::new(),
         }
     }
@@ -227,6 +259,7 @@ impl<'a> World<'a> {
         self.plan_clients();
         self.plan_faults();
         self.queue.plan(0, Happening::Sample);
+        self.queue.plan(nanos(self.joining_s()), Happening::Calm);
         let deadline = nanos(self.scenario.deadline);
         while let Some(happening) = self.queue.next() {
             let now = self.queue.now();
@@ -234,7 +267,7 @@ impl<'a> World<'a> {
                 break;
             }
             self.events += 1;
-            if self.events % 65_536 == 0 {
+            if self.events.is_multiple_of(65_536) {
                 progress(self.share_done());
             }
             self.happen(now, happening);
@@ -272,12 +305,14 @@ impl<'a> World<'a> {
                 let n = &mut self.nodes[node];
                 if n.is_up() && n.life == life && n.wake_at == Some(at) {
                     n.wake_at = None;
-                    self.input(now, node, Input::Wakeup);
+                    self.wake(now, node);
                 }
             }
             Happening::MemberWakeup { node, life } => self.wake_member(now, node, life),
             Happening::Begin { node } => self.begin(now, node),
             Happening::Ask { node } => self.ask(now, node),
+            Happening::Stock { node, life } => self.announce_stored(now, node, life),
+            Happening::Calm => self.calm(),
             Happening::Origin(event) => self.happen_at_origin(now, event),
             Happening::Fault(fault) => self.happen_fault(now, fault),
             Happening::Sample => self.sample(now),
@@ -298,24 +333,41 @@ impl<'a> World<'a> {
         self.inbox.push_back((node, input));
         while let Some((node, input)) = self.inbox.pop_front() {
             let time = Time::from_origin(Duration::from_nanos(now));
-            if node == 0
-                && let Some(recorder) = &mut self.recorder
-            {
-                recorder(time, &input);
+            if self.nodes[node].engine.is_none() {
+                continue;
             }
-            let Some(engine) = &mut self.nodes[node].engine else { continue };
+            self.show(node, Seen::Input(time, &input));
+            let engine = self.nodes[node].engine.as_mut().expect("it was there a line above");
             engine.handle(time, input);
             while let Some(output) = self.nodes[node].engine.as_mut().and_then(|e| e.poll_output()) {
+                self.show(node, Seen::Output(time, &output));
                 self.carry_out(now, node, output);
             }
             self.plan_wakeup(node);
         }
     }
 
+    /// An engine that asks again and again for the moment that is now would hold the clock up for ever.
+    fn wake(&mut self, now: Nanos, node: NodeId) {
+        let n = &mut self.nodes[node];
+        let before = if n.woken.0 == now { n.woken.1 } else { 0 };
+        n.woken = (now, before + 1);
+        if n.woken.1 == WAKEUPS_MAX && !std::mem::replace(&mut n.spins, true) {
+            self.violate(
+                now,
+                format!("node {node} asks to be woken at a moment that has passed, without end"),
+            );
+        }
+        self.input(now, node, Input::Wakeup);
+    }
+
     fn plan_wakeup(&mut self, node: NodeId) {
         let n = &mut self.nodes[node];
         let Some(at) = n.engine.as_ref().and_then(|e| e.next_wakeup()) else { return };
-        let at = at.since_origin().as_nanos() as Nanos;
+        let mut at = at.since_origin().as_nanos() as Nanos;
+        if n.woken.0 == self.queue.now() && n.woken.1 >= WAKEUPS_MAX {
+            at = at.max(self.queue.now() + SPIN_PAUSE);
+        }
         if n.wake_at.is_none_or(|planned| at < planned) {
             n.wake_at = Some(at);
             self.queue.plan(at, Happening::Wakeup { node, life: n.life, at });
@@ -326,142 +378,6 @@ impl<'a> World<'a> {
     fn answer(&mut self, at: Nanos, node: NodeId, input: Input) {
         let life = self.nodes[node].life;
         self.queue.plan(at, Happening::Input { node, life, input: Box::new(input) });
-    }
-
-    // ---- messages and pieces ----
-
-    fn tell(&mut self, now: Nanos, from: NodeId, to: NodeId, message: Message) {
-        let len = message.encoded_len() as u64;
-        if std::env::var_os("DBG").is_some() {
-            let t = format!("{message:?}");
-            let t = t.replace("sha256:", "");
-            eprintln!("{:.6} {from}->{to} {}", now as f64 / SECOND, t.chars().take(400).collect::<String>());
-        }
-        let node = &mut self.nodes[from];
-        node.outcome.control += len;
-        // Messages go out one after another, beside the pieces.
-        let begins = node.control_until.max(now);
-        node.control_until = begins + nanos(len as f64 / node.links.up);
-        let sent = node.control_until;
-        node.peers.insert(to);
-        self.nodes[to].peers.insert(from);
-        self.trace(&[2, now, from as u64, to as u64, len]);
-        if self.is_cut(from, to) {
-            return;
-        }
-        let cost = match message {
-            // Closing a stream follows its opening.
-            Message::Subscribe { .. } | Message::Unsubscribe { .. } => nanos(self.scenario.request_cost),
-            _ => 0,
-        };
-        let at = sent + self.net.delay(from, to) + cost;
-        let to_life = self.nodes[to].life;
-        self.queue.plan(at, Happening::Message { from, to, to_life, message: Box::new(message) });
-    }
-
-    fn deliver(&mut self, now: Nanos, from: NodeId, to: NodeId, message: Message) {
-        let peer = self.nodes[from].peer();
-        match message {
-            Message::Swim(bytes) => self.hear_membership(now, to, peer, bytes),
-            message => self.input(now, to, Input::Heard { from: peer, message }),
-        }
-    }
-
-    fn lose_peer(&mut self, now: Nanos, node: NodeId, lost: NodeId) {
-        let peer = self.nodes[lost].peer();
-        self.lose_member(now, node, peer);
-        self.input(now, node, Input::PeerLost { peer });
-    }
-
-    fn arrive(&mut self, now: Nanos, arrived: Arrived<Cargo>) {
-        match arrived.tag {
-            Cargo::Body { request } => self.arrive_from_origin(now, request, arrived.total, arrived.done),
-            Cargo::Piece { .. } if !arrived.done => {}
-            Cargo::Piece { upload, from_life, to_life, layer, piece, backlog } => {
-                let (from, to) = (arrived.from, arrived.to);
-                if self.nodes[from].life == from_life && self.nodes[from].is_up() {
-                    self.nodes[from].outcome.sent += arrived.total;
-                    self.input(now, from, Input::Uploaded { upload });
-                }
-                if self.nodes[to].life == to_life && self.nodes[to].is_up() {
-                    let right = !self.nodes[from].lies;
-                    self.take_piece(now, (from, to), usize::from(layer), piece, right, backlog);
-                }
-            }
-        }
-    }
-
-    fn take_piece(
-        &mut self,
-        now: Nanos,
-        (from, to): (NodeId, NodeId),
-        layer: usize,
-        piece: u32,
-        right: bool,
-        backlog: u32,
-    ) {
-        let digest = self.layers[layer].digest;
-        self.trace(&[3, now, from as u64, to as u64, u64::from(piece)]);
-        let hash = piece_hash(&digest, piece, right);
-        let peer = self.nodes[from].peer();
-        self.nodes[to].aside.insert((layer as u16, piece, from as u32), right);
-        self.input(now, to, Input::Arrived { from: peer, digest, piece, hash, backlog });
-    }
-
-    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
-        let (a, b) = (self.nodes[from].links.zone, self.nodes[to].links.zone);
-        self.cut[a][b]
-    }
-
-    fn origin_place(&self) -> Place {
-        self.scenario.nodes
-    }
-
-    // ---- keeping count ----
-
-    /// FNV-1a over everything that happens.
-    fn trace(&mut self, what: &[u64]) {
-        for word in what {
-            self.trace = (self.trace ^ word).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    fn violate(&mut self, now: Nanos, what: String) {
-        if self.violations.len() < VIOLATIONS_MAX {
-            self.violations.push(format!("{:.6} s: {what}", now as f64 / SECOND));
-        }
-    }
-
-    /// Other blobs of a node: only their announcements matter.
-    fn announce_stored(&mut self, now: Nanos, node: NodeId) {
-        for number in 0..self.scenario.clients.stored {
-            let mut hash = [0x55; 32];
-            hash[..8].copy_from_slice(&(number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
-            let digest = Digest::new(Algorithm::Sha256, &hash);
-            self.input(now, node, Input::Stored { digest, size: 50 << 20 });
-        }
-    }
-
-    fn share_done(&self) -> f64 {
-        let (mut have, mut want) = (0u64, 0u64);
-        for node in self.nodes.iter().filter(|n| !n.holds) {
-            have += node.blobs.iter().map(|b| b.received()).sum::<u64>();
-            want += self.scenario.bytes();
-        }
-        if want == 0 { 1.0 } else { have as f64 / want as f64 }
-    }
-
-    fn sample(&mut self, now: Nanos) {
-        let total = self.scenario.bytes().max(1);
-        let progress = self.nodes.iter().map(|node| {
-            let have: u64 = node.blobs.iter().map(|b| b.received()).sum();
-            (have * 255 / total) as u8
-        });
-        self.samples.push(Sample { at_s: now as f64 / SECOND, progress: progress.collect() });
-        // Twice the bound is seen in full; a run that takes longer is sampled coarser and coarser.
-        let step = nanos(crate::bound::Bound::of(self.scenario).total_s().max(0.05) * 2.0) / SAMPLES;
-        let step = step.max(now / SAMPLES);
-        self.queue.plan(now + step.max(1_000_000), Happening::Sample);
     }
 }
 

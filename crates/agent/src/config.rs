@@ -167,7 +167,10 @@ impl Config {
     /// How the driver and its engine are bounded.
     pub fn driver_settings(&self) -> driver::Settings {
         driver::Settings {
-            engine: shoal_engine::engine::Settings { fetches_max: self.file.upstream.transfers_max },
+            engine: shoal_engine::engine::Settings {
+                fetches_max: self.file.upstream.transfers_max,
+                ..Default::default()
+            },
             inline_max: self.file.store.inline_max.0,
             body_idle_timeout: self.file.registry.body_idle_timeout.0,
         }

@@ -382,6 +382,13 @@ impl Driver {
                     open.shared.ready(to);
                 }
             }
+            // The engine is created without a name among members: it works alone and talks to nobody.
+            Output::Tell { .. }
+            | Output::Upload(_)
+            | Output::Place { .. }
+            | Output::Discard { .. }
+            | Output::Inspect { .. }
+            | Output::List { .. } => debug_assert!(false, "an engine without a name has no members"),
             Output::End { ticket, outcome } => {
                 if let Some(open) = self.tickets.remove(&ticket) {
                     let causes = self.stories.get(&open.digest).map(|s| s.causes.clone()).unwrap_or_default();

@@ -13,7 +13,7 @@ use crate::pieces::piece_len;
 use crate::ranges::ByteRanges;
 
 /// The part of a blob that a request wants; the blob's size may not be known yet (RFC 9110, section 14.1.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum Part {
     /// All of it (no `Range`).
     Whole,

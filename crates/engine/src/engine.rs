@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::flight::{Context, Flight, Phase};
-use crate::ids::{Digest, FetchId, TicketId};
+use crate::ids::{Digest, FetchId, TicketId, WarmSetId};
 use crate::io::{Input, Outcome, Output, PullFault};
 use crate::limits::{
     ALONE_PAUSE_MAX, ALONE_PAUSE_PER_MEMBER, FETCHES_MAX, FLIGHTS_MAX, PREFETCH_FETCHES_MAX,
@@ -13,12 +13,13 @@ use crate::limits::{
 use crate::name::Scope;
 use crate::peer::PeerId;
 use crate::swarm::pieces::piece_bytes;
+use crate::swarm::warm::Asked;
 use crate::swarm::{Event, Swarm};
 use crate::time::Time;
-use crate::wire::LeaseEnd;
+use crate::wire::{LeaseEnd, WarmFault};
 
 /// What an operator may set.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, bincode::Encode, bincode::Decode)]
 pub struct Settings {
     /// Upstream transfers of this node at a time.
     pub fetches_max: usize,
@@ -129,6 +130,7 @@ impl Engine {
 
     /// Takes in what happened. Drain [`poll_output`](Self::poll_output) afterwards.
     pub fn handle(&mut self, now: Time, input: Input) {
+        self.with_swarm(|swarm| swarm.start(now));
         match input {
             Input::Open { ticket, digest, scope, part } => self.handle_open(now, ticket, digest, scope, part),
             Input::Close { ticket } => {
@@ -162,7 +164,13 @@ impl Engine {
             }
             Input::Committed { digest, result } => self.with(now, digest, |f, _| f.handle_committed(result)),
             Input::Shut { digest } => self.with(now, digest, |f, out| f.handle_shut(out)),
-            Input::Roster(roster) => self.with_swarm(|swarm| swarm.set_roster(now, roster)),
+            Input::Roster(roster) => {
+                let waited = self.swarm.as_ref().is_some_and(|swarm| !swarm.has_members());
+                self.with_swarm(|swarm| swarm.set_roster(now, roster));
+                if waited {
+                    self.for_all(now, |_, _| {});
+                }
+            }
             Input::Heard { from, message } => self.with_swarm(|swarm| swarm.hear(now, from, message)),
             Input::PeerLost { peer } => self.with_swarm(|swarm| swarm.lost(now, &peer)),
             Input::Arrived { from, digest, piece, hash, backlog } => {
@@ -176,16 +184,25 @@ impl Engine {
             Input::Listed { digest, found } => self.with_swarm(|swarm| swarm.listed(digest, found)),
             Input::Stored { digest, size } => self.with_swarm(|swarm| swarm.announce(now, digest, size)),
             Input::Evicted { digest } => self.with_swarm(|swarm| swarm.withdraw(digest)),
+            Input::Warm { set, blobs, scope, targets, deadline } => {
+                self.handle_warm(now, set, Asked { blobs, scope, targets, deadline });
+            }
+            Input::WarmCancel { set } => self.with_swarm(|swarm| swarm.cancel_warm(now, set)),
             Input::Wakeup => {
                 self.with_swarm(|swarm| swarm.advance(now));
-                self.wake_flights(now);
+                match self.swarm.as_mut().is_some_and(|swarm| swarm.ends_waiting(now)) {
+                    true => self.for_all(now, |_, _| {}),
+                    false => self.wake_flights(now),
+                }
             }
             Input::Drain => {
                 self.draining = true;
+                self.with_swarm(Swarm::drain);
                 self.for_all(now, |f, _| f.handle_drain());
             }
             Input::Stop => {
                 self.draining = true;
+                self.with_swarm(Swarm::drain);
                 self.for_all(now, |f, out| f.handle_stop(out));
             }
         }
@@ -243,6 +260,27 @@ impl Engine {
         self.with(now, digest, |flight, _| flight.handle_prefetch(scope));
     }
 
+    fn handle_warm(&mut self, now: Time, set: WarmSetId, asked: Asked) {
+        match &mut self.swarm {
+            Some(swarm) => swarm.warm(now, set, asked),
+            None => {
+                let tally = asked.refused(WarmFault::Unreachable);
+                self.out.push_back(Output::Warmed { set, tally });
+            }
+        }
+    }
+
+    /// A warm set wants a blob.
+    fn begin_warm(&mut self, now: Time, digest: Digest, size: u64, scope: Scope) {
+        self.sizes.remember(digest, size);
+        let full = self.flights.len() >= PREFETCH_FLIGHTS_MAX && !self.flights.contains_key(&digest);
+        if full {
+            return self.with_swarm(|swarm| swarm.warm_postponed(now, &digest));
+        }
+        self.begin(digest);
+        self.with(now, digest, |flight, _| flight.handle_warm(scope));
+    }
+
     fn begin(&mut self, digest: Digest) {
         if !self.flights.contains_key(&digest) {
             self.flights.insert(digest, Flight::new(digest, &mut self.out));
@@ -278,7 +316,7 @@ impl Engine {
             fetches_free: &mut fetches_free,
             prefetches_free: &mut prefetches_free,
             size_hint: self.sizes.by_digest.get(&digest).copied(),
-            shares: self.swarm.as_ref().is_some_and(Swarm::has_members),
+            shares: self.swarm.as_ref().is_some_and(|swarm| swarm.has_members() || swarm.awaits_members(now)),
         });
         if flight.waits_for_place() {
             self.waiting.insert(digest);
@@ -290,8 +328,12 @@ impl Engine {
         }
         if flight.phase() == Phase::Over {
             assert_eq!(flight.ticket_count(), 0, "a flight ended before its tickets");
+            let result = flight.result();
             self.flights.remove(&digest);
             self.births.retain(|_, d| *d != digest);
+            if let Some(swarm) = &mut self.swarm {
+                swarm.flight_over(now, digest, result);
+            }
         }
     }
 
@@ -324,6 +366,8 @@ impl Engine {
                 Event::Restarted(digest) => {
                     self.with(now, digest, |flight, out| flight.handle_restarted(out))
                 }
+                Event::Warm(digest, size, scope) => self.begin_warm(now, digest, size, scope),
+                Event::Unwarm(digest) => self.with(now, digest, |flight, _| flight.handle_unwarm()),
             }
         }
     }

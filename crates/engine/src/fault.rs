@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// What an answer (or its absence) from upstream means. The one predicate of `contract.md` rows F2-F5 is
 /// [`SourceFault::from_status`]; everything else in the program asks the variant, never a status code.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum SourceFault {
     /// 5xx, connect failure, header timeout. The same request may succeed later or elsewhere (F2).
     Transient,
@@ -58,7 +58,7 @@ impl SourceFault {
 }
 
 /// What failed on this node. Whoever waits is served straight from upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum LocalFault {
     /// No space left, or the size cap cannot be met by evicting.
     StoreFull,

@@ -19,6 +19,7 @@ use crate::limits::SCOPES_PER_FLIGHT_MAX;
 use crate::name::{Registry, Scope};
 use crate::ranges::ByteRanges;
 use crate::time::Time;
+use crate::wire::WarmFault;
 
 /// The answer a flight waits for, or what it is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +107,8 @@ pub struct Flight {
     have: ByteRanges,
     verified: bool,
     whole_wanted: bool,
+    /// Clients or manifests have asked for it, and not only a warm set.
+    wanted_by_others: bool,
     /// A manifest has named the blob while this life of the flight was ending.
     wanted_again: bool,
     tickets: BTreeMap<TicketId, Ticket>,
@@ -129,6 +132,8 @@ pub struct Flight {
     mismatched: bool,
     /// The store has it.
     stored: bool,
+    /// How it ends for those who wait for all of it, once that is known.
+    result: Option<Result<(), WarmFault>>,
 }
 
 impl Flight {
@@ -145,6 +150,7 @@ impl Flight {
             have: ByteRanges::new(),
             verified: false,
             whole_wanted: false,
+            wanted_by_others: false,
             wanted_again: false,
             tickets: BTreeMap::new(),
             fetches: BTreeMap::new(),
@@ -162,6 +168,7 @@ impl Flight {
             lease_fault: None,
             mismatched: false,
             stored: false,
+            result: None,
         }
     }
 
@@ -212,6 +219,13 @@ impl Flight {
         stuck && !feeds && !self.tickets.is_empty() && !self.is_whole()
     }
 
+    /// How it has ended for those who wanted all of it.
+    pub(crate) fn result(&self) -> Result<(), WarmFault> {
+        debug_assert_eq!(self.phase, Phase::Over);
+        let unwanted = if self.draining { WarmFault::Draining } else { WarmFault::Cancelled };
+        self.result.unwrap_or(Err(unwanted))
+    }
+
     /// When the flight wants to be woken.
     pub(crate) fn next_wakeup(&self) -> Option<Time> {
         // With all bytes there only an answer can move it on.
@@ -232,6 +246,7 @@ impl Flight {
 
     pub(crate) fn handle_open(&mut self, ticket: TicketId, scope: Scope, part: Part) {
         self.handle_scope(scope);
+        self.wanted_by_others = true;
         let before = self.tickets.insert(ticket, Ticket { part, range: None, ready_to: 0, served: false });
         assert!(before.is_none(), "{ticket:?} was opened twice");
     }
@@ -241,10 +256,27 @@ impl Flight {
     }
 
     pub(crate) fn handle_prefetch(&mut self, scope: Scope) {
+        self.wanted_by_others = true;
+        self.handle_warm(scope);
+    }
+
+    /// A warm set wants all of it.
+    pub(crate) fn handle_warm(&mut self, scope: Scope) {
         self.handle_scope(scope);
         match self.phase {
             Phase::Ending | Phase::Shutting => self.wanted_again = true,
             _ => self.whole_wanted = true,
+        }
+    }
+
+    /// The warm sets that wanted it do not any more.
+    pub(crate) fn handle_unwarm(&mut self) {
+        if self.wanted_by_others {
+            return;
+        }
+        (self.whole_wanted, self.wanted_again) = (false, false);
+        if self.phase == Phase::Receiving {
+            self.end(true);
         }
     }
 
@@ -253,6 +285,7 @@ impl Flight {
         match found {
             Found::Whole => {
                 self.end_tickets(Outcome::Stored, out);
+                self.result = Some(Ok(()));
                 self.phase = Phase::Over;
             }
             Found::Partial { size, have } => {
@@ -300,10 +333,14 @@ impl Flight {
         match result {
             Ok(()) => {
                 self.stored = true;
+                self.result = Some(Ok(()));
                 self.phase = Phase::Over;
             }
             // Whoever waited has been served from the open file; only the store goes without.
-            Err(_) => self.end(false),
+            Err(_) => {
+                self.result = Some(Err(WarmFault::Store));
+                self.end(false);
+            }
         }
     }
 
@@ -359,7 +396,7 @@ impl Flight {
     /// The deadline of the drain has come.
     pub(crate) fn handle_stop(&mut self, out: &mut VecDeque<Output>) {
         self.draining = true;
-        self.end_tickets(Outcome::Failed(PullFault::Draining), out);
+        self.fail(PullFault::Draining, out);
         if matches!(self.phase, Phase::Receiving) {
             self.end(true);
         }
@@ -380,6 +417,7 @@ impl Flight {
         self.restarts += 1;
         // A manifest may have lied about the size; the source is asked from now on.
         self.trusts_hint = false;
+        self.result = Some(Err(WarmFault::WrongContent));
         let failed: Vec<_> =
             self.tickets.iter().filter(|(_, t)| !again || t.served).map(|(id, _)| *id).collect();
         for ticket in failed {
@@ -389,8 +427,13 @@ impl Flight {
     }
 
     fn give_up(&mut self, fault: PullFault, out: &mut VecDeque<Output>) {
-        self.end_tickets(Outcome::Failed(fault), out);
+        self.fail(fault, out);
         self.end(true);
+    }
+
+    fn fail(&mut self, fault: PullFault, out: &mut VecDeque<Output>) {
+        self.result = Some(Err(fault.into()));
+        self.end_tickets(Outcome::Failed(fault), out);
     }
 
     fn end(&mut self, keep: bool) {
@@ -399,6 +442,7 @@ impl Flight {
     }
 
     fn pass_through(&mut self, out: &mut VecDeque<Output>) {
+        self.result = Some(Err(WarmFault::Store));
         self.end_tickets(Outcome::PassThrough, out);
     }
 

@@ -10,7 +10,7 @@
 
 use crate::ids::Digest;
 use crate::limits::HOMES_PER_DIGEST;
-use crate::peer::{Member, PeerId, Roster};
+use crate::peer::{Key, PeerId, Roster};
 
 /// The homes of one digest or tag, first rank first. Fewer than [`HOMES_PER_DIGEST`] only if there are fewer members.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,23 +53,33 @@ pub fn tag_homes(name: &str, roster: &Roster) -> Homes {
 }
 
 fn homes_of(point: u64, roster: &Roster) -> Homes {
-    let mut ranked: [Option<&Member>; HOMES_PER_DIGEST] = [None; HOMES_PER_DIGEST];
+    let keys = roster.keys();
+    let mut ranked: [Option<usize>; HOMES_PER_DIGEST] = [None; HOMES_PER_DIGEST];
+    let is_one_zone = keys.iter().all(|key| key.zone == 0);
     for rank in 0..HOMES_PER_DIGEST {
-        let chosen = &ranked[..rank];
-        let elsewhere = heaviest(point, roster, |m| chosen.iter().flatten().all(|c| c.zone != m.zone));
-        ranked[rank] = elsewhere
-            .or_else(|| heaviest(point, roster, |m| chosen.iter().flatten().all(|c| c.peer != m.peer)));
+        let (chosen, rest) = ranked.split_at_mut(rank);
+        let chosen: &[Option<usize>] = chosen;
+        let zones = chosen.iter().flatten().map(|c| keys[*c].zone);
+        let elsewhere = match is_one_zone && rank > 0 {
+            true => None,
+            false => heaviest(point, keys, |at| zones.clone().all(|zone| zone != keys[at].zone)),
+        };
+        rest[0] = elsewhere.or_else(|| heaviest(point, keys, |at| !chosen.contains(&Some(at))));
     }
-    Homes { ranked: ranked.map(|member| member.map(|m| m.peer)) }
+    Homes { ranked: ranked.map(|member| member.map(|at| roster.at(at).peer)) }
 }
 
-fn heaviest(point: u64, roster: &Roster, wanted: impl Fn(&Member) -> bool) -> Option<&Member> {
-    // Equal weights are decided by the name, so that all members agree.
-    roster.iter().map(|m| &**m).filter(|m| wanted(m)).max_by_key(|m| (weight(point, &m.peer), m.peer))
-}
-
-fn weight(point: u64, peer: &PeerId) -> u64 {
-    mix(point ^ peer.prefix())
+/// Place of the heaviest member that is wanted. Members are in the order of their names, so of equal weights the last
+/// one counts, for everybody.
+fn heaviest(point: u64, keys: &[Key], wanted: impl Fn(usize) -> bool) -> Option<usize> {
+    let weights = keys.iter().enumerate().map(|(at, key)| (mix(point ^ key.prefix), at));
+    let mut heaviest: Option<(u64, usize)> = None;
+    for (weight, at) in weights {
+        if heaviest.is_none_or(|(most, _)| weight >= most) && wanted(at) {
+            heaviest = Some((weight, at));
+        }
+    }
+    heaviest.map(|(_, at)| at)
 }
 
 /// Bijective mixing: each bit of the result depends on each bit of the argument. The last step of SplitMix64 (Steele,

@@ -170,12 +170,16 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 /// One client request that waits for a byte range of a blob. Given out by the driver, never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode)]
 pub struct TicketId(pub u64);
 
 /// One transfer from upstream. Given out by the engine, never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode)]
 pub struct FetchId(pub u64);
+
+/// A set of blobs that members shall have. Given out by whoever asks for it: the same for the same blobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode)]
+pub struct WarmSetId(pub u64);
 
 #[cfg(test)]
 mod tests {

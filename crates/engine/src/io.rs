@@ -5,18 +5,21 @@
 //! driver ends it with [`Input::Close`] before.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use bincode::{Decode, Encode};
 
 use crate::demand::Part;
 use crate::fault::{LocalFault, SourceFault};
-use crate::ids::{Digest, FetchId, TicketId};
+use crate::ids::{Digest, FetchId, TicketId, WarmSetId};
 use crate::name::Scope;
 use crate::peer::{PeerId, Roster};
 use crate::ranges::ByteRanges;
 use crate::swarm::upload::{Send, UploadId};
-use crate::wire::{Message, PieceHash};
+use crate::wire::{Message, PieceHash, WarmFault};
 
 /// Something that happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Encode, Decode)]
 pub enum Input {
     /// A client wants a blob, or a part of it, that was not in the store a moment ago.
     Open {
@@ -180,6 +183,26 @@ pub enum Input {
         /// The blob.
         digest: Digest,
     },
+    /// These members shall have these blobs. Ends with one [`Output::Warmed`]. Told again of a set that is under way, the
+    /// new targets are added and what has failed is tried again; of one that is over, it begins again where it was.
+    Warm {
+        /// The set. Whoever takes over from another node gives the same name for the same blobs and targets.
+        set: WarmSetId,
+        /// The blobs, with their sizes in bytes; at most [`WARM_BLOBS_MAX`](crate::limits::WARM_BLOBS_MAX).
+        blobs: Vec<(Digest, u64)>,
+        /// Where they may be fetched.
+        scope: Scope,
+        /// The members, this node only if it is named.
+        targets: Vec<PeerId>,
+        /// Time after which whoever is not ready has failed; at most
+        /// [`WARM_DEADLINE_MAX`](crate::limits::WARM_DEADLINE_MAX).
+        deadline: Duration,
+    },
+    /// Nobody wants the set any more. What has come stays on disk.
+    WarmCancel {
+        /// The set.
+        set: WarmSetId,
+    },
     /// Time has passed ([`Engine::next_wakeup`](crate::Engine::next_wakeup)).
     Wakeup,
     /// The agent ends: nothing new is begun, what nobody waits for is put down.
@@ -189,7 +212,7 @@ pub enum Input {
 }
 
 /// What the store has of a blob.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Found {
     /// All of it, verified.
     Whole,
@@ -207,7 +230,7 @@ pub enum Found {
 }
 
 /// Who is to blame for a transfer's end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum FetchFault {
     /// The source.
     Source(SourceFault),
@@ -218,7 +241,7 @@ pub enum FetchFault {
 }
 
 /// Something to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode)]
 pub enum Output {
     /// Effect: look the blob up in the store, and open what there is of it.
     Look {
@@ -353,10 +376,42 @@ pub enum Output {
         /// How.
         outcome: Outcome,
     },
+    /// A set that this node was told to warm moves on. Not more often than each
+    /// [`WARM_REPORT_PAUSE`](crate::limits::WARM_REPORT_PAUSE).
+    Warming {
+        /// The set.
+        set: WarmSetId,
+        /// How far it is.
+        tally: WarmTally,
+    },
+    /// Answers [`Input::Warm`]: every member is ready or has failed.
+    Warmed {
+        /// The set.
+        set: WarmSetId,
+        /// How it ended.
+        tally: WarmTally,
+    },
+}
+
+/// How far a warm set is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode)]
+pub struct WarmTally {
+    /// Members that have all blobs.
+    pub ready: usize,
+    /// Members that were asked for.
+    pub of: usize,
+    /// Members that are not going to be ready.
+    pub failed: usize,
+    /// Some of them and why, by name; at most [`WARM_FAILURES_MAX`](crate::limits::WARM_FAILURES_MAX).
+    pub failures: Vec<(PeerId, WarmFault)>,
+    /// Bytes that are there, on all members together. An estimate until the end.
+    pub bytes: u64,
+    /// Bytes of all blobs on all members.
+    pub bytes_of: u64,
 }
 
 /// Why a transfer is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode)]
 pub enum FetchReason {
     /// The first for these bytes.
     First,
@@ -367,7 +422,7 @@ pub enum FetchReason {
 }
 
 /// How a ticket ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode)]
 pub enum Outcome {
     /// All its bytes are ready.
     Delivered,
@@ -385,7 +440,7 @@ pub enum Outcome {
 }
 
 /// Why a blob cannot be had, after everything has been tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode)]
 pub enum PullFault {
     /// No source has it.
     Unknown,

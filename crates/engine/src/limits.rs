@@ -102,7 +102,7 @@ pub const LEASES_PER_BLOB_MAX: usize = 16;
 
 /// Time without progress after which a lease is given to somebody else. Longer than a registry's pauses between two
 /// packets, shorter than a runtime's patience.
-pub const LEASE_STALL: Duration = Duration::from_secs(3);
+pub const LEASE_STALL: Duration = Duration::from_millis(1500);
 
 /// The same before anything has arrived: a token, a redirect and a cold registry come first.
 pub const LEASE_FIRST_BYTE_MAX: Duration = Duration::from_secs(8);
@@ -134,7 +134,7 @@ pub const LEASE_FAILURES_MAX: u32 = 7;
 pub const LEASE_REGATHER: Duration = Duration::from_millis(50);
 
 /// Time that lease holders have to tell a home that has taken over what they work on, before it grants anew.
-pub const HOME_RECOVERY: Duration = Duration::from_millis(500);
+pub const HOME_RECOVERY: Duration = Duration::from_millis(150);
 
 /// Members that relay hashes of one blob to this node, over its whole flight.
 pub const RELAYS_MAX: usize = 64;
@@ -371,3 +371,82 @@ pub const LEASES_GRANTED_MAX: u32 = 64;
 
 /// A lease gives half of what is left away only if that half takes at least this long.
 pub const LEASE_SHARE_TIME_MIN: Duration = Duration::from_millis(150);
+
+/// Least time between two looks at the leases of a blob.
+pub const LEASE_LOOK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Time that members have to tell what they have, when nobody knows where the pieces are.
+pub const CENSUS_TIME: Duration = Duration::from_millis(120);
+
+/// Members that feed the roots after a census.
+pub const CENSUS_FEEDS_MAX: usize = 4;
+
+/// A gap shorter than a part of this of the longest is fetched after it.
+pub const GAP_PART_MIN: u32 = 4;
+
+// ---- warming ----
+
+/// Members that a member passes the order to warm on to, at first: 1,000 are reached in four hops, and nobody hears more
+/// than eight reports in a [`WARM_REPORT_PAUSE`].
+pub const WARM_FANOUT: usize = 8;
+
+/// Members that a member waits for at a time, where many are silent and their parts have been handed on.
+pub const WARM_CHILDREN_MAX: usize = 64;
+
+/// Warm sets that a node knows at a time. One of 1,000 targets and a hundred blobs takes some 100 KiB where it was asked
+/// for, and an eighth of that one hop below; one of [`MEMBERS_MAX`] targets takes a few megabytes.
+pub const WARM_SETS_MAX: usize = 32;
+
+/// Blobs of one set: a hundred images that share little.
+pub const WARM_BLOBS_MAX: usize = 2048;
+
+/// Members that have asked this one to warm the same set and are reported to: two that ask at once, and those that have
+/// taken over for somebody who did not answer.
+pub const WARM_PARENTS_MAX: usize = 4;
+
+/// Beginnings of one set that are remembered, so that each is obeyed once.
+pub const WARM_RUNS_MAX: usize = 8;
+
+/// Flights of warm sets at a time: all layers of most images.
+pub const WARM_FLIGHTS_MAX: usize = 16;
+
+/// Time that a member has to answer when it is asked to warm, before the next one is asked instead.
+pub const WARM_ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// Pause between two reports while there are news.
+pub const WARM_REPORT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pause between two reports while there are none: they say that the member lives.
+pub const WARM_CALM_PAUSE: Duration = Duration::from_secs(3);
+
+/// Time without a report after which a member is asked again: two were lost.
+pub const WARM_SILENCE_MAX: Duration = Duration::from_secs(7);
+
+/// Time after the deadline in which the last reports arrive.
+pub const WARM_GRACE: Duration = Duration::from_secs(3);
+
+/// The longest deadline: a set that is given more would hold its place for good.
+pub const WARM_DEADLINE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a set that is over is remembered, so that whoever asks again is answered at once.
+pub const WARM_REMEMBERED: Duration = Duration::from_secs(10 * 60);
+
+/// Members that are named with the reason why they are not ready: more are read by nobody.
+pub const WARM_FAILURES_MAX: usize = 1024;
+
+/// Times a blob is fetched whose bytes did not match: somebody has lied, and who did is shut out by then.
+pub const WARM_TRIES_MAX: u32 = 2;
+
+/// Runs of pieces that a joiner tells it has: of a blob of 10 GiB received class by class there are a thousand.
+pub const RUNS_OF_HAVE_MAX: usize = 8192;
+
+// ---- recordings ----
+
+/// Largest frame of a recording, bytes: the hashes of a blob of half a million pieces.
+pub const RECORD_FRAME_BYTES_MAX: usize = 16 << 20;
+
+/// Largest recording, bytes: an hour of a busy node, and nothing that fills a disk.
+pub const RECORDING_BYTES_MAX: u64 = 256 << 20;
+
+/// Time after its start for which a node that has found no other member holds what it would ask upstream.
+pub const MEMBERS_WAIT: Duration = Duration::from_secs(2);

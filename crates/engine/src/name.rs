@@ -215,7 +215,7 @@ impl fmt::Display for Reference {
 }
 
 /// A repository of a registry: where a request's content belongs to, and where upstream is asked for it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode)]
 pub struct Scope {
     /// The registry by the name clients use.
     pub registry: Registry,

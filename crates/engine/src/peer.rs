@@ -3,6 +3,7 @@
 //! Every member knows every member, because homes are computed without a look-up. How the list comes about is the
 //! business of [`membership`](crate::membership); the machine that moves blobs is handed a finished [`Roster`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ impl fmt::Debug for PeerId {
 }
 
 /// What is known of a member. Everything but the key can change when the agent restarts; `generation` then grows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, bincode::Encode, bincode::Decode)]
 pub struct Member {
     /// Its name.
     pub peer: PeerId,
@@ -63,6 +64,17 @@ pub struct Member {
 pub struct Roster {
     /// Ascending by name.
     members: Vec<Arc<Member>>,
+    /// What homes are computed from, member for member: side by side, because thousands are looked at for each digest.
+    keys: Vec<Key>,
+}
+
+/// What a member weighs by, see [`homes`](crate::homes).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    /// [`PeerId::prefix`].
+    pub prefix: u64,
+    /// Number of its zone on this list.
+    pub zone: u32,
 }
 
 impl Roster {
@@ -73,7 +85,23 @@ impl Roster {
         members.reverse();
         members.dedup_by_key(|m| m.peer);
         members.reverse();
-        Roster { members }
+        let mut zones: BTreeMap<&str, u32> = BTreeMap::new();
+        let keys = members.iter().map(|m| {
+            let next = zones.len() as u32;
+            Key { prefix: m.peer.prefix(), zone: *zones.entry(&*m.zone).or_insert(next) }
+        });
+        let keys = keys.collect();
+        Roster { members, keys }
+    }
+
+    /// What homes are computed from, in the order of the members.
+    pub(crate) fn keys(&self) -> &[Key] {
+        &self.keys
+    }
+
+    /// The member at a place of the list.
+    pub(crate) fn at(&self, index: usize) -> &Arc<Member> {
+        &self.members[index]
     }
 
     /// Number of members.

@@ -10,6 +10,7 @@ pub mod home;
 pub mod list;
 pub mod pieces;
 pub mod upload;
+pub mod warm;
 
 mod announce;
 mod received;
@@ -18,14 +19,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::homes::homes;
-use crate::ids::Digest;
+use crate::ids::{Digest, WarmSetId};
 use crate::io::Output;
-use crate::limits::{AHEAD_ROWS_MAX, INSPECTIONS_MAX, SEEDS_MAX};
+use crate::limits::{AHEAD_ROWS_MAX, INSPECTIONS_MAX, MEMBERS_WAIT, SEEDS_MAX};
+use crate::name::Scope;
 use crate::peer::{PeerId, Roster};
-use crate::pieces::piece_count;
+use crate::pieces::{piece_count, piece_len};
 use crate::ranges::ByteRanges;
 use crate::time::Time;
-use crate::wire::{Entry, LeaseEnd, LeaseId, Message, PieceHash, Refusal, Run};
+use crate::wire::{Entry, LeaseEnd, LeaseId, Message, PieceHash, Refusal, Run, WarmFault};
 
 use announce::Announcements;
 use classes::class_count;
@@ -35,6 +37,7 @@ use list::{PieceList, Via};
 use pieces::{PieceSet, piece_bytes};
 use received::Received;
 use upload::{UploadId, Uploads};
+use warm::{Asked, Desk, Warming};
 
 /// What concerns a flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,10 @@ pub enum Event {
     Alone(Digest, LeaseEnd),
     /// Everything that was checked against the list is suspect.
     Restarted(Digest),
+    /// A warm set wants a blob of this size, which may be fetched there.
+    Warm(Digest, u64, Scope),
+    /// No warm set wants the blob any more.
+    Unwarm(Digest),
 }
 
 /// A blob that is whole on this node and that others are fed with.
@@ -79,8 +86,15 @@ pub struct Swarm {
     inspecting: BTreeMap<Digest, Vec<(PeerId, Wanted)>>,
     /// Members that wait for the hashes of a blob that this node has.
     listing: BTreeMap<Digest, BTreeSet<PeerId>>,
+    /// Members that could not be reached since the list last changed.
+    gone: BTreeSet<PeerId>,
+    /// Until when a node without members waits for some.
+    alone_until: Option<Time>,
+    /// Whether that time has passed.
+    waited: bool,
     announcements: Announcements,
     received: Received,
+    warming: Warming,
     mail: Mail,
     events: VecDeque<Event>,
     effects: VecDeque<Output>,
@@ -99,8 +113,12 @@ impl Swarm {
             uses: 0,
             inspecting: BTreeMap::new(),
             listing: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            alone_until: None,
+            waited: false,
             announcements: Announcements::default(),
             received: Received::new(link),
+            warming: Warming::new(me),
             mail: Mail::new(),
             events: VecDeque::new(),
             effects: VecDeque::new(),
@@ -117,6 +135,11 @@ impl Swarm {
     /// The members.
     pub fn roster(&self) -> &Roster {
         &self.roster
+    }
+
+    /// The warm sets.
+    pub fn warming(&self) -> &Warming {
+        &self.warming
     }
 
     /// The exchange of a blob that is being received.
@@ -139,10 +162,34 @@ impl Swarm {
         self.roster.len() > 1
     }
 
+    /// Whether the node has just started and nobody has been found yet: a thousand that start together would otherwise
+    /// ask upstream a thousand times before they know each other.
+    pub fn awaits_members(&self, now: Time) -> bool {
+        !self.has_members() && self.alone_until.is_none_or(|until| now < until)
+    }
+
+    /// The node has started: it waits for members for a while.
+    pub fn start(&mut self, now: Time) {
+        self.alone_until.get_or_insert(now + MEMBERS_WAIT);
+    }
+
     /// When [`advance`](Self::advance) is wanted.
     pub fn next_wakeup(&self) -> Option<Time> {
+        let waiting = self.alone_until.filter(|_| !self.has_members() && !self.waited);
+        self.next_wakeup_of_parts().into_iter().chain(waiting).min()
+    }
+
+    /// Whether the wait for members ends with this moment.
+    pub fn ends_waiting(&mut self, now: Time) -> bool {
+        let over = !self.waited && self.alone_until.is_some_and(|until| now >= until);
+        self.waited |= over;
+        over
+    }
+
+    fn next_wakeup_of_parts(&self) -> Option<Time> {
         let exchanges = self.exchanges.values().filter_map(Exchange::next_wakeup).min();
-        [exchanges, self.home.next_wakeup(), self.announcements.next_wakeup()].into_iter().flatten().min()
+        let others = [self.home.next_wakeup(), self.announcements.next_wakeup(), self.warming.next_wakeup()];
+        exchanges.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     // ---- the node's own blobs ----
@@ -150,7 +197,7 @@ impl Swarm {
     /// A flight is ready to receive.
     pub fn begin(&mut self, now: Time, digest: Digest, size: u64, have: &ByteRanges) {
         let have = PieceSet::of_bytes(size, have);
-        let homes = homes(&digest, &self.roster).iter().collect();
+        let homes = living_homes(&digest, &self.roster, &self.gone);
         let exchange = Exchange::new(now, self.me, (digest, size), have, homes, &mut self.mail);
         if let Standing::Alone(end) = exchange.standing() {
             self.events.push_back(Event::Alone(digest, end));
@@ -238,16 +285,60 @@ impl Swarm {
         self.exchanges.get(digest).map(Exchange::fetchable).unwrap_or_default()
     }
 
+    // ---- warm sets ----
+
+    /// See [`Input::Warm`](crate::Input::Warm).
+    pub fn warm(&mut self, now: Time, set: WarmSetId, asked: Asked) {
+        self.with_warming(now, |warming, desk| warming.ask(desk, set, asked));
+    }
+
+    /// See [`Input::WarmCancel`](crate::Input::WarmCancel).
+    pub fn cancel_warm(&mut self, now: Time, set: WarmSetId) {
+        self.with_warming(now, |warming, desk| warming.cancel(desk, set));
+    }
+
+    /// A flight has ended.
+    pub fn flight_over(&mut self, now: Time, digest: Digest, result: Result<(), WarmFault>) {
+        self.with_warming(now, |warming, desk| warming.flight_over(desk, digest, result));
+    }
+
+    /// A blob of a warm set cannot be begun now.
+    pub fn warm_postponed(&mut self, now: Time, digest: &Digest) {
+        self.warming.postponed(now, digest);
+    }
+
+    /// The agent ends: no sets are taken on any more.
+    pub fn drain(&mut self) {
+        self.warming.drain();
+    }
+
+    fn with_warming(&mut self, now: Time, f: impl FnOnce(&mut Warming, &mut Desk<'_>)) {
+        let exchanges = &self.exchanges;
+        f(
+            &mut self.warming,
+            &mut Desk {
+                now,
+                roster: &self.roster,
+                received: &|digest, size| exchanges.get(digest).map_or(0, |e| received(e.have(), size)),
+                mail: &mut self.mail,
+                events: &mut self.events,
+                outputs: &mut self.effects,
+            },
+        );
+    }
+
     // ---- the members ----
 
     /// The list of members has changed.
     pub fn set_roster(&mut self, now: Time, roster: Arc<Roster>) {
         let before = std::mem::replace(&mut self.roster, roster);
+        self.gone.clear();
         let gone: Vec<_> =
             before.iter().map(|m| m.peer).filter(|p| *p != self.me && !self.roster.contains(p)).collect();
         for peer in gone {
             self.lost(now, &peer);
         }
+        self.with_warming(now, |warming, desk| warming.handle_members(desk, &before));
         for digest in self.home.receiving() {
             if let Some(first) = homes(&digest, &self.roster).first().filter(|home| *home != self.me) {
                 self.home.hand_over(&digest, first, &mut self.mail);
@@ -257,15 +348,21 @@ impl Swarm {
 
     /// A member cannot be reached.
     pub fn lost(&mut self, now: Time, peer: &PeerId) {
+        self.gone.insert(*peer);
         self.uploads.forget(peer);
         self.inspecting.values_mut().for_each(|waiting| waiting.retain(|(reader, _)| reader != peer));
         self.home.lost(now, peer, &mut self.mail);
+        let (roster, gone, mail) = (&self.roster, &self.gone, &mut self.mail);
         for (digest, exchange) in &mut self.exchanges {
-            exchange.handle_lost(now, peer, &mut self.mail);
-            if let Standing::Alone(end) = exchange.standing() {
+            let was_alone = matches!(exchange.standing(), Standing::Alone(_));
+            exchange.handle_lost(now, peer, || living_homes(digest, roster, gone), mail);
+            if let Standing::Alone(end) = exchange.standing()
+                && !was_alone
+            {
                 self.events.push_back(Event::Alone(*digest, end));
             }
         }
+        self.with_warming(now, |warming, desk| warming.handle_lost(desk, peer));
     }
 
     /// A member has said something.
@@ -310,6 +407,9 @@ impl Swarm {
                 }
             }
             M::Hashes { digest, entries } => self.handle_hashes(now, from, digest, entries),
+            M::Warm(_) | M::WarmProgress { .. } | M::WarmRefuse { .. } | M::WarmCancel { .. } => {
+                self.with_warming(now, |warming, desk| warming.hear(desk, from, message));
+            }
             M::Welcome { digest, .. }
             | M::NotHome { digest, .. }
             | M::Feeds { digest, .. }
@@ -425,18 +525,19 @@ impl Swarm {
 
     /// Time has passed.
     pub fn advance(&mut self, now: Time) {
-        let (roster, mail) = (&self.roster, &mut self.mail);
+        let (roster, gone, mail) = (&self.roster, &self.gone, &mut self.mail);
         for (digest, exchange) in &mut self.exchanges {
             if exchange.next_wakeup().is_none_or(|at| at > now) {
                 continue;
             }
-            exchange.advance(now, || homes(digest, roster).iter().collect(), mail);
+            exchange.advance(now, || living_homes(digest, roster, gone), mail);
             if let Standing::Alone(end) = exchange.standing() {
                 self.events.push_back(Event::Alone(*digest, end));
             }
         }
         self.home.advance(now, mail);
         self.announcements.flush(now, mail);
+        self.with_warming(now, |warming, desk| warming.advance(desk));
     }
 
     /// Sends what is to be sent; messages to this node itself are heard at once.
@@ -464,8 +565,8 @@ impl Swarm {
     fn handle_join(&mut self, now: Time, from: PeerId, digest: Digest, joining: Joining, insists: bool) {
         let homes = homes(&digest, &self.roster);
         let first = homes.first();
-        // Who has tried those before this node, and knows of this node as a home, is not sent round in a circle.
-        let mine = first == Some(self.me) || insists && homes.contains(&self.me);
+        // Who has tried those before this node is not sent round in a circle.
+        let mine = first == Some(self.me) || insists;
         match first {
             Some(home) if !mine && home != from => {
                 self.mail.push_back((from, Message::NotHome { digest, home }));
@@ -590,6 +691,21 @@ impl Swarm {
             }
         }
     }
+}
+
+/// The homes of a blob, without those that cannot be reached: as the list of members will say when it has noticed.
+fn living_homes(digest: &Digest, roster: &Roster, gone: &BTreeSet<PeerId>) -> Vec<PeerId> {
+    let listed: Vec<_> = homes(digest, roster).iter().filter(|home| !gone.contains(home)).collect();
+    if !listed.is_empty() || gone.is_empty() {
+        return listed;
+    }
+    let living = Roster::new(roster.iter().filter(|m| !gone.contains(&m.peer)).cloned());
+    homes(digest, &living).iter().collect()
+}
+
+/// Bytes of the pieces that are there; the last piece counts as a whole one.
+fn received(have: &PieceSet, size: u64) -> u64 {
+    (u64::from(have.count()) * piece_len(size)).min(size)
 }
 
 /// Bytes that are kept aside for nothing go.

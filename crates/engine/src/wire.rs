@@ -11,7 +11,8 @@ use bincode::enc::{Encoder, write::SizeWriter, write::Writer};
 use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 
-use crate::ids::{Algorithm, Digest};
+use crate::ids::{Algorithm, Digest, WarmSetId};
+use crate::io::PullFault;
 use crate::peer::PeerId;
 
 /// Version of the frames. A member of another version is not talked to; it learns so when it is admitted.
@@ -122,6 +123,68 @@ pub enum Refusal {
     Unknown,
     /// It has as many subscriptions as it can serve.
     Busy,
+}
+
+/// Why a member is not warm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub enum WarmFault {
+    /// No source has a blob.
+    Unknown,
+    /// The sources deny access to a blob.
+    Denied,
+    /// The sources failed, or broke off too often.
+    Exhausted,
+    /// The bytes do not match the digest.
+    WrongContent,
+    /// The member's store cannot take a blob.
+    Store,
+    /// The member is shutting down.
+    Draining,
+    /// It works on as many sets as it can, or the set is too large.
+    Busy,
+    /// The order makes no sense to it.
+    Malformed,
+    /// It is no member, or cannot be reached.
+    Unreachable,
+    /// It has not answered, or not for too long.
+    Silent,
+    /// The deadline came first.
+    Deadline,
+    /// The set was cancelled.
+    Cancelled,
+}
+
+impl From<PullFault> for WarmFault {
+    fn from(fault: PullFault) -> Self {
+        match fault {
+            PullFault::Unknown => WarmFault::Unknown,
+            PullFault::Denied => WarmFault::Denied,
+            PullFault::Exhausted | PullFault::Loop => WarmFault::Exhausted,
+            PullFault::WrongContent => WarmFault::WrongContent,
+            PullFault::Draining => WarmFault::Draining,
+        }
+    }
+}
+
+/// An order to warm, see [`Message::Warm`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct WarmOrder {
+    /// The set. Its name stands for its blobs: the first order with it says which.
+    pub set: WarmSetId,
+    /// Which beginning of the set this belongs to. With a new one, what has failed is tried again.
+    pub run: u64,
+    /// Number that the sender has given this order; reports name it.
+    pub order: u32,
+    /// The blobs, with their sizes in bytes.
+    pub blobs: Vec<(Digest, u64)>,
+    /// Registry where they may be fetched.
+    pub registry: String,
+    /// Repository inside it.
+    pub repository: String,
+    /// Members that the receiver passes the order on to.
+    pub targets: Vec<PeerId>,
+    /// Time that is left, milliseconds.
+    pub deadline_ms: u64,
 }
 
 /// What one member tells another.
@@ -310,6 +373,38 @@ pub enum Message {
         digest: Digest,
         /// How it ended for them.
         end: LeaseEnd,
+    },
+    /// Receive these blobs, pass the order on to these members, and report until all are ready or have failed. The same
+    /// order once more is a question: what has become of it?
+    Warm(WarmOrder),
+    /// Answers [`Message::Warm`] at once, and again at a bounded rate. All of it stands for the whole order, so that a
+    /// report that is lost is made up for by the next.
+    WarmProgress {
+        /// The set.
+        set: WarmSetId,
+        /// The order.
+        order: u32,
+        /// A bit for each member that is ready, lowest bit first: the sender's own, then those of the targets in the
+        /// order's succession.
+        ready: Vec<u8>,
+        /// Members that are not going to be, by the same numbers, and why.
+        failed: Vec<(u32, WarmFault)>,
+        /// Bytes that those have who are not ready.
+        bytes: u64,
+    },
+    /// Answers [`Message::Warm`]: the sender neither receives the blobs nor passes the order on.
+    WarmRefuse {
+        /// The set.
+        set: WarmSetId,
+        /// The order.
+        order: u32,
+        /// Why.
+        why: WarmFault,
+    },
+    /// Stop warming this set, and tell those whom the order was passed on to.
+    WarmCancel {
+        /// The set.
+        set: WarmSetId,
     },
 }
 

@@ -620,6 +620,7 @@ impl<T> World<T> {
             simulated_s,
             real_s,
             engine_bytes: 0,
+            joining_s: 0.0,
         }
     }
 }

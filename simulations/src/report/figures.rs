@@ -69,8 +69,10 @@ pub struct Figures {
     pub first_byte_p50_s: f64,
     /// Members from which the node with the fewest received a part worth the name; 0 if nobody received anything.
     pub sources: u32,
-    /// Control bytes that the mean node sent per second.
+    /// Control bytes that the mean node sent per second, after the time of joining.
     pub control_rate: f64,
+    /// Control bytes that the mean node sent in the time of joining, and that time in seconds.
+    pub control_joining: Option<(f64, f64)>,
     /// Bytes of one engine at the end.
     pub engine_bytes: u64,
     /// Rules that were broken.
@@ -87,6 +89,7 @@ impl Figures {
         let sum = |of: fn(&NodeOutcome) -> u64| nodes.iter().map(of).sum::<u64>() as f64;
         let data = sum(|node| node.from_origin + node.from_zone + node.from_afar);
         let control = sum(|node| node.control);
+        let joining = sum(|node| node.control_joining);
         let into_zone = outcome.into_zone.iter().copied().max().unwrap_or(0) as f64;
         let image = outcome.bytes as f64;
         let asked = healthy.iter().filter(|node| node.whole_s.is_some());
@@ -118,7 +121,12 @@ impl Figures {
             origin_busy: outcome.origin_busy,
             first_byte_p50_s: percentile(&first, 0.5),
             sources: asked.map(|node| node.sources).min().unwrap_or(0),
-            control_rate: over(over(control, nodes.len() as f64), outcome.simulated_s),
+            control_rate: over(
+                over(control - joining, nodes.len() as f64),
+                outcome.simulated_s - outcome.joining_s,
+            ),
+            control_joining: (outcome.joining_s > 0.0)
+                .then(|| (over(joining, nodes.len() as f64), outcome.joining_s)),
             engine_bytes: outcome.engine_bytes,
             violations: outcome.violations.clone(),
         }

@@ -71,9 +71,13 @@ pub(crate) fn rows(runs: &[Figures]) -> Vec<Row> {
         }),
         ("fewest sources", |run| Some(run.sources.to_string()).filter(|_| run.sources > 0)),
     ];
-    let always: [(&'static str, Cell); 4] = [
+    let always: [(&'static str, Cell); 5] = [
         ("control per node", |run| {
             Some(format!("{}/s", bytes(run.control_rate))).filter(|_| run.control_rate > 0.0)
+        }),
+        ("control per node while joining", |run| {
+            let (sent, within_s) = run.control_joining?;
+            Some(format!("{} in {}", bytes(sent), seconds(within_s)))
         }),
         ("memory of an engine", |run| Some(bytes(run.engine_bytes as f64)).filter(|_| run.engine_bytes > 0)),
         ("failed tickets", |run| Some(count(run.summary.failed))),

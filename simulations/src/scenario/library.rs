@@ -8,8 +8,9 @@ macro_rules! library {
 }
 
 /// Names and texts of the built-in scenarios.
-pub const LIBRARY: [(&str, &str); 24] = library![
+pub const LIBRARY: [(&str, &str); 25] = library![
     "layers"
+    "large-layer"
     "kraken"
     "volcano"
     "image"

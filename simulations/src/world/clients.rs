@@ -9,7 +9,7 @@ use super::{Happening, NodeId, World};
 use crate::queue::{Nanos, SECOND, nanos};
 
 /// Time after which a runtime tries again what has failed.
-const RETRY_S: f64 = 2.0;
+pub(super) const RETRY_S: f64 = 2.0;
 
 impl World<'_> {
     pub(super) fn plan_clients(&mut self) {
@@ -118,9 +118,7 @@ impl World<'_> {
         // Under a plan that takes the origin away for longer than anybody waits, a failure is the right answer.
         self.failed += 1;
         self.trace(&[7, now, node as u64, self.failed]);
-        if std::env::var_os("SHOAL_SIM_DEBUG").is_some() {
-            eprintln!("{:.3} s: node {node}: {outcome:?}", now as f64 / SECOND);
-        }
+        self.log(now, node, || format!("fails its client: {outcome:?}"));
         self.queue.plan(now + nanos(RETRY_S), Happening::Ask { node });
     }
 }

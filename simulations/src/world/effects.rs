@@ -66,6 +66,8 @@ impl World<'_> {
             Output::Serve { ticket, size, .. } => self.serve(now, node, ticket, size),
             Output::Ready { ticket, to } => self.ready(now, node, ticket, to),
             Output::End { ticket, outcome } => self.end(now, node, ticket, outcome),
+            // No figure tells of warm sets yet.
+            Output::Warming { .. } | Output::Warmed { .. } => {}
         }
     }
 
@@ -147,14 +149,14 @@ impl World<'_> {
             self.violate(now, format!("node {node} sends piece {} that it does not have", send.piece));
         }
         let to = node_of(&send.to);
-        if std::env::var_os("DBG").is_some() {
-            eprintln!(
-                "{:.6} UP {node}->{to} piece {} backlog {}",
-                now as f64 / 1e9,
+        self.log(now, node, || {
+            format!(
+                "uploads to {to} piece {} of {}, {} behind it",
                 send.piece,
+                send.digest.short(),
                 send.backlog
-            );
-        }
+            )
+        });
         let gone = !self.nodes[to].is_up();
         if self.nodes[node].silent || gone || self.is_cut(node, to) {
             // The stream is given up after a while; one whose reader's process is gone at once.

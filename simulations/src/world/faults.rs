@@ -86,7 +86,10 @@ impl World<'_> {
         let faults = self.scenario.faults.clone();
         let rate = faults.deaths_per_minute * self.nodes.len() as f64 / 60.0;
         let mut at = 0.0;
-        while rate > 0.0 {
+        if rate <= 0.0 {
+            return;
+        }
+        loop {
             at += -(1.0 - self.rng.random::<f64>()).ln() / rate;
             if at > faults.deaths_until.min(self.scenario.deadline) {
                 return;
@@ -169,7 +172,8 @@ impl World<'_> {
         self.begin(now, node);
         self.notice(now);
         if self.nodes[node].asked && !self.nodes[node].holds {
-            self.ask(now, node);
+            // The runtime finds its mirror again at its next try.
+            self.queue.plan(now + nanos(super::clients::RETRY_S), Happening::Ask { node });
         }
     }
 

@@ -4,17 +4,25 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::Rng;
 use rand::rngs::StdRng;
 use shoal_engine::membership::{self, Membership};
 use shoal_engine::wire::Message;
-use shoal_engine::{Input, Member, PeerId, Roster, Time};
+use shoal_engine::{Algorithm, Digest, Input, Member, PeerId, Roster, Time};
 
-use super::{Happening, NodeId, World, node_of, peer_id};
-use crate::queue::Nanos;
+use super::{Happening, NodeId, Seen, World, node_of, peer_id};
+use crate::queue::{Nanos, nanos};
 use crate::scenario::Scenario;
 
 /// Members that a starting agent finds by its bootstrap name: what a headless Service answers first.
 const CONTACTS: usize = 3;
+
+/// When a driver tells of the blobs in its store, seconds after its start: a list of members that still grows would name
+/// homes that are none a moment later.
+const STOCK_AFTER_S: f64 = 15.0;
+
+/// The nodes do so within this time, seconds, so that a cluster that starts together does not announce together.
+const STOCK_SPREAD_S: f64 = 30.0;
 
 /// What is known of a node.
 pub fn member(scenario: &Scenario, node: NodeId, rng: &mut StdRng) -> Arc<Member> {
@@ -40,6 +48,8 @@ impl World<'_> {
             return;
         }
         self.nodes[node].start();
+        let settings = self.nodes[node].settings();
+        self.show(node, Seen::Begun(settings));
         if self.scenario.swim {
             self.begin_membership(now, node);
         } else {
@@ -52,7 +62,25 @@ impl World<'_> {
                 self.input(now, node, Input::Stored { digest, size });
             }
         }
-        self.announce_stored(now, node);
+        if self.scenario.clients.stored > 0 {
+            let calm = if self.scenario.swim { STOCK_AFTER_S } else { 0.0 };
+            let at = now + nanos(calm + self.rng.random_range(0.0..STOCK_SPREAD_S));
+            let life = self.nodes[node].life;
+            self.queue.plan(at, Happening::Stock { node, life });
+        }
+    }
+
+    /// Other blobs of a node: only their announcements matter.
+    pub(super) fn announce_stored(&mut self, now: Nanos, node: NodeId, life: u32) {
+        if self.nodes[node].life != life {
+            return;
+        }
+        for number in 0..self.scenario.clients.stored {
+            let mut hash = [0x55; 32];
+            hash[..8].copy_from_slice(&(number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+            let digest = Digest::new(Algorithm::Sha256, &hash);
+            self.input(now, node, Input::Stored { digest, size: 50 << 20 });
+        }
     }
 
     fn begin_membership(&mut self, now: Nanos, node: NodeId) {

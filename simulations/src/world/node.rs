@@ -55,11 +55,17 @@ pub struct Node {
     /// Counts the starts of the agent: what is on its way to an earlier life is lost.
     pub life: u32,
     pub links: Links,
+    /// What its network card says its link can receive, bytes per second; a slow node does not know that it is slow.
+    pub card: f64,
     pub seed: u64,
     pub blobs: Vec<Blob>,
     /// Pieces that came from members and wait for the engine's word: layer, piece, sender, and whether they are right.
     pub aside: BTreeMap<(u16, u32, u32), bool>,
     pub wake_at: Option<Nanos>,
+    /// When its engine was woken last, and how often at that moment.
+    pub woken: (Nanos, u32),
+    /// Whether it has been seen to ask for wakeups without end.
+    pub spins: bool,
     pub member_wake_at: Option<Nanos>,
     pub control_until: Nanos,
     pub disk_until: Nanos,
@@ -88,11 +94,14 @@ impl Node {
             engine: None,
             membership: None,
             life: 0,
+            card: scenario.link.down,
             links: Links { up: scenario.link.up, down: scenario.link.down, zone },
             seed,
             blobs: scenario.layers.iter().map(blob).collect(),
             aside: BTreeMap::new(),
             wake_at: None,
+            woken: (0, 0),
+            spins: false,
             member_wake_at: None,
             control_until: 0,
             disk_until: 0,
@@ -103,7 +112,11 @@ impl Node {
             lies: false,
             silent: false,
             asked: false,
-            outcome: NodeOutcome { zone, expected: !holds, ..NodeOutcome::default() },
+            outcome: NodeOutcome {
+                zone,
+                expected: !holds && !scenario.layers.is_empty(),
+                ..NodeOutcome::default()
+            },
         }
     }
 
@@ -117,11 +130,16 @@ impl Node {
         self.member.peer
     }
 
+    /// What its engine is made with.
+    pub fn settings(&self) -> Settings {
+        Settings { link: Some(self.card), peer: Some(self.peer()), ..Settings::default() }
+    }
+
     /// The agent starts.
     pub fn start(&mut self) {
         self.life += 1;
         (self.wake_at, self.member_wake_at) = (None, None);
-        self.engine = Some(Engine::new(Settings { link: Some(self.links.down), peer: Some(self.peer()), ..Settings::default() }));
+        self.engine = Some(Engine::new(self.settings()));
     }
 
     /// The agent is killed: what is on disk stays.

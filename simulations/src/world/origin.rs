@@ -19,7 +19,6 @@ pub struct Request {
     layer: usize,
     /// First byte that is sent: 0 where the registry knows no ranges.
     sent_from: u64,
-    start: u64,
     end: u64,
     transfer: Option<TransferId>,
     /// The node has been told of bytes up to here.
@@ -100,7 +99,11 @@ impl World<'_> {
         let origin = &self.scenario.origin;
         let layer = self.by_digest[&digest];
         self.origin.count += 1;
+        if std::env::var_os("DBG").is_some() {
+            eprintln!("{:.6} REQ {node} {} {:?}", now as f64 / 1e9, start >> 22, end.map(|e| e >> 22));
+        }
         self.trace(&[4, now, node as u64, start]);
+        self.log(now, node, || format!("requests of the origin {} {start}..{end:?}", digest.short()));
         let at = now + nanos(origin.first_byte);
         if self.origin_is_down(now, node) {
             return self.fail(at, node, fetch, SourceFault::Transient);
@@ -122,7 +125,6 @@ impl World<'_> {
             fetch,
             layer,
             sent_from,
-            start,
             end: end.unwrap_or(size),
             transfer: None,
             told: start,
@@ -138,6 +140,7 @@ impl World<'_> {
     }
 
     fn fail(&mut self, at: Nanos, node: NodeId, fetch: FetchId, fault: SourceFault) {
+        self.log(at, node, || format!("is failed by the origin: {fetch:?} {fault:?}"));
         self.answer(at, node, Input::FetchEnded { fetch, result: Err(FetchFault::Source(fault)) });
     }
 
@@ -182,7 +185,6 @@ impl World<'_> {
         let r = &mut self.origin.requests[request];
         let (node, layer, fetch) = (r.node, r.layer, r.fetch);
         let position = (r.sent_from + total).min(r.end);
-        let before = r.told.max(r.sent_from);
         if let Some(busy) = &mut self.origin.busy {
             busy.1 = now;
         }
@@ -198,7 +200,6 @@ impl World<'_> {
             self.input(now, node, Input::Progress { fetch, to });
             self.hashed_pieces(now, node, layer, from, to);
         }
-        let _ = before;
         if done {
             self.count_upstream(request, total);
             self.close(now, request);

@@ -6,7 +6,7 @@ use super::{Context, Flight, Phase};
 use crate::demand::{self, Reader, Running};
 use crate::fault::SourceFault;
 use crate::ids::FetchId;
-use crate::io::{FetchFault, FetchReason, Outcome, Output};
+use crate::io::{FetchFault, FetchReason, Output};
 use crate::limits::{CHECKPOINT_AGE, CHECKPOINT_BYTES, FETCHES_PER_FLIGHT_MAX, PROGRESS_BYTES_MIN};
 use crate::pieces::BLOB_BYTES_MAX;
 use crate::retry::Verdict;
@@ -30,7 +30,7 @@ impl Flight {
                 self.failures += 1;
                 match self.judge(&fault, false) {
                     Verdict::GiveUp(fault) => {
-                        self.end_tickets(Outcome::Failed(fault), out);
+                        self.fail(fault, out);
                         self.phase = Phase::Over;
                     }
                     Verdict::NextScope => {
@@ -148,7 +148,7 @@ impl Flight {
     fn prepare(&mut self, out: &mut VecDeque<Output>) {
         self.failures = 0;
         if self.size.is_some_and(|size| size > BLOB_BYTES_MAX) {
-            self.end_tickets(Outcome::PassThrough, out);
+            self.pass_through(out);
             self.phase = Phase::Over;
             return;
         }

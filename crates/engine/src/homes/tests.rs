@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ids::Algorithm;
+use crate::peer::Member;
 
 fn member(n: u64, zone: &str) -> Arc<Member> {
     let mut key = [0; 32];

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use crate::ids::Digest;
+use crate::limits::RUNS_OF_HAVE_MAX;
 use crate::limits::{
     ALL_SILENT_MAX, COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_SHARE_MAX, ENDGAME_PIECES, EXCHANGE_CHECK,
     FEED_SILENCE_MAX, FEEDS_PER_CLASS_MAX, HASH_WAIT, HOME_SILENCE_MAX, JOIN_TIMEOUT, LAG_PIECES_MIN,
@@ -106,6 +107,8 @@ pub struct Exchange {
     heard: Time,
     checked: Time,
     was_in_a_book: bool,
+    /// Whether a home was lost: the next one may not know yet that it is the first.
+    lost_homes: bool,
     compared: Time,
     /// Whether most feeds wait for this node.
     is_slow: bool,
@@ -142,6 +145,7 @@ impl Exchange {
             heard: now,
             checked: now,
             was_in_a_book: false,
+            lost_homes: false,
             compared: now,
             is_slow: false,
             me,
@@ -202,6 +206,27 @@ impl Exchange {
         [next, self.report_at].into_iter().flatten().min()
     }
 
+    /// What is missing and who feeds it, for a person who looks: for each class the first missing piece, how many are
+    /// missing, and the feeds.
+    pub fn explain(&self) -> Vec<(u8, Option<u32>, u32, Vec<PeerId>)> {
+        let first = |class: u8| {
+            (u32::from(class)..self.have.total())
+                .step_by(self.classes.len())
+                .find(|p| !self.have.contains(*p))
+        };
+        (0..)
+            .zip(&self.classes)
+            .map(|(class, c)| {
+                (class, first(class), c.total - c.got, c.sources.iter().map(|s| s.peer).collect())
+            })
+            .collect()
+    }
+
+    /// Pieces that wait for their hashes.
+    pub fn pending_count(&self) -> usize {
+        self.pending.len()
+    }
+
     // ---- what the home says ----
 
     /// See [`Message::Welcome`].
@@ -230,6 +255,8 @@ impl Exchange {
         }
         self.standing = Standing::Joined;
         self.was_in_a_book = true;
+        // This home has not been told.
+        self.is_slow = false;
         (self.heard, self.checked) = (now, now);
         self.homes.retain(|home| *home != from);
         self.homes.insert(0, from);
@@ -445,8 +472,15 @@ impl Exchange {
     // ---- members that fail ----
 
     /// A member cannot be reached.
-    pub fn handle_lost(&mut self, now: Time, peer: &PeerId, mail: &mut Mail) {
+    pub fn handle_lost(
+        &mut self,
+        now: Time,
+        peer: &PeerId,
+        homes: impl Fn() -> Vec<PeerId>,
+        mail: &mut Mail,
+    ) {
         if self.home() == Some(*peer) {
+            self.refresh_homes(homes());
             self.next_home(now, mail);
         }
         let fed: Vec<_> = self.feeds().filter(|(_, feed)| feed == peer).map(|(class, _)| class).collect();
@@ -530,6 +564,9 @@ impl Exchange {
         // With most feeds waiting for this node, its own link is what is slow.
         let waiting = self.classes.iter().filter(|c| c.sources.iter().any(|s| s.backlog >= 2)).count();
         let receives_slowly = 2 * waiting > self.classes.len();
+        // While nothing comes at all it is the source that is slow.
+        let last = self.classes.iter().map(|c| c.last_piece).max().unwrap_or_default();
+        let moves = now < last + FEED_SILENCE_MAX / 2;
         if compares {
             self.tell_of_slowness(receives_slowly, mail);
         }
@@ -537,7 +574,7 @@ impl Exchange {
             let class = &self.classes[at];
             let paused = class.complained.is_some_and(|since| now < since + COMPLAINT_PAUSE);
             if class.got < class.total && !paused {
-                let view = View { shares, gains, compares, receives_slowly };
+                let view = View { shares, gains, compares, receives_slowly, moves };
                 self.check_class(now, at, view, mail);
             }
         }
@@ -559,7 +596,7 @@ impl Exchange {
             (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
         let due = |s: &&Source| first.is_some_and(|piece| s.runs.iter().any(|run| run.contains(piece)));
         let Some(source) = class.sources.iter().find(due).or(class.sources.last()) else {
-            if quiet && self.leases.is_empty() {
+            if quiet && view.moves && self.leases.is_empty() {
                 self.complain(now, at as u8, PeerId([0; 32]), Complaint::Silent, mail);
             }
             return;
@@ -574,7 +611,7 @@ impl Exchange {
         let dead = now - class.last_piece >= ALL_SILENT_MAX;
         if (delayed || starved) && !view.receives_slowly && !dead {
             self.complain(now, at as u8, peer, Complaint::Slow, mail);
-        } else if quiet && (lag >= 1.0 || self.classes.len() == 1 || ending || silent) {
+        } else if quiet && ((view.moves && (lag >= 1.0 || ending)) || silent) {
             self.complain(now, at as u8, peer, Complaint::Silent, mail);
         }
     }
@@ -611,12 +648,24 @@ impl Exchange {
         mail.push_back((home, Message::Complain { digest: self.digest, class, about, why, missing }));
     }
 
+    /// Those behind the present one are what the list of members says now.
+    fn refresh_homes(&mut self, present: Vec<PeerId>) {
+        let tried = match self.standing {
+            Standing::Joining(rank) => rank + 1,
+            Standing::Joined | Standing::Alone(_) => 1,
+        };
+        self.homes.truncate(tried);
+        let fresh: Vec<_> = present.into_iter().filter(|h| !self.homes.contains(h)).collect();
+        self.homes.extend(fresh);
+    }
+
     fn next_home(&mut self, now: Time, mail: &mut Mail) {
         let next = match self.standing {
             Standing::Joining(rank) => rank + 1,
             // The one that was in use is gone.
             _ if !self.homes.is_empty() => {
                 self.homes.remove(0);
+                self.lost_homes = true;
                 0
             }
             _ => 0,
@@ -640,10 +689,10 @@ impl Exchange {
         let join = Message::Join {
             digest: self.digest,
             size: self.size,
-            have: self.have.runs(all, true, RUNS_PER_MESSAGE_MAX),
+            have: self.have.runs(all, true, RUNS_OF_HAVE_MAX),
             leases,
             again: self.was_in_a_book,
-            insists: rank > 0,
+            insists: rank > 0 || self.lost_homes,
         };
         mail.push_back((home, join));
         // The hashes of what it fetched go with it: the new home has no list.
@@ -825,6 +874,8 @@ struct View {
     /// Whether enough time has passed to compare what they gained.
     compares: bool,
     receives_slowly: bool,
+    /// Whether a silent feed can be told from a source that sends nothing.
+    moves: bool,
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

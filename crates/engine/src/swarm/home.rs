@@ -13,17 +13,22 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::Digest;
 use crate::limits::{
-    ACCUSERS_MIN, BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX, LISTED_DIRECTLY_MAX,
+    ACCUSERS_MIN, BOOKS_MAX, CENSUS_FEEDS_MAX, CENSUS_TIME, ENTRIES_PER_FRAME_MAX, FEED_SILENCE_MAX,
+    HOLDERS_PER_BLOB_MAX, LISTED_DIRECTLY_MAX, RUNS_PER_MESSAGE_MAX,
 };
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
 use crate::swarm::classes::{class_count, class_of, group_count};
 use crate::swarm::list::{PieceList, Via};
+use crate::swarm::pieces::PieceSet;
 use crate::time::Time;
 use crate::wire::{ClassFeeds, Complaint, Entry, Feed, LeaseEnd, LeaseId, Message, Run};
 
 use forest::{Forest, Node, Parent};
 use leases::{Action, Leases};
+
+/// Stands for leases of homes before this one.
+const EPOCH_BEFORE: u64 = u64::MAX;
 
 /// Messages to send, in order.
 pub type Mail = VecDeque<(PeerId, Message)>;
@@ -42,6 +47,7 @@ struct Book {
     reporters: BTreeSet<PeerId>,
     accusers: BTreeMap<PeerId, BTreeSet<PeerId>>,
     quarantined: BTreeSet<PeerId>,
+    census: Option<Census>,
     /// Members whose relay of hashes also sends them pieces: the home tells them itself.
     direct: BTreeSet<Node>,
     /// A member that was asked to take the hashes of what it has.
@@ -49,6 +55,14 @@ struct Book {
     /// Members that wait for the complete list.
     unlisted: BTreeSet<PeerId>,
     restarts: u32,
+    /// When pieces were last reported.
+    reported: Time,
+}
+
+/// What members have, as they tell it, until everybody has had time to.
+struct Census {
+    until: Time,
+    haves: BTreeMap<PeerId, Vec<Run>>,
 }
 
 /// A blob that some members have and nobody receives.
@@ -97,7 +111,7 @@ impl Home {
 
     /// When [`advance`](Self::advance) is wanted.
     pub fn next_wakeup(&self) -> Option<Time> {
-        self.books.values().filter_map(|book| book.leases.next_wakeup()).min()
+        self.books.values().filter_map(Book::next_wakeup).min()
     }
 
     // ---- what members say ----
@@ -290,7 +304,7 @@ impl Home {
     /// Time has passed.
     pub fn advance(&mut self, now: Time, mail: &mut Mail) {
         for book in self.books.values_mut() {
-            if book.leases.next_wakeup().is_some_and(|at| at <= now) {
+            if book.next_wakeup().is_some_and(|at| at <= now) {
                 book.advance(now, mail);
             }
         }
@@ -319,11 +333,18 @@ impl Book {
             reporters: BTreeSet::new(),
             accusers: BTreeMap::new(),
             quarantined: BTreeSet::new(),
+            census: None,
             direct: BTreeSet::new(),
             listing: None,
             unlisted: BTreeSet::new(),
             restarts: 0,
+            reported: now,
         }
+    }
+
+    fn next_wakeup(&self) -> Option<Time> {
+        let census = self.census.as_ref().map(|census| census.until);
+        self.leases.next_wakeup().into_iter().chain(census).min()
     }
 
     fn all(&self) -> Run {
@@ -358,6 +379,9 @@ impl Book {
             self.forest.set_source(node);
         }
         self.leases.has(&joining.have);
+        if joining.again {
+            self.take_census(now, from, &joining.have);
+        }
         // Whoever fetches everything that is missing needs no feed; the others are fed from the start.
         self.grant(now, mail);
         if !self.leases.holds(&from) || !self.leases.is_covered_by(&from) {
@@ -378,6 +402,50 @@ impl Book {
         // What it was told just now need not be told again.
         let changed = self.forest.take_changed();
         self.tell_feeds(changed.into_iter().filter(|(n, _)| *n != node), mail);
+    }
+
+    /// A member that was in a book before joins: after another home, or because nothing comes any more. If nobody knows
+    /// where the pieces are, everybody's answer is waited for.
+    fn take_census(&mut self, now: Time, from: PeerId, have: &[Run]) {
+        let stuck = self.leases.active().next().is_none() && !self.forest.has_seeds();
+        if self.census.is_none() && stuck {
+            self.census = Some(Census { until: now + CENSUS_TIME, haves: BTreeMap::new() });
+        }
+        if let Some(census) = &mut self.census {
+            census.haves.insert(from, have.to_vec());
+        }
+    }
+
+    /// What somebody has is there, and nothing else; the roots are fed by a few members that have it all between them.
+    fn finish_census(&mut self, mail: &mut Mail) {
+        let Some(census) = self.census.take() else { return };
+        let mut rest = PieceSet::new(self.pieces);
+        let mut sets: Vec<(PeerId, PieceSet)> = Vec::new();
+        for (peer, runs) in census.haves {
+            let mut set = PieceSet::new(self.pieces);
+            for piece in runs.iter().flat_map(|run| run.first..run.end.min(self.pieces)) {
+                set.insert(piece);
+                rest.insert(piece);
+            }
+            sets.push((peer, set));
+        }
+        self.leases.set_there(rest.clone());
+        self.brought.retain(|lease, _| lease.epoch != EPOCH_BEFORE);
+        let mut number = 0;
+        for _ in 0..CENSUS_FEEDS_MAX {
+            let gain = |set: &PieceSet| rest.common(set);
+            let Some((peer, set)) = sets.iter().max_by_key(|(_, set)| gain(set)).filter(|(_, s)| gain(s) > 0)
+            else {
+                break;
+            };
+            for run in set.runs(self.all(), true, RUNS_PER_MESSAGE_MAX) {
+                self.brought.insert(LeaseId { epoch: EPOCH_BEFORE, number }, Feed { peer: *peer, run });
+                number += 1;
+            }
+            rest.subtract(set);
+        }
+        let roots: Vec<_> = self.forest.fed_by_source().collect();
+        self.tell_feeds(roots.into_iter(), mail);
     }
 
     fn send_list(&self, to: PeerId, mail: &mut Mail) {
@@ -402,6 +470,7 @@ impl Book {
         if !listed && !self.reporters.contains(&from) {
             return;
         }
+        self.reported = now;
         self.leases.report(now, lease, &from, entries.iter().map(|e| e.piece));
         if let Some(feed) = self.brought.get_mut(&lease).filter(|f| f.peer == from) {
             let end = entries.iter().map(|e| e.piece + 1).max().unwrap_or(0);
@@ -495,7 +564,11 @@ impl Book {
         let Some(node) = self.forest.find(&from).filter(|_| class < self.forest.classes()) else { return };
         let accused = self.forest.find(&about);
         if about == from {
-            return self.forest.demote(node);
+            self.forest.demote(node);
+            for action in self.leases.take_from(&from) {
+                self.carry_out(action, mail);
+            }
+            return;
         }
         if why == Complaint::Wrong {
             let accusers = self.accusers.entry(about).or_default();
@@ -506,9 +579,12 @@ impl Book {
                 self.lose(&about);
             }
         }
+        // While nothing comes from upstream, everybody is silent and nobody is at fault.
+        let dry = !self.leases.is_there() && now >= self.reported + FEED_SILENCE_MAX;
         match self.forest.parent(node, class) {
+            Parent::Member(parent) if why == Complaint::Silent && dry && !self.forest.is_whole(parent) => {}
             Parent::Member(parent) if Some(parent) == accused => {
-                self.forest.replace(node, class, why == Complaint::Slow);
+                self.forest.replace(node, class, matches!(why, Complaint::Slow | Complaint::Silent));
             }
             Parent::Source => {
                 if matches!(why, Complaint::Lost | Complaint::Refused | Complaint::Wrong) {
@@ -591,6 +667,9 @@ impl Book {
     // ---- what follows ----
 
     fn advance(&mut self, now: Time, mail: &mut Mail) {
+        if self.census.as_ref().is_some_and(|census| census.until <= now) {
+            self.finish_census(mail);
+        }
         self.grant(now, mail);
         let changed = self.forest.take_changed();
         self.tell_feeds(changed.into_iter(), mail);
@@ -603,7 +682,10 @@ impl Book {
         let (forest, quarantined) = (&self.forest, &self.quarantined);
         let salt = u64::from(self.digest.hash()[0]) << 8 | u64::from(self.digest.hash()[1]);
         let mut actions = self.leases.advance(now, |avoid| {
-            let fit = |n: &Node| !avoid(&forest.peer(*n)) && !quarantined.contains(&forest.peer(*n));
+            let fit = |n: &Node| {
+                let peer = forest.peer(*n);
+                !avoid(&peer) && !quarantined.contains(&peer) && !forest.is_slow(*n)
+            };
             forest.receivers().filter(fit).min_by_key(|n| forest.busyness(*n, salt)).map(|n| forest.peer(n))
         });
         let idle = self.leases.active().next().is_none() && !self.leases.is_covered();

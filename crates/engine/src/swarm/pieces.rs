@@ -72,6 +72,17 @@ impl PieceSet {
         true
     }
 
+    /// Pieces that are in both.
+    pub fn common(&self, other: &PieceSet) -> u32 {
+        self.words.iter().zip(&other.words).map(|(a, b)| (a & b).count_ones()).sum()
+    }
+
+    /// Takes out what is in the other set.
+    pub fn subtract(&mut self, other: &PieceSet) {
+        self.count -= self.common(other);
+        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a &= !b);
+    }
+
     /// The first piece at or behind `from` that is missing.
     pub fn first_missing(&self, from: u32) -> Option<u32> {
         let mut at = from;

@@ -21,11 +21,11 @@ use crate::time::Time;
 use crate::wire::Run;
 
 /// One piece on its way to a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode)]
 pub struct UploadId(pub u64);
 
 /// Something to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode)]
 pub struct Send {
     /// New name of it.
     pub upload: UploadId,
@@ -238,12 +238,17 @@ impl Uploads {
 
     /// The next piece to send, if there is a place.
     pub fn next(&mut self, now: Time) -> Option<Send> {
+        if self.fast >= UPLOADS_MAX && !self.ready.is_empty() {
+            self.doubt(now);
+        }
         let mut passed = 0;
         while passed < self.ready.len().min(UPLOADS_PASSED_MAX) {
             let id = self.ready.pop_front()?;
             let Some(sub) = self.subs[id].as_mut() else { continue };
             let reader = self.readers.entry(sub.to).or_default();
-            if reader.on_the_way >= UPLOADS_PER_PEER_MAX {
+            // A reader that is not known yet is tried with one piece.
+            let most = if reader.takes == 0.0 && self.quickest > 0.0 { 1 } else { UPLOADS_PER_PEER_MAX };
+            if reader.on_the_way >= most {
                 reader.held.push_back(id);
                 continue;
             }
@@ -276,6 +281,21 @@ impl Uploads {
             return Some(send);
         }
         None
+    }
+
+    /// Pieces that have been on the way for long have a slow reader, and do not count against the bound of the others.
+    fn doubt(&mut self, now: Time) {
+        let limit = SLOW_READER_FACTOR * self.quickest;
+        for sending in self.on_the_way.values_mut().filter(|s| !s.slow && self.quickest > 0.0) {
+            let takes = (now - sending.since).as_secs_f64();
+            if takes > limit {
+                sending.slow = true;
+                (self.fast, self.slow) = (self.fast - 1, self.slow + 1);
+                if let Some(reader) = self.readers.get_mut(&sending.to) {
+                    reader.takes = reader.takes.max(takes);
+                }
+            }
+        }
     }
 
     fn enqueue(&mut self, id: SubId) {

@@ -94,6 +94,25 @@ fn one_of_each() -> Vec<Message> {
         Message::Announce { blobs: vec![(digest, 1), (sha512(), 1 << 33)] },
         Message::Withdraw { blobs: vec![digest] },
         Message::Alone { digest, end: LeaseEnd::Failed },
+        Message::Warm(WarmOrder {
+            set: WarmSetId(0x0a0b),
+            run: 3,
+            order: 4,
+            blobs: vec![(digest, 251)],
+            registry: "r.example".into(),
+            repository: "a/b".into(),
+            targets: vec![peer(0xa5)],
+            deadline_ms: 60_000,
+        }),
+        Message::WarmProgress {
+            set: WarmSetId(5),
+            order: 6,
+            ready: vec![0b101],
+            failed: vec![(7, WarmFault::Silent)],
+            bytes: 1 << 20,
+        },
+        Message::WarmRefuse { set: WarmSetId(5), order: 6, why: WarmFault::Silent },
+        Message::WarmCancel { set: WarmSetId(5) },
     ]
 }
 
@@ -124,11 +143,15 @@ fn tag(message: &Message) -> u8 {
         Message::Announce { .. } => 20,
         Message::Withdraw { .. } => 21,
         Message::Alone { .. } => 22,
+        Message::Warm(_) => 23,
+        Message::WarmProgress { .. } => 24,
+        Message::WarmRefuse { .. } => 25,
+        Message::WarmCancel { .. } => 26,
     }
 }
 
 /// Number of variants, one more than the largest tag.
-const VARIANTS: u8 = 23;
+const VARIANTS: u8 = 27;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -199,6 +222,14 @@ const GOLDEN: &[&str] = &[
     "01 15 01 00 d1*32",
     // Alone
     "01 16 00 d1*32 01",
+    // Warm: set, run, order, blobs, registry, repository, targets, deadline
+    "0117fb0b0a03040100 d1*32 fbfb0009722e6578616d706c6503612f6201 a5*32 fb60ea",
+    // WarmProgress: set, order, ready, failed, bytes
+    "011805060105010709fc00001000",
+    // WarmRefuse
+    "0119050609",
+    // WarmCancel
+    "011a05",
 ];
 
 #[test]

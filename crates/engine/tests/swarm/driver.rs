@@ -14,6 +14,8 @@ use crate::outside::{BROKEN_AFTER, STREAM_TIMEOUT};
 impl Cluster {
     pub fn carry_out(&mut self, node: NodeNo, output: Output) {
         match output {
+            // Nothing is warmed here.
+            Output::Warming { .. } | Output::Warmed { .. } => {}
             Output::Look { digest } => self.begin(node, digest, "look"),
             Output::Size { digest, .. } => self.begin(node, digest, "size"),
             Output::Prepare { digest, size } => {

@@ -150,7 +150,7 @@ proptest! {
 
     /// And upstream sends it once.
     #[test]
-    #[ignore = "a feed on a slow link counts as silent, and what it was to send is fetched again"]
+    #[ignore = "with slow links a feed counts as silent while it sends, and what it was to send is fetched again"]
     fn without_faults_each_blob_is_fetched_once(mut story in story(false, false)) {
         story.acts.retain(|(_, act)| matches!(act, Act::Open(..)));
         let cluster = tell(&story);

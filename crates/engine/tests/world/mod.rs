@@ -317,13 +317,14 @@ impl World {
             Output::Serve { ticket, size, start, end } => self.serve(ticket, size, start..end),
             Output::Ready { ticket, to } => self.ready(ticket, to),
             Output::End { ticket, outcome } => self.end(ticket, outcome),
-            // Nobody else is on the list of members, so there is nobody to speak with.
             Output::Tell { .. }
+            | Output::Upload(_)
             | Output::Place { .. }
             | Output::Discard { .. }
-            | Output::Upload(_)
             | Output::Inspect { .. }
-            | Output::List { .. } => self.fail("a node that works alone speaks with others"),
+            | Output::List { .. }
+            | Output::Warming { .. }
+            | Output::Warmed { .. } => self.fail("a node that works alone talks to members"),
         }
     }
 

@@ -83,7 +83,7 @@ fn who_is_complained_about_and_when() {
 fn faults_of_a_feed_are_told_at_once_and_it_is_left() {
     type Fault = fn(&mut Exchange, &mut Mail);
     let faults: [(Complaint, Fault); 3] = [
-        (Complaint::Lost, |e, mail| e.handle_lost(Time::ZERO, &feed(1), mail)),
+        (Complaint::Lost, |e, mail| e.handle_lost(Time::ZERO, &feed(1), || vec![HOME], mail)),
         (Complaint::Refused, |e, mail| e.handle_refused(Time::ZERO, &feed(1), 1, mail)),
         (Complaint::Wrong, |e, mail| {
             assert_eq!(e.handle_arrived(Time::ZERO, feed(1), (5, WRONG, 0), mail), Arrival::Wrong);
@@ -104,7 +104,7 @@ fn faults_of_a_feed_are_told_at_once_and_it_is_left() {
 fn whoever_is_no_feed_is_not_complained_about() {
     let (mut exchange, mut mail) = joined(true);
     exchange.handle_refused(Time::ZERO, &feed(1), 2, &mut mail);
-    exchange.handle_lost(Time::ZERO, &PeerId([77; 32]), &mut mail);
+    exchange.handle_lost(Time::ZERO, &PeerId([77; 32]), || vec![HOME], &mut mail);
     assert!(mail.is_empty(), "{mail:?}");
 }
 

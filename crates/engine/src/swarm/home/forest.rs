@@ -44,6 +44,8 @@ struct Entry {
     closed: bool,
     /// It has left.
     gone: bool,
+    /// It receives slowly.
+    slow: bool,
     parents: Box<[Parent]>,
     /// For each class, its children.
     children: Box<[Vec<Node>]>,
@@ -76,8 +78,8 @@ pub struct Forest {
     /// The zone in which the source feeds.
     source_zone: Option<u16>,
     joined: u32,
-    /// Members that the source feeds, with the class: the roots, and those for whom there was nobody else.
-    sourced: BTreeSet<(Node, u8)>,
+    /// Members that the source feeds, with the class.
+    by_source: BTreeSet<(Node, u8)>,
     /// Edges that have changed since they were last asked for.
     changed: BTreeSet<(Node, u8)>,
 }
@@ -95,7 +97,7 @@ impl Forest {
             whole: Vec::new(),
             source_zone: None,
             joined: 0,
-            sourced: BTreeSet::new(),
+            by_source: BTreeSet::new(),
             changed: BTreeSet::new(),
         }
     }
@@ -148,6 +150,11 @@ impl Forest {
         })
     }
 
+    /// Whether a member has said that it receives slowly.
+    pub fn is_slow(&self, node: Node) -> bool {
+        self.nodes[node as usize].slow
+    }
+
     /// For finding the member that has the least to do: how much it feeds, and among those that feed alike an order that
     /// differs from blob to blob, so that the layers of an image are not all fetched by one.
     pub fn busyness(&self, node: Node, salt: u64) -> (u32, u64) {
@@ -162,7 +169,7 @@ impl Forest {
 
     /// The members that the source feeds, with the class.
     pub fn fed_by_source(&self) -> impl Iterator<Item = (Node, u8)> + '_ {
-        self.sourced.iter().copied()
+        self.by_source.iter().copied()
     }
 
     /// The edges that have changed since the last call.
@@ -201,6 +208,7 @@ impl Forest {
             whole: false,
             closed: false,
             gone: false,
+            slow: false,
             parents: vec![Parent::None; usize::from(self.classes)].into(),
             children: vec![Vec::new(); usize::from(self.classes)].into(),
         });
@@ -263,6 +271,7 @@ impl Forest {
         self.nodes[node as usize].used = 0;
         for &(child, class) in &orphans {
             self.nodes[child as usize].parents[usize::from(class)] = Parent::None;
+            self.by_source.remove(&(child, class));
         }
         for (child, class) in orphans {
             if self.parent(child, class) == Parent::None {
@@ -274,13 +283,34 @@ impl Forest {
 
     /// A member receives more slowly than the others do: it feeds nobody any more.
     pub fn demote(&mut self, node: Node) {
-        self.nodes[node as usize].slots = 0;
+        (self.nodes[node as usize].slots, self.nodes[node as usize].slow) = (0, true);
         for class in 0..self.classes {
-            for child in self.nodes[node as usize].children[usize::from(class)].clone() {
+            let above = self.parent(node, class);
+            let is_root = self.root_of(node, class) == Some(node);
+            let mut children = self.nodes[node as usize].children[usize::from(class)].clone();
+            if is_root && !children.is_empty() {
+                // The rest of the tree is below one of its children, which becomes the root.
+                let heir = children.remove(0);
+                self.detach(node, class);
+                self.unlink(heir, class);
+                let zone = usize::from(self.nodes[heir as usize].zone);
+                self.trees[zone][usize::from(class)].root = Some(heir);
+                self.link(heir, class, above);
+                self.changed.insert((heir, class));
+                self.open_tops(heir, class);
+            }
+            for child in children {
                 self.detach(child, class);
                 self.attach_except(child, class, Parent::Member(node));
             }
+            if self.parent(node, class) == Parent::None && above != Parent::None {
+                self.attach(node, class);
+            }
         }
+    }
+
+    fn root_of(&self, node: Node, class: u8) -> Option<Node> {
+        self.trees[usize::from(self.nodes[node as usize].zone)][usize::from(class)].root
     }
 
     /// A member's feed in a class is of no use to it: finds another one. `slow` says that the feed works and has more
@@ -515,7 +545,7 @@ impl Forest {
         let c = usize::from(class);
         self.nodes[node as usize].parents[c] = parent;
         if parent == Parent::Source {
-            self.sourced.insert((node, class));
+            self.by_source.insert((node, class));
         }
         if let Parent::Member(parent) = parent {
             let before = self.nodes[parent as usize].used;
@@ -533,8 +563,8 @@ impl Forest {
 
     fn unlink(&mut self, node: Node, class: u8) {
         let c = usize::from(class);
-        self.sourced.remove(&(node, class));
         let parent = std::mem::replace(&mut self.nodes[node as usize].parents[c], Parent::None);
+        self.by_source.remove(&(node, class));
         let Parent::Member(parent) = parent else { return };
         let before = self.nodes[parent as usize].used;
         let entry = &mut self.nodes[parent as usize];

@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::limits::{
-    HOME_RECOVERY, LEASE_DENIALS_MAX, LEASE_FAILURES_MAX, LEASE_FIRST_BYTE_MAX, LEASE_MEASURE_PIECES_MIN,
-    LEASE_MEASURE_TIME, LEASE_REGATHER, LEASE_RUN_TIME_MIN, LEASE_SHARE_TIME_MIN, LEASE_STALL,
-    LEASE_WIDEN_GAIN_MIN, LEASE_WIDEN_TIME_MIN, LEASES_GRANTED_MAX, LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST,
-    RESUME_PAUSE_MAX,
+    GAP_PART_MIN, HOME_RECOVERY, LEASE_DENIALS_MAX, LEASE_FAILURES_MAX, LEASE_FIRST_BYTE_MAX,
+    LEASE_LOOK_PAUSE, LEASE_MEASURE_PIECES_MIN, LEASE_MEASURE_TIME, LEASE_REGATHER, LEASE_RUN_TIME_MIN,
+    LEASE_SHARE_TIME_MIN, LEASE_STALL, LEASE_WIDEN_GAIN_MIN, LEASE_WIDEN_TIME_MIN, LEASES_GRANTED_MAX,
+    LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST, RESUME_PAUSE_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::pieces::PieceSet;
@@ -92,6 +92,8 @@ pub struct Leases {
     failures: u32,
     denials: u32,
     retry_at: Option<Time>,
+    /// When it was last advanced.
+    looked: Time,
     over: bool,
 }
 
@@ -113,6 +115,7 @@ impl Leases {
             failures: 0,
             denials: 0,
             retry_at: None,
+            looked: Time::ZERO,
             over: false,
         }
     }
@@ -124,7 +127,7 @@ impl Leases {
 
     /// Whether some member has, or fetches, every piece.
     pub fn is_covered(&self) -> bool {
-        self.next_gap().is_none()
+        self.gap_from(0).is_none()
     }
 
     /// Whether some member has each piece.
@@ -157,10 +160,15 @@ impl Leases {
 
     /// When [`advance`](Self::advance) is wanted.
     pub fn next_wakeup(&self) -> Option<Time> {
+        if self.over {
+            return None;
+        }
         let stall = self.active.values().map(|a| a.seen + Self::patience(a)).min();
         let measure = self.measure.filter(|_| !self.settled && !self.active.is_empty());
         let measure = measure.map(|m| m.look);
-        [stall, measure, self.retry_at].into_iter().flatten().min().filter(|_| !self.over)
+        let next = [stall, measure, self.retry_at].into_iter().flatten().min().filter(|_| !self.over)?;
+        // What could not be decided at one look is looked at again, and not at the same moment.
+        Some(next.max(self.looked + LEASE_LOOK_PAUSE))
     }
 
     // ---- what happens ----
@@ -171,6 +179,13 @@ impl Leases {
         for piece in runs.iter().flat_map(|run| run.first..run.end.min(total)) {
             self.there.insert(piece);
         }
+    }
+
+    /// These pieces, and no others, are with some member.
+    pub fn set_there(&mut self, there: PieceSet) {
+        debug_assert_eq!(there.total(), self.there.total());
+        self.there = there;
+        self.measure = None;
     }
 
     /// Pieces that somebody had are lost with a member; they are fetched again, after a moment in which others may
@@ -259,6 +274,15 @@ impl Leases {
         self.failed.insert(*peer);
     }
 
+    /// A member is too slow for what it has taken on: its leases end where they are.
+    pub fn take_from(&mut self, peer: &PeerId) -> Vec<Action> {
+        self.failed.insert(*peer);
+        let mine = self.active.iter().filter(|(_, a)| a.holder == *peer).map(|(lease, _)| *lease);
+        let ended = mine.map(|lease| Action::Trim { holder: *peer, lease, end: 0 }).collect();
+        self.active.retain(|_, a| a.holder != *peer);
+        ended
+    }
+
     /// All pieces are suspect.
     pub fn restart(&mut self, epoch: u64) {
         let mut failed = std::mem::take(&mut self.failed);
@@ -276,6 +300,7 @@ impl Leases {
         mut candidate: impl FnMut(&dyn Fn(&PeerId) -> bool) -> Option<PeerId>,
     ) -> Vec<Action> {
         let mut actions = Vec::new();
+        self.looked = now;
         if self.over {
             return actions;
         }
@@ -333,9 +358,24 @@ impl Leases {
         }
     }
 
-    /// The first run of pieces that nobody has or fetches.
+    /// The first long run of pieces that nobody has or fetches: short ones are holes that others may still fill, and the
+    /// front must not wait for them.
     fn next_gap(&self) -> Option<Run> {
+        let longest = self.gaps().map(|gap| gap.end - gap.first).max()?;
+        self.gaps().find(|gap| GAP_PART_MIN * (gap.end - gap.first) >= longest)
+    }
+
+    fn gaps(&self) -> impl Iterator<Item = Run> + '_ {
         let mut from = 0;
+        std::iter::from_fn(move || {
+            let gap = self.gap_from(from)?;
+            from = gap.end;
+            Some(gap)
+        })
+    }
+
+    /// The first run at or behind a piece.
+    fn gap_from(&self, mut from: u32) -> Option<Run> {
         loop {
             let first = self.there.first_missing(from)?;
             if let Some(active) = self.active.values().find(|a| a.run.contains(first)) {

@@ -17,6 +17,8 @@ fn check(forest: &Forest) {
         let edges: usize = entry.children.iter().map(Vec::len).sum();
         assert_eq!(entry.used as usize, edges, "{n}: used");
         for class in 0..forest.classes {
+            let by_source = forest.by_source.contains(&(n as Node, class));
+            assert_eq!(by_source, forest.parent(n as Node, class) == Parent::Source, "{n} in {class}");
             let mut at = n as Node;
             let by_source = forest.parent(at, class) == Parent::Source;
             assert_eq!(forest.fed_by_source().any(|f| f == (at, class)), by_source, "{n}: fed by the source");
@@ -141,6 +143,7 @@ proptest! {
                 8 if forest.parent(node, class % classes) != Parent::None => {
                     forest.replace(node, class % classes, false);
                 }
+                9 => forest.demote(node),
                 _ => {}
             }
             check(&forest);
