@@ -596,7 +596,7 @@ impl Exchange {
             (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
         let due = |s: &&Source| first.is_some_and(|piece| s.runs.iter().any(|run| run.contains(piece)));
         let Some(source) = class.sources.iter().find(due).or(class.sources.last()) else {
-            if quiet && view.moves && self.leases.is_empty() {
+            if quiet && (view.moves || silent) && self.leases.is_empty() {
                 self.complain(now, at as u8, PeerId([0; 32]), Complaint::Silent, mail);
             }
             return;
