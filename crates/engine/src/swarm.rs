@@ -13,6 +13,7 @@ pub mod upload;
 pub mod warm;
 
 mod announce;
+mod parts;
 mod received;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,7 +25,7 @@ use crate::io::Output;
 use crate::limits::{AHEAD_ROWS_MAX, INSPECTIONS_MAX, MEMBERS_WAIT, SEEDS_MAX};
 use crate::name::Scope;
 use crate::peer::{PeerId, Roster};
-use crate::pieces::{piece_count, piece_len};
+use crate::pieces::piece_count;
 use crate::ranges::ByteRanges;
 use crate::time::Time;
 use crate::wire::{Entry, LeaseEnd, LeaseId, Message, PieceHash, Refusal, Run, WarmFault};
@@ -34,6 +35,7 @@ use classes::class_count;
 use exchange::{Arrival, Exchange, Standing};
 use home::{Home, Joining, Mail, relayed_by};
 use list::{PieceList, Via};
+use parts::{discard, living_homes, received as received_bytes};
 use pieces::{PieceSet, piece_bytes};
 use received::Received;
 use upload::{UploadId, Uploads};
@@ -319,7 +321,7 @@ impl Swarm {
             &mut Desk {
                 now,
                 roster: &self.roster,
-                received: &|digest, size| exchanges.get(digest).map_or(0, |e| received(e.have(), size)),
+                received: &|digest, size| exchanges.get(digest).map_or(0, |e| received_bytes(e.have(), size)),
                 mail: &mut self.mail,
                 events: &mut self.events,
                 outputs: &mut self.effects,
@@ -691,25 +693,4 @@ impl Swarm {
             }
         }
     }
-}
-
-/// The homes of a blob, without those that cannot be reached: as the list of members will say when it has noticed.
-fn living_homes(digest: &Digest, roster: &Roster, gone: &BTreeSet<PeerId>) -> Vec<PeerId> {
-    let listed: Vec<_> = homes(digest, roster).iter().filter(|home| !gone.contains(home)).collect();
-    if !listed.is_empty() || gone.is_empty() {
-        return listed;
-    }
-    let living = Roster::new(roster.iter().filter(|m| !gone.contains(&m.peer)).cloned());
-    homes(digest, &living).iter().collect()
-}
-
-/// Bytes of the pieces that are there; the last piece counts as a whole one.
-fn received(have: &PieceSet, size: u64) -> u64 {
-    (u64::from(have.count()) * piece_len(size)).min(size)
-}
-
-/// Bytes that are kept aside for nothing go.
-fn discard(digest: Digest, exchange: &mut Exchange, effects: &mut VecDeque<Output>) {
-    let useless = exchange.take_useless().into_iter();
-    effects.extend(useless.map(|(piece, from)| Output::Discard { digest, piece, from }));
 }

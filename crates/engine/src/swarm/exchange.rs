@@ -243,6 +243,10 @@ impl Exchange {
         if classes == 0 || usize::from(classes) > crate::swarm::classes::CLASSES_MAX {
             return;
         }
+        // Too late: the flight has gone to upstream for all of it, and does not come back.
+        if matches!(self.standing, Standing::Alone(_)) {
+            return;
+        }
         if self.classes.len() != usize::from(classes) {
             self.classes = (0..classes).map(|_| Class::default()).collect();
             for piece in 0..self.have.total() {

@@ -255,7 +255,8 @@ impl Cluster {
         let until = self.now + time;
         while self.step(Some(until)) {}
         let open: Vec<_> = self.clients.iter().filter(|(_, c)| c.is_open()).collect();
-        check!(self, open.is_empty(), "after {time:?} these still wait: {open:?}");
+        let why: Vec<_> = open.iter().map(|(_, client)| self.explain(client)).collect();
+        check!(self, open.is_empty(), "{}\nafter {time:?} these still wait: {open:?}", why.join("\n"));
         check!(self, self.next_at().is_none(), "after {time:?} the cluster does not come to rest");
         self.check_rest();
     }
@@ -527,6 +528,21 @@ impl Cluster {
                 check!(self, swarm.exchange(&blob.digest).is_none(), "{number} rests with an exchange");
             }
         }
+    }
+
+    /// How it stands with what a client waits for.
+    fn explain(&self, client: &Client) -> String {
+        let digest = &self.blobs[client.blob].digest;
+        let engine = self.nodes[client.node].engine.as_ref();
+        let phase = engine.and_then(|e| e.flight(digest)).map(|f| f.phase());
+        let Some(exchange) = engine.and_then(|e| e.swarm()?.exchange(digest)) else {
+            return format!("{}: {phase:?} without an exchange", client.node);
+        };
+        let (standing, home) = (exchange.standing(), exchange.home().map(|home| self.node_of(&home)));
+        let leases: Vec<_> = exchange.leases().collect();
+        let feeds: Vec<_> = exchange.feeds().map(|(class, peer)| (class, self.node_of(&peer))).collect();
+        let there = (exchange.have().count(), exchange.have().total(), exchange.have().first_missing(0));
+        format!("{}: {phase:?} {standing:?} at {home:?}, {there:?}, {leases:?}, {feeds:?}", client.node)
     }
 
     fn note(&mut self, line: String) {

@@ -7,7 +7,7 @@ use shoal_engine::TicketId;
 use shoal_engine::io::{Outcome, PullFault};
 
 use crate::PIECE;
-use crate::cluster::{BlobNo, Cluster, NodeNo};
+use crate::cluster::{BlobNo, Cluster, NodeNo, Pace};
 use crate::node::Upstream;
 use crate::outside::Act;
 
@@ -205,4 +205,23 @@ fn members_that_die_one_after_another_leave_the_rest_served() {
     cluster.run();
     delivered_but(&cluster, &tickets, &[0, 2, 5, 7]);
     assert!(cluster.blobs[blob].fetched <= 3 * SIZE, "{}", cluster.blobs[blob].fetched);
+}
+
+#[test]
+#[ignore = "open: a receiver that is its own home, and whose only feed is cut off, is given neither a lease nor a feed"]
+fn a_node_that_is_cut_off_from_the_one_that_has_it_goes_on() {
+    for seed in 0..40 {
+        let pace = Pace { rate: 4e6, upstream_rate: 20e6, jitter: true, ..Pace::default() };
+        let mut cluster = Cluster::with(pace, 4, seed);
+        let blob = cluster.add(7 * PIECE);
+        let first = cluster.open(2, blob);
+        cluster.run_for(Duration::from_millis(845));
+        let second = cluster.open(1, blob);
+        cluster.run_for(Duration::from_millis(57));
+        cluster.act(Act::Split(2));
+        cluster.run_for(Duration::from_secs(5));
+        cluster.heal();
+        cluster.run();
+        delivered_but(&cluster, &[first, second], &[]);
+    }
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::wire::Feed;
 use crate::ids::Algorithm;
 use crate::limits::{ALL_SILENT_MAX, FEED_SILENCE_MAX};
+use crate::wire::Feed;
 
 const PIECES: u32 = 16;
 const HOME: PeerId = PeerId([1; 32]);
@@ -84,7 +84,7 @@ fn who_is_complained_about_and_when() {
 fn faults_of_a_feed_are_told_at_once_and_it_is_left() {
     type Fault = fn(&mut Exchange, &mut Mail);
     let faults: [(Complaint, Fault); 3] = [
-        (Complaint::Lost, |e, mail| e.handle_lost(Time::ZERO, &feed(1), Vec::new, mail)),
+        (Complaint::Lost, |e, mail| e.handle_lost(Time::ZERO, &feed(1), || vec![HOME], mail)),
         (Complaint::Refused, |e, mail| e.handle_refused(Time::ZERO, &feed(1), 1, mail)),
         (Complaint::Wrong, |e, mail| {
             assert_eq!(e.handle_arrived(Time::ZERO, feed(1), (5, WRONG, 0), mail), Arrival::Wrong);
@@ -105,7 +105,7 @@ fn faults_of_a_feed_are_told_at_once_and_it_is_left() {
 fn whoever_is_no_feed_is_not_complained_about() {
     let (mut exchange, mut mail) = joined(true);
     exchange.handle_refused(Time::ZERO, &feed(1), 2, &mut mail);
-    exchange.handle_lost(Time::ZERO, &PeerId([77; 32]), Vec::new, &mut mail);
+    exchange.handle_lost(Time::ZERO, &PeerId([77; 32]), || vec![HOME], &mut mail);
     assert!(mail.is_empty(), "{mail:?}");
 }
 

@@ -68,7 +68,9 @@ impl Exchange {
         let delayed = (crawls && backlog >= 2) || (ending && lag >= 0.5 && backlog >= 1);
         // A feed that has nothing to send either gets more time: those above it are to be mended first.
         let starved = crawls && lag >= LAG_PIECES_MIN.max(LAG_STARVED_SHARE * total);
-        if (delayed || starved) && !view.receives_slowly {
+        // What a feed has said of its backlog says nothing when it sends nothing any more.
+        let dead = now - class.last_piece >= ALL_SILENT_MAX;
+        if (delayed || starved) && !view.receives_slowly && !dead {
             self.complain(now, at as u8, peer, Complaint::Slow, mail);
         } else if quiet && ((view.moves && (lag >= 1.0 || ending)) || silent) {
             self.complain(now, at as u8, peer, Complaint::Silent, mail);

@@ -32,13 +32,18 @@ fn subscriptions_take_turns_and_backlog_is_told() {
     assert_eq!((send.to, send.piece, send.backlog), (peer(1), 12, 1));
     uploads.offer(&blob(), 20);
     uploads.offer(&blob(), 21);
+    uploads.offer(&blob(), 16);
     let mut rest = Vec::new();
     for done in 2..20 {
         uploads.sent(at(done), UploadId(done));
         rest.extend(std::iter::from_fn(|| uploads.next(at(done))).map(|s| (s.to, s.piece)));
     }
     let of = |reader| rest.iter().filter(|(to, _)| *to == peer(reader)).map(|(_, p)| *p).collect::<Vec<_>>();
-    assert_eq!((of(1), of(2)), (vec![16, 20], vec![12, 16, 20]), "of this class only, in order");
+    assert_eq!(
+        (of(1), of(2)),
+        (vec![16, 20], vec![12, 16, 20]),
+        "of this class only, in order, and none twice"
+    );
 }
 
 #[test]
