@@ -583,9 +583,11 @@ impl Book {
         let mut actions = self.leases.advance(now, |avoid| {
             let fit = |n: &Node| {
                 let peer = forest.peer(*n);
-                !avoid(&peer) && !quarantined.contains(&peer) && !forest.is_slow(*n)
+                !avoid(&peer) && !quarantined.contains(&peer)
             };
-            forest.receivers().filter(fit).min_by_key(|n| forest.busyness(*n, salt)).map(|n| forest.peer(n))
+            // One that receives slowly is better than nobody.
+            let order = |n: &Node| (forest.is_slow(*n), forest.busyness(*n, salt));
+            forest.receivers().filter(fit).min_by_key(order).map(|n| forest.peer(n))
         });
         let idle = self.leases.active().next().is_none() && !self.leases.is_covered();
         if idle && self.forest.receivers().all(|n| quarantined.contains(&self.forest.peer(n))) {

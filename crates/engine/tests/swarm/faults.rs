@@ -208,7 +208,6 @@ fn members_that_die_one_after_another_leave_the_rest_served() {
 }
 
 #[test]
-#[ignore = "open: a receiver that is its own home, and whose only feed is cut off, is given neither a lease nor a feed"]
 fn a_node_that_is_cut_off_from_the_one_that_has_it_goes_on() {
     for seed in 0..40 {
         let pace = Pace { rate: 4e6, upstream_rate: 20e6, jitter: true, ..Pace::default() };

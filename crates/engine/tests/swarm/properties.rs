@@ -165,7 +165,6 @@ proptest! {
     /// Members, links and registries fail: the invariants hold, upstream is not asked without end, and when all is
     /// well again everybody who is left is served.
     #[test]
-    #[ignore = "open: see `a_node_that_is_cut_off_from_the_one_that_has_it_goes_on`"]
     fn with_faults_the_invariants_hold(story in story(true, false)) {
         check_faults(&story)?;
     }
@@ -173,7 +172,6 @@ proptest! {
     /// One member deceives as well: nothing wrong is kept that a right list could have kept out, and nothing wrong is
     /// ever stored.
     #[test]
-    #[ignore = "open: see `a_node_that_is_cut_off_from_the_one_that_has_it_goes_on`"]
     fn with_a_liar_the_invariants_hold(story in story(true, true)) {
         tell(&story);
     }

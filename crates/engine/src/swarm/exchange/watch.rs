@@ -22,9 +22,9 @@ impl Exchange {
         let shares = median(self.classes.iter().map(|c| f64::from(c.got) / f64::from(c.total.max(1))));
         let gains =
             median(self.classes.iter().filter(|c| c.got < c.total).map(|c| f64::from(c.got - c.got_before)));
-        // With most feeds waiting for this node, its own link is what is slow.
+        // With most feeds waiting for this node, its own link is what is slow. One feed alone tells nothing.
         let waiting = self.classes.iter().filter(|c| c.sources.iter().any(|s| s.backlog >= 2)).count();
-        let receives_slowly = 2 * waiting > self.classes.len();
+        let receives_slowly = self.classes.len() > 1 && 2 * waiting > self.classes.len();
         // While nothing comes at all it is the source that is slow.
         let last = self.classes.iter().map(|c| c.last_piece).max().unwrap_or_default();
         let moves = now < last + FEED_SILENCE_MAX / 2;
