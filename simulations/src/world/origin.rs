@@ -99,9 +99,6 @@ impl World<'_> {
         let origin = &self.scenario.origin;
         let layer = self.by_digest[&digest];
         self.origin.count += 1;
-        if std::env::var_os("DBG").is_some() {
-            eprintln!("{:.6} REQ {node} {} {:?}", now as f64 / 1e9, start >> 22, end.map(|e| e >> 22));
-        }
         self.trace(&[4, now, node as u64, start]);
         self.log(now, node, || format!("requests of the origin {} {start}..{end:?}", digest.short()));
         let at = now + nanos(origin.first_byte);

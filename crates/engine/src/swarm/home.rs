@@ -55,7 +55,6 @@ struct Book {
     listing: Option<PeerId>,
     /// Members that wait for the complete list.
     unlisted: BTreeSet<PeerId>,
-    restarts: u32,
     /// When pieces were last reported.
     reported: Time,
 }
@@ -338,7 +337,6 @@ impl Book {
             direct: BTreeSet::new(),
             listing: None,
             unlisted: BTreeSet::new(),
-            restarts: 0,
             reported: now,
         }
     }
@@ -541,7 +539,6 @@ impl Book {
         if !by_receiver || self.forest.has_seeds() || !self.list.is_complete() {
             return;
         }
-        self.restarts += 1;
         self.list = PieceList::new(self.pieces);
         self.quarantined.append(&mut self.reporters);
         self.brought.clear();

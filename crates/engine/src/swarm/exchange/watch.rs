@@ -50,8 +50,8 @@ impl Exchange {
         let total = f64::from(class.total);
         let lag = view.shares * total - f64::from(class.got);
         let ending = view.shares >= 1.0;
-        let quiet = now - class.last_piece.max(class.complained.unwrap_or_default()) >= FEED_SILENCE_MAX;
-        let silent = now - class.last_piece.max(class.complained.unwrap_or_default()) >= ALL_SILENT_MAX;
+        let idle = now - class.last_piece.max(class.complained.unwrap_or_default());
+        let (quiet, silent) = (idle >= FEED_SILENCE_MAX, idle >= ALL_SILENT_MAX);
         // The one that was to send what is missing first.
         let first =
             (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
