@@ -33,7 +33,7 @@ use crate::wire::{Entry, LeaseEnd, LeaseId, Message, PieceHash, Refusal, Run, Wa
 use announce::Announcements;
 use classes::class_count;
 use exchange::{Arrival, Exchange, Standing};
-use home::{Home, Joining, Mail, relayed_by};
+use home::{Home, Joining, Mail, relayed_by, send_hashes};
 use list::{PieceList, Via};
 use parts::{discard, living_homes, received as received_bytes};
 use pieces::{PieceSet, piece_bytes};
@@ -605,9 +605,7 @@ impl Swarm {
         if let Some(list) = list.filter(|_| class < 2 && classes > 1) {
             let known = list.entries(wanted.unlisted.first..wanted.unlisted.end.min(pieces));
             let entries = relayed_by(class, classes, known);
-            for entries in entries.chunks(crate::limits::ENTRIES_PER_FRAME_MAX) {
-                self.mail.push_back((from, Message::Hashes { digest, entries: entries.to_vec() }));
-            }
+            send_hashes(from, digest, &entries, &mut self.mail);
         }
     }
 

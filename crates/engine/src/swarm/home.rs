@@ -16,7 +16,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::ids::Digest;
 use crate::limits::{
     ACCUSERS_MIN, BOOKS_MAX, DRY_MAX, ENTRIES_PER_FRAME_MAX, FEED_SILENCE_MAX, HOLDERS_PER_BLOB_MAX,
-    LISTED_DIRECTLY_MAX,
 };
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
@@ -395,7 +394,7 @@ impl Book {
         } else if self.forest.has_seeds() {
             self.unlisted.insert(from);
             self.ask_for_list(mail);
-        } else if self.forest.classes() == 1 || self.forest.len() <= LISTED_DIRECTLY_MAX {
+        } else if self.lists_directly() {
             self.send_list(from, mail);
         }
         // What it was told just now need not be told again.
@@ -649,10 +648,7 @@ impl Book {
             if relays && self.forest.parent(node, class) == Parent::Source {
                 // A new root has to learn what the one before it was told.
                 let entries = relayed_by(class, self.forest.classes(), self.list.entries(0..self.pieces));
-                for entries in entries.chunks(ENTRIES_PER_FRAME_MAX) {
-                    let hashes = Message::Hashes { digest: self.digest, entries: entries.to_vec() };
-                    mail.push_back((self.forest.peer(node), hashes));
-                }
+                send_hashes(self.forest.peer(node), self.digest, &entries, mail);
             }
         }
         for (node, feeds) in by_node {
@@ -672,6 +668,13 @@ impl Book {
             }
         };
         Some(ClassFeeds { class, feeds })
+    }
+}
+
+/// Sends hashes, in as many frames as they need.
+pub(crate) fn send_hashes(to: PeerId, digest: Digest, entries: &[Entry], mail: &mut Mail) {
+    for entries in entries.chunks(ENTRIES_PER_FRAME_MAX) {
+        mail.push_back((to, Message::Hashes { digest, entries: entries.to_vec() }));
     }
 }
 

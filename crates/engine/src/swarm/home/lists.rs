@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::forest::{Node, Parent};
-use super::{Book, Census, EPOCH_BEFORE, Mail, relayed_by};
-use crate::limits::{
-    CENSUS_FEEDS_MAX, CENSUS_TIME, ENTRIES_PER_FRAME_MAX, LISTED_DIRECTLY_MAX, RUNS_PER_MESSAGE_MAX,
-};
+use super::{Book, Census, EPOCH_BEFORE, Mail, relayed_by, send_hashes};
+use crate::limits::{CENSUS_FEEDS_MAX, CENSUS_TIME, LISTED_DIRECTLY_MAX, RUNS_PER_MESSAGE_MAX};
 use crate::peer::PeerId;
 use crate::swarm::classes::group_count;
 use crate::swarm::pieces::PieceSet;
@@ -59,10 +57,13 @@ impl Book {
     }
 
     pub(super) fn send_list(&self, to: PeerId, mail: &mut Mail) {
-        let entries = self.list.entries(0..self.pieces);
-        for entries in entries.chunks(ENTRIES_PER_FRAME_MAX) {
-            mail.push_back((to, Message::Hashes { digest: self.digest, entries: entries.to_vec() }));
-        }
+        send_hashes(to, self.digest, &self.list.entries(0..self.pieces), mail);
+    }
+
+    /// Whether the home tells each member all hashes itself: with one class there are no trees that could relay, and in a
+    /// small forest one member feeds another in most classes, and could not relay for itself.
+    pub(super) fn lists_directly(&self) -> bool {
+        self.forest.classes() == 1 || self.forest.len() <= LISTED_DIRECTLY_MAX
     }
 
     /// Somebody has the blob and nobody has its list: one of those who have it takes the hashes.
@@ -78,8 +79,7 @@ impl Book {
     /// Hands hashes to the roots of the trees that carry them, or to everybody if there are few.
     pub(super) fn spread(&mut self, news: &[Entry], mail: &mut Mail) {
         let digest = self.digest;
-        // In a small forest one member feeds another in most classes, and could not relay for itself.
-        if self.forest.classes() == 1 || self.forest.len() <= LISTED_DIRECTLY_MAX {
+        if self.lists_directly() {
             for node in self.forest.receivers() {
                 mail.push_back((self.forest.peer(node), Message::Hashes { digest, entries: news.to_vec() }));
             }
@@ -108,7 +108,7 @@ impl Book {
 
     /// The relays of a member have changed.
     pub(super) fn consider_direct(&mut self, node: Node, mail: &mut Mail) {
-        if self.forest.classes() == 1 || self.forest.len() <= LISTED_DIRECTLY_MAX {
+        if self.lists_directly() {
             return;
         }
         if !self.is_conflicted(node) {
