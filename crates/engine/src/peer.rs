@@ -49,8 +49,10 @@ pub struct Member {
     /// Grows with each start of the agent (milliseconds since 1970 at its start), so that a restarted member wins over
     /// what was said of it before.
     pub generation: u64,
-    /// Where it listens for other members, best address first.
+    /// Where it listens for the control messages of other members, best address first.
     pub addresses: Box<[SocketAddr]>,
+    /// The port, at the same addresses, where it sends pieces to whoever opens a stream.
+    pub data_port: u16,
     /// Failure and cost domain, for example an availability zone; empty if the operator has named none.
     pub zone: Box<str>,
     /// Labels for selecting members, sorted by key.

@@ -31,6 +31,7 @@ pub fn member(scenario: &Scenario, node: NodeId, rng: &mut StdRng) -> Arc<Member
         peer: peer_id(node, rng),
         generation: 1,
         addresses: [SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, a, b, c)), 5001)].into(),
+        data_port: 5002,
         zone: scenario.zones[scenario.zone_of(node)].name.as_str().into(),
         labels: Box::default(),
         version: "0.1.0".into(),

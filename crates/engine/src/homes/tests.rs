@@ -18,6 +18,7 @@ fn member(n: u64, zone: &str) -> Arc<Member> {
         peer: PeerId(key),
         generation: 1,
         addresses: Box::new([]),
+        data_port: 5002,
         zone: zone.into(),
         labels: Box::new([]),
         version: "1".into(),

@@ -43,6 +43,7 @@ pub enum MemberFault {
 #[derive(Encode, Decode)]
 struct Details {
     addresses: Box<[SocketAddr]>,
+    data_port: u16,
     zone: Box<str>,
     labels: Box<[(Box<str>, Box<str>)]>,
     version: Box<str>,
@@ -52,6 +53,7 @@ struct Details {
 #[derive(Encode)]
 struct DetailsRef<'a> {
     addresses: &'a [SocketAddr],
+    data_port: u16,
     zone: &'a str,
     labels: &'a [(Box<str>, Box<str>)],
     version: &'a str,
@@ -69,8 +71,9 @@ pub(super) fn check(member: &Member) -> Result<(), MemberFault> {
 /// The details in bytes.
 pub(super) fn encode(member: &Member) -> Result<Vec<u8>, MemberFault> {
     check_bounds(member)?;
-    let Member { addresses, zone, labels, version, .. } = member;
-    let encoded = bincode::encode_to_vec(DetailsRef { addresses, zone, labels, version }, config());
+    let Member { addresses, data_port, zone, labels, version, .. } = member;
+    let details = DetailsRef { addresses, data_port: *data_port, zone, labels, version };
+    let encoded = bincode::encode_to_vec(details, config());
     encoded.ok().filter(|bytes| bytes.len() <= MEMBER_DETAILS_BYTES_MAX).ok_or(MemberFault::Total)
 }
 
@@ -94,12 +97,12 @@ fn check_bounds(member: &Member) -> Result<(), MemberFault> {
 /// A member from its name and its details; `None` if the bytes are no details.
 pub(super) fn decode(peer: PeerId, generation: u64, bytes: &[u8]) -> Result<Option<Member>, MemberFault> {
     let decoded = bincode::decode_from_slice(bytes, config()).ok();
-    let Some((Details { addresses, zone, labels, version }, _)) =
+    let Some((Details { addresses, data_port, zone, labels, version }, _)) =
         decoded.filter(|(_, used)| *used == bytes.len())
     else {
         return Ok(None);
     };
-    let member = Member { peer, generation, addresses, zone, labels, version };
+    let member = Member { peer, generation, addresses, data_port, zone, labels, version };
     check_bounds(&member)?;
     Ok(Some(member))
 }

@@ -25,7 +25,7 @@ impl Identity {
     pub fn bare(peer: PeerId, generation: u64) -> Self {
         let (addresses, labels) = (Box::default(), Box::default());
         let (zone, version) = (Box::default(), Box::default());
-        Identity::new(Arc::new(Member { peer, generation, addresses, zone, labels, version }))
+        Identity::new(Arc::new(Member { peer, generation, addresses, data_port: 0, zone, labels, version }))
     }
 
     /// Its name.

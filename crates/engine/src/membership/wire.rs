@@ -9,7 +9,7 @@
 //! update  = incarnation u16, state u8, member
 //! member  = name, length u16, details
 //! name    = peer 32 bytes, generation u64
-//! details = addresses, zone, labels, version      (bincode 2, standard configuration)
+//! details = addresses, data port, zone, labels, version      (bincode 2, standard configuration)
 //! ```
 //!
 //! The view is a fingerprint of the sender's list of living members. The receiver knows itself and a third party is

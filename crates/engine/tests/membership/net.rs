@@ -64,6 +64,7 @@ pub fn member(n: usize, generation: u64) -> Member {
         peer: PeerId(key),
         generation,
         addresses: [address(0), address(1)].into(),
+        data_port: 5002,
         zone: format!("eu-central-1{}", ["a", "b", "c"][n % 3]).into(),
         labels: [("node", format!("worker-{n}")), ("pool", "general".into()), ("arch", "amd64".into())]
             .map(|(key, value)| (key.into(), value.into()))

@@ -136,6 +136,7 @@ impl Node {
             peer: PeerId(id),
             generation: 1,
             addresses: Box::default(),
+            data_port: 5002,
             zone: zone.into(),
             labels: Box::default(),
             version: "".into(),

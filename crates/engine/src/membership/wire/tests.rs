@@ -13,6 +13,7 @@ fn sample() -> Member {
         peer: PeerId([0xab; 32]),
         generation: 0x0102_0304_0506,
         addresses: ["10.0.0.7:5001".parse().unwrap(), "[fd00::7]:5001".parse().unwrap()].into(),
+        data_port: 5002,
         zone: "zone-a".into(),
         labels: [("pool".into(), "gpu".into())].into(),
         version: "1.2.3".into(),
@@ -28,9 +29,10 @@ fn header(message: Message<Identity>) -> Header<Identity> {
     Header { src: Identity::new(Arc::new(sample())), src_incarnation: 3, dst, message }
 }
 
-const SAMPLE_HEX: &str = "abababababababababababababababababababababababababababababababab00000102030405060034\
+const SAMPLE_HEX: &str = "abababababababababababababababababababababababababababababababab00000102030405060037\
     02000a000007fb8913\
     01fd000000000000000000000000000007fb8913\
+    fb8a13\
     067a6f6e652d61\
     0104706f6f6c03677075\
     05312e322e33";
@@ -128,8 +130,8 @@ fn details_beyond_their_bounds_are_neither_sent_nor_taken() {
     ];
     for (member, fault) in table {
         assert_eq!(details::check(&member), Err(fault));
-        let Member { addresses, zone, labels, version, .. } = member;
-        let fields = (addresses, zone, labels, version);
+        let Member { addresses, data_port, zone, labels, version, .. } = member;
+        let fields = (addresses, data_port, zone, labels, version);
         let details = bincode::encode_to_vec(fields, bincode::config::standard()).unwrap();
         let mut bytes = vec![1; 40];
         bytes.extend_from_slice(&u16::try_from(details.len()).unwrap().to_be_bytes());

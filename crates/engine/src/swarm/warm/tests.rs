@@ -85,6 +85,7 @@ fn roster(nodes: impl Iterator<Item = usize>) -> Arc<Roster> {
         peer: peer(node),
         generation: 1,
         addresses: Box::default(),
+        data_port: 5002,
         zone: "".into(),
         labels: Box::default(),
         version: "1".into(),
