@@ -28,7 +28,8 @@ async fn whoever_is_contacted_is_met_and_we_are_not_met_by_ourselves() {
     one.handle.contact(one.address());
     one.handle.contact(other.address());
     one.handle.contact(other.address());
-    assert!(matches!(one.next().await, NetEvent::Met { peer, .. } if peer == other.peer));
+    let event = one.next().await;
+    assert!(matches!(event, NetEvent::Met { peer, .. } if peer == other.peer), "{event:?}");
     assert!(matches!(other.next().await, NetEvent::Met { peer, .. } if peer == one.peer));
     one.send(&other, Class::Ordered, b"only one connection".to_vec());
     assert_eq!(other.frame().await.0, one.peer);
@@ -182,15 +183,61 @@ async fn mesh(count: usize) {
                     assert!(heard.insert(from), "once");
                 }
                 assert_eq!(node.losses, 0);
+                assert_eq!(node.meetings, directory.len() - 1);
                 node
             })
         })
         .collect();
+    // Nobody leaves before all have heard from all.
+    let mut nodes = Vec::new();
     for task in tasks {
-        task.await.expect("a node of the mesh");
+        nodes.push(task.await.expect("a node of the mesh"));
     }
 }
 
 fn limits() -> NetLimits {
     support::limits()
+}
+
+#[tokio::test]
+async fn a_peer_that_reads_nothing_is_lost_and_not_our_memory() {
+    let limits = NetLimits { queue_bytes_max: 1 << 20, ..limits() };
+    let mut one = Node::start_as(identity(), SECRET, "127.0.0.1:0", limits).await;
+    let mut other = Node::start(SECRET).await;
+    one.send(&other, Class::Ordered, vec![0]);
+    assert_eq!(other.frame().await.1, vec![0]);
+    // It takes no more events, so nothing more is read from its connections.
+    let lost = loop {
+        one.send(&other, Class::Ordered, vec![7; 64 << 10]);
+        tokio::task::yield_now().await;
+        match one.events.try_recv() {
+            Ok(NetEvent::Lost { peer, why }) => break (peer, why),
+            Ok(_) | Err(_) => {}
+        }
+    };
+    assert_eq!(lost, (other.peer, Loss::Overflow));
+}
+
+#[tokio::test]
+async fn lossy_frames_to_a_slow_reader_are_dropped_and_the_last_ones_come() {
+    let (one, mut other) = (Node::start(SECRET).await, Node::start(SECRET).await);
+    one.send(&other, Class::Ordered, vec![0]);
+    assert_eq!(other.frame().await.1, vec![0]);
+    let last = 200_000u32;
+    for number in 1..=last {
+        one.send(&other, Class::Lossy, [&number.to_le_bytes()[..], &[0; 1200]].concat());
+        if number % 64 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let (mut before, mut frames) = (0, 0u32);
+    while before != last {
+        let (_, bytes) = other.frame().await;
+        let number = u32::from_le_bytes(bytes[..4].try_into().unwrap());
+        assert!(number > before, "in order");
+        before = number;
+        frames += 1;
+    }
+    assert!(frames < last, "some were dropped");
+    assert_eq!(other.losses, 0);
 }

@@ -67,7 +67,8 @@ async fn neighbours_in_a_rotation_meet() {
 
 #[tokio::test]
 async fn whoever_speaks_something_else_is_closed() {
-    let mut ours = Node::start(SECRET).await;
+    let limits = NetLimits { handshake_timeout: Duration::from_millis(300), ..limits() };
+    let mut ours = Node::start_as(identity(), SECRET, "127.0.0.1:0", limits).await;
     let mut stream = TcpStream::connect(ours.address()).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: shoal\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();

@@ -13,6 +13,7 @@
 mod strangers;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU8;
 use std::pin::Pin;
@@ -36,6 +37,7 @@ use tokio::time::Sleep;
 
 use super::handler::{Handler, Order, Report};
 use super::post::{Post, Wish};
+use super::transport::Ourselves;
 use super::{Loss, NetEvent, NetLimits, Refusal, address};
 use crate::admission::PROOF_BYTES;
 use crate::{Admission, Identity, Key};
@@ -98,6 +100,8 @@ struct Connection {
 #[derive(Debug)]
 struct Peer {
     link: Option<Link>,
+    /// A connection on which the peer has proved itself while the link was only reserved.
+    spare: Option<ConnectionId>,
     connections: usize,
     dial: Dial,
     failures: u32,
@@ -138,7 +142,14 @@ enum Denied {
 
 impl Peer {
     fn new() -> Self {
-        Self { link: None, connections: 0, dial: Dial::No, failures: 0, not_before: Instant::now() }
+        Self {
+            link: None,
+            spare: None,
+            connections: 0,
+            dial: Dial::No,
+            failures: 0,
+            not_before: Instant::now(),
+        }
     }
 
     fn is_open(&self) -> bool {
@@ -206,6 +217,7 @@ impl Links {
                 self.retiring -= usize::from(link.retiring);
             });
             peer.link = None;
+            peer.spare = None;
             for connection in self.connections.values_mut().filter(|connection| connection.peer == Some(key))
             {
                 connection.unwanted = true;
@@ -368,7 +380,9 @@ impl Links {
 
     fn dial_failed(&mut self, failure: &DialFailure<'_>) {
         let duplicate = match failure.error {
-            DialError::LocalPeerId { .. } => true,
+            // The swarm leaves away the addresses at which it listens itself.
+            DialError::NoAddresses | DialError::LocalPeerId { .. } => true,
+            DialError::Transport(attempts) => attempts.iter().any(|(_, why)| is_ourselves(why)),
             DialError::Denied { cause } => matches!(cause.downcast_ref::<Denied>(), Some(Denied::Duplicate)),
             _ => false,
         };
@@ -424,7 +438,13 @@ impl Links {
     fn proved(&mut self, key: Key, id: ConnectionId) {
         self.settle(id);
         let decides = self.decides(&key);
+        let spare = self.peer(key).spare;
         match self.peers.get(&key).and_then(|peer| peer.link.as_ref()) {
+            // It dialed while we did, and waits in case that ours fails.
+            Some(link) if link.id != id && decides && !link.open && spare.is_none() => {
+                self.peer(key).spare = Some(id);
+                return;
+            }
             Some(link) if link.id != id && decides && !self.is_replaceable(link) => {
                 return self.close(&key, id);
             }
@@ -440,6 +460,9 @@ impl Links {
         let peer = self.peer(key);
         peer.failures = 0;
         peer.link = Some(Link { open: true, ..Link::new(id) });
+        if let Some(spare) = peer.spare.take_if(|spare| *spare != id) {
+            self.close(&key, spare);
+        }
         self.open += 1;
         self.post.link(key);
         self.order(&key, id, Order::Open);
@@ -563,7 +586,11 @@ impl Links {
         }
         if linked.is_some() {
             peer.link = None;
+            if let Some(spare) = peer.spare.take() {
+                return self.proved(key, spare);
+            }
         }
+        peer.spare.take_if(|spare| *spare == id);
         let alone = peer.link.is_none() && peer.connections == 0 && peer.dial == Dial::No;
         if connection.dialed && peer.link.is_none() && !connection.unwanted {
             self.pause(key);
@@ -580,6 +607,13 @@ impl Links {
             }
         }
     }
+}
+
+/// Whether the other end was this very node.
+fn is_ourselves(error: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let inner = inner.map(|inner| inner as &(dyn std::error::Error + 'static));
+    error.is::<Ourselves>() || inner.or(error.source()).is_some_and(is_ourselves)
 }
 
 /// All causes of an error in one line.
@@ -662,10 +696,6 @@ impl NetworkBehaviour for Links {
         _: &Multiaddr,
     ) -> Result<Handler, ConnectionDenied> {
         let key = address::key(&peer).ok_or_else(|| ConnectionDenied::new(Denied::Full))?;
-        let taken = self.peers.get(&key).and_then(|peer| peer.link.as_ref());
-        if self.decides(&key) && taken.is_some_and(|link| !self.is_replaceable(link)) {
-            return Err(ConnectionDenied::new(Denied::Duplicate));
-        }
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.peer = Some(key);
         }
@@ -719,7 +749,9 @@ impl NetworkBehaviour for Links {
             FromSwarm::ListenFailure(ListenFailure { connection_id, error, .. }) => {
                 self.settle(connection_id);
                 let connection = self.connections.remove(&connection_id);
-                if let (Some(connection), ListenError::Transport(why)) = (connection, error) {
+                if let (Some(connection), ListenError::Transport(why)) = (connection, error)
+                    && !is_ourselves(why)
+                {
                     self.refuse(connection.address, Refusal::Handshake(chain(why)));
                 }
             }

@@ -158,3 +158,6 @@ fn discovered(swarm: &mut Swarm<Behaviour>, event: libp2p_mdns::Event) {
         swarm.behaviour_mut().links.contact(address);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
 
 use super::{NetLimits, address};
-use crate::{Identity, tls};
+use crate::{Identity, Key, tls};
 
 /// One stream is used. A second one may be there while the first is refused.
 const STREAMS_MAX: usize = 2;
@@ -41,6 +41,7 @@ pub(super) fn build(identity: &Identity, limits: &NetLimits) -> Boxed<(PeerId, S
         .authenticate(Tls {
             server: Arc::new(tls::server(identity, tls::ALPN_CONTROL)),
             client: Arc::new(tls::client(identity, None, tls::ALPN_CONTROL)),
+            own: identity.peer(),
         })
         .multiplex(yamux)
         .timeout(limits.handshake_timeout)
@@ -63,7 +64,13 @@ fn notice_death(stream: &tokio::net::TcpStream, silence_max: Duration) -> io::Re
 struct Tls {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    own: Key,
 }
+
+/// The other end is this node. Nobody's mistake: whoever looks for others finds itself, too.
+#[derive(Debug, thiserror::Error)]
+#[error("it is this node itself")]
+pub(super) struct Ourselves;
 
 type Secured<C> = Compat<TlsStream<Compat<C>>>;
 type Handshake<C> = Pin<Box<dyn Future<Output = io::Result<(PeerId, Secured<C>)>> + Send>>;
@@ -88,7 +95,7 @@ where
     fn upgrade_inbound(self, socket: C, _: Self::Info) -> Self::Future {
         Box::pin(async move {
             let stream = TlsAcceptor::from(self.server).accept(socket.compat()).await?;
-            let peer = peer_of(stream.get_ref().1.peer_certificates())?;
+            let peer = peer_of(stream.get_ref().1.peer_certificates(), &self.own)?;
             Ok((peer, TlsStream::Server(stream).compat()))
         })
     }
@@ -107,14 +114,14 @@ where
             // Plays no role and is not sent: the key is what counts.
             let name = ServerName::try_from("shoal").expect("a valid name");
             let stream = TlsConnector::from(self.client).connect(name, socket.compat()).await?;
-            let peer = peer_of(stream.get_ref().1.peer_certificates())?;
+            let peer = peer_of(stream.get_ref().1.peer_certificates(), &self.own)?;
             Ok((peer, TlsStream::Client(stream).compat()))
         })
     }
 }
 
-fn peer_of(shown: Option<&[CertificateDer<'_>]>) -> io::Result<PeerId> {
+fn peer_of(shown: Option<&[CertificateDer<'_>]>, own: &Key) -> io::Result<PeerId> {
     let key = tls::peer_of(shown.unwrap_or_default())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    Ok(address::peer_id(&key))
+    if key == *own { Err(io::Error::other(Ourselves)) } else { Ok(address::peer_id(&key)) }
 }

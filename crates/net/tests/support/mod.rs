@@ -79,7 +79,10 @@ impl Node {
         let event = expect(self.events.recv()).await.expect("not closed");
         match &event {
             NetEvent::Met { .. } => self.meetings += 1,
-            NetEvent::Lost { .. } => self.losses += 1,
+            NetEvent::Lost { why, .. } => {
+                self.losses += 1;
+                println!("lost: {why}");
+            }
             _ => {}
         }
         event
