@@ -77,7 +77,7 @@ impl Default for NetLimits {
         Self {
             connections_max: 512,
             unproven_max: 512,
-            unproven_per_address_max: 64,
+            unproven_per_address_max: 256,
             handshake_timeout: Duration::from_secs(5),
             silence_max: Duration::from_secs(8),
             dials_max: 32,

@@ -48,15 +48,18 @@ pub(super) fn build(identity: &Identity, limits: &NetLimits) -> Boxed<(PeerId, S
         .boxed()
 }
 
-/// A machine that died without a word is noticed `silence_max` after something was sent to it, or, if nothing was, within
-/// twice that by the kernel's own probes.
+/// A machine that died without a word is noticed `silence_max` after something was sent to it. If nothing is, the kernel
+/// probes it after half of that, and then four times more: where `TCP_USER_TIMEOUT` is set, Linux ends a connection at the
+/// first probe that is found unanswered after it, so one that begins to probe only then dies of a single lost packet.
 fn notice_death(stream: &tokio::net::TcpStream, silence_max: Duration) -> io::Result<()> {
+    const SECOND: Duration = Duration::from_secs(1);
     let socket = SockRef::from(stream);
-    socket.set_tcp_user_timeout(Some(silence_max))?;
-    let interval = (silence_max / 4).max(Duration::from_secs(1));
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(silence_max).with_interval(interval).with_retries(3),
-    )
+    socket.set_tcp_user_timeout(Some(silence_max.max(4 * SECOND)))?;
+    let probes = TcpKeepalive::new()
+        .with_time((silence_max / 2).max(SECOND))
+        .with_interval((silence_max / 8).max(SECOND))
+        .with_retries(4);
+    socket.set_tcp_keepalive(&probes)
 }
 
 /// TLS by raw keys. Which key is right is checked by the swarm, for it knows whom it dialed.
