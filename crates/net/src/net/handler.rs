@@ -16,7 +16,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use libp2p_core::upgrade::ReadyUpgrade;
 use libp2p_swarm::handler::{ConnectionEvent, FullyNegotiatedInbound, FullyNegotiatedOutbound};
-use libp2p_swarm::{ConnectionHandler, ConnectionHandlerEvent, Stream, StreamProtocol, SubstreamProtocol};
+use libp2p_swarm::{
+    ConnectionHandler, ConnectionHandlerEvent, ConnectionId, Stream, StreamProtocol, SubstreamProtocol,
+};
 use tokio::time::{Sleep, sleep};
 
 use super::frame::{Read, Reader, Writer};
@@ -67,6 +69,7 @@ enum Phase {
 }
 
 pub(super) struct Handler {
+    id: ConnectionId,
     dialer: bool,
     peer: Key,
     proof: [u8; PROOF_BYTES],
@@ -89,7 +92,9 @@ pub(super) struct Handler {
 }
 
 impl Handler {
+    #[expect(clippy::too_many_arguments, reason = "called in one place; a struct would say the same twice")]
     pub fn new(
+        id: ConnectionId,
         dialer: bool,
         peer: Key,
         proof: [u8; PROOF_BYTES],
@@ -99,6 +104,7 @@ impl Handler {
         silence_max: Duration,
     ) -> Self {
         Self {
+            id,
             dialer,
             peer,
             proof,
@@ -175,7 +181,7 @@ impl Handler {
                 && !self.farewell_written
                 && self.writer.has_room()
             {
-                match self.post.poll_take(&self.peer, cx) {
+                match self.post.poll_take(&self.peer, self.id, cx) {
                     Poll::Ready(frame) => self.writer.add(&frame),
                     Poll::Pending if self.phase == Phase::Retiring => {
                         self.farewell_written = true;

@@ -10,44 +10,31 @@
 //! Invariants: for each peer at most one link, one dial and one place in the queue of dials; every connection that
 //! was accepted counts as unproven from the first moment until it has proved itself or is gone.
 
+mod behaviour;
+mod dial;
 mod strangers;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU8;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::task::Waker;
+use std::time::Instant;
 
-use futures_util::FutureExt;
-use libp2p_core::Multiaddr;
-use libp2p_core::transport::PortUse;
-use libp2p_core::{Endpoint, multiaddr};
-use libp2p_identity::PeerId;
-use libp2p_swarm::behaviour::{ConnectionClosed, ConnectionEstablished, DialFailure, ListenFailure};
-use libp2p_swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p_swarm::{
-    CloseConnection, ConnectionDenied, ConnectionId, DialError, FromSwarm, ListenError, NetworkBehaviour,
-    NotifyHandler, ToSwarm,
-};
-use rand::Rng;
+use libp2p_swarm::behaviour::ConnectionClosed;
+use libp2p_swarm::{CloseConnection, ConnectionId, NotifyHandler, ToSwarm};
 use tokio::time::Sleep;
 
 use super::handler::{Handler, Order, Report};
-use super::post::{Post, Wish};
-use super::transport::Ourselves;
+use super::post::Post;
 use super::{Loss, NetEvent, NetLimits, Refusal, address};
 use crate::admission::PROOF_BYTES;
 use crate::{Admission, Identity, Key};
+use dial::chain;
 use strangers::Strangers;
 
 /// Addresses that wait to be contacted.
 const CONTACTS_MAX: usize = 8192;
-
-/// Addresses of one peer that are tried at the same time.
-const ADDRESSES_AT_ONCE: NonZeroU8 = NonZeroU8::new(4).expect("not zero");
 
 /// Attempts at a peer that closes connections before it has proved itself, until it counts as lost. The first ones may
 /// have met a connection in the other direction.
@@ -128,16 +115,6 @@ enum Dial {
     /// In `ready` or in `pauses`.
     Waiting,
     Pending(ConnectionId),
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Denied {
-    #[error("there is a connection to this peer already")]
-    Duplicate,
-    #[error("{0}")]
-    Refused(Refusal),
-    #[error("too many connections")]
-    Full,
 }
 
 impl Peer {
@@ -265,6 +242,14 @@ impl Links {
         });
     }
 
+    /// Closes a connection whose end says nothing about the peer.
+    fn discard(&mut self, key: &Key, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.unwanted = true;
+        }
+        self.close(key, id);
+    }
+
     fn order(&mut self, key: &Key, id: ConnectionId, order: Order) {
         let handler = NotifyHandler::One(id);
         self.act(ToSwarm::NotifyHandler { peer_id: address::peer_id(key), handler, event: order });
@@ -307,109 +292,6 @@ impl Links {
     }
 }
 
-/// When to dial.
-impl Links {
-    /// Something waits for `key` and no connection takes it.
-    fn connect(&mut self, key: Key) {
-        let now = Instant::now();
-        let peer = self.peer(key);
-        // What is there, or comes, takes what waits; when it fails this is asked again.
-        if peer.link.is_some() || peer.connections > 0 || peer.dial != Dial::No {
-            return;
-        }
-        peer.dial = Dial::Waiting;
-        let not_before = peer.not_before;
-        if now < not_before {
-            self.pauses.insert((not_before, key));
-        } else {
-            self.ready.push_back(key);
-        }
-        self.wake();
-    }
-
-    /// The next attempt at `key` comes later than the last.
-    fn pause(&mut self, key: Key) {
-        let (first, longest) = (self.limits.backoff_max / 100, self.limits.backoff_max);
-        let peer = self.peer(key);
-        let pause = first.saturating_mul(1 << peer.failures.min(10)).min(longest);
-        peer.failures = peer.failures.saturating_add(1);
-        peer.not_before = Instant::now() + pause.mul_f64(rand::rng().random_range(0.5..1.0));
-    }
-
-    fn next_dial(&mut self) -> Option<Action> {
-        while self.dials < self.limits.dials_max {
-            // Peers and unknown addresses take turns, so that many dead ones of one kind do not delay the other.
-            let contact = if self.dials.is_multiple_of(2) || self.ready.is_empty() {
-                self.contacts.pop_front()
-            } else {
-                None
-            };
-            if let Some(contact) = contact {
-                let options = DialOpts::unknown_peer_id()
-                    .address(address::multiaddr(contact))
-                    .allocate_new_port()
-                    .build();
-                self.contacting.insert(options.connection_id(), contact);
-                self.dials += 1;
-                return Some(ToSwarm::Dial { opts: options });
-            }
-            let key = self.ready.pop_front()?;
-            let post = Arc::clone(&self.post);
-            let peer = self.peer(key);
-            peer.dial = Dial::No;
-            if peer.link.is_some() || peer.connections > 0 || post.is_empty(&key) {
-                continue;
-            }
-            let addresses: Vec<_> = post.addresses(&key).into_iter().map(address::multiaddr).collect();
-            if addresses.is_empty() {
-                self.lose(key, Loss::Unreachable("no address of it is known".into()));
-                continue;
-            }
-            let options = DialOpts::peer_id(address::peer_id(&key))
-                .condition(PeerCondition::Always)
-                .addresses(addresses)
-                .override_dial_concurrency_factor(ADDRESSES_AT_ONCE)
-                .allocate_new_port()
-                .build();
-            peer.dial = Dial::Pending(options.connection_id());
-            self.dials += 1;
-            return Some(ToSwarm::Dial { opts: options });
-        }
-        None
-    }
-
-    fn dial_failed(&mut self, failure: &DialFailure<'_>) {
-        let duplicate = match failure.error {
-            // The swarm leaves away the addresses at which it listens itself.
-            DialError::NoAddresses | DialError::LocalPeerId { .. } => true,
-            DialError::Transport(attempts) => attempts.iter().any(|(_, why)| is_ourselves(why)),
-            DialError::Denied { cause } => matches!(cause.downcast_ref::<Denied>(), Some(Denied::Duplicate)),
-            _ => false,
-        };
-        if let Some(address) = self.contacting.remove(&failure.connection_id) {
-            self.dials -= 1;
-            if !duplicate {
-                self.tell(NetEvent::Missed { address, why: reason(failure.error) });
-            }
-            return;
-        }
-        let Some(key) = failure.peer_id.as_ref().and_then(address::key) else { return };
-        let peer = self.peer(key);
-        if peer.dial != Dial::Pending(failure.connection_id) {
-            return;
-        }
-        peer.dial = Dial::No;
-        let alone = peer.link.is_none() && peer.connections == 0;
-        self.dials -= 1;
-        if !duplicate {
-            self.pause(key);
-        }
-        if alone {
-            self.lose(key, Loss::Unreachable(reason(failure.error)));
-        }
-    }
-}
-
 /// Which connection is used.
 impl Links {
     /// Whether we decide which of several connections to `key` is used.
@@ -422,8 +304,9 @@ impl Links {
         link.open && link.since.elapsed() > 2 * self.limits.handshake_timeout
     }
 
-    fn handler(&self, key: Key, dialer: bool) -> Handler {
+    fn handler(&self, key: Key, id: ConnectionId, dialer: bool) -> Handler {
         Handler::new(
+            id,
             dialer,
             key,
             self.proof,
@@ -450,12 +333,13 @@ impl Links {
             }
             Some(link) if link.id != id && link.open => {
                 let old = link.id;
-                self.close(&key, old);
+                self.discard(&key, old);
                 self.unlink(key, Loss::Replaced);
             }
             _ => {}
         }
-        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.contact = false;
         let (address, dialed) = (connection.address, connection.dialed);
         let peer = self.peer(key);
         peer.failures = 0;
@@ -464,7 +348,7 @@ impl Links {
             self.close(&key, spare);
         }
         self.open += 1;
-        self.post.link(key);
+        self.post.link(key, id);
         self.order(&key, id, Order::Open);
         self.tell(NetEvent::Met { peer: key, address, dialed });
         if self.open - self.retiring > self.limits.connections_max {
@@ -565,7 +449,7 @@ impl Links {
         match self.peers.get_mut(&key).and_then(|peer| peer.link.as_mut()) {
             Some(link) if link.open => {
                 let id = link.id;
-                self.close(&key, id);
+                self.discard(&key, id);
                 self.unlink(key, Loss::Overflow);
             }
             _ => self.lose(key, Loss::Overflow),
@@ -604,204 +488,6 @@ impl Links {
                 self.lose(key, Loss::NotAccepted);
             } else {
                 self.connect(key);
-            }
-        }
-    }
-}
-
-/// Whether the other end was this very node.
-fn is_ourselves(error: &(dyn std::error::Error + 'static)) -> bool {
-    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    let inner = inner.map(|inner| inner as &(dyn std::error::Error + 'static));
-    error.is::<Ourselves>() || inner.or(error.source()).is_some_and(is_ourselves)
-}
-
-/// All causes of an error in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
-/// Why a dial failed, address by address.
-fn reason(error: &DialError) -> String {
-    match error {
-        DialError::Transport(attempts) => {
-            let each: Vec<_> = attempts
-                .iter()
-                .map(|(at, error)| {
-                    let at = address::socket(at).map_or(at.to_string(), |at| at.to_string());
-                    format!("{at}: {}", chain(error))
-                })
-                .collect();
-            each.join("; ")
-        }
-        DialError::WrongPeerId { address: at, .. } => {
-            let at = address::socket(at).map_or(at.to_string(), |at| at.to_string());
-            format!("{at}: another node answers there")
-        }
-        DialError::Denied { cause } => chain(cause),
-        other => chain(other),
-    }
-}
-
-impl NetworkBehaviour for Links {
-    type ConnectionHandler = Handler;
-    type ToSwarm = NetEvent;
-
-    fn handle_pending_inbound_connection(
-        &mut self,
-        id: ConnectionId,
-        _: &Multiaddr,
-        remote: &Multiaddr,
-    ) -> Result<(), ConnectionDenied> {
-        let address = address::socket(remote)
-            .ok_or_else(|| ConnectionDenied::new(multiaddr::Error::InvalidMultiaddr))?;
-        let of_this = self.unproven_of.get(&address.ip()).copied().unwrap_or(0);
-        if self.unproven >= self.limits.unproven_max || of_this >= self.limits.unproven_per_address_max {
-            self.refuse(address, Refusal::TooMany);
-            return Err(ConnectionDenied::new(Denied::Refused(Refusal::TooMany)));
-        }
-        if self.connections.len() >= self.limits.connections_max + self.limits.unproven_max {
-            return Err(ConnectionDenied::new(Denied::Full));
-        }
-        self.unproven += 1;
-        *self.unproven_of.entry(address.ip()).or_default() += 1;
-        self.connections.insert(
-            id,
-            Connection {
-                peer: None,
-                address,
-                dialed: false,
-                contact: false,
-                unproven: true,
-                unwanted: false,
-            },
-        );
-        Ok(())
-    }
-
-    fn handle_established_inbound_connection(
-        &mut self,
-        id: ConnectionId,
-        peer: PeerId,
-        _: &Multiaddr,
-        _: &Multiaddr,
-    ) -> Result<Handler, ConnectionDenied> {
-        let key = address::key(&peer).ok_or_else(|| ConnectionDenied::new(Denied::Full))?;
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.peer = Some(key);
-        }
-        self.peer(key).connections += 1;
-        Ok(self.handler(key, false))
-    }
-
-    fn handle_established_outbound_connection(
-        &mut self,
-        id: ConnectionId,
-        peer: PeerId,
-        remote: &Multiaddr,
-        _: Endpoint,
-        _: PortUse,
-    ) -> Result<Handler, ConnectionDenied> {
-        let key = address::key(&peer).ok_or_else(|| ConnectionDenied::new(Denied::Full))?;
-        let address = address::socket(remote)
-            .ok_or_else(|| ConnectionDenied::new(multiaddr::Error::InvalidMultiaddr))?;
-        let decides = self.decides(&key);
-        let contact = self.contacting.contains_key(&id);
-        let peer = self.peer(key);
-        if peer.is_open() || (decides && peer.link.is_some()) {
-            return Err(ConnectionDenied::new(Denied::Duplicate));
-        }
-        if decides {
-            peer.link = Some(Link::new(id));
-        }
-        peer.connections += 1;
-        self.connections.insert(
-            id,
-            Connection { peer: Some(key), address, dialed: true, contact, unproven: false, unwanted: false },
-        );
-        Ok(self.handler(key, true))
-    }
-
-    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
-        match event {
-            FromSwarm::ConnectionEstablished(ConnectionEstablished { connection_id, peer_id, .. }) => {
-                if self.contacting.remove(&connection_id).is_some() {
-                    self.dials -= 1;
-                } else if let Some(key) = address::key(&peer_id) {
-                    let peer = self.peer(key);
-                    if peer.dial == Dial::Pending(connection_id) {
-                        peer.dial = Dial::No;
-                        self.dials -= 1;
-                    }
-                }
-            }
-            FromSwarm::ConnectionClosed(closed) => self.closed(&closed),
-            FromSwarm::DialFailure(failure) => self.dial_failed(&failure),
-            FromSwarm::ListenFailure(ListenFailure { connection_id, error, .. }) => {
-                self.settle(connection_id);
-                let connection = self.connections.remove(&connection_id);
-                if let (Some(connection), ListenError::Transport(why)) = (connection, error)
-                    && !is_ourselves(why)
-                {
-                    self.refuse(connection.address, Refusal::Handshake(chain(why)));
-                }
-            }
-            _ => return,
-        }
-        self.wake();
-    }
-
-    fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, report: Report) {
-        if let Some(key) = address::key(&peer) {
-            self.report(key, id, report);
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Action> {
-        loop {
-            if let Some(action) = self.actions.pop_front() {
-                return Poll::Ready(action);
-            }
-            match self.post.poll_wish(cx) {
-                Poll::Ready(Wish::Connect(key)) => {
-                    self.connect(key);
-                    continue;
-                }
-                Poll::Ready(Wish::Overflow(key)) => {
-                    self.overflow(key);
-                    continue;
-                }
-                Poll::Pending => {}
-            }
-            let now = Instant::now();
-            while let Some((_, key)) = self.pauses.first().copied().filter(|(until, _)| *until <= now) {
-                self.pauses.pop_first();
-                self.ready.push_back(key);
-            }
-            if let Some(dial) = self.next_dial() {
-                return Poll::Ready(dial);
-            }
-            if !self.actions.is_empty() {
-                continue;
-            }
-            self.waker = Some(cx.waker().clone());
-            let Some((until, _)) = self.pauses.first() else {
-                self.timer = None;
-                return Poll::Pending;
-            };
-            let wait = until.saturating_duration_since(now).max(Duration::from_millis(1));
-            let timer = self.timer.insert(Box::pin(tokio::time::sleep(wait)));
-            if timer.poll_unpin(cx).is_pending() {
-                return Poll::Pending;
             }
         }
     }

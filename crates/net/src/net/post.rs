@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use libp2p_swarm::ConnectionId;
 use parking_lot::Mutex;
 
 use super::{Class, NetLimits, SendError};
@@ -43,8 +44,8 @@ struct Queue {
     ordered: VecDeque<Vec<u8>>,
     bytes: usize,
     addresses: Vec<SocketAddr>,
-    /// A connection takes from it.
-    linked: bool,
+    /// The one connection that takes from it.
+    link: Option<ConnectionId>,
     wished: bool,
     overflowed: bool,
     taker: Option<Waker>,
@@ -67,7 +68,7 @@ impl Queue {
             ordered: VecDeque::new(),
             bytes: 0,
             addresses: Vec::new(),
-            linked: false,
+            link: None,
             wished: false,
             overflowed: false,
             taker: None,
@@ -173,7 +174,7 @@ impl Post {
         let bytes = frame.len();
         queue.of(class).push_back(frame);
         queue.bytes += bytes;
-        let (linked, taker) = (queue.linked, queue.taker.take());
+        let (linked, taker) = (queue.link.is_some(), queue.taker.take());
         state.bytes += bytes;
         match taker {
             Some(waker) => waker.wake(),
@@ -189,10 +190,11 @@ impl Post {
         while let Some(peer) = state.wishes.pop_front() {
             let Some(queue) = state.queues.get_mut(&peer) else { continue };
             queue.wished = false;
-            if std::mem::take(&mut queue.overflowed) {
+            // Stays so until the queue is removed: nothing may follow the gap.
+            if queue.overflowed {
                 return Poll::Ready(Wish::Overflow(peer));
             }
-            if !queue.linked && !queue.is_empty() {
+            if queue.link.is_none() && !queue.is_empty() {
                 return Poll::Ready(Wish::Connect(peer));
             }
         }
@@ -200,11 +202,12 @@ impl Post {
         Poll::Pending
     }
 
-    /// A connection takes from now on what is for `peer`.
-    pub fn link(&self, peer: Key) {
+    /// Connection `link` takes from now on what is for `peer`, and no other one does.
+    pub fn link(&self, peer: Key, link: ConnectionId) {
         let mut state = self.0.lock();
         let queue = state.queues.entry(peer).or_insert_with(Queue::new);
-        queue.linked = true;
+        queue.link = Some(link);
+        queue.taker = None;
         queue.used = Instant::now();
     }
 
@@ -212,9 +215,11 @@ impl Post {
     pub fn unlink(&self, peer: &Key) {
         let mut state = self.0.lock();
         let Some(queue) = state.queues.get_mut(peer) else { return };
-        queue.linked = false;
+        queue.link = None;
         queue.taker = None;
-        if !queue.is_empty() {
+        if queue.is_empty() {
+            state.queues.remove(peer);
+        } else {
             state.wish(*peer);
         }
     }
@@ -226,10 +231,10 @@ impl Post {
         state.queues.remove(peer);
     }
 
-    /// The next frame for `peer`; if there is none, the task is woken when there is.
-    pub fn poll_take(&self, peer: &Key, cx: &mut Context<'_>) -> Poll<Vec<u8>> {
+    /// The next frame for `peer` that `link` is to send; if there is none, the task is woken when there is.
+    pub fn poll_take(&self, peer: &Key, link: ConnectionId, cx: &mut Context<'_>) -> Poll<Vec<u8>> {
         let mut state = self.0.lock();
-        let Some(queue) = state.queues.get_mut(peer).filter(|queue| queue.linked) else {
+        let Some(queue) = state.queues.get_mut(peer).filter(|queue| queue.link == Some(link)) else {
             return Poll::Pending;
         };
         match queue.lossy.pop_front().or_else(|| queue.ordered.pop_front()) {
@@ -284,6 +289,10 @@ mod tests {
 
     use super::*;
 
+    fn link() -> ConnectionId {
+        ConnectionId::new_unchecked(1)
+    }
+
     fn post() -> Post {
         Post::new(&NetLimits {
             queue_frames_max: 4,
@@ -294,7 +303,7 @@ mod tests {
     }
 
     fn take(post: &Post, peer: Key) -> Option<Vec<u8>> {
-        match post.poll_take(&peer, &mut Context::from_waker(&noop_waker())) {
+        match post.poll_take(&peer, link(), &mut Context::from_waker(&noop_waker())) {
             Poll::Ready(frame) => Some(frame),
             Poll::Pending => None,
         }
@@ -321,7 +330,7 @@ mod tests {
         assert_eq!(wish(&post), Some(Wish::Connect([1; 32])));
         assert_eq!(wish(&post), None, "once");
         assert_eq!(take(&post, [1; 32]), None, "not before there is a connection");
-        post.link([1; 32]);
+        post.link([1; 32], link());
         let taken: Vec<_> = std::iter::from_fn(|| take(&post, [1; 32])).flatten().collect();
         assert_eq!(taken, [3, 4, 5, 6, 0]);
     }
@@ -329,7 +338,7 @@ mod tests {
     #[test]
     fn ordered_frames_that_do_not_fit_end_the_queue() {
         let post = post();
-        post.link([1; 32]);
+        post.link([1; 32], link());
         for _ in 0..5 {
             put(&post, [1; 32], Class::Ordered, &[0]);
         }
@@ -337,12 +346,22 @@ mod tests {
         assert!(post.is_empty(&[1; 32]), "nothing follows a gap");
         assert_eq!(wish(&post), Some(Wish::Overflow([1; 32])));
         assert_eq!(wish(&post), None);
+        put(&post, [1; 32], Class::Ordered, &[2]);
+        assert_eq!(take(&post, [1; 32]), None, "the connection is about to end");
+        post.remove(&[1; 32]);
+        put(&post, [1; 32], Class::Ordered, &[3]);
+        assert_eq!(take(&post, [1; 32]), None, "it is for the next one");
+        let next = ConnectionId::new_unchecked(2);
+        post.link([1; 32], next);
+        assert_eq!(take(&post, [1; 32]), None);
+        let frame = post.poll_take(&[1; 32], next, &mut Context::from_waker(&noop_waker()));
+        assert_eq!(frame, Poll::Ready(vec![3]));
     }
 
     #[test]
     fn what_waits_when_a_connection_ends_wishes_for_another() {
         let post = post();
-        post.link([1; 32]);
+        post.link([1; 32], link());
         put(&post, [1; 32], Class::Ordered, &[0]);
         assert_eq!(wish(&post), None);
         post.unlink(&[1; 32]);
@@ -361,7 +380,7 @@ mod tests {
                 match step {
                     0 => { let _ = post.put(peer, &[], Class::Lossy, vec![0; bytes]); }
                     1 => { let _ = post.put(peer, &[], Class::Ordered, vec![0; bytes]); }
-                    2 => { post.link(peer); take(&post, peer); }
+                    2 => { post.link(peer, link()); take(&post, peer); }
                     3 => post.unlink(&peer),
                     _ => { wish(&post); }
                 }
