@@ -210,9 +210,8 @@ async fn a_peer_that_reads_nothing_is_lost_and_not_our_memory() {
     let lost = loop {
         one.send(&other, Class::Ordered, vec![7; 64 << 10]);
         tokio::task::yield_now().await;
-        match one.events.try_recv() {
-            Ok(NetEvent::Lost { peer, why }) => break (peer, why),
-            Ok(_) | Err(_) => {}
+        if let Ok(NetEvent::Lost { peer, why }) = one.events.try_recv() {
+            break (peer, why);
         }
     };
     assert_eq!(lost, (other.peer, Loss::Overflow));

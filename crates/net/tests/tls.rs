@@ -31,7 +31,7 @@ async fn connect(server: ServerConfig, client: ClientConfig) -> (std::io::Result
         stream.read_exact(&mut byte).await?;
         Ok(peer_of(stream.get_ref().1.peer_certificates().unwrap_or_default()).expect("a key"))
     };
-    expect(async { tokio::join!(accept, call) }).await
+    expect(async { tokio::join!(Box::pin(accept), Box::pin(call)) }).await
 }
 
 #[tokio::test]
