@@ -1,0 +1,142 @@
+use std::collections::BTreeMap;
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+
+use super::*;
+
+/// Answers from tables that a test changes. A name that is in none is never answered.
+#[derive(Debug, Default)]
+struct Tables {
+    names: Mutex<BTreeMap<String, Result<Vec<IpAddr>, ()>>>,
+    services: Mutex<BTreeMap<String, Vec<(String, u16)>>>,
+}
+
+impl Resolver for Arc<Tables> {
+    fn addresses<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>> {
+        match self.names.lock().get(name).cloned() {
+            Some(Ok(ips)) => std::future::ready(Ok(ips)).boxed(),
+            Some(Err(())) => std::future::ready(Err(LookupError::Failed("broken".into()))).boxed(),
+            None => std::future::pending().boxed(),
+        }
+    }
+
+    fn service<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<(String, u16)>, LookupError>> {
+        std::future::ready(self.services.lock().get(name).cloned().ok_or(LookupError::Nobody)).boxed()
+    }
+}
+
+fn ips(texts: &[&str]) -> Result<Vec<IpAddr>, ()> {
+    Ok(texts.iter().map(|text| text.parse().unwrap()).collect())
+}
+
+fn discovery(tables: &Arc<Tables>, targets: &[&str], own: &[&str]) -> Discovery<Arc<Tables>> {
+    let targets = targets.iter().map(|text| Target::parse(text, 5002).unwrap()).collect();
+    let own: Vec<_> = own.iter().map(|text| text.parse().unwrap()).collect();
+    Discovery::new(targets, &own, Arc::clone(tables))
+}
+
+fn sorted(found: &Found) -> Vec<String> {
+    let mut texts: Vec<_> = found.addresses.iter().map(ToString::to_string).collect();
+    texts.sort();
+    texts
+}
+
+#[test]
+fn targets_are_read_in_every_spelling() {
+    let address = |text: &str| Ok(Target::Address(text.parse().unwrap()));
+    let name = |name: &str, port| Ok(Target::Name { name: name.into(), port });
+    let port = |text: &str| Err(TargetError::Port(text.into()));
+    let table = [
+        ("10.0.0.1", address("10.0.0.1:5002")),
+        (" 10.0.0.1:1 ", address("10.0.0.1:1")),
+        ("fd00::1", address("[fd00::1]:5002")),
+        ("[fd00::1]", address("[fd00::1]:5002")),
+        ("[fd00::1]:7", address("[fd00::1]:7")),
+        ("shoal", name("shoal", 5002)),
+        ("shoal.kube-system.svc.cluster.local.:9", name("shoal.kube-system.svc.cluster.local.", 9)),
+        ("_shoal._tcp.example.org", Ok(Target::Service("_shoal._tcp.example.org".into()))),
+        ("", Err(TargetError::Empty)),
+        ("shoal:", port("")),
+        ("shoal:0", port("0")),
+        ("10.0.0.1:0", port("0")),
+        ("shoal:70000", port("70000")),
+        ("10.0.0.300", Err(TargetError::Name("10.0.0.300".into()))),
+        ("a..b", Err(TargetError::Name("a..b".into()))),
+        ("https://shoal", port("//shoal")),
+        ("_shoal._tcp.a:1", Err(TargetError::ServicePort("_shoal._tcp.a".into(), 1))),
+    ];
+    for (text, expected) in table {
+        assert_eq!(Target::parse(text, 5002), expected, "{text}");
+        if let Ok(target) = expected {
+            assert_eq!(Target::parse(&target.to_string(), 1), Ok(target), "{text}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_places_are_looked_at_and_our_own_addresses_left_out() {
+    let tables = Arc::new(Tables::default());
+    tables.names.lock().insert("nodes".into(), ips(&["10.0.0.1", "10.0.0.2", "::ffff:10.0.0.3"]));
+    tables.names.lock().insert("a.example".into(), ips(&["fd00::a"]));
+    tables.services.lock().insert(
+        "_shoal._tcp.example".into(),
+        vec![("a.example".into(), 7), ("gone.example".into(), 7), ("10.0.0.9".into(), 8)],
+    );
+    let targets = ["nodes", "_shoal._tcp.example", "10.0.0.1", "10.0.0.4:1"];
+    let mut discovery = discovery(&tables, &targets, &["10.0.0.2:5002"]);
+    let found = discovery.next(Pace::Alone).await;
+    assert_eq!(sorted(&found), ["10.0.0.1:5002", "10.0.0.3:5002", "10.0.0.4:1", "10.0.0.9:8", "[fd00::a]:7"]);
+    assert!(found.problems.is_empty(), "{:?}", found.problems);
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_change_and_a_broken_server_changes_nothing() {
+    let tables = Arc::new(Tables::default());
+    tables.names.lock().insert("nodes".into(), ips(&["10.0.0.1"]));
+    let mut discovery = discovery(&tables, &["nodes"], &[]);
+    assert_eq!(sorted(&discovery.next(Pace::Alone).await), ["10.0.0.1:5002"]);
+
+    tables.names.lock().insert("nodes".into(), ips(&["10.0.0.2"]));
+    assert_eq!(sorted(&discovery.next(Pace::Alone).await), ["10.0.0.2:5002"]);
+
+    for broken in [Some(Err(())), Some(ips(&[])), None] {
+        match broken {
+            Some(answer) => tables.names.lock().insert("nodes".into(), answer),
+            None => tables.names.lock().remove("nodes"),
+        };
+        let found = discovery.next(Pace::Alone).await;
+        assert_eq!(sorted(&found), ["10.0.0.2:5002"]);
+        assert_eq!(found.problems.len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rounds_are_frequent_while_alone_and_rare_later() {
+    let mut discovery = discovery(&Arc::new(Tables::default()), &["10.0.0.1"], &[]);
+    let start = Instant::now();
+    discovery.next(Pace::Settled).await;
+    assert_eq!(start.elapsed(), Duration::ZERO, "the first at once");
+
+    discovery.next(Pace::Alone).await;
+    assert!((1500..2600).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+
+    // Whoever finds that it is alone does not wait out the long pause.
+    let start = Instant::now();
+    assert!(timeout(Duration::from_secs(10), discovery.next(Pace::Settled)).await.is_err());
+    discovery.next(Pace::Alone).await;
+    assert_eq!(start.elapsed().as_secs(), 10);
+
+    let start = Instant::now();
+    discovery.next(Pace::Settled).await;
+    assert!((44..76).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_name_brings_is_bounded() {
+    let tables = Arc::new(Tables::default());
+    let many = (0..5000u32).map(|n| IpAddr::from(n.to_be_bytes())).collect();
+    tables.names.lock().insert("nodes".into(), Ok(many));
+    let found = discovery(&tables, &["nodes"], &[]).next(Pace::Alone).await;
+    assert_eq!(found.addresses.len(), ANSWERS_MAX);
+}

@@ -1,0 +1,130 @@
+//! TCP, TLS and yamux as one libp2p transport.
+//!
+//! libp2p's own TLS is not used: it brings another cryptographic library and certificates that nobody here needs
+//! (docs/decisions/0013-net.md).
+
+use std::io;
+use std::iter;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{AsyncRead, AsyncWrite};
+use libp2p_core::muxing::StreamMuxerBox;
+use libp2p_core::transport::{Boxed, Transport};
+use libp2p_core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version};
+use libp2p_identity::PeerId;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ServerConfig};
+use socket2::{SockRef, TcpKeepalive};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+
+use super::{NetLimits, address};
+use crate::{Identity, Key, tls};
+
+/// One stream is used. A second one may be there while the first is refused.
+const STREAMS_MAX: usize = 2;
+
+pub(super) fn build(identity: &Identity, limits: &NetLimits) -> Boxed<(PeerId, StreamMuxerBox)> {
+    let mut yamux = libp2p_yamux::Config::default();
+    yamux.set_max_num_streams(STREAMS_MAX);
+    let silence_max = limits.silence_max;
+    libp2p_tcp::tokio::Transport::new(libp2p_tcp::Config::default().nodelay(true))
+        .map(move |stream, _| {
+            if let Err(error) = notice_death(&stream.0, silence_max) {
+                tracing::debug!(%error, "cannot set how soon a dead peer is noticed");
+            }
+            stream
+        })
+        .upgrade(Version::V1Lazy)
+        .authenticate(Tls {
+            server: Arc::new(tls::server(identity, tls::ALPN_CONTROL)),
+            client: Arc::new(tls::client(identity, None, tls::ALPN_CONTROL)),
+            own: identity.peer(),
+        })
+        .multiplex(yamux)
+        .timeout(limits.handshake_timeout)
+        .boxed()
+}
+
+/// A machine that died without a word is noticed `silence_max` after something was sent to it. If nothing is, the kernel
+/// probes it after half of that, and then four times more: where `TCP_USER_TIMEOUT` is set, Linux ends a connection at the
+/// first probe that is found unanswered after it, so one that begins to probe only then dies of a single lost packet.
+fn notice_death(stream: &tokio::net::TcpStream, silence_max: Duration) -> io::Result<()> {
+    const SECOND: Duration = Duration::from_secs(1);
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(silence_max.max(4 * SECOND)))?;
+    let probes = TcpKeepalive::new()
+        .with_time((silence_max / 2).max(SECOND))
+        .with_interval((silence_max / 8).max(SECOND))
+        .with_retries(4);
+    socket.set_tcp_keepalive(&probes)
+}
+
+/// TLS by raw keys. Which key is right is checked by the swarm, for it knows whom it dialed.
+#[derive(Clone)]
+struct Tls {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    own: Key,
+}
+
+/// The other end is this node. Nobody's mistake: whoever looks for others finds itself, too.
+#[derive(Debug, thiserror::Error)]
+#[error("it is this node itself")]
+pub(super) struct Ourselves;
+
+type Secured<C> = Compat<TlsStream<Compat<C>>>;
+type Handshake<C> = Pin<Box<dyn Future<Output = io::Result<(PeerId, Secured<C>)>> + Send>>;
+
+impl UpgradeInfo for Tls {
+    type Info = &'static str;
+    type InfoIter = iter::Once<&'static str>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        iter::once("/shoal/tls/1")
+    }
+}
+
+impl<C> InboundConnectionUpgrade<C> for Tls
+where
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    type Output = (PeerId, Secured<C>);
+    type Error = io::Error;
+    type Future = Handshake<C>;
+
+    fn upgrade_inbound(self, socket: C, _: Self::Info) -> Self::Future {
+        Box::pin(async move {
+            let stream = TlsAcceptor::from(self.server).accept(socket.compat()).await?;
+            let peer = peer_of(stream.get_ref().1.peer_certificates(), &self.own)?;
+            Ok((peer, TlsStream::Server(stream).compat()))
+        })
+    }
+}
+
+impl<C> OutboundConnectionUpgrade<C> for Tls
+where
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    type Output = (PeerId, Secured<C>);
+    type Error = io::Error;
+    type Future = Handshake<C>;
+
+    fn upgrade_outbound(self, socket: C, _: Self::Info) -> Self::Future {
+        Box::pin(async move {
+            // Plays no role and is not sent: the key is what counts.
+            let name = ServerName::try_from("shoal").expect("a valid name");
+            let stream = TlsConnector::from(self.client).connect(name, socket.compat()).await?;
+            let peer = peer_of(stream.get_ref().1.peer_certificates(), &self.own)?;
+            Ok((peer, TlsStream::Client(stream).compat()))
+        })
+    }
+}
+
+fn peer_of(shown: Option<&[CertificateDer<'_>]>, own: &Key) -> io::Result<PeerId> {
+    let key = tls::peer_of(shown.unwrap_or_default())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    if key == *own { Err(io::Error::other(Ourselves)) } else { Ok(address::peer_id(&key)) }
+}
