@@ -136,8 +136,20 @@ pub const LEASE_REGATHER: Duration = Duration::from_millis(50);
 /// Time that lease holders have to tell a home that has taken over what they work on, before it grants anew.
 pub const HOME_RECOVERY: Duration = Duration::from_millis(150);
 
-/// Members that relay hashes of one blob to this node, over its whole flight.
-pub const RELAYS_MAX: usize = 64;
+/// Homes that have signed hashes of one blob, over its whole flight: a home that is lost is followed by the next.
+pub const VOUCHERS_MAX: usize = 16;
+
+/// Entries of signed hashes that a node keeps to pass them on, for each piece of the blob. A lease holder's reports name
+/// each piece once, and what was lost is told again in parts of [`ENTRIES_PER_RELAY_MAX`]. What is not kept, the home tells.
+pub const SIGNED_ENTRIES_PER_PIECE_MAX: usize = 4;
+
+/// Hashes that a home signs together when it tells what others know already: few, because relays pass on all of them if
+/// one is news to them; so many that the signature is a fiftieth.
+pub const ENTRIES_PER_RELAY_MAX: usize = 128;
+
+/// Members that have left the list of members, and whose word as homes still counts: what they have signed is with those
+/// that they fed.
+pub const FORMER_HOMES_MAX: usize = 64;
 
 /// Streams to other members that are open at a time: those of some hundred blobs.
 pub const SUBSCRIPTIONS_MAX: usize = 4096;
@@ -343,7 +355,7 @@ pub const ALONE_PAUSE_PER_MEMBER: Duration = Duration::from_millis(10);
 /// The longest such pause: a client's patience ends too.
 pub const ALONE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// Members up to which a home sends each hash to each of them itself.
+/// Members up to which a home sends each hash to each of them itself: one hop, and no relay that may fail.
 pub const LISTED_DIRECTLY_MAX: usize = 64;
 
 /// Share of a class by which it may lag before its feed is given up although it has nothing to send: those above it have

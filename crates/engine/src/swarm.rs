@@ -28,14 +28,14 @@ use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
 use crate::ranges::ByteRanges;
 use crate::time::Time;
-use crate::wire::{Entry, LeaseEnd, LeaseId, Message, PieceHash, Refusal, Run, WarmFault};
+use crate::wire::{Entry, Hashes, LeaseEnd, LeaseId, Message, PieceHash, Refusal, Run, WarmFault};
 
 use announce::Announcements;
-use classes::class_count;
+use classes::{RELAY, class_count};
 use exchange::{Arrival, Exchange, Standing};
-use home::{Home, Joining, Mail, relayed_by, send_hashes};
+use home::{Home, Joining, Mail};
 use list::{PieceList, Via};
-use parts::{discard, living_homes, received as received_bytes};
+use parts::{FormerMembers, discard, living_homes, may_be_home, received as received_bytes};
 use pieces::{PieceSet, piece_bytes};
 use received::Received;
 use upload::{UploadId, Uploads};
@@ -90,6 +90,7 @@ pub struct Swarm {
     listing: BTreeMap<Digest, BTreeSet<PeerId>>,
     /// Members that could not be reached since the list last changed.
     gone: BTreeSet<PeerId>,
+    former: FormerMembers,
     /// Until when a node without members waits for some.
     alone_until: Option<Time>,
     /// Whether that time has passed.
@@ -108,7 +109,7 @@ impl Swarm {
         Swarm {
             me,
             roster: Arc::default(),
-            home: Home::default(),
+            home: Home::new(me),
             exchanges: BTreeMap::new(),
             uploads: Uploads::default(),
             seeds: BTreeMap::new(),
@@ -116,6 +117,7 @@ impl Swarm {
             inspecting: BTreeMap::new(),
             listing: BTreeMap::new(),
             gone: BTreeSet::new(),
+            former: FormerMembers::default(),
             alone_until: None,
             waited: false,
             announcements: Announcements::default(),
@@ -335,6 +337,7 @@ impl Swarm {
     pub fn set_roster(&mut self, now: Time, roster: Arc<Roster>) {
         let before = std::mem::replace(&mut self.roster, roster);
         self.gone.clear();
+        self.former.changed(&before, &self.roster);
         let gone: Vec<_> =
             before.iter().map(|m| m.peer).filter(|p| *p != self.me && !self.roster.contains(p)).collect();
         for peer in gone {
@@ -408,7 +411,7 @@ impl Swarm {
                     waiting.retain(|(peer, wanted)| *peer != from || wanted.class != class);
                 }
             }
-            M::Hashes { digest, entries } => self.handle_hashes(now, from, digest, entries),
+            M::Hashes(hashes) => self.handle_hashes(now, from, hashes),
             M::Warm(_) | M::WarmProgress { .. } | M::WarmRefuse { .. } | M::WarmCancel { .. } => {
                 self.with_warming(now, |warming, desk| warming.hear(desk, from, message));
             }
@@ -436,8 +439,8 @@ impl Swarm {
         let from_home = exchange.home() == Some(from);
         match message {
             Message::Refuse { class, .. } => exchange.handle_refused(now, &from, class, mail),
-            Message::Welcome { classes, feeds, .. } => {
-                exchange.handle_welcome(now, from, classes, feeds, mail)
+            Message::Welcome { classes, list, feeds, .. } => {
+                exchange.handle_welcome(now, from, (classes, list), feeds, mail)
             }
             _ if !from_home => {}
             Message::NotHome { home, .. } => exchange.handle_not_home(now, from, home, mail),
@@ -602,10 +605,9 @@ impl Swarm {
         } else {
             return self.inspect(from, digest, wanted);
         };
-        if let Some(list) = list.filter(|_| class < 2 && classes > 1) {
-            let known = list.entries(wanted.unlisted.first..wanted.unlisted.end.min(pieces));
-            let entries = relayed_by(class, classes, known);
-            send_hashes(from, digest, &entries, &mut self.mail);
+        if let Some(list) = list.filter(|_| class == RELAY) {
+            let signed = list.signed(wanted.unlisted);
+            self.mail.extend(signed.into_iter().map(|hashes| (from, Message::Hashes(hashes))));
         }
     }
 
@@ -646,22 +648,16 @@ impl Swarm {
         }
     }
 
-    fn handle_hashes(&mut self, now: Time, from: PeerId, digest: Digest, entries: Vec<Entry>) {
+    /// See [`Message::Hashes`]. The driver has checked that the home has signed them, so it does not matter who sends them.
+    fn handle_hashes(&mut self, now: Time, from: PeerId, hashes: Arc<Hashes>) {
+        let digest = hashes.digest;
         let Some(exchange) = self.exchanges.get_mut(&digest) else { return };
-        let feeds = exchange.feeds().any(|(class, peer)| class < 2 && peer == from);
-        if !feeds && exchange.home() != Some(from) {
-            return;
-        }
-        let (judged, news) = exchange.handle_hashes(now, from, &entries, &mut self.mail);
-        let classes = class_count(piece_count(exchange.size()) as u32);
-        for class in 0..2.min(classes) {
-            let entries = relayed_by(class, classes, news.iter().copied());
-            if entries.is_empty() || classes < 2 {
-                continue;
-            }
-            for reader in self.uploads.readers_of(&digest, class).filter(|r| *r != from) {
-                self.mail.push_back((reader, Message::Hashes { digest, entries: entries.clone() }));
-            }
+        let (roster, former) = (&self.roster, &self.former);
+        let is_home = |peer: &PeerId| may_be_home(&digest, peer, roster, former);
+        let (judged, is_news) = exchange.handle_hashes(now, &hashes, is_home, &mut self.mail);
+        if is_news {
+            let readers = self.uploads.readers_of(&digest, RELAY).filter(|reader| *reader != from);
+            self.mail.extend(readers.map(|reader| (reader, Message::Hashes(Arc::clone(&hashes)))));
         }
         for (piece, from, accepted) in judged {
             match accepted {

@@ -10,6 +10,7 @@ mod streams;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::ids::Digest;
 use crate::limits::RUNS_OF_HAVE_MAX;
@@ -24,7 +25,7 @@ use crate::swarm::home::Mail;
 use crate::swarm::list::{PieceList, Verdict, Via};
 use crate::swarm::pieces::{PieceSet, piece_bytes};
 use crate::time::Time;
-use crate::wire::{ClassFeeds, Complaint, Entry, LeaseEnd, LeaseId, Message, PieceHash, Run};
+use crate::wire::{ClassFeeds, Complaint, Entry, Hashes, LeaseEnd, LeaseId, Message, PieceHash, Run};
 
 /// How the exchange stands with the home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +92,8 @@ pub struct Exchange {
     size: u64,
     have: PieceSet,
     list: PieceList,
+    /// The home that was joined, and the list of it whose hashes count.
+    list_of: Option<(PeerId, u64)>,
     /// Pieces that have arrived and cannot be judged yet, with their senders.
     pending: BTreeMap<u32, (PeerId, PieceHash, Time)>,
     /// Pieces that have arrived and turned out to be of no use before they could be judged.
@@ -133,6 +136,7 @@ impl Exchange {
             size,
             have,
             list: PieceList::new(pieces),
+            list_of: None,
             pending: BTreeMap::new(),
             useless: Vec::new(),
             proof_asked: None,
@@ -236,7 +240,7 @@ impl Exchange {
         &mut self,
         now: Time,
         from: PeerId,
-        classes: u8,
+        (classes, list): (u8, u64),
         feeds: Vec<ClassFeeds>,
         mail: &mut Mail,
     ) {
@@ -256,6 +260,7 @@ impl Exchange {
             }
         }
         self.standing = Standing::Joined;
+        self.list_of = Some((from, list));
         self.was_in_a_book = true;
         // This home has not been told.
         self.is_slow = false;
@@ -325,17 +330,26 @@ impl Exchange {
         self.standing = Standing::Alone(end);
     }
 
-    /// See [`Message::Hashes`]. Answers the pieces that were waiting and are judged now, with their senders and whether
-    /// they count, and the hashes that are news.
+    /// Whose word these hashes are, as far as this node knows; `None` if they are void. Those of a home that was not
+    /// joined count only if it `is_home` all the same.
+    fn vouched(&self, hashes: &Hashes, is_home: impl Fn(&PeerId) -> bool) -> Option<Via> {
+        match self.list_of {
+            Some((home, list)) if home == hashes.home => (list == hashes.list).then_some(Via::Trusted),
+            _ => is_home(&hashes.home).then_some(Via::Other(hashes.home)),
+        }
+    }
+
+    /// See [`Message::Hashes`]. `is_home` tells whether a member may keep the book of this blob. Answers the pieces that
+    /// were waiting and are judged now, with their senders and whether they count; and whether anything is news.
     pub fn handle_hashes(
         &mut self,
         now: Time,
-        from: PeerId,
-        entries: &[Entry],
+        hashes: &Arc<Hashes>,
+        is_home: impl Fn(&PeerId) -> bool,
         mail: &mut Mail,
-    ) -> (Vec<(u32, PeerId, bool)>, Vec<Entry>) {
-        let via = if self.home() == Some(from) { Via::Trusted } else { Via::Relay(from) };
-        let news: Vec<_> = entries.iter().copied().filter(|entry| self.list.set(*entry, via)).collect();
+    ) -> (Vec<(u32, PeerId, bool)>, bool) {
+        let Some(via) = self.vouched(hashes, is_home) else { return (Vec::new(), false) };
+        let news = self.list.take(hashes, via);
         let mut judged = Vec::new();
         for entry in &news {
             let Some((sender, hash, _)) = self.pending.remove(&entry.piece) else { continue };
@@ -344,7 +358,7 @@ impl Exchange {
                 arrival => judged.push((entry.piece, sender, arrival == Arrival::Accepted)),
             }
         }
-        (judged, news)
+        (judged, !news.is_empty())
     }
 
     /// All that was checked against the list is worth nothing.
@@ -353,6 +367,7 @@ impl Exchange {
         self.drop_feeds(mail);
         self.have = PieceSet::new(pieces);
         self.list = PieceList::new(pieces);
+        self.list_of = None;
         self.drop_pending();
         self.leases.clear();
         self.unreported.clear();
@@ -395,7 +410,7 @@ impl Exchange {
                 Arrival::Accepted
             }
             Verdict::Unknown => self.wait_for_hash(now, from, piece, hash),
-            // A relayed hash may itself be the lie: the home's word decides whom to blame.
+            // The word of another home may itself be the lie: that of the joined one decides whom to blame.
             Verdict::Wrong if !self.list.is_trusted(piece) => {
                 self.ask_proof(now, vec![Run { first: piece, end: piece + 1 }], mail);
                 self.wait_for_hash(now, from, piece, hash)

@@ -15,11 +15,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::Digest;
 use crate::limits::{
-    ACCUSERS_MIN, BOOKS_MAX, DRY_MAX, ENTRIES_PER_FRAME_MAX, FEED_SILENCE_MAX, HOLDERS_PER_BLOB_MAX,
+    ACCUSERS_MIN, BOOKS_MAX, DRY_MAX, ENTRIES_PER_FRAME_MAX, ENTRIES_PER_RELAY_MAX, FEED_SILENCE_MAX,
+    HOLDERS_PER_BLOB_MAX,
 };
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
-use crate::swarm::classes::{class_count, class_of, group_count};
+use crate::swarm::classes::{RELAY, class_count};
 use crate::swarm::list::{PieceList, Via};
 use crate::time::Time;
 use crate::wire::{ClassFeeds, Complaint, Entry, Feed, LeaseEnd, LeaseId, Message, Run};
@@ -35,6 +36,7 @@ pub type Mail = VecDeque<(PeerId, Message)>;
 
 /// The book of one blob with members that are receiving it.
 struct Book {
+    me: PeerId,
     digest: Digest,
     size: u64,
     pieces: u32,
@@ -48,8 +50,6 @@ struct Book {
     accusers: BTreeMap<PeerId, BTreeSet<PeerId>>,
     quarantined: BTreeSet<PeerId>,
     census: Option<Census>,
-    /// Members whose relay of hashes also sends them pieces: the home tells them itself.
-    direct: BTreeSet<Node>,
     /// A member that was asked to take the hashes of what it has.
     listing: Option<PeerId>,
     /// Members that wait for the complete list.
@@ -72,8 +72,8 @@ struct Known {
 }
 
 /// All books that this node keeps.
-#[derive(Default)]
 pub struct Home {
+    me: PeerId,
     books: BTreeMap<Digest, Book>,
     known: BTreeMap<Digest, Known>,
 }
@@ -91,6 +91,11 @@ pub struct Joining {
 }
 
 impl Home {
+    /// The books of `me`: none yet.
+    pub fn new(me: PeerId) -> Self {
+        Home { me, books: BTreeMap::new(), known: BTreeMap::new() }
+    }
+
     // ---- getters ----
 
     /// Blobs in whose books somebody is receiving.
@@ -128,9 +133,9 @@ impl Home {
         if !self.books.contains_key(&digest) && self.books.len() >= BOOKS_MAX {
             return mail.push_back((from, Message::Alone { digest, end: LeaseEnd::Denied }));
         }
-        let known = self.known.get(&digest);
+        let (me, known) = (self.me, self.known.get(&digest));
         let book = self.books.entry(digest).or_insert_with(|| {
-            let mut book = Book::new(now, digest, joining.size);
+            let mut book = Book::new(now, me, digest, joining.size);
             if joining.again {
                 book.leases.wait_for_holders(now);
             }
@@ -210,7 +215,7 @@ impl Home {
             book.unlisted.insert(from);
             book.ask_for_list(mail);
         } else {
-            mail.push_back((from, Message::Hashes { digest, entries }));
+            mail.extend(entries.chunks(ENTRIES_PER_RELAY_MAX).map(|part| (from, book.hashes(part.to_vec()))));
         }
     }
 
@@ -318,10 +323,11 @@ impl Home {
 }
 
 impl Book {
-    fn new(now: Time, digest: Digest, size: u64) -> Self {
+    fn new(now: Time, me: PeerId, digest: Digest, size: u64) -> Self {
         let pieces = piece_count(size) as u32;
         let epoch = now.since_origin().as_nanos() as u64;
         Book {
+            me,
             digest,
             size,
             pieces,
@@ -333,7 +339,6 @@ impl Book {
             accusers: BTreeMap::new(),
             quarantined: BTreeSet::new(),
             census: None,
-            direct: BTreeSet::new(),
             listing: None,
             unlisted: BTreeSet::new(),
             reported: now,
@@ -386,9 +391,8 @@ impl Book {
             self.forest.attach_all(node);
         }
         let feeds = (0..self.forest.classes()).filter_map(|class| self.feeds(node, class)).collect();
-        let welcome = Message::Welcome { digest: self.digest, classes: self.forest.classes(), feeds };
-        mail.push_back((from, welcome));
-        self.consider_direct(node, mail);
+        let (digest, classes, list) = (self.digest, self.forest.classes(), self.leases.epoch());
+        mail.push_back((from, Message::Welcome { digest, classes, list, feeds }));
         if self.list.is_complete() {
             self.send_list(from, mail);
         } else if self.forest.has_seeds() {
@@ -420,7 +424,7 @@ impl Book {
                 self.send_list(member, mail);
             }
         } else if !listed {
-            self.spread(&news, mail);
+            self.spread(news, mail);
         }
     }
 
@@ -644,16 +648,13 @@ impl Book {
                 continue;
             }
             by_node.entry(node).or_default().extend(self.feeds(node, class));
-            let relays = class < 2 && self.forest.classes() > 1;
-            if relays && self.forest.parent(node, class) == Parent::Source {
+            if class == RELAY && self.forest.parent(node, class) == Parent::Source && !self.lists_directly() {
                 // A new root has to learn what the one before it was told.
-                let entries = relayed_by(class, self.forest.classes(), self.list.entries(0..self.pieces));
-                send_hashes(self.forest.peer(node), self.digest, &entries, mail);
+                self.send_list(self.forest.peer(node), mail);
             }
         }
         for (node, feeds) in by_node {
             mail.push_back((self.forest.peer(node), Message::Feeds { digest: self.digest, feeds }));
-            self.consider_direct(node, mail);
         }
     }
 
@@ -669,19 +670,4 @@ impl Book {
         };
         Some(ClassFeeds { class, feeds })
     }
-}
-
-/// Sends hashes, in as many frames as they need.
-pub(crate) fn send_hashes(to: PeerId, digest: Digest, entries: &[Entry], mail: &mut Mail) {
-    for entries in entries.chunks(ENTRIES_PER_FRAME_MAX) {
-        mail.push_back((to, Message::Hashes { digest, entries: entries.to_vec() }));
-    }
-}
-
-/// The entries that travel down the tree of a class: that of class 0 carries the hashes of the classes of all other
-/// groups, that of class 1 those of the classes of its own group. Classes of one group have the same members near their
-/// roots, so that their trees are much alike.
-pub(crate) fn relayed_by(class: u8, classes: u8, entries: impl IntoIterator<Item = Entry>) -> Vec<Entry> {
-    let of_group_0 = |e: &Entry| class_of(e.piece, classes).is_multiple_of(group_count(classes));
-    entries.into_iter().filter(|e| of_group_0(e) == (class == 1)).collect()
 }
