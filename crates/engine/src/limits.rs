@@ -136,8 +136,9 @@ pub const LEASE_REGATHER: Duration = Duration::from_millis(50);
 /// Time that lease holders have to tell a home that has taken over what they work on, before it grants anew.
 pub const HOME_RECOVERY: Duration = Duration::from_millis(150);
 
-/// Homes that have signed hashes of one blob, over its whole flight: a home that is lost is followed by the next.
-pub const VOUCHERS_MAX: usize = 16;
+/// Members that vouch for hashes of one blob: for a receiver the homes before the present one, for a home those whose
+/// reports make up the list, which are few more than there are leases.
+pub const VOUCHERS_MAX: usize = 255;
 
 /// Entries of signed hashes that a node keeps to pass them on, for each piece of the blob. A lease holder's reports name
 /// each piece once, and what was lost is told again in parts of [`ENTRIES_PER_RELAY_MAX`]. What is not kept, the home tells.
@@ -146,6 +147,40 @@ pub const SIGNED_ENTRIES_PER_PIECE_MAX: usize = 4;
 /// Hashes that a home signs together when it tells what others know already: few, because relays pass on all of them if
 /// one is news to them; so many that the signature is a fiftieth.
 pub const ENTRIES_PER_RELAY_MAX: usize = 128;
+
+/// Time in which pieces come and none counts before a home is not believed any more: a home that has been told something
+/// wrong has put it right by then.
+pub const LIST_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Pieces that must have come in that time and not matched: a single one says more of its sender.
+pub const REFUSED_PIECES_MIN: u32 = 2;
+
+/// Homes that a receiver stops to believe before it goes straight to upstream: with one home that lies, the next one
+/// helps.
+pub const HOMES_DOUBTED_MAX: usize = 1;
+
+/// Times a home puts the list of a blob right, reporters being shut out each time, before everybody has to see for
+/// themselves.
+pub const LIST_REPAIRS_MAX: u32 = 4;
+
+/// Complaints about wrong bytes after which pieces are fetched again, for one blob. Each root of a class has one or two
+/// when the list is wrong.
+pub const WRONG_REFETCHES_MAX: u32 = 128;
+
+/// How long those who have told something wrong of a blob are remembered by its home.
+pub const DISTRUST_TIME: Duration = Duration::from_secs(10 * 60);
+
+/// Blobs of which somebody has told something wrong, that are remembered.
+pub const DISTRUSTS_MAX: usize = 256;
+
+/// Attempts of a node to receive a blob from members that end with wrong bytes before it fetches the blob itself.
+pub const SPOILED_MAX: u32 = 2;
+
+/// How long such attempts are remembered.
+pub const SPOILED_TIME: Duration = Duration::from_secs(5 * 60);
+
+/// Blobs with such attempts that are remembered.
+pub const SPOILED_BLOBS_MAX: usize = 256;
 
 /// Members that have left the list of members, and whose word as homes still counts: what they have signed is with those
 /// that they fed.

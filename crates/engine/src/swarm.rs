@@ -15,6 +15,8 @@ pub mod warm;
 mod announce;
 mod parts;
 mod received;
+mod seeds;
+mod spoiled;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -22,22 +24,24 @@ use std::sync::Arc;
 use crate::homes::homes;
 use crate::ids::{Digest, WarmSetId};
 use crate::io::Output;
-use crate::limits::{AHEAD_ROWS_MAX, INSPECTIONS_MAX, MEMBERS_WAIT, SEEDS_MAX};
+use crate::limits::{AHEAD_ROWS_MAX, MEMBERS_WAIT};
 use crate::name::Scope;
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
 use crate::ranges::ByteRanges;
 use crate::time::Time;
-use crate::wire::{Entry, Hashes, LeaseEnd, LeaseId, Message, PieceHash, Refusal, Run, WarmFault};
+use crate::wire::{Hashes, LeaseEnd, Message, PieceHash, Refusal, Run, WarmFault};
 
 use announce::Announcements;
 use classes::{RELAY, class_count};
 use exchange::{Arrival, Exchange, Standing};
 use home::{Home, Joining, Mail};
-use list::{PieceList, Via};
+use list::PieceList;
 use parts::{FormerMembers, discard, living_homes, may_be_home, received as received_bytes};
 use pieces::{PieceSet, piece_bytes};
 use received::Received;
+use seeds::Seed;
+use spoiled::Spoiled;
 use upload::{UploadId, Uploads};
 use warm::{Asked, Desk, Warming};
 
@@ -56,13 +60,6 @@ pub enum Event {
     Warm(Digest, u64, Scope),
     /// No warm set wants the blob any more.
     Unwarm(Digest),
-}
-
-/// A blob that is whole on this node and that others are fed with.
-struct Seed {
-    size: u64,
-    list: Option<PieceList>,
-    used: u64,
 }
 
 /// What a stream is opened for, see [`Message::Subscribe`].
@@ -91,6 +88,7 @@ pub struct Swarm {
     /// Members that could not be reached since the list last changed.
     gone: BTreeSet<PeerId>,
     former: FormerMembers,
+    spoiled: Spoiled,
     /// Until when a node without members waits for some.
     alone_until: Option<Time>,
     /// Whether that time has passed.
@@ -118,6 +116,7 @@ impl Swarm {
             listing: BTreeMap::new(),
             gone: BTreeSet::new(),
             former: FormerMembers::default(),
+            spoiled: Spoiled::default(),
             alone_until: None,
             waited: false,
             announcements: Announcements::default(),
@@ -201,7 +200,10 @@ impl Swarm {
     /// A flight is ready to receive.
     pub fn begin(&mut self, now: Time, digest: Digest, size: u64, have: &ByteRanges) {
         let have = PieceSet::of_bytes(size, have);
-        let homes = living_homes(&digest, &self.roster, &self.gone);
+        let homes = match self.spoiled.is_alone(now, &digest) {
+            true => Vec::new(),
+            false => living_homes(&digest, &self.roster, &self.gone),
+        };
         let exchange = Exchange::new(now, self.me, (digest, size), have, homes, &mut self.mail);
         if let Standing::Alone(end) = exchange.standing() {
             self.events.push_back(Event::Alone(digest, end));
@@ -236,11 +238,12 @@ impl Swarm {
     }
 
     /// The whole digest does not match although every piece matched the list.
-    pub fn mismatch(&mut self, digest: &Digest) {
+    pub fn mismatch(&mut self, now: Time, digest: &Digest) {
         let Some(mut exchange) = self.exchanges.remove(digest) else { return };
         exchange.finish(&mut self.mail);
         discard(*digest, &mut exchange, &mut self.effects);
         if let Some(home) = exchange.home() {
+            self.spoiled.add(now, *digest);
             self.mail.push_back((home, Message::Mismatch { digest: *digest }));
         }
         self.refuse_readers(digest);
@@ -458,6 +461,7 @@ impl Swarm {
                 self.events.push_back(Event::Alone(digest, end));
             }
             Message::Restart { .. } => {
+                self.spoiled.add(now, digest);
                 exchange.handle_restart(now, mail);
                 discard(digest, exchange, &mut self.effects);
                 self.events.push_back(Event::Restarted(digest));
@@ -500,32 +504,6 @@ impl Swarm {
         self.uploads.sent(now, upload);
     }
 
-    /// The store has been asked for a blob; answers [`Output::Inspect`].
-    pub fn inspected(&mut self, digest: Digest, size: Option<u64>) {
-        let waiting = self.inspecting.remove(&digest).unwrap_or_default();
-        if let Some(size) = size {
-            self.seed(digest, size, None);
-        }
-        for (to, wanted) in waiting {
-            match size == Some(wanted.size) {
-                true => self.handle_subscribe(to, digest, wanted),
-                false => self.refuse(to, digest, wanted.class, Refusal::Unknown),
-            }
-        }
-    }
-
-    /// The hashes of a stored blob's pieces; answers [`Output::List`].
-    pub fn listed(&mut self, digest: Digest, found: Option<(u64, Vec<PieceHash>)>) {
-        let waiting = self.listing.remove(&digest).unwrap_or_default();
-        let Some((size, hashes)) = found else { return };
-        let mut list = PieceList::new(piece_count(size) as u32);
-        for (piece, hash) in (0..).zip(hashes) {
-            list.set(Entry { piece, hash }, Via::Trusted);
-        }
-        self.seed(digest, size, Some(list));
-        waiting.into_iter().for_each(|to| self.tell_list(to, digest));
-    }
-
     // ---- what follows ----
 
     /// Time has passed.
@@ -535,7 +513,11 @@ impl Swarm {
             if exchange.next_wakeup().is_none_or(|at| at > now) {
                 continue;
             }
+            let leases = exchange.leases().count();
             exchange.advance(now, || living_homes(digest, roster, gone), mail);
+            if exchange.leases().count() < leases {
+                self.events.push_back(Event::Leases(*digest));
+            }
             if let Standing::Alone(end) = exchange.standing() {
                 self.events.push_back(Event::Alone(*digest, end));
             }
@@ -611,43 +593,6 @@ impl Swarm {
         }
     }
 
-    fn inspect(&mut self, from: PeerId, digest: Digest, wanted: Wanted) {
-        let waiting: usize = self.inspecting.values().map(Vec::len).sum();
-        if waiting >= INSPECTIONS_MAX {
-            return self.refuse(from, digest, wanted.class, Refusal::Busy);
-        }
-        // An entry stays until the store has answered, although all may have gone who wait for it.
-        if !self.inspecting.contains_key(&digest) {
-            self.effects.push_back(Output::Inspect { digest });
-        }
-        self.inspecting.entry(digest).or_default().push((from, wanted));
-    }
-
-    /// The home wants the hashes of a blob that this node has.
-    fn handle_list(&mut self, from: PeerId, digest: Digest) {
-        if self.seeds.get(&digest).is_some_and(|seed| seed.list.is_some()) {
-            return self.tell_list(from, digest);
-        }
-        let exchange = self.exchanges.get(&digest);
-        if exchange.is_none() && self.listing.len() < INSPECTIONS_MAX {
-            let waiting = self.listing.entry(digest).or_default();
-            if waiting.is_empty() {
-                self.effects.push_back(Output::List { digest });
-            }
-            waiting.insert(from);
-        }
-    }
-
-    fn tell_list(&mut self, to: PeerId, digest: Digest) {
-        let Some(list) = self.seeds.get(&digest).and_then(|seed| seed.list.as_ref()) else { return };
-        let pieces = piece_count(self.seeds[&digest].size) as u32;
-        let lease = LeaseId { epoch: 0, number: 0 };
-        for entries in list.entries(0..pieces).chunks(crate::limits::ENTRIES_PER_FRAME_MAX) {
-            self.mail
-                .push_back((to, Message::Report { digest, lease, entries: entries.to_vec(), busy: false }));
-        }
-    }
-
     /// See [`Message::Hashes`]. The driver has checked that the home has signed them, so it does not matter who sends them.
     fn handle_hashes(&mut self, now: Time, from: PeerId, hashes: Arc<Hashes>) {
         let digest = hashes.digest;
@@ -674,17 +619,6 @@ impl Swarm {
     fn refuse_readers(&mut self, digest: &Digest) {
         for (to, class) in self.uploads.withdraw(digest) {
             self.refuse(to, *digest, class, Refusal::Unknown);
-        }
-    }
-
-    fn seed(&mut self, digest: Digest, size: u64, list: Option<PieceList>) {
-        self.uses += 1;
-        self.seeds.insert(digest, Seed { size, list, used: self.uses });
-        if self.seeds.len() > SEEDS_MAX {
-            let idle = self.seeds.iter().filter(|(d, _)| !self.uploads.serves(d)).min_by_key(|(_, s)| s.used);
-            if let Some(oldest) = idle.map(|(digest, _)| *digest) {
-                self.seeds.remove(&oldest);
-            }
         }
     }
 }

@@ -18,11 +18,17 @@ use crate::wire::{Entry, Hashes, PieceHash, Run};
 /// Who vouches for a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
-    /// This node has taken it, or the home that it has joined has signed it.
-    Trusted,
-    /// Another home of the blob has signed it.
+    /// This node: it has taken the hash itself, of what it fetched or has.
+    Own,
+    /// The home that it has joined.
+    Home,
+    /// Somebody else: for a receiver another home of the blob, for a home the member that has reported it.
     Other(PeerId),
 }
+
+/// The places of the first two in a list's vouchers.
+const OWN: u8 = 0;
+const HOME: u8 = 1;
 
 /// What the list says of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +48,7 @@ pub struct PieceList {
     hashes: Vec<PieceHash>,
     /// For each hash, an index into `vouchers`.
     via: Vec<u8>,
-    /// The first stands for what is trusted.
+    /// The first two stand for this node and for the home.
     vouchers: Vec<Option<PeerId>>,
     signed: Vec<Arc<Hashes>>,
     /// Entries in `signed`.
@@ -56,7 +62,7 @@ impl PieceList {
             known: PieceSet::new(pieces),
             hashes: vec![PieceHash([0; 32]); pieces as usize],
             via: vec![0; pieces as usize],
-            vouchers: vec![None],
+            vouchers: vec![None, None],
             signed: Vec::new(),
             signed_entries: 0,
         }
@@ -83,17 +89,19 @@ impl PieceList {
         pieces.filter_map(|piece| self.get(piece).map(|hash| Entry { piece, hash })).collect()
     }
 
-    /// Takes in a hash; tells whether that is news. What is trusted is never replaced by the word of others.
+    /// Takes in a hash; tells whether that is news. A word counts more than those behind it in [`Via`], and of two that
+    /// count the same the first stands.
     pub fn set(&mut self, entry: Entry, via: Via) -> bool {
         if entry.piece >= self.known.total() {
             return false;
         }
         let at = entry.piece as usize;
         let news = self.known.insert(entry.piece);
-        let better = via == Via::Trusted && self.via[at] != 0;
+        let voucher = self.voucher(via);
+        let better = !news && voucher.min(HOME + 1) < self.via[at].min(HOME + 1);
         if news || better {
             self.hashes[at] = entry.hash;
-            self.via[at] = self.voucher(via);
+            self.via[at] = voucher;
         }
         news || better
     }
@@ -136,11 +144,40 @@ impl PieceList {
 
     /// Whether a hash is vouched for by the home that was joined, or by this node.
     pub fn is_trusted(&self, piece: u32) -> bool {
-        self.known.contains(piece) && self.via[piece as usize] == 0
+        self.known.contains(piece) && self.via[piece as usize] <= HOME
+    }
+
+    /// Who else vouches for another hash of this piece.
+    pub fn contradicted(&self, entry: &Entry) -> Option<PeerId> {
+        let differs = self.get(entry.piece).is_some_and(|hash| hash != entry.hash);
+        differs.then(|| self.vouchers[usize::from(self.via[entry.piece as usize])]).flatten()
+    }
+
+    /// Forgets what a member vouches for; answers the pieces.
+    pub fn forget(&mut self, voucher: &PeerId) -> Vec<u32> {
+        let Some(at) = self.vouchers.iter().position(|v| *v == Some(*voucher)) else { return Vec::new() };
+        let of = |piece: &u32| self.known.contains(*piece) && usize::from(self.via[*piece as usize]) == at;
+        let pieces: Vec<_> = (0..self.known.total()).filter(of).collect();
+        pieces.iter().for_each(|piece| _ = self.known.remove(*piece));
+        pieces
+    }
+
+    /// Forgets everything but what this node has taken itself.
+    pub fn forget_others(&mut self) {
+        for piece in 0..self.known.total() {
+            if self.via[piece as usize] != OWN {
+                self.known.remove(piece);
+            }
+        }
+        (self.signed, self.signed_entries) = (Vec::new(), 0);
     }
 
     fn voucher(&mut self, via: Via) -> u8 {
-        let Via::Other(peer) = via else { return 0 };
+        let peer = match via {
+            Via::Own => return OWN,
+            Via::Home => return HOME,
+            Via::Other(peer) => peer,
+        };
         let at = self.vouchers.iter().position(|v| *v == Some(peer)).unwrap_or_else(|| {
             if self.vouchers.len() < VOUCHERS_MAX {
                 self.vouchers.push(Some(peer));
@@ -168,10 +205,28 @@ mod tests {
         assert_eq!(list.judge(0, wrong, &a), Verdict::Wrong);
         assert_eq!(list.judge(0, right, &b), Verdict::Unknown, "the sender vouches for itself");
         assert!(!list.set(entry(0, wrong), Via::Other(a)), "the first word stands");
-        assert!(list.set(entry(0, wrong), Via::Trusted), "unless the home speaks");
+        assert!(list.set(entry(0, wrong), Via::Home), "unless the home speaks");
         assert_eq!(list.judge(0, right, &b), Verdict::Wrong);
         assert!(!list.set(entry(0, right), Via::Other(b)));
-        assert!(!list.set(entry(4, right), Via::Trusted), "there is no such piece");
+        assert!(!list.set(entry(4, right), Via::Home), "there is no such piece");
+        assert!(list.set(entry(0, right), Via::Own), "its own eyes count most");
+        assert!(!list.set(entry(0, wrong), Via::Home));
+    }
+
+    #[test]
+    fn what_a_member_vouches_for_can_be_forgotten() {
+        let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
+        let entry = |piece, byte| Entry { piece, hash: PieceHash([byte; 32]) };
+        let mut list = PieceList::new(4);
+        let vias = [Via::Other(a), Via::Other(b), Via::Other(a), Via::Own];
+        (0..4).zip(vias).for_each(|(piece, via)| _ = list.set(entry(piece, 7), via));
+        assert_eq!(list.contradicted(&entry(0, 7)), None);
+        assert_eq!(list.contradicted(&entry(0, 8)), Some(a));
+        assert_eq!(list.contradicted(&entry(3, 8)), None, "nobody else");
+        assert_eq!(list.forget(&a), [0, 2]);
+        assert_eq!((list.get(0), list.get(1)), (None, Some(PieceHash([7; 32]))));
+        list.forget_others();
+        assert_eq!(list.entries(0..4), [entry(3, 7)]);
     }
 
     #[test]
@@ -187,16 +242,16 @@ mod tests {
         };
         let mut list = PieceList::new(8);
         let (a, b, all) = (signed(0..2, 7), signed(2..4, 7), signed(0..8, 7));
-        assert_eq!(list.take(&a, Via::Trusted), a.entries);
-        assert_eq!(list.take(&a, Via::Trusted), []);
-        assert_eq!(list.take(&b, Via::Trusted), b.entries);
+        assert_eq!(list.take(&a, Via::Home), a.entries);
+        assert_eq!(list.take(&a, Via::Home), []);
+        assert_eq!(list.take(&b, Via::Home), b.entries);
         assert_eq!(list.signed(Run { first: 1, end: 3 }), [a.clone(), b.clone()]);
         assert_eq!(list.signed(Run { first: 2, end: 8 }), [b]);
-        assert_eq!(list.take(&all, Via::Trusted), all.entries[4..]);
+        assert_eq!(list.take(&all, Via::Home), all.entries[4..]);
         assert_eq!(list.signed(Run { first: 0, end: 8 }), [all], "it says everything");
         // Of one piece each time, and all are sent along: no more than so many are kept.
         let mut list = PieceList::new(64);
-        (0..64).for_each(|piece| _ = list.take(&signed(0..piece + 1, 7), Via::Trusted));
+        (0..64).for_each(|piece| _ = list.take(&signed(0..piece + 1, 7), Via::Home));
         assert!(list.signed_entries <= SIGNED_ENTRIES_PER_PIECE_MAX * 64);
         assert!(list.is_complete());
     }

@@ -1,11 +1,12 @@
 //! When a feed is complained about, and what becomes of pieces that wait for their hashes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::ids::Algorithm;
 use crate::limits::{ALL_SILENT_MAX, FEED_SILENCE_MAX};
-use crate::wire::Feed;
+use crate::wire::{Feed, Hashes};
 
 const PIECES: u32 = 16;
 const HOME: PeerId = PeerId([1; 32]);

@@ -120,11 +120,6 @@ impl Leases {
         }
     }
 
-    /// Name of this life of the book.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
     /// The leases that are worked on.
     pub fn active(&self) -> impl Iterator<Item = (&LeaseId, &Active)> {
         self.active.iter()

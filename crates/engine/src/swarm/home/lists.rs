@@ -60,7 +60,7 @@ impl Book {
 
     /// Hashes in the words of the wire; the driver signs them.
     pub(super) fn hashes(&self, entries: Vec<Entry>) -> Message {
-        let (digest, home, list) = (self.digest, self.me, self.leases.epoch());
+        let (digest, home, list) = (self.digest, self.me, self.list_number);
         Message::Hashes(Arc::new(Hashes { digest, home, list, entries, signature: Signature::default() }))
     }
 
@@ -68,6 +68,13 @@ impl Book {
     pub(super) fn send_list(&self, to: PeerId, mail: &mut Mail) {
         let entries = self.list.entries(0..self.pieces);
         mail.extend(entries.chunks(ENTRIES_PER_RELAY_MAX).map(|part| (to, self.hashes(part.to_vec()))));
+    }
+
+    /// The same to all whom hashes are told, after the list has begun anew.
+    pub(super) fn spread_all(&mut self, mail: &mut Mail) {
+        for part in self.list.entries(0..self.pieces).chunks(ENTRIES_PER_RELAY_MAX) {
+            self.spread(part.to_vec(), mail);
+        }
     }
 
     /// Whether the home tells each member all hashes itself.
@@ -78,9 +85,10 @@ impl Book {
     /// Somebody has the blob and nobody has its list: one of those who have it takes the hashes.
     pub(super) fn ask_for_list(&mut self, mail: &mut Mail) {
         if self.listing.is_none()
-            && let Some(seed) = self.forest.seeds().find(|s| !self.quarantined.contains(s))
+            && let Some(seed) = self.forest.seeds().find(|s| !self.distrusted.contains(s))
         {
             self.listing = Some(seed);
+            self.reporters.insert(seed);
             mail.push_back((seed, Message::List { digest: self.digest }));
         }
     }
