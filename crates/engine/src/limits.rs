@@ -260,6 +260,26 @@ pub const ENDGAME_PIECES: u32 = 2;
 /// Time for which announcements are gathered.
 pub const ANNOUNCE_AGE_MAX: Duration = Duration::from_secs(1);
 
+/// Time without a change of the list of members before what is stored is announced to those who have become homes:
+/// members that join together are one change.
+pub const SWEEP_AFTER: Duration = Duration::from_secs(5);
+
+/// The same at most, when members come and go all the time.
+pub const SWEEP_AFTER_MAX: Duration = Duration::from_secs(30);
+
+/// What is added to it at most; each node has its own.
+pub const SWEEP_JITTER_MAX: Duration = Duration::from_secs(10);
+
+/// Pause between two parts of such a look through the store.
+pub const SWEEP_PAUSE: Duration = Duration::from_millis(100);
+
+/// Weights of members that are computed for one part, twice: some milliseconds. With 1,000 members 100,000 blobs are
+/// looked through in twenty seconds.
+pub const SWEEP_WEIGHTS_MAX: usize = 500_000;
+
+/// Blobs of one part at most.
+pub const SWEEP_BLOBS_MAX: usize = 1024;
+
 /// Blobs in one announcement: 320 KiB.
 pub const ANNOUNCE_BLOBS_MAX: usize = 8192;
 

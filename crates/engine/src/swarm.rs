@@ -119,7 +119,7 @@ impl Swarm {
             spoiled: Spoiled::default(),
             alone_until: None,
             waited: false,
-            announcements: Announcements::default(),
+            announcements: Announcements::new(me),
             received: Received::new(link),
             warming: Warming::new(me),
             mail: Mail::new(),
@@ -270,9 +270,7 @@ impl Swarm {
 
     /// A blob is in the store: the homes shall know.
     pub fn announce(&mut self, now: Time, digest: Digest, size: u64) {
-        let homes = homes(&digest, &self.roster);
-        self.announcements.add(now, homes.iter().filter(|h| *h != self.me), digest, size);
-        if homes.contains(&self.me) {
+        if self.announcements.add(now, &self.roster, digest, size) {
             self.home.announce(self.me, digest, size);
         }
     }
@@ -341,6 +339,7 @@ impl Swarm {
         let before = std::mem::replace(&mut self.roster, roster);
         self.gone.clear();
         self.former.changed(&before, &self.roster);
+        self.announcements.roster_changed(now, &self.roster);
         let gone: Vec<_> =
             before.iter().map(|m| m.peer).filter(|p| *p != self.me && !self.roster.contains(p)).collect();
         for peer in gone {
@@ -515,6 +514,7 @@ impl Swarm {
             }
             let leases = exchange.leases().count();
             exchange.advance(now, || living_homes(digest, roster, gone), mail);
+            discard(*digest, exchange, &mut self.effects);
             if exchange.leases().count() < leases {
                 self.events.push_back(Event::Leases(*digest));
             }
@@ -523,7 +523,9 @@ impl Swarm {
             }
         }
         self.home.advance(now, mail);
-        self.announcements.flush(now, mail);
+        for (digest, size) in self.announcements.advance(now, &self.roster, mail) {
+            self.home.announce(self.me, digest, size);
+        }
         self.with_warming(now, |warming, desk| warming.advance(desk));
     }
 
