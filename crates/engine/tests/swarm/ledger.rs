@@ -17,6 +17,8 @@ pub struct Ledger {
     faults: BTreeMap<BlobNo, Vec<SourceFault>>,
     /// Blobs of which some list of hashes may be wrong.
     suspect: BTreeSet<BlobNo>,
+    /// Nodes that have passed on hashes that nobody has signed.
+    forgers: BTreeSet<NodeNo>,
     mismatched: BTreeSet<BlobNo>,
     wrong_upstream: BTreeSet<NodeNo>,
     /// Leases that have been taken back, that their holder or home may not know of, or that cover pieces that were
@@ -91,6 +93,10 @@ impl Ledger {
         self.suspect.insert(blob);
     }
 
+    pub fn has_lied_of_hashes(&self, node: NodeNo) -> bool {
+        self.forgers.contains(&node)
+    }
+
     pub fn lost_message(&mut self, to: NodeNo, message: &Message) {
         self.unreachable.insert(to);
         if let Message::Report { lease, .. } | Message::Over { lease, .. } | Message::Lease { lease, .. } =
@@ -108,6 +114,7 @@ impl Cluster {
         match &mut message {
             Message::Hashes(hashes) if lies.contains(&Lie::Relay) => {
                 let blob = self.number(hashes.digest);
+                self.ledger.forgers.insert(node);
                 let me = self.nodes[node].peer();
                 let hashes = Arc::make_mut(hashes);
                 hashes.entries.iter_mut().for_each(|e| e.hash = hash(blob, e.piece, true));
