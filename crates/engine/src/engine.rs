@@ -439,7 +439,7 @@ fn follow(flight: &mut Flight, swarm: &mut Swarm, now: Time, out: &mut VecDeque<
         swarm.fetch_failed(&digest, if denied { LeaseEnd::Denied } else { LeaseEnd::Failed });
     }
     match flight.phase() {
-        _ if flight.take_mismatch() => swarm.mismatch(&digest),
+        _ if flight.take_mismatch() => swarm.mismatch(now, &digest),
         Phase::Over if flight.is_stored() => swarm.complete(now, digest, flight.size().unwrap_or(0)),
         Phase::Ending | Phase::Shutting | Phase::Over => swarm.abandon(&digest),
         _ => {}

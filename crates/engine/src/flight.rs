@@ -15,7 +15,7 @@ use crate::demand::Part;
 use crate::fault::{LocalFault, SourceFault};
 use crate::ids::{Digest, FetchId, TicketId};
 use crate::io::{Found, Outcome, Output, PullFault};
-use crate::limits::SCOPES_PER_FLIGHT_MAX;
+use crate::limits::{RESTARTS_MAX, SCOPES_PER_FLIGHT_MAX, SPOILED_MAX};
 use crate::name::{Registry, Scope};
 use crate::ranges::ByteRanges;
 use crate::time::Time;
@@ -119,6 +119,8 @@ pub struct Flight {
     under_way: bool,
     retry_at: Option<Time>,
     restarts: u32,
+    /// Attempts with members that ended with wrong bytes.
+    spoiled: u32,
     unsaved: u64,
     unsaved_since: Option<Time>,
     checkpointing: bool,
@@ -159,6 +161,7 @@ impl Flight {
             under_way: false,
             retry_at: None,
             restarts: 0,
+            spoiled: 0,
             unsaved: 0,
             unsaved_since: None,
             checkpointing: false,
@@ -370,7 +373,7 @@ impl Flight {
         self.scopes = old.scopes;
         // What the tickets of the old life wanted has ended with them.
         self.whole_wanted = old.wanted_again;
-        self.restarts = old.restarts;
+        (self.restarts, self.spoiled) = (old.restarts, old.spoiled);
         self.trusts_hint = old.trusts_hint;
         self.draining = old.draining;
     }
@@ -413,8 +416,12 @@ impl Flight {
     /// The bytes were wrong. Clients that have received some of them are cut short of the last piece; those that have
     /// none yet wait for a second try.
     pub(super) fn start_over(&mut self, out: &mut VecDeque<Output>) {
-        let again = self.restarts < crate::limits::RESTARTS_MAX && !self.draining;
-        self.restarts += 1;
+        let (attempts, most) = match self.is_shared() {
+            true => (&mut self.spoiled, SPOILED_MAX),
+            false => (&mut self.restarts, RESTARTS_MAX),
+        };
+        let again = *attempts < most && !self.draining;
+        *attempts += 1;
         // A manifest may have lied about the size; the source is asked from now on.
         self.trusts_hint = false;
         self.result = Some(Err(WarmFault::WrongContent));

@@ -136,8 +136,55 @@ pub const LEASE_REGATHER: Duration = Duration::from_millis(50);
 /// Time that lease holders have to tell a home that has taken over what they work on, before it grants anew.
 pub const HOME_RECOVERY: Duration = Duration::from_millis(150);
 
-/// Members that relay hashes of one blob to this node, over its whole flight.
-pub const RELAYS_MAX: usize = 64;
+/// Members that vouch for hashes of one blob: for a receiver the homes before the present one, for a home those whose
+/// reports make up the list, which are few more than there are leases.
+pub const VOUCHERS_MAX: usize = 255;
+
+/// Entries of signed hashes that a node keeps to pass them on, for each piece of the blob. A lease holder's reports name
+/// each piece once, and what was lost is told again in parts of [`ENTRIES_PER_RELAY_MAX`]. What is not kept, the home tells.
+pub const SIGNED_ENTRIES_PER_PIECE_MAX: usize = 4;
+
+/// Hashes that a home signs together when it tells what others know already: few, because relays pass on all of them if
+/// one is news to them; so many that the signature is a fiftieth.
+pub const ENTRIES_PER_RELAY_MAX: usize = 128;
+
+/// Time in which pieces come and none counts before a home is not believed any more: a home that has been told something
+/// wrong has put it right by then.
+pub const LIST_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Pieces that must have come in that time and not matched: a single one says more of its sender.
+pub const REFUSED_PIECES_MIN: u32 = 2;
+
+/// Homes that a receiver stops to believe before it goes straight to upstream: with one home that lies, the next one
+/// helps.
+pub const HOMES_DOUBTED_MAX: usize = 1;
+
+/// Times a home puts the list of a blob right, reporters being shut out each time, before everybody has to see for
+/// themselves.
+pub const LIST_REPAIRS_MAX: u32 = 4;
+
+/// Complaints about wrong bytes after which pieces are fetched again, for one blob. Each root of a class has one or two
+/// when the list is wrong.
+pub const WRONG_REFETCHES_MAX: u32 = 128;
+
+/// How long those who have told something wrong of a blob are remembered by its home.
+pub const DISTRUST_TIME: Duration = Duration::from_secs(10 * 60);
+
+/// Blobs of which somebody has told something wrong, that are remembered.
+pub const DISTRUSTS_MAX: usize = 256;
+
+/// Attempts of a node to receive a blob from members that end with wrong bytes before it fetches the blob itself.
+pub const SPOILED_MAX: u32 = 2;
+
+/// How long such attempts are remembered.
+pub const SPOILED_TIME: Duration = Duration::from_secs(5 * 60);
+
+/// Blobs with such attempts that are remembered.
+pub const SPOILED_BLOBS_MAX: usize = 256;
+
+/// Members that have left the list of members, and whose word as homes still counts: what they have signed is with those
+/// that they fed.
+pub const FORMER_HOMES_MAX: usize = 64;
 
 /// Streams to other members that are open at a time: those of some hundred blobs.
 pub const SUBSCRIPTIONS_MAX: usize = 4096;
@@ -212,6 +259,26 @@ pub const ENDGAME_PIECES: u32 = 2;
 
 /// Time for which announcements are gathered.
 pub const ANNOUNCE_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Time without a change of the list of members before what is stored is announced to those who have become homes:
+/// members that join together are one change.
+pub const SWEEP_AFTER: Duration = Duration::from_secs(5);
+
+/// The same at most, when members come and go all the time.
+pub const SWEEP_AFTER_MAX: Duration = Duration::from_secs(30);
+
+/// What is added to it at most; each node has its own.
+pub const SWEEP_JITTER_MAX: Duration = Duration::from_secs(10);
+
+/// Pause between two parts of such a look through the store.
+pub const SWEEP_PAUSE: Duration = Duration::from_millis(100);
+
+/// Weights of members that are computed for one part, twice: some milliseconds. With 1,000 members 100,000 blobs are
+/// looked through in twenty seconds.
+pub const SWEEP_WEIGHTS_MAX: usize = 500_000;
+
+/// Blobs of one part at most.
+pub const SWEEP_BLOBS_MAX: usize = 1024;
 
 /// Blobs in one announcement: 320 KiB.
 pub const ANNOUNCE_BLOBS_MAX: usize = 8192;
@@ -343,7 +410,7 @@ pub const ALONE_PAUSE_PER_MEMBER: Duration = Duration::from_millis(10);
 /// The longest such pause: a client's patience ends too.
 pub const ALONE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// Members up to which a home sends each hash to each of them itself.
+/// Members up to which a home sends each hash to each of them itself: one hop, and no relay that may fail.
 pub const LISTED_DIRECTLY_MAX: usize = 64;
 
 /// Share of a class by which it may lag before its feed is given up although it has nothing to send: those above it have

@@ -15,6 +15,8 @@ pub mod warm;
 mod announce;
 mod parts;
 mod received;
+mod seeds;
+mod spoiled;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -22,22 +24,24 @@ use std::sync::Arc;
 use crate::homes::homes;
 use crate::ids::{Digest, WarmSetId};
 use crate::io::Output;
-use crate::limits::{AHEAD_ROWS_MAX, INSPECTIONS_MAX, MEMBERS_WAIT, SEEDS_MAX};
+use crate::limits::{AHEAD_ROWS_MAX, MEMBERS_WAIT};
 use crate::name::Scope;
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
 use crate::ranges::ByteRanges;
 use crate::time::Time;
-use crate::wire::{Entry, LeaseEnd, LeaseId, Message, PieceHash, Refusal, Run, WarmFault};
+use crate::wire::{Hashes, LeaseEnd, Message, PieceHash, Refusal, Run, WarmFault};
 
 use announce::Announcements;
-use classes::class_count;
+use classes::{RELAY, class_count};
 use exchange::{Arrival, Exchange, Standing};
-use home::{Home, Joining, Mail, relayed_by, send_hashes};
-use list::{PieceList, Via};
-use parts::{discard, living_homes, received as received_bytes};
+use home::{Home, Joining, Mail};
+use list::PieceList;
+use parts::{FormerMembers, discard, living_homes, may_be_home, received as received_bytes};
 use pieces::{PieceSet, piece_bytes};
 use received::Received;
+use seeds::Seed;
+use spoiled::Spoiled;
 use upload::{UploadId, Uploads};
 use warm::{Asked, Desk, Warming};
 
@@ -56,13 +60,6 @@ pub enum Event {
     Warm(Digest, u64, Scope),
     /// No warm set wants the blob any more.
     Unwarm(Digest),
-}
-
-/// A blob that is whole on this node and that others are fed with.
-struct Seed {
-    size: u64,
-    list: Option<PieceList>,
-    used: u64,
 }
 
 /// What a stream is opened for, see [`Message::Subscribe`].
@@ -90,6 +87,8 @@ pub struct Swarm {
     listing: BTreeMap<Digest, BTreeSet<PeerId>>,
     /// Members that could not be reached since the list last changed.
     gone: BTreeSet<PeerId>,
+    former: FormerMembers,
+    spoiled: Spoiled,
     /// Until when a node without members waits for some.
     alone_until: Option<Time>,
     /// Whether that time has passed.
@@ -108,7 +107,7 @@ impl Swarm {
         Swarm {
             me,
             roster: Arc::default(),
-            home: Home::default(),
+            home: Home::new(me),
             exchanges: BTreeMap::new(),
             uploads: Uploads::default(),
             seeds: BTreeMap::new(),
@@ -116,9 +115,11 @@ impl Swarm {
             inspecting: BTreeMap::new(),
             listing: BTreeMap::new(),
             gone: BTreeSet::new(),
+            former: FormerMembers::default(),
+            spoiled: Spoiled::default(),
             alone_until: None,
             waited: false,
-            announcements: Announcements::default(),
+            announcements: Announcements::new(me),
             received: Received::new(link),
             warming: Warming::new(me),
             mail: Mail::new(),
@@ -199,7 +200,10 @@ impl Swarm {
     /// A flight is ready to receive.
     pub fn begin(&mut self, now: Time, digest: Digest, size: u64, have: &ByteRanges) {
         let have = PieceSet::of_bytes(size, have);
-        let homes = living_homes(&digest, &self.roster, &self.gone);
+        let homes = match self.spoiled.is_alone(now, &digest) {
+            true => Vec::new(),
+            false => living_homes(&digest, &self.roster, &self.gone),
+        };
         let exchange = Exchange::new(now, self.me, (digest, size), have, homes, &mut self.mail);
         if let Standing::Alone(end) = exchange.standing() {
             self.events.push_back(Event::Alone(digest, end));
@@ -234,11 +238,12 @@ impl Swarm {
     }
 
     /// The whole digest does not match although every piece matched the list.
-    pub fn mismatch(&mut self, digest: &Digest) {
+    pub fn mismatch(&mut self, now: Time, digest: &Digest) {
         let Some(mut exchange) = self.exchanges.remove(digest) else { return };
         exchange.finish(&mut self.mail);
         discard(*digest, &mut exchange, &mut self.effects);
         if let Some(home) = exchange.home() {
+            self.spoiled.add(now, *digest);
             self.mail.push_back((home, Message::Mismatch { digest: *digest }));
         }
         self.refuse_readers(digest);
@@ -265,9 +270,7 @@ impl Swarm {
 
     /// A blob is in the store: the homes shall know.
     pub fn announce(&mut self, now: Time, digest: Digest, size: u64) {
-        let homes = homes(&digest, &self.roster);
-        self.announcements.add(now, homes.iter().filter(|h| *h != self.me), digest, size);
-        if homes.contains(&self.me) {
+        if self.announcements.add(now, &self.roster, digest, size) {
             self.home.announce(self.me, digest, size);
         }
     }
@@ -335,6 +338,8 @@ impl Swarm {
     pub fn set_roster(&mut self, now: Time, roster: Arc<Roster>) {
         let before = std::mem::replace(&mut self.roster, roster);
         self.gone.clear();
+        self.former.changed(&before, &self.roster);
+        self.announcements.roster_changed(now, &self.roster);
         let gone: Vec<_> =
             before.iter().map(|m| m.peer).filter(|p| *p != self.me && !self.roster.contains(p)).collect();
         for peer in gone {
@@ -408,7 +413,7 @@ impl Swarm {
                     waiting.retain(|(peer, wanted)| *peer != from || wanted.class != class);
                 }
             }
-            M::Hashes { digest, entries } => self.handle_hashes(now, from, digest, entries),
+            M::Hashes(hashes) => self.handle_hashes(now, from, hashes),
             M::Warm(_) | M::WarmProgress { .. } | M::WarmRefuse { .. } | M::WarmCancel { .. } => {
                 self.with_warming(now, |warming, desk| warming.hear(desk, from, message));
             }
@@ -436,8 +441,8 @@ impl Swarm {
         let from_home = exchange.home() == Some(from);
         match message {
             Message::Refuse { class, .. } => exchange.handle_refused(now, &from, class, mail),
-            Message::Welcome { classes, feeds, .. } => {
-                exchange.handle_welcome(now, from, classes, feeds, mail)
+            Message::Welcome { classes, list, feeds, .. } => {
+                exchange.handle_welcome(now, from, (classes, list), feeds, mail)
             }
             _ if !from_home => {}
             Message::NotHome { home, .. } => exchange.handle_not_home(now, from, home, mail),
@@ -455,6 +460,7 @@ impl Swarm {
                 self.events.push_back(Event::Alone(digest, end));
             }
             Message::Restart { .. } => {
+                self.spoiled.add(now, digest);
                 exchange.handle_restart(now, mail);
                 discard(digest, exchange, &mut self.effects);
                 self.events.push_back(Event::Restarted(digest));
@@ -497,32 +503,6 @@ impl Swarm {
         self.uploads.sent(now, upload);
     }
 
-    /// The store has been asked for a blob; answers [`Output::Inspect`].
-    pub fn inspected(&mut self, digest: Digest, size: Option<u64>) {
-        let waiting = self.inspecting.remove(&digest).unwrap_or_default();
-        if let Some(size) = size {
-            self.seed(digest, size, None);
-        }
-        for (to, wanted) in waiting {
-            match size == Some(wanted.size) {
-                true => self.handle_subscribe(to, digest, wanted),
-                false => self.refuse(to, digest, wanted.class, Refusal::Unknown),
-            }
-        }
-    }
-
-    /// The hashes of a stored blob's pieces; answers [`Output::List`].
-    pub fn listed(&mut self, digest: Digest, found: Option<(u64, Vec<PieceHash>)>) {
-        let waiting = self.listing.remove(&digest).unwrap_or_default();
-        let Some((size, hashes)) = found else { return };
-        let mut list = PieceList::new(piece_count(size) as u32);
-        for (piece, hash) in (0..).zip(hashes) {
-            list.set(Entry { piece, hash }, Via::Trusted);
-        }
-        self.seed(digest, size, Some(list));
-        waiting.into_iter().for_each(|to| self.tell_list(to, digest));
-    }
-
     // ---- what follows ----
 
     /// Time has passed.
@@ -532,13 +512,20 @@ impl Swarm {
             if exchange.next_wakeup().is_none_or(|at| at > now) {
                 continue;
             }
+            let leases = exchange.leases().count();
             exchange.advance(now, || living_homes(digest, roster, gone), mail);
+            discard(*digest, exchange, &mut self.effects);
+            if exchange.leases().count() < leases {
+                self.events.push_back(Event::Leases(*digest));
+            }
             if let Standing::Alone(end) = exchange.standing() {
                 self.events.push_back(Event::Alone(*digest, end));
             }
         }
         self.home.advance(now, mail);
-        self.announcements.flush(now, mail);
+        for (digest, size) in self.announcements.advance(now, &self.roster, mail) {
+            self.home.announce(self.me, digest, size);
+        }
         self.with_warming(now, |warming, desk| warming.advance(desk));
     }
 
@@ -602,66 +589,22 @@ impl Swarm {
         } else {
             return self.inspect(from, digest, wanted);
         };
-        if let Some(list) = list.filter(|_| class < 2 && classes > 1) {
-            let known = list.entries(wanted.unlisted.first..wanted.unlisted.end.min(pieces));
-            let entries = relayed_by(class, classes, known);
-            send_hashes(from, digest, &entries, &mut self.mail);
+        if let Some(list) = list.filter(|_| class == RELAY) {
+            let signed = list.signed(wanted.unlisted);
+            self.mail.extend(signed.into_iter().map(|hashes| (from, Message::Hashes(hashes))));
         }
     }
 
-    fn inspect(&mut self, from: PeerId, digest: Digest, wanted: Wanted) {
-        let waiting: usize = self.inspecting.values().map(Vec::len).sum();
-        if waiting >= INSPECTIONS_MAX {
-            return self.refuse(from, digest, wanted.class, Refusal::Busy);
-        }
-        // An entry stays until the store has answered, although all may have gone who wait for it.
-        if !self.inspecting.contains_key(&digest) {
-            self.effects.push_back(Output::Inspect { digest });
-        }
-        self.inspecting.entry(digest).or_default().push((from, wanted));
-    }
-
-    /// The home wants the hashes of a blob that this node has.
-    fn handle_list(&mut self, from: PeerId, digest: Digest) {
-        if self.seeds.get(&digest).is_some_and(|seed| seed.list.is_some()) {
-            return self.tell_list(from, digest);
-        }
-        let exchange = self.exchanges.get(&digest);
-        if exchange.is_none() && self.listing.len() < INSPECTIONS_MAX {
-            let waiting = self.listing.entry(digest).or_default();
-            if waiting.is_empty() {
-                self.effects.push_back(Output::List { digest });
-            }
-            waiting.insert(from);
-        }
-    }
-
-    fn tell_list(&mut self, to: PeerId, digest: Digest) {
-        let Some(list) = self.seeds.get(&digest).and_then(|seed| seed.list.as_ref()) else { return };
-        let pieces = piece_count(self.seeds[&digest].size) as u32;
-        let lease = LeaseId { epoch: 0, number: 0 };
-        for entries in list.entries(0..pieces).chunks(crate::limits::ENTRIES_PER_FRAME_MAX) {
-            self.mail
-                .push_back((to, Message::Report { digest, lease, entries: entries.to_vec(), busy: false }));
-        }
-    }
-
-    fn handle_hashes(&mut self, now: Time, from: PeerId, digest: Digest, entries: Vec<Entry>) {
+    /// See [`Message::Hashes`]. The driver has checked that the home has signed them, so it does not matter who sends them.
+    fn handle_hashes(&mut self, now: Time, from: PeerId, hashes: Arc<Hashes>) {
+        let digest = hashes.digest;
         let Some(exchange) = self.exchanges.get_mut(&digest) else { return };
-        let feeds = exchange.feeds().any(|(class, peer)| class < 2 && peer == from);
-        if !feeds && exchange.home() != Some(from) {
-            return;
-        }
-        let (judged, news) = exchange.handle_hashes(now, from, &entries, &mut self.mail);
-        let classes = class_count(piece_count(exchange.size()) as u32);
-        for class in 0..2.min(classes) {
-            let entries = relayed_by(class, classes, news.iter().copied());
-            if entries.is_empty() || classes < 2 {
-                continue;
-            }
-            for reader in self.uploads.readers_of(&digest, class).filter(|r| *r != from) {
-                self.mail.push_back((reader, Message::Hashes { digest, entries: entries.clone() }));
-            }
+        let (roster, former) = (&self.roster, &self.former);
+        let is_home = |peer: &PeerId| may_be_home(&digest, peer, roster, former);
+        let (judged, is_news) = exchange.handle_hashes(now, &hashes, is_home, &mut self.mail);
+        if is_news {
+            let readers = self.uploads.readers_of(&digest, RELAY).filter(|reader| *reader != from);
+            self.mail.extend(readers.map(|reader| (reader, Message::Hashes(Arc::clone(&hashes)))));
         }
         for (piece, from, accepted) in judged {
             match accepted {
@@ -678,17 +621,6 @@ impl Swarm {
     fn refuse_readers(&mut self, digest: &Digest) {
         for (to, class) in self.uploads.withdraw(digest) {
             self.refuse(to, *digest, class, Refusal::Unknown);
-        }
-    }
-
-    fn seed(&mut self, digest: Digest, size: u64, list: Option<PieceList>) {
-        self.uses += 1;
-        self.seeds.insert(digest, Seed { size, list, used: self.uses });
-        if self.seeds.len() > SEEDS_MAX {
-            let idle = self.seeds.iter().filter(|(d, _)| !self.uploads.serves(d)).min_by_key(|(_, s)| s.used);
-            if let Some(oldest) = idle.map(|(digest, _)| *digest) {
-                self.seeds.remove(&oldest);
-            }
         }
     }
 }

@@ -5,6 +5,8 @@
 //! variant; the golden bytes at the end of this file pin the form. Bytes of blobs are never in a message: a
 //! [`Message::Subscribe`] opens a stream on which the pieces follow.
 
+use std::sync::Arc;
+
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::de::{BorrowDecoder, Decoder, read::Reader};
 use bincode::enc::{Encoder, write::SizeWriter, write::Writer};
@@ -14,6 +16,10 @@ use bincode::{Decode, Encode};
 use crate::ids::{Algorithm, Digest, WarmSetId};
 use crate::io::PullFault;
 use crate::peer::PeerId;
+
+pub use hashes::{Forged, Hashes, Signature, check, seal};
+
+mod hashes;
 
 /// Version of the frames. A member of another version is not talked to; it learns so when it is admitted.
 pub const WIRE_VERSION: u8 = 1;
@@ -213,6 +219,8 @@ pub enum Message {
         digest: Digest,
         /// Number of classes that the blob's pieces are dealt to.
         classes: u8,
+        /// The list whose hashes count, see [`Hashes::list`].
+        list: u64,
         /// Feeds for the classes.
         feeds: Vec<ClassFeeds>,
     },
@@ -263,14 +271,8 @@ pub enum Message {
         /// How it ended.
         end: LeaseEnd,
     },
-    /// Hashes of pieces: from the home, or relayed by the feed of class 0 (hashes of all other classes) and the feed of
-    /// class 1 (hashes of class 0), so that nobody both sends a piece and vouches for it.
-    Hashes {
-        /// The blob.
-        digest: Digest,
-        /// The hashes.
-        entries: Vec<Entry>,
-    },
+    /// Hashes of pieces, signed by the home: from itself, or relayed as they are down the tree of class 0.
+    Hashes(Arc<Hashes>),
     /// To the home: send me the hashes of these pieces yourself.
     Prove {
         /// The blob.
@@ -295,8 +297,8 @@ pub enum Message {
         class: u8,
         /// The pieces that are wanted; those of other classes are not meant.
         runs: Vec<Run>,
-        /// A run that covers the pieces, of any class, whose hashes the sender lacks. Classes that relay send what they
-        /// know of them first.
+        /// A run that covers the pieces, of any class, whose hashes the sender lacks. The class that relays sends what it
+        /// knows of them first.
         unlisted: Run,
     },
     /// Closes that stream.

@@ -1,43 +1,148 @@
-//! Announcements: blobs that the homes shall know of, gathered for each home.
+//! Announcements: which members shall know of the blobs that are in this node's store?
+//!
+//! Question: the homes of a blob change as members come and go; who is told, and when? Answer: a new blob is told to its
+//! homes of the moment. When the list of members has changed and been calm for a while, all blobs are looked through, a
+//! bounded number at a time, and each is told to those of its homes that were not told before, or that have been started
+//! again since and have forgotten. Nodes begin at different moments. Prevents: blobs that nobody finds because they were
+//! announced before the cluster had formed, and a storm of announcements with each member that comes.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
 
+use crate::homes::{homes, mix};
 use crate::ids::Digest;
-use crate::limits::{ANNOUNCE_AGE_MAX, ANNOUNCE_BLOBS_MAX};
-use crate::peer::PeerId;
+use crate::limits::{
+    ANNOUNCE_AGE_MAX, ANNOUNCE_BLOBS_MAX, SWEEP_AFTER, SWEEP_AFTER_MAX, SWEEP_BLOBS_MAX, SWEEP_JITTER_MAX,
+    SWEEP_PAUSE, SWEEP_WEIGHTS_MAX,
+};
+use crate::peer::{PeerId, Roster};
 use crate::swarm::home::Mail;
 use crate::time::Time;
 use crate::wire::Message;
 
-/// What is to be told to whom.
-#[derive(Default)]
+/// What is stored, and what is to be told to whom.
 pub struct Announcements {
+    me: PeerId,
+    stored: BTreeMap<Digest, u64>,
     waiting: BTreeMap<PeerId, Vec<(Digest, u64)>>,
     flush_at: Option<Time>,
+    /// The list of members by which everything that is stored has been told.
+    told: Arc<Roster>,
+    /// When the list first changed since the last sweep began, and when the next one begins.
+    changed: Option<(Time, Time)>,
+    sweep: Option<Sweep>,
+}
+
+/// A look through all that is stored.
+struct Sweep {
+    roster: Arc<Roster>,
+    /// The last blob that was looked at.
+    after: Option<Digest>,
+    at: Time,
 }
 
 impl Announcements {
-    /// When [`flush`](Self::flush) is wanted.
-    pub fn next_wakeup(&self) -> Option<Time> {
-        self.flush_at
+    /// The announcements of `me`: none yet.
+    pub fn new(me: PeerId) -> Self {
+        Announcements {
+            me,
+            stored: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            flush_at: None,
+            told: Arc::default(),
+            changed: None,
+            sweep: None,
+        }
     }
 
-    /// These homes shall know of a blob.
-    pub fn add(&mut self, now: Time, homes: impl Iterator<Item = PeerId>, digest: Digest, size: u64) {
-        for home in homes {
+    /// When [`advance`](Self::advance) is wanted.
+    pub fn next_wakeup(&self) -> Option<Time> {
+        let begins = self.changed.map(|(_, begins)| begins);
+        let sweep = self.sweep.as_ref().map_or(begins, |sweep| Some(sweep.at));
+        self.flush_at.into_iter().chain(sweep).min()
+    }
+
+    /// A blob is in the store: its homes shall know. Whether this node is one of them itself.
+    pub fn add(&mut self, now: Time, roster: &Roster, digest: Digest, size: u64) -> bool {
+        self.stored.insert(digest, size);
+        let homes = homes(&digest, roster);
+        homes.iter().for_each(|home| self.tell(now, home, digest, size));
+        homes.contains(&self.me)
+    }
+
+    /// A blob that is no longer there is not announced.
+    pub fn forget(&mut self, digest: &Digest) {
+        self.stored.remove(digest);
+        self.waiting.values_mut().for_each(|blobs| blobs.retain(|(waiting, _)| waiting != digest));
+        self.waiting.retain(|_, blobs| !blobs.is_empty());
+    }
+
+    /// The list of members has changed.
+    pub fn roster_changed(&mut self, now: Time, roster: &Arc<Roster>) {
+        if self.stored.is_empty() {
+            // Whatever comes is told by a list that is no older.
+            (self.told, self.changed, self.sweep) = (Arc::clone(roster), None, None);
+            return;
+        }
+        let first = self.changed.map_or(now, |(first, _)| first);
+        let part = (mix(self.me.prefix()) % 1024) as f64 / 1024.0;
+        let calm = (now + SWEEP_AFTER).min(first + SWEEP_AFTER_MAX);
+        self.changed = Some((first, calm + SWEEP_JITTER_MAX.mul_f64(part)));
+    }
+
+    /// Tells what is due. Answers blobs of which this node has become a home itself.
+    pub fn advance(&mut self, now: Time, roster: &Arc<Roster>, mail: &mut Mail) -> Vec<(Digest, u64)> {
+        if self.sweep.is_none() && self.changed.is_some_and(|(_, begins)| begins <= now) {
+            self.changed = None;
+            self.sweep = Some(Sweep { roster: Arc::clone(roster), after: None, at: now });
+        }
+        let mine = match self.sweep.take() {
+            Some(sweep) if sweep.at <= now => self.look_on(now, sweep),
+            sweep => {
+                self.sweep = sweep;
+                Vec::new()
+            }
+        };
+        self.flush(now, mail);
+        mine
+    }
+
+    fn look_on(&mut self, now: Time, sweep: Sweep) -> Vec<(Digest, u64)> {
+        let Sweep { roster, after, .. } = sweep;
+        let most = (SWEEP_WEIGHTS_MAX / roster.len().max(1)).clamp(1, SWEEP_BLOBS_MAX);
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let part: Vec<_> =
+            self.stored.range((from, Bound::Unbounded)).take(most).map(|(d, size)| (*d, *size)).collect();
+        let generation = |roster: &Roster, peer: &PeerId| roster.get(peer).map(|member| member.generation);
+        let mut mine = Vec::new();
+        for &(digest, size) in &part {
+            let before = homes(&digest, &self.told);
+            for home in homes(&digest, &roster).iter() {
+                if before.contains(&home) && generation(&self.told, &home) == generation(&roster, &home) {
+                    continue;
+                }
+                match home == self.me {
+                    true => mine.push((digest, size)),
+                    false => self.tell(now, home, digest, size),
+                }
+            }
+        }
+        match part.last().filter(|_| part.len() == most) {
+            Some((last, _)) => self.sweep = Some(Sweep { roster, after: Some(*last), at: now + SWEEP_PAUSE }),
+            None => self.told = roster,
+        }
+        mine
+    }
+
+    fn tell(&mut self, now: Time, home: PeerId, digest: Digest, size: u64) {
+        if home != self.me {
             self.waiting.entry(home).or_default().push((digest, size));
             self.flush_at.get_or_insert(now + ANNOUNCE_AGE_MAX);
         }
     }
 
-    /// A blob that is no longer there is not announced.
-    pub fn forget(&mut self, digest: &Digest) {
-        self.waiting.values_mut().for_each(|blobs| blobs.retain(|(waiting, _)| waiting != digest));
-        self.waiting.retain(|_, blobs| !blobs.is_empty());
-    }
-
-    /// Tells what is due.
-    pub fn flush(&mut self, now: Time, mail: &mut Mail) {
+    fn flush(&mut self, now: Time, mail: &mut Mail) {
         if self.flush_at.is_none_or(|at| at > now) {
             return;
         }
@@ -49,3 +154,6 @@ impl Announcements {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,8 +24,8 @@ pub const fn class_count(pieces: u32) -> u8 {
     }
 }
 
-/// The first so many classes also carry hashes, see [`Message::Hashes`](crate::wire::Message::Hashes).
-pub const RELAYS: u8 = 2;
+/// The class whose tree also carries hashes, see [`Message::Hashes`](crate::wire::Message::Hashes).
+pub const RELAY: u8 = 0;
 
 /// Class of a piece.
 pub const fn class_of(piece: u32, classes: u8) -> u8 {

@@ -7,24 +7,24 @@
 //! Invariant: a piece is in `have` only if this node fetched it upstream or it matched the list.
 
 mod streams;
+mod trust;
 mod watch;
 
 use std::collections::BTreeMap;
 
 use crate::ids::Digest;
 use crate::limits::RUNS_OF_HAVE_MAX;
-use crate::limits::{
-    EXCHANGE_CHECK, HASH_WAIT, HOME_SILENCE_MAX, JOIN_TIMEOUT, PENDING_PIECES_MAX, REPORT_AGE_MAX,
-    REPORT_PIECES, RUNS_PER_MESSAGE_MAX,
-};
+use crate::limits::{EXCHANGE_CHECK, HOME_SILENCE_MAX, JOIN_TIMEOUT, REPORT_AGE_MAX, REPORT_PIECES};
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
 use crate::swarm::classes::class_of;
 use crate::swarm::home::Mail;
-use crate::swarm::list::{PieceList, Verdict, Via};
+use crate::swarm::list::{PieceList, Via};
 use crate::swarm::pieces::{PieceSet, piece_bytes};
 use crate::time::Time;
 use crate::wire::{ClassFeeds, Complaint, Entry, LeaseEnd, LeaseId, Message, PieceHash, Run};
+
+use trust::Trust;
 
 /// How the exchange stands with the home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,11 +91,14 @@ pub struct Exchange {
     size: u64,
     have: PieceSet,
     list: PieceList,
+    /// The home that was joined, and the list of it whose hashes count.
+    list_of: Option<(PeerId, u64)>,
     /// Pieces that have arrived and cannot be judged yet, with their senders.
     pending: BTreeMap<u32, (PeerId, PieceHash, Time)>,
     /// Pieces that have arrived and turned out to be of no use before they could be judged.
     useless: Vec<(u32, PeerId)>,
     proof_asked: Option<Time>,
+    trust: Trust,
     classes: Vec<Class>,
     leases: BTreeMap<LeaseId, Work>,
     /// Hashes that the home has not been told yet.
@@ -133,9 +136,11 @@ impl Exchange {
             size,
             have,
             list: PieceList::new(pieces),
+            list_of: None,
             pending: BTreeMap::new(),
             useless: Vec::new(),
             proof_asked: None,
+            trust: Trust { counted: now, refused: 0, homes: Vec::new() },
             classes: Vec::new(),
             leases: BTreeMap::new(),
             unreported: Vec::new(),
@@ -236,7 +241,7 @@ impl Exchange {
         &mut self,
         now: Time,
         from: PeerId,
-        classes: u8,
+        (classes, list): (u8, u64),
         feeds: Vec<ClassFeeds>,
         mail: &mut Mail,
     ) {
@@ -244,7 +249,7 @@ impl Exchange {
             return;
         }
         // Too late: the flight has gone to upstream for all of it, and does not come back.
-        if matches!(self.standing, Standing::Alone(_)) {
+        if matches!(self.standing, Standing::Alone(_)) || self.trust.homes.contains(&from) {
             return;
         }
         if self.classes.len() != usize::from(classes) {
@@ -256,6 +261,7 @@ impl Exchange {
             }
         }
         self.standing = Standing::Joined;
+        self.list_of = Some((from, list));
         self.was_in_a_book = true;
         // This home has not been told.
         self.is_slow = false;
@@ -269,6 +275,9 @@ impl Exchange {
     pub fn handle_not_home(&mut self, now: Time, from: PeerId, home: PeerId, mail: &mut Mail) {
         if self.home() != Some(from) || home == from {
             return;
+        }
+        if self.trust.homes.contains(&home) {
+            return self.join(now, 0, mail);
         }
         self.homes.retain(|h| *h != home);
         self.homes.insert(0, home);
@@ -325,34 +334,13 @@ impl Exchange {
         self.standing = Standing::Alone(end);
     }
 
-    /// See [`Message::Hashes`]. Answers the pieces that were waiting and are judged now, with their senders and whether
-    /// they count, and the hashes that are news.
-    pub fn handle_hashes(
-        &mut self,
-        now: Time,
-        from: PeerId,
-        entries: &[Entry],
-        mail: &mut Mail,
-    ) -> (Vec<(u32, PeerId, bool)>, Vec<Entry>) {
-        let via = if self.home() == Some(from) { Via::Trusted } else { Via::Relay(from) };
-        let news: Vec<_> = entries.iter().copied().filter(|entry| self.list.set(*entry, via)).collect();
-        let mut judged = Vec::new();
-        for entry in &news {
-            let Some((sender, hash, _)) = self.pending.remove(&entry.piece) else { continue };
-            match self.judge(now, sender, entry.piece, hash, mail) {
-                Arrival::Pending => {}
-                arrival => judged.push((entry.piece, sender, arrival == Arrival::Accepted)),
-            }
-        }
-        (judged, news)
-    }
-
     /// All that was checked against the list is worth nothing.
     pub fn handle_restart(&mut self, now: Time, mail: &mut Mail) {
         let pieces = self.have.total();
         self.drop_feeds(mail);
         self.have = PieceSet::new(pieces);
         self.list = PieceList::new(pieces);
+        self.list_of = None;
         self.drop_pending();
         self.leases.clear();
         self.unreported.clear();
@@ -387,42 +375,11 @@ impl Exchange {
         self.judge(now, from, piece, hash, mail)
     }
 
-    fn judge(&mut self, now: Time, from: PeerId, piece: u32, hash: PieceHash, mail: &mut Mail) -> Arrival {
-        match self.list.judge(piece, hash, &from) {
-            Verdict::Right => {
-                self.insert(piece);
-                self.end_leases(mail);
-                Arrival::Accepted
-            }
-            Verdict::Unknown => self.wait_for_hash(now, from, piece, hash),
-            // A relayed hash may itself be the lie: the home's word decides whom to blame.
-            Verdict::Wrong if !self.list.is_trusted(piece) => {
-                self.ask_proof(now, vec![Run { first: piece, end: piece + 1 }], mail);
-                self.wait_for_hash(now, from, piece, hash)
-            }
-            Verdict::Wrong => {
-                let class = class_of(piece, self.classes.len() as u8);
-                self.complain(now, class, from, Complaint::Wrong, mail);
-                self.forget_source(class, &from, mail);
-                Arrival::Wrong
-            }
-        }
-    }
-
-    fn wait_for_hash(&mut self, now: Time, from: PeerId, piece: u32, hash: PieceHash) -> Arrival {
-        let twice = self.pending.get(&piece).is_some_and(|(sender, _, _)| *sender != from);
-        if self.pending.len() >= PENDING_PIECES_MAX || twice {
-            return Arrival::Duplicate;
-        }
-        self.pending.insert(piece, (from, hash, now));
-        Arrival::Pending
-    }
-
     /// A piece that this node fetched upstream is there. `busy` says that upstream is not what is slow.
     pub fn handle_fetched(&mut self, now: Time, piece: u32, hash: PieceHash, busy: bool, mail: &mut Mail) {
         self.busy = busy;
         let entry = Entry { piece, hash };
-        self.list.set(entry, Via::Trusted);
+        self.list.set(entry, Via::Own);
         self.insert(piece);
         let lease = self.leases.iter().find(|(_, work)| work.run.contains(piece));
         if let Some((lease, _)) = lease {
@@ -511,7 +468,7 @@ impl Exchange {
         }
         match self.standing {
             Standing::Joining(_) if now >= self.asked + JOIN_TIMEOUT => {
-                let present = homes();
+                let present = self.trusted(homes());
                 self.homes.retain(|home| present.contains(home));
                 self.homes
                     .extend(present.iter().filter(|h| !self.homes.contains(h)).copied().collect::<Vec<_>>());
@@ -522,6 +479,8 @@ impl Exchange {
                 if now >= self.heard + HOME_SILENCE_MAX {
                     // A home that lives welcomes again, which costs little; one that does not is replaced.
                     self.join(now, 0, mail);
+                } else if self.doubts_home(now) {
+                    self.leave_home(now, homes(), mail);
                 } else {
                     self.check_proofs(now, mail);
                     self.check_classes(now, mail);
@@ -531,37 +490,13 @@ impl Exchange {
         }
     }
 
-    fn check_proofs(&mut self, now: Time, mail: &mut Mail) {
-        let waiting = |p: &&u32| self.pending[p].2 + HASH_WAIT <= now;
-        let mut runs: Vec<Run> = Vec::new();
-        for &piece in self.pending.keys().filter(waiting) {
-            if let Some(run) = runs.last_mut().filter(|run| run.end == piece) {
-                run.end += 1;
-            } else if runs.len() < RUNS_PER_MESSAGE_MAX {
-                runs.push(Run { first: piece, end: piece + 1 });
-            }
-        }
-        if !runs.is_empty() {
-            self.ask_proof(now, runs, mail);
-        }
-    }
-
-    fn ask_proof(&mut self, now: Time, runs: Vec<Run>, mail: &mut Mail) {
-        if self.proof_asked.is_some_and(|at| now < at + HASH_WAIT) {
-            return;
-        }
-        self.proof_asked = Some(now);
-        if let Some(home) = self.home() {
-            mail.push_back((home, Message::Prove { digest: self.digest, runs }));
-        }
-    }
-
     /// Those behind the present one are what the list of members says now.
     fn refresh_homes(&mut self, present: Vec<PeerId>) {
         let tried = match self.standing {
             Standing::Joining(rank) => rank + 1,
             Standing::Joined | Standing::Alone(_) => 1,
         };
+        let present = self.trusted(present);
         self.homes.truncate(tried);
         let fresh: Vec<_> = present.into_iter().filter(|h| !self.homes.contains(h)).collect();
         self.homes.extend(fresh);

@@ -10,22 +10,25 @@ pub mod forest;
 pub mod leases;
 
 mod lists;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::Digest;
 use crate::limits::{
-    ACCUSERS_MIN, BOOKS_MAX, DRY_MAX, ENTRIES_PER_FRAME_MAX, FEED_SILENCE_MAX, HOLDERS_PER_BLOB_MAX,
+    ACCUSERS_MIN, BOOKS_MAX, DRY_MAX, ENTRIES_PER_FRAME_MAX, ENTRIES_PER_RELAY_MAX, FEED_SILENCE_MAX,
+    HOLDERS_PER_BLOB_MAX,
 };
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
-use crate::swarm::classes::{class_count, class_of, group_count};
-use crate::swarm::list::{PieceList, Via};
+use crate::swarm::classes::{RELAY, class_count};
+use crate::swarm::list::PieceList;
 use crate::time::Time;
 use crate::wire::{ClassFeeds, Complaint, Entry, Feed, LeaseEnd, LeaseId, Message, Run};
 
 use forest::{Forest, Node, Parent};
 use leases::{Action, Leases};
+use trust::Distrust;
 
 /// Stands for leases of homes before this one.
 const EPOCH_BEFORE: u64 = u64::MAX;
@@ -35,6 +38,7 @@ pub type Mail = VecDeque<(PeerId, Message)>;
 
 /// The book of one blob with members that are receiving it.
 struct Book {
+    me: PeerId,
     digest: Digest,
     size: u64,
     pieces: u32,
@@ -46,10 +50,21 @@ struct Book {
     /// Members that were told to fetch and whose pieces make up the list.
     reporters: BTreeSet<PeerId>,
     accusers: BTreeMap<PeerId, BTreeSet<PeerId>>,
-    quarantined: BTreeSet<PeerId>,
+    /// Members that have told or sent something wrong of this blob: they fetch nothing and report nothing any more.
+    distrusted: BTreeSet<PeerId>,
+    /// When the last of them was found out.
+    distrusted_at: Option<Time>,
+    /// Times the list was put right.
+    repairs: u32,
+    /// Complaints about wrong bytes after which pieces are fetched again.
+    refetches: u32,
+    /// Number of the present list.
+    list_number: u64,
+    /// Whether somebody has received everything by this list and found it right.
+    attested: bool,
+    /// Members that have found it wrong.
+    mismatched: BTreeSet<PeerId>,
     census: Option<Census>,
-    /// Members whose relay of hashes also sends them pieces: the home tells them itself.
-    direct: BTreeSet<Node>,
     /// A member that was asked to take the hashes of what it has.
     listing: Option<PeerId>,
     /// Members that wait for the complete list.
@@ -72,10 +87,11 @@ struct Known {
 }
 
 /// All books that this node keeps.
-#[derive(Default)]
 pub struct Home {
+    me: PeerId,
     books: BTreeMap<Digest, Book>,
     known: BTreeMap<Digest, Known>,
+    distrusts: BTreeMap<Digest, Distrust>,
 }
 
 /// A member says that it receives a blob.
@@ -91,6 +107,11 @@ pub struct Joining {
 }
 
 impl Home {
+    /// The books of `me`: none yet.
+    pub fn new(me: PeerId) -> Self {
+        Home { me, books: BTreeMap::new(), known: BTreeMap::new(), distrusts: BTreeMap::new() }
+    }
+
     // ---- getters ----
 
     /// Blobs in whose books somebody is receiving.
@@ -128,14 +149,17 @@ impl Home {
         if !self.books.contains_key(&digest) && self.books.len() >= BOOKS_MAX {
             return mail.push_back((from, Message::Alone { digest, end: LeaseEnd::Denied }));
         }
-        let known = self.known.get(&digest);
+        let (me, known, distrusts) = (self.me, self.known.get(&digest), &mut self.distrusts);
         let book = self.books.entry(digest).or_insert_with(|| {
-            let mut book = Book::new(now, digest, joining.size);
+            let mut book = Book::new(now, me, digest, joining.size);
+            if let Some(distrust) = distrusts.remove(&digest) {
+                book.remember(now, distrust);
+            }
             if joining.again {
                 book.leases.wait_for_holders(now);
             }
             for holder in known.into_iter().filter(|k| k.size == joining.size).flat_map(|k| &k.holders) {
-                if roster.contains(holder) && *holder != from {
+                if roster.contains(holder) && *holder != from && !book.distrusted.contains(holder) {
                     book.admit_seed(*holder, roster);
                 }
             }
@@ -144,6 +168,10 @@ impl Home {
         if book.size != joining.size {
             // Two members believe in two sizes: one of their manifests lies, and no list could serve both.
             return mail.push_back((from, Message::Alone { digest, end: LeaseEnd::Denied }));
+        }
+        if book.is_hopeless() {
+            mail.push_back((from, Message::Alone { digest, end: LeaseEnd::GivenUp }));
+            return self.close_if_done(&digest);
         }
         book.join(now, from, joining, roster, mail);
         book.advance(now, mail);
@@ -210,7 +238,7 @@ impl Home {
             book.unlisted.insert(from);
             book.ask_for_list(mail);
         } else {
-            mail.push_back((from, Message::Hashes { digest, entries }));
+            mail.extend(entries.chunks(ENTRIES_PER_RELAY_MAX).map(|part| (from, book.hashes(part.to_vec()))));
         }
     }
 
@@ -284,15 +312,16 @@ impl Home {
             known.holders.retain(|h| h != peer);
             !known.holders.is_empty()
         });
-        self.books.retain(|_, book| !book.is_done());
+        self.close_done();
     }
 
     /// This node does not keep a book any more: its members are told where to go.
     pub fn hand_over(&mut self, digest: &Digest, home: PeerId, mail: &mut Mail) {
-        let Some(book) = self.books.remove(digest) else { return };
+        let Some(book) = self.books.get(digest) else { return };
         for node in book.forest.receivers() {
             mail.push_back((book.forest.peer(node), Message::NotHome { digest: *digest, home }));
         }
+        self.close(digest);
     }
 
     /// The digests of all books with receivers.
@@ -307,21 +336,28 @@ impl Home {
                 book.advance(now, mail);
             }
         }
-        self.books.retain(|_, book| !book.is_done());
+        self.close_done();
     }
 
     fn close_if_done(&mut self, digest: &Digest) {
         if self.books.get(digest).is_some_and(Book::is_done) {
-            self.books.remove(digest);
+            self.close(digest);
         }
+    }
+
+    fn close_done(&mut self) {
+        let done: Vec<_> =
+            self.books.values().filter(|book| book.is_done()).map(|book| book.digest).collect();
+        done.iter().for_each(|digest| self.close(digest));
     }
 }
 
 impl Book {
-    fn new(now: Time, digest: Digest, size: u64) -> Self {
+    fn new(now: Time, me: PeerId, digest: Digest, size: u64) -> Self {
         let pieces = piece_count(size) as u32;
         let epoch = now.since_origin().as_nanos() as u64;
         Book {
+            me,
             digest,
             size,
             pieces,
@@ -331,9 +367,14 @@ impl Book {
             brought: BTreeMap::new(),
             reporters: BTreeSet::new(),
             accusers: BTreeMap::new(),
-            quarantined: BTreeSet::new(),
+            distrusted: BTreeSet::new(),
+            distrusted_at: None,
+            repairs: 0,
+            refetches: 0,
+            list_number: epoch,
+            attested: false,
+            mismatched: BTreeSet::new(),
             census: None,
-            direct: BTreeSet::new(),
             listing: None,
             unlisted: BTreeSet::new(),
             reported: now,
@@ -382,13 +423,16 @@ impl Book {
         }
         // Whoever fetches everything that is missing needs no feed; the others are fed from the start.
         self.grant(now, mail);
+        if self.forest.find(&from).is_none() {
+            // Nobody can fetch it.
+            return;
+        }
         if !self.leases.holds(&from) || !self.leases.is_covered_by(&from) {
             self.forest.attach_all(node);
         }
         let feeds = (0..self.forest.classes()).filter_map(|class| self.feeds(node, class)).collect();
-        let welcome = Message::Welcome { digest: self.digest, classes: self.forest.classes(), feeds };
-        mail.push_back((from, welcome));
-        self.consider_direct(node, mail);
+        let (digest, classes, list) = (self.digest, self.forest.classes(), self.list_number);
+        mail.push_back((from, Message::Welcome { digest, classes, list, feeds }));
         if self.list.is_complete() {
             self.send_list(from, mail);
         } else if self.forest.has_seeds() {
@@ -400,28 +444,6 @@ impl Book {
         // What it was told just now need not be told again.
         let changed = self.forest.take_changed();
         self.tell_feeds(changed.into_iter().filter(|(n, _)| *n != node), mail);
-    }
-
-    fn report(&mut self, now: Time, from: PeerId, lease: LeaseId, entries: Vec<Entry>, mail: &mut Mail) {
-        let listed = self.listing == Some(from);
-        if !listed && !self.reporters.contains(&from) {
-            return;
-        }
-        self.reported = now;
-        self.leases.report(now, lease, &from, entries.iter().map(|e| e.piece));
-        if let Some(feed) = self.brought.get_mut(&lease).filter(|f| f.peer == from) {
-            let end = entries.iter().map(|e| e.piece + 1).max().unwrap_or(0);
-            feed.run.end = feed.run.end.max(end.min(self.pieces));
-        }
-        let news: Vec<_> = entries.into_iter().filter(|e| self.list.set(*e, Via::Trusted)).collect();
-        if listed && self.list.is_complete() {
-            self.listing = None;
-            for member in std::mem::take(&mut self.unlisted) {
-                self.send_list(member, mail);
-            }
-        } else if !listed {
-            self.spread(&news, mail);
-        }
     }
 
     fn over(&mut self, now: Time, from: PeerId, lease: LeaseId, at: u32, end: LeaseEnd) {
@@ -468,8 +490,7 @@ impl Book {
             let accusers = self.accusers.entry(about).or_default();
             accusers.insert(from);
             if accusers.len() >= ACCUSERS_MIN {
-                self.quarantined.insert(about);
-                self.take_leases(&about, mail);
+                self.distrust(now, about, mail);
                 self.lose(&about);
             }
         }
@@ -485,6 +506,9 @@ impl Book {
             Parent::Source => {
                 if matches!(why, Complaint::Lost | Complaint::Refused | Complaint::Wrong) {
                     self.take_leases(&about, mail);
+                }
+                if why == Complaint::Wrong {
+                    self.refetches += 1;
                 }
                 if why != Complaint::Slow {
                     let there = |run: &Run| !self.leases.active().any(|(_, a)| a.run.contains(run.first));
@@ -519,32 +543,17 @@ impl Book {
     }
 
     fn whole(&mut self, from: PeerId, roster: &Roster) {
-        if self.quarantined.contains(&from) {
+        if self.distrusted.contains(&from) {
             // Nobody is fed by it; but it does not receive any more.
             return self.lose(&from);
         }
+        // One that has received it by this list, and found it right.
+        let received = self.forest.find(&from).is_some_and(|node| !self.forest.is_whole(node));
+        self.attested |= received && self.list.is_complete();
         let node = self.forest.add(from, roster.zone(&from));
         self.forest.set_whole(node);
         self.leases.has(&[self.all()]);
         self.unlisted.remove(&from);
-    }
-
-    /// The list is wrong somewhere: whoever reported is suspect, everything starts over without them.
-    fn mismatch(&mut self, now: Time, from: PeerId, mail: &mut Mail) {
-        let by_receiver = self.forest.find(&from).is_some_and(|n| !self.forest.is_whole(n));
-        // Its exchange has ended; if it tries again, it joins again.
-        self.lose(&from);
-        // One report for each life of the list: the others say the same.
-        if !by_receiver || self.forest.has_seeds() || !self.list.is_complete() {
-            return;
-        }
-        self.list = PieceList::new(self.pieces);
-        self.quarantined.append(&mut self.reporters);
-        self.brought.clear();
-        self.leases.restart(now.since_origin().as_nanos() as u64);
-        for node in self.forest.receivers() {
-            mail.push_back((self.forest.peer(node), Message::Restart { digest: self.digest }));
-        }
     }
 
     fn lose(&mut self, peer: &PeerId) {
@@ -574,19 +583,20 @@ impl Book {
     }
 
     fn grant(&mut self, now: Time, mail: &mut Mail) {
-        let (forest, quarantined) = (&self.forest, &self.quarantined);
+        let (forest, distrusted) = (&self.forest, &self.distrusted);
         let salt = u64::from(self.digest.hash()[0]) << 8 | u64::from(self.digest.hash()[1]);
         let mut actions = self.leases.advance(now, |avoid| {
             let fit = |n: &Node| {
                 let peer = forest.peer(*n);
-                !avoid(&peer) && !quarantined.contains(&peer)
+                !avoid(&peer) && !distrusted.contains(&peer)
             };
             // One that receives slowly is better than nobody.
             let order = |n: &Node| (forest.is_slow(*n), forest.busyness(*n, salt));
             forest.receivers().filter(fit).min_by_key(order).map(|n| forest.peer(n))
         });
         let idle = self.leases.active().next().is_none() && !self.leases.is_covered();
-        if idle && self.forest.receivers().all(|n| quarantined.contains(&self.forest.peer(n))) {
+        let nobody = idle && self.forest.receivers().all(|n| distrusted.contains(&self.forest.peer(n)));
+        if nobody || self.is_hopeless() {
             // Nobody is left whose word about the pieces is taken: each has to see for itself.
             actions.push(Action::GiveUp(LeaseEnd::GivenUp));
         }
@@ -644,16 +654,13 @@ impl Book {
                 continue;
             }
             by_node.entry(node).or_default().extend(self.feeds(node, class));
-            let relays = class < 2 && self.forest.classes() > 1;
-            if relays && self.forest.parent(node, class) == Parent::Source {
+            if class == RELAY && self.forest.parent(node, class) == Parent::Source && !self.lists_directly() {
                 // A new root has to learn what the one before it was told.
-                let entries = relayed_by(class, self.forest.classes(), self.list.entries(0..self.pieces));
-                send_hashes(self.forest.peer(node), self.digest, &entries, mail);
+                self.send_list(self.forest.peer(node), mail);
             }
         }
         for (node, feeds) in by_node {
             mail.push_back((self.forest.peer(node), Message::Feeds { digest: self.digest, feeds }));
-            self.consider_direct(node, mail);
         }
     }
 
@@ -669,19 +676,4 @@ impl Book {
         };
         Some(ClassFeeds { class, feeds })
     }
-}
-
-/// Sends hashes, in as many frames as they need.
-pub(crate) fn send_hashes(to: PeerId, digest: Digest, entries: &[Entry], mail: &mut Mail) {
-    for entries in entries.chunks(ENTRIES_PER_FRAME_MAX) {
-        mail.push_back((to, Message::Hashes { digest, entries: entries.to_vec() }));
-    }
-}
-
-/// The entries that travel down the tree of a class: that of class 0 carries the hashes of the classes of all other
-/// groups, that of class 1 those of the classes of its own group. Classes of one group have the same members near their
-/// roots, so that their trees are much alike.
-pub(crate) fn relayed_by(class: u8, classes: u8, entries: impl IntoIterator<Item = Entry>) -> Vec<Entry> {
-    let of_group_0 = |e: &Entry| class_of(e.piece, classes).is_multiple_of(group_count(classes));
-    entries.into_iter().filter(|e| of_group_0(e) == (class == 1)).collect()
 }

@@ -1,25 +1,34 @@
-//! The list of piece hashes of one blob, with where each hash came from.
+//! The list of piece hashes of one blob, with who vouches for each hash.
 //!
 //! Question: may a piece that came from a member be given to a client or to another member? Answer: if its hash is in
-//! the list, and the list's entry did not come from the sender of the piece itself. Hashes are taken by the member that
-//! fetched a span upstream, go to the home, and from there down the trees; see [`Message::Hashes`]. Prevents: a member
-//! that vouches for its own wrong bytes.
+//! the list that the home has signed ([`Hashes`]), whoever brought it here. Homes that this node has not joined are
+//! believed as well, because books move and the members do not agree at every moment on where: but not about pieces that
+//! they send themselves, and not against the word of the one that was joined. Prevents: a member that vouches for its
+//! own wrong bytes.
 //!
-//! [`Message::Hashes`]: crate::wire::Message::Hashes
+//! What was signed is kept as it came, within a bound, to be passed on to those who ask for it later.
 
-use crate::limits::RELAYS_MAX;
+use std::sync::Arc;
+
+use crate::limits::{SIGNED_ENTRIES_PER_PIECE_MAX, VOUCHERS_MAX};
 use crate::peer::PeerId;
 use crate::swarm::pieces::PieceSet;
-use crate::wire::{Entry, PieceHash, Run};
+use crate::wire::{Entry, Hashes, PieceHash, Run};
 
-/// Where a hash came from.
+/// Who vouches for a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
-    /// This node has taken it, or the home has sent it.
-    Trusted,
-    /// A member that relays.
-    Relay(PeerId),
+    /// This node: it has taken the hash itself, of what it fetched or has.
+    Own,
+    /// The home that it has joined.
+    Home,
+    /// Somebody else: for a receiver another home of the blob, for a home the member that has reported it.
+    Other(PeerId),
 }
+
+/// The places of the first two in a list's vouchers.
+const OWN: u8 = 0;
+const HOME: u8 = 1;
 
 /// What the list says of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +46,13 @@ pub enum Verdict {
 pub struct PieceList {
     known: PieceSet,
     hashes: Vec<PieceHash>,
-    /// For each hash, an index into `relays`.
+    /// For each hash, an index into `vouchers`.
     via: Vec<u8>,
-    /// The first stands for what is trusted.
-    relays: Vec<Option<PeerId>>,
+    /// The first two stand for this node and for the home.
+    vouchers: Vec<Option<PeerId>>,
+    signed: Vec<Arc<Hashes>>,
+    /// Entries in `signed`.
+    signed_entries: usize,
 }
 
 impl PieceList {
@@ -50,7 +62,9 @@ impl PieceList {
             known: PieceSet::new(pieces),
             hashes: vec![PieceHash([0; 32]); pieces as usize],
             via: vec![0; pieces as usize],
-            relays: vec![None],
+            vouchers: vec![None, None],
+            signed: Vec::new(),
+            signed_entries: 0,
         }
     }
 
@@ -75,44 +89,101 @@ impl PieceList {
         pieces.filter_map(|piece| self.get(piece).map(|hash| Entry { piece, hash })).collect()
     }
 
-    /// Takes in a hash; tells whether that is news. What is trusted is never replaced by what a member relays.
+    /// Takes in a hash; tells whether that is news. A word counts more than those behind it in [`Via`], and of two that
+    /// count the same the first stands.
     pub fn set(&mut self, entry: Entry, via: Via) -> bool {
         if entry.piece >= self.known.total() {
             return false;
         }
         let at = entry.piece as usize;
         let news = self.known.insert(entry.piece);
-        let better = via == Via::Trusted && self.via[at] != 0;
+        let voucher = self.voucher(via);
+        let better = !news && voucher.min(HOME + 1) < self.via[at].min(HOME + 1);
         if news || better {
             self.hashes[at] = entry.hash;
-            self.via[at] = self.relay(via);
+            self.via[at] = voucher;
         }
         news || better
+    }
+
+    /// Takes in what a home has signed; answers the entries that are news.
+    pub fn take(&mut self, hashes: &Arc<Hashes>, via: Via) -> Vec<Entry> {
+        let news: Vec<_> = hashes.entries.iter().copied().filter(|entry| self.set(*entry, via)).collect();
+        let entries = self.signed_entries + hashes.entries.len();
+        if !news.is_empty() && entries <= SIGNED_ENTRIES_PER_PIECE_MAX * self.hashes.len() {
+            self.signed.push(Arc::clone(hashes));
+            self.signed_entries = entries;
+        }
+        news
+    }
+
+    /// What homes have signed of these pieces, as it came, without what is in others of it.
+    pub fn signed(&self, pieces: Run) -> Vec<Arc<Hashes>> {
+        let mut told = PieceSet::new(self.known.total());
+        let mut adds = |hashes: &Arc<Hashes>| {
+            let of = hashes.entries.iter().filter(|entry| pieces.contains(entry.piece));
+            of.filter(|entry| told.insert(entry.piece)).count() > 0
+        };
+        // What came last may have been signed to put something right.
+        let mut signed: Vec<_> = self.signed.iter().rev().filter(|hashes| adds(hashes)).cloned().collect();
+        signed.reverse();
+        signed
     }
 
     /// Whether a piece with this hash, sent by `from`, is what it should be.
     pub fn judge(&self, piece: u32, hash: PieceHash, from: &PeerId) -> Verdict {
         match self.get(piece) {
             None => Verdict::Unknown,
-            Some(_) if self.relays[usize::from(self.via[piece as usize])] == Some(*from) => Verdict::Unknown,
+            Some(_) if self.vouchers[usize::from(self.via[piece as usize])] == Some(*from) => {
+                Verdict::Unknown
+            }
             Some(known) if known == hash => Verdict::Right,
             Some(_) => Verdict::Wrong,
         }
     }
 
-    /// Whether a hash is vouched for by the home or by this node.
+    /// Whether a hash is vouched for by the home that was joined, or by this node.
     pub fn is_trusted(&self, piece: u32) -> bool {
-        self.known.contains(piece) && self.via[piece as usize] == 0
+        self.known.contains(piece) && self.via[piece as usize] <= HOME
     }
 
-    fn relay(&mut self, via: Via) -> u8 {
-        let Via::Relay(peer) = via else { return 0 };
-        let at = self.relays.iter().position(|r| *r == Some(peer)).unwrap_or_else(|| {
-            if self.relays.len() < RELAYS_MAX {
-                self.relays.push(Some(peer));
+    /// Who else vouches for another hash of this piece.
+    pub fn contradicted(&self, entry: &Entry) -> Option<PeerId> {
+        let differs = self.get(entry.piece).is_some_and(|hash| hash != entry.hash);
+        differs.then(|| self.vouchers[usize::from(self.via[entry.piece as usize])]).flatten()
+    }
+
+    /// Forgets what a member vouches for; answers the pieces.
+    pub fn forget(&mut self, voucher: &PeerId) -> Vec<u32> {
+        let Some(at) = self.vouchers.iter().position(|v| *v == Some(*voucher)) else { return Vec::new() };
+        let of = |piece: &u32| self.known.contains(*piece) && usize::from(self.via[*piece as usize]) == at;
+        let pieces: Vec<_> = (0..self.known.total()).filter(of).collect();
+        pieces.iter().for_each(|piece| _ = self.known.remove(*piece));
+        pieces
+    }
+
+    /// Forgets everything but what this node has taken itself.
+    pub fn forget_others(&mut self) {
+        for piece in 0..self.known.total() {
+            if self.via[piece as usize] != OWN {
+                self.known.remove(piece);
             }
-            // Beyond the bound the oldest names are mixed up; a piece is then asked of the home once more than needed.
-            self.relays.len() - 1
+        }
+        (self.signed, self.signed_entries) = (Vec::new(), 0);
+    }
+
+    fn voucher(&mut self, via: Via) -> u8 {
+        let peer = match via {
+            Via::Own => return OWN,
+            Via::Home => return HOME,
+            Via::Other(peer) => peer,
+        };
+        let at = self.vouchers.iter().position(|v| *v == Some(peer)).unwrap_or_else(|| {
+            if self.vouchers.len() < VOUCHERS_MAX {
+                self.vouchers.push(Some(peer));
+            }
+            // Beyond the bound the last names are mixed up; a piece is then asked of the home once more than needed.
+            self.vouchers.len() - 1
         });
         at as u8
     }
@@ -129,14 +200,59 @@ mod tests {
         let entry = |piece, hash| Entry { piece, hash };
         let mut list = PieceList::new(4);
         assert_eq!(list.judge(0, right, &a), Verdict::Unknown, "nothing is known");
-        assert!(list.set(entry(0, right), Via::Relay(b)));
+        assert!(list.set(entry(0, right), Via::Other(b)));
         assert_eq!(list.judge(0, right, &a), Verdict::Right);
         assert_eq!(list.judge(0, wrong, &a), Verdict::Wrong);
-        assert_eq!(list.judge(0, right, &b), Verdict::Unknown, "the sender relayed the hash");
-        assert!(!list.set(entry(0, wrong), Via::Relay(a)), "the first word stands");
-        assert!(list.set(entry(0, wrong), Via::Trusted), "unless the home speaks");
+        assert_eq!(list.judge(0, right, &b), Verdict::Unknown, "the sender vouches for itself");
+        assert!(!list.set(entry(0, wrong), Via::Other(a)), "the first word stands");
+        assert!(list.set(entry(0, wrong), Via::Home), "unless the home speaks");
         assert_eq!(list.judge(0, right, &b), Verdict::Wrong);
-        assert!(!list.set(entry(0, right), Via::Relay(b)));
-        assert!(!list.set(entry(4, right), Via::Trusted), "there is no such piece");
+        assert!(!list.set(entry(0, right), Via::Other(b)));
+        assert!(!list.set(entry(4, right), Via::Home), "there is no such piece");
+        assert!(list.set(entry(0, right), Via::Own), "its own eyes count most");
+        assert!(!list.set(entry(0, wrong), Via::Home));
+    }
+
+    #[test]
+    fn what_a_member_vouches_for_can_be_forgotten() {
+        let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
+        let entry = |piece, byte| Entry { piece, hash: PieceHash([byte; 32]) };
+        let mut list = PieceList::new(4);
+        let vias = [Via::Other(a), Via::Other(b), Via::Other(a), Via::Own];
+        (0..4).zip(vias).for_each(|(piece, via)| _ = list.set(entry(piece, 7), via));
+        assert_eq!(list.contradicted(&entry(0, 7)), None);
+        assert_eq!(list.contradicted(&entry(0, 8)), Some(a));
+        assert_eq!(list.contradicted(&entry(3, 8)), None, "nobody else");
+        assert_eq!(list.forget(&a), [0, 2]);
+        assert_eq!((list.get(0), list.get(1)), (None, Some(PieceHash([7; 32]))));
+        list.forget_others();
+        assert_eq!(list.entries(0..4), [entry(3, 7)]);
+    }
+
+    #[test]
+    fn what_was_signed_is_passed_on_as_it_came_and_bounded() {
+        let signed = |pieces: std::ops::Range<u32>, byte| {
+            Arc::new(Hashes {
+                digest: crate::Digest::new(crate::Algorithm::Sha256, &[5; 32]),
+                home: PeerId([1; 32]),
+                list: 1,
+                entries: pieces.map(|piece| Entry { piece, hash: PieceHash([byte; 32]) }).collect(),
+                signature: Default::default(),
+            })
+        };
+        let mut list = PieceList::new(8);
+        let (a, b, all) = (signed(0..2, 7), signed(2..4, 7), signed(0..8, 7));
+        assert_eq!(list.take(&a, Via::Home), a.entries);
+        assert_eq!(list.take(&a, Via::Home), []);
+        assert_eq!(list.take(&b, Via::Home), b.entries);
+        assert_eq!(list.signed(Run { first: 1, end: 3 }), [a.clone(), b.clone()]);
+        assert_eq!(list.signed(Run { first: 2, end: 8 }), [b]);
+        assert_eq!(list.take(&all, Via::Home), all.entries[4..]);
+        assert_eq!(list.signed(Run { first: 0, end: 8 }), [all], "it says everything");
+        // Of one piece each time, and all are sent along: no more than so many are kept.
+        let mut list = PieceList::new(64);
+        (0..64).for_each(|piece| _ = list.take(&signed(0..piece + 1, 7), Via::Home));
+        assert!(list.signed_entries <= SIGNED_ENTRIES_PER_PIECE_MAX * 64);
+        assert!(list.is_complete());
     }
 }

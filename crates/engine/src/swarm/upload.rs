@@ -15,7 +15,7 @@ use crate::limits::{
     SLOW_READER_FACTOR, SUBSCRIPTIONS_MAX, UPLOADS_MAX, UPLOADS_PER_PEER_MAX, UPLOADS_TO_SLOW_MAX,
 };
 use crate::peer::PeerId;
-use crate::swarm::classes::{RELAYS, class_of};
+use crate::swarm::classes::{RELAY, class_of};
 use crate::swarm::pieces::PieceSet;
 use crate::time::Time;
 use crate::wire::Run;
@@ -272,8 +272,8 @@ impl Uploads {
             sub.queued = backlog > 0;
             sub.left -= 1;
             let send = Send { upload, to: sub.to, digest: sub.digest, class: sub.class, piece, backlog };
-            // Classes that relay hashes go on to do so when their pieces have been sent; their readers close them.
-            if sub.left == 0 && sub.class >= RELAYS {
+            // The class that relays hashes goes on to do so when its pieces have been sent; its readers close it.
+            if sub.left == 0 && sub.class != RELAY {
                 self.close(id);
             } else if sub.queued {
                 self.ready.push_back(id);

@@ -26,6 +26,16 @@ fn entry(piece: u32, byte: u8) -> Entry {
     Entry { piece, hash: PieceHash([byte; 32]) }
 }
 
+fn signed() -> Hashes {
+    Hashes {
+        digest: sha256(),
+        home: peer(0xa6),
+        list: 0x0102_0304_0506,
+        entries: vec![entry(70_000, 0xe2), entry(3, 0xe3)],
+        signature: Signature([0x51; 64]),
+    }
+}
+
 const LEASE: LeaseId = LeaseId { epoch: 0x0102_0304_0506, number: 7 };
 
 fn feeds() -> Vec<ClassFeeds> {
@@ -58,7 +68,7 @@ fn one_of_each() -> Vec<Message> {
             again: true,
             insists: false,
         },
-        Message::Welcome { digest, classes: 16, feeds: feeds() },
+        Message::Welcome { digest, classes: 16, list: 300, feeds: feeds() },
         Message::NotHome { digest, home: peer(0xa4) },
         Message::Lease { digest, lease: LEASE, run: run(0, 1024) },
         Message::Trim { digest, lease: LEASE, end: 512 },
@@ -67,7 +77,7 @@ fn one_of_each() -> Vec<Message> {
         over(LeaseEnd::Failed),
         over(LeaseEnd::Denied),
         over(LeaseEnd::GivenUp),
-        Message::Hashes { digest, entries: vec![entry(70_000, 0xe2)] },
+        Message::Hashes(Arc::new(signed())),
         Message::Prove { digest, runs: vec![run(1, 2)] },
         Message::List { digest: sha512() },
         Message::Subscribe {
@@ -128,7 +138,7 @@ fn tag(message: &Message) -> u8 {
         Message::Trim { .. } => 5,
         Message::Report { .. } => 6,
         Message::Over { .. } => 7,
-        Message::Hashes { .. } => 8,
+        Message::Hashes(_) => 8,
         Message::Prove { .. } => 9,
         Message::List { .. } => 10,
         Message::Subscribe { .. } => 11,
@@ -172,8 +182,8 @@ const GOLDEN: &[&str] = &[
     "01 00 03 010203",
     // Join: size, have, leases, again, insists
     "01 01 00 d1*32 fd 0000000000010000 02 00 fa fbfb00 fc00000100 01 fd 0605040302010000 07 fb2c01 fb9001 01 00",
-    // Welcome: classes, feeds
-    "01 02 00 d1*32 10 02 00 02 a1*32 00 fb2c01 a2*32 fb2c01 fb9001 03 00",
+    // Welcome: classes, list, feeds
+    "01 02 00 d1*32 10 fb2c01 02 00 02 a1*32 00 fb2c01 a2*32 fb2c01 fb9001 03 00",
     // NotHome
     "01 03 00 d1*32 a4*32",
     // Lease
@@ -187,8 +197,8 @@ const GOLDEN: &[&str] = &[
     "01 07 00 d1*32 fd 0605040302010000 07 fbfb00 01",
     "01 07 00 d1*32 fd 0605040302010000 07 fbfb00 02",
     "01 07 00 d1*32 fd 0605040302010000 07 fbfb00 03",
-    // Hashes
-    "01 08 00 d1*32 01 fc70110100 e2*32",
+    // Hashes: home, list, entries, signature
+    "01 08 00 d1*32 a6*32 fd 0605040302010000 02 fc70110100 e2*32 03 e3*32 51*64",
     // Prove
     "01 09 00 d1*32 01 01 02",
     // List, of a SHA-512 digest
@@ -242,6 +252,40 @@ fn every_message_is_written_as_it_always_was() {
 }
 
 #[test]
+fn what_a_home_signs_is_what_it_always_was() {
+    let golden = "73686f616c2070696563652068617368657320310000 d1*32 0605040302010000 02000000 \
+                  70110100 e2*32 03000000 e3*32";
+    assert_eq!(hex(&signed().signed_bytes()), unpack(golden));
+    let long = Hashes { digest: sha512(), entries: vec![], ..signed() };
+    let golden = "73686f616c2070696563652068617368657320310001 d5*64 0605040302010000 00000000";
+    assert_eq!(hex(&long.signed_bytes()), unpack(golden));
+}
+
+#[test]
+fn only_hashes_are_signed_and_only_by_their_home() {
+    let sealed = |me: u8| {
+        let mut message = Message::Hashes(Arc::new(signed()));
+        seal(&mut message, &peer(me), |bytes| [bytes.len() as u8; 64]);
+        message
+    };
+    let length = signed().signed_bytes().len() as u8;
+    assert_eq!(sealed(0xa7), Message::Hashes(Arc::new(signed())), "a relay changes nothing");
+    let expected = Hashes { signature: Signature([length; 64]), ..signed() };
+    assert_eq!(sealed(0xa6), Message::Hashes(Arc::new(expected)));
+    let verify = |home: &PeerId, bytes: &[u8], signature: &[u8; 64]| {
+        *home == peer(0xa6) && *signature == [bytes.len() as u8; 64]
+    };
+    assert_eq!(check(&sealed(0xa6), verify), Ok(()));
+    assert_eq!(check(&sealed(0xa7), verify), Err(Forged { home: peer(0xa6) }));
+    for message in one_of_each().into_iter().filter(|m| !matches!(m, Message::Hashes(_))) {
+        let mut same = message.clone();
+        seal(&mut same, &peer(0xa6), |_| unreachable!("nothing to sign"));
+        assert_eq!(same, message);
+        assert_eq!(check(&same, |_, _, _| false), Ok(()), "{message:?}");
+    }
+}
+
+#[test]
 fn every_variant_is_pinned() {
     let mut tags: Vec<u8> = one_of_each().iter().map(tag).collect();
     tags.dedup();
@@ -270,9 +314,9 @@ fn the_largest_messages_that_the_engine_makes_fit() {
     let runs = vec![run(u32::MAX - 1, u32::MAX); RUNS_PER_MESSAGE_MAX];
     let entries = vec![entry(u32::MAX, 1); ENTRIES_PER_FRAME_MAX];
     let messages = [
-        Message::Welcome { digest, classes: CLASSES_MAX as u8, feeds: classes.clone() },
+        Message::Welcome { digest, classes: CLASSES_MAX as u8, list: u64::MAX, feeds: classes.clone() },
         Message::Feeds { digest, feeds: classes },
-        Message::Hashes { digest, entries: entries.clone() },
+        Message::Hashes(Arc::new(Hashes { digest, list: u64::MAX, entries: entries.clone(), ..signed() })),
         Message::Report { digest, lease: LEASE, entries, busy: true },
         Message::Announce { blobs: vec![(digest, u64::MAX); ANNOUNCE_BLOBS_MAX] },
         Message::Subscribe { digest, size: u64::MAX, classes: 16, class: 15, runs, unlisted: run(0, 9) },
@@ -330,9 +374,9 @@ fn a_length_that_nobody_has_sent_reserves_nothing() {
         (0, vec![]),
         (1, [&digest[..], &[5]].concat()),
         (1, [&digest[..], &[5, 0]].concat()),
-        (2, [&digest[..], &[16]].concat()),
+        (2, [&digest[..], &[16, 1]].concat()),
         (6, [&digest[..], &lease].concat()),
-        (8, digest.clone()),
+        (8, [&digest[..], &[7; 32], &[1]].concat()),
         (9, digest.clone()),
         (11, [&digest[..], &[5, 1, 0]].concat()),
         (15, [&digest[..], &[0], &[7; 32], &[0]].concat()),

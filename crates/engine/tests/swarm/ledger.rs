@@ -1,6 +1,7 @@
 //! What has gone wrong so far, and what may follow from it; and the leases that homes have granted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use shoal_engine::SourceFault;
 use shoal_engine::io::PullFault;
@@ -16,6 +17,8 @@ pub struct Ledger {
     faults: BTreeMap<BlobNo, Vec<SourceFault>>,
     /// Blobs of which some list of hashes may be wrong.
     suspect: BTreeSet<BlobNo>,
+    /// Nodes that have passed on hashes that nobody has signed.
+    forgers: BTreeSet<NodeNo>,
     mismatched: BTreeSet<BlobNo>,
     wrong_upstream: BTreeSet<NodeNo>,
     /// Leases that have been taken back, that their holder or home may not know of, or that cover pieces that were
@@ -90,6 +93,10 @@ impl Ledger {
         self.suspect.insert(blob);
     }
 
+    pub fn has_lied_of_hashes(&self, node: NodeNo) -> bool {
+        self.forgers.contains(&node)
+    }
+
     pub fn lost_message(&mut self, to: NodeNo, message: &Message) {
         self.unreachable.insert(to);
         if let Message::Report { lease, .. } | Message::Over { lease, .. } | Message::Lease { lease, .. } =
@@ -105,13 +112,20 @@ impl Cluster {
     pub fn distort(&mut self, node: NodeNo, mut message: Message) -> Message {
         let lies = self.nodes[node].lies.clone();
         match &mut message {
-            Message::Hashes { digest, entries } if lies.contains(&Lie::Relay) => {
-                let blob = self.number(*digest);
+            Message::Hashes(hashes) if lies.contains(&Lie::Relay) => {
+                let blob = self.number(hashes.digest);
+                self.ledger.forgers.insert(node);
+                let me = self.nodes[node].peer();
+                let hashes = Arc::make_mut(hashes);
+                hashes.entries.iter_mut().for_each(|e| e.hash = hash(blob, e.piece, true));
+                // It can sign with its own key and no other: half of what it relays it tells in its own name.
+                if hashes.home != me && self.below(2) == 0 {
+                    hashes.home = me;
+                }
                 // The list is the home's: a home that deceives is a list that deceives.
-                if self.nodes[node].engine.is_none() || self.keeps_book(node, blob) {
+                if hashes.home == me && self.keeps_book(node, blob) {
                     self.ledger.suspect.insert(blob);
                 }
-                entries.iter_mut().for_each(|e| e.hash = hash(blob, e.piece, true));
             }
             Message::Report { digest, entries, .. } if lies.contains(&Lie::Report) => {
                 let blob = self.number(*digest);
@@ -124,8 +138,10 @@ impl Cluster {
     }
 
     fn keeps_book(&self, node: NodeNo, blob: BlobNo) -> bool {
-        // It may have been handed over a moment ago, so ranks count as well.
-        self.homes(blob).contains(&node)
+        let home = self.nodes[node].engine.as_ref().and_then(|e| e.swarm()).map(|s| s.home());
+        // It may have been handed over a moment ago, so the first rank counts as well.
+        home.is_some_and(|home| home.keeps(&self.blobs[blob].digest))
+            || self.homes(blob).first() == Some(&node)
     }
 
     /// Leases of one home on one blob do not overlap, unless a fault explains it.

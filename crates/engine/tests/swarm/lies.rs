@@ -119,12 +119,55 @@ fn a_lease_holder_whose_mirror_lies_spoils_one_attempt_and_no_store() {
 fn a_lease_holder_that_reports_wrong_hashes_does_not_stop_the_others() {
     let mut cluster = Cluster::new(6);
     let blob = cluster.add(SIZE);
-    let tickets: Vec<_> = (0..6).map(|node| cluster.open(node, blob)).collect();
+    // What a home tells itself is no lie.
+    let home = cluster.homes(blob)[0];
+    let tickets: Vec<_> = (0..6).filter(|node| *node != home).map(|node| cluster.open(node, blob)).collect();
     cluster.run_until(|c| c.fetching(0).is_some());
     let holder = cluster.fetching(blob).unwrap();
     cluster.act(Act::Lie(holder, Lie::Report));
     cluster.run();
     delivered_but(&cluster, &tickets, cluster.nodes.len());
+    assert!(cluster.blobs[blob].fetched <= 2 * SIZE, "{} of {SIZE}", cluster.blobs[blob].fetched);
+    assert!(cluster.ledger.granted.len() <= 8, "{:?}", cluster.ledger.granted);
+    // It is remembered when everybody has forgotten the blob and wants it again.
+    (0..6).for_each(|node| cluster.act(Act::Evict(node, blob)));
+    cluster.run();
+    let before = cluster.ledger.granted.len();
+    let again = cluster.open(holder, blob);
+    cluster.run();
+    assert_eq!(cluster.outcome(again), Some(Outcome::Delivered), "it sees for itself");
+    assert_eq!(cluster.ledger.granted.len(), before, "and gets no lease");
+}
+
+#[test]
+fn a_relay_that_lies_deceives_nobody_over_two_hops_either() {
+    // More than the home tells itself, so that hashes go down a tree.
+    let mut cluster = Cluster::new(80);
+    let blob = cluster.add(20 * PIECE);
+    let homes = cluster.homes(blob);
+    let liar = (0..80).find(|node| !homes.contains(node)).unwrap();
+    cluster.act(Act::Lie(liar, Lie::Relay));
+    cluster.act(Act::Lie(liar, Lie::Bytes));
+    // The cluster checks each piece that is kept.
+    let tickets = pull(&mut cluster, blob);
+    delivered_but(&cluster, &tickets, liar);
+    let fetched = cluster.blobs[blob].fetched;
+    assert!(fetched <= 2 * 20 * PIECE, "{fetched}");
+}
+
+#[test]
+fn a_home_that_tells_wrong_hashes_blocks_nobody() {
+    let mut cluster = Cluster::new(6);
+    let blob = cluster.add(SIZE);
+    let home = cluster.homes(blob)[0];
+    cluster.act(Act::Lie(home, Lie::Relay));
+    let before = cluster.now;
+    let tickets = pull(&mut cluster, blob);
+    delivered_but(&cluster, &tickets, cluster.nodes.len());
+    assert!(cluster.now - before < std::time::Duration::from_secs(30), "{:?}", cluster.now - before);
+    let fetched = cluster.blobs[blob].fetched;
+    // It shuts everybody out, and each sees for itself.
+    assert!(fetched <= 6 * SIZE, "{fetched} of {SIZE}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::{Exchange, Source};
 use crate::limits::{ENDGAME_PIECES, FEEDS_PER_CLASS_MAX, RUNS_PER_MESSAGE_MAX};
 use crate::peer::PeerId;
+use crate::swarm::classes::RELAY;
 use crate::swarm::home::Mail;
 use crate::wire::{Feed, Message, Run};
 
@@ -44,7 +45,9 @@ impl Exchange {
     pub(super) fn subscribe(&self, class: u8, source: &Source, was_open: bool, mail: &mut Mail) {
         let (digest, size, classes) = (self.digest, self.size, self.classes.len() as u8);
         let (runs, unlisted) = (self.missing_runs(class, source), self.list.unlisted());
-        if !runs.is_empty() {
+        // Hashes come down this stream when its pieces are there, too.
+        let relays = class == RELAY && !self.list.is_complete();
+        if !runs.is_empty() || relays {
             mail.push_back((
                 source.peer,
                 Message::Subscribe { digest, size, classes, class, runs, unlisted },

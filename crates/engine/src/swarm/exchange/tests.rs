@@ -1,11 +1,12 @@
 //! When a feed is complained about, and what becomes of pieces that wait for their hashes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::ids::Algorithm;
 use crate::limits::{ALL_SILENT_MAX, FEED_SILENCE_MAX};
-use crate::wire::Feed;
+use crate::wire::{Feed, Hashes};
 
 const PIECES: u32 = 16;
 const HOME: PeerId = PeerId([1; 32]);
@@ -16,6 +17,16 @@ fn feed(class: u8) -> PeerId {
 
 fn right(piece: u32) -> PieceHash {
     PieceHash([piece as u8; 32])
+}
+
+/// The list of the home's book.
+const LIST: u64 = 5;
+
+/// The right hashes of some pieces, as a home tells them.
+fn signed(home: PeerId, list: u64, pieces: std::ops::Range<u32>) -> Arc<Hashes> {
+    let entries = pieces.map(|piece| Entry { piece, hash: right(piece) }).collect();
+    let digest = Digest::new(Algorithm::Sha256, &[5; 32]);
+    Arc::new(Hashes { digest, home, list, entries, signature: Default::default() })
 }
 
 const WRONG: PieceHash = PieceHash([0xff; 32]);
@@ -29,10 +40,9 @@ fn joined(listed: bool) -> (Exchange, Mail) {
     let mut exchange = Exchange::new(Time::ZERO, me, (digest, size), have, vec![HOME], &mut mail);
     let run = Run { first: 0, end: PIECES };
     let feeds = (0..4).map(|class| ClassFeeds { class, feeds: vec![Feed { peer: feed(class), run }] });
-    exchange.handle_welcome(Time::ZERO, HOME, 4, feeds.collect(), &mut mail);
+    exchange.handle_welcome(Time::ZERO, HOME, (4, LIST), feeds.collect(), &mut mail);
     if listed {
-        let entries: Vec<_> = (0..PIECES).map(|piece| Entry { piece, hash: right(piece) }).collect();
-        exchange.handle_hashes(Time::ZERO, HOME, &entries, &mut mail);
+        exchange.handle_hashes(Time::ZERO, &signed(HOME, LIST, 0..PIECES), |_| false, &mut mail);
     }
     mail.clear();
     (exchange, mail)
@@ -124,10 +134,31 @@ fn each_piece_that_is_kept_aside_gets_one_word() {
     // One is fetched upstream meanwhile, one is judged, and one is left when the flight ends.
     exchange.handle_fetched(Time::ZERO, 0, right(0), false, &mut mail);
     assert_eq!(exchange.take_useless(), [(0, feed(0))]);
-    let entry = Entry { piece: 1, hash: right(1) };
-    let (judged, _) = exchange.handle_hashes(Time::ZERO, HOME, &[entry], &mut mail);
+    let hashes = signed(HOME, LIST, 1..2);
+    let (judged, _) = exchange.handle_hashes(Time::ZERO, &hashes, |_| false, &mut mail);
     assert_eq!(judged, [(1, feed(1), true)]);
     exchange.finish(&mut mail);
     assert_eq!(exchange.take_useless(), [(2, feed(2))]);
     assert_eq!(exchange.take_useless(), []);
+}
+
+#[test]
+fn whose_hashes_count() {
+    let other = feed(1);
+    let arrives = |e: &mut Exchange, piece: u32, hash, mail: &mut Mail| {
+        e.handle_arrived(Time::ZERO, feed((piece % 4) as u8), (piece, hash, 0), mail)
+    };
+    let (mut exchange, mut mail) = joined(false);
+    let hear = |e: &mut Exchange, hashes, is_home| {
+        e.handle_hashes(Time::ZERO, &hashes, |_| is_home, &mut Mail::new())
+    };
+    assert!(!hear(&mut exchange, signed(HOME, LIST - 1, 0..8), true).1, "a list that is void");
+    assert!(!hear(&mut exchange, signed(other, LIST, 0..8), false).1, "no home");
+    assert!(hear(&mut exchange, signed(other, LIST, 0..8), true).1, "a home by another list of members");
+    assert_eq!(arrives(&mut exchange, 0, right(0), &mut mail), Arrival::Accepted);
+    assert_eq!(arrives(&mut exchange, 5, right(5), &mut mail), Arrival::Pending, "it vouches for itself");
+    assert_eq!(arrives(&mut exchange, 2, WRONG, &mut mail), Arrival::Pending, "perhaps the hash is wrong");
+    let (judged, _) = hear(&mut exchange, signed(HOME, LIST, 0..8), true);
+    assert_eq!(judged, [(2, feed(2), false), (5, feed(1), true)], "the home that was joined decides");
+    assert!(!hear(&mut exchange, signed(other, LIST, 0..8), true).1, "and has the last word");
 }

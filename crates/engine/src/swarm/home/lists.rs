@@ -1,15 +1,17 @@
 //! What a book knows of pieces, and hands out: who has which, after a home was lost, and the list of their hashes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::forest::{Node, Parent};
-use super::{Book, Census, EPOCH_BEFORE, Mail, relayed_by, send_hashes};
-use crate::limits::{CENSUS_FEEDS_MAX, CENSUS_TIME, LISTED_DIRECTLY_MAX, RUNS_PER_MESSAGE_MAX};
+use super::{Book, Census, EPOCH_BEFORE, Mail};
+use crate::limits::{
+    CENSUS_FEEDS_MAX, CENSUS_TIME, ENTRIES_PER_RELAY_MAX, LISTED_DIRECTLY_MAX, RUNS_PER_MESSAGE_MAX,
+};
 use crate::peer::PeerId;
-use crate::swarm::classes::group_count;
+use crate::swarm::classes::RELAY;
 use crate::swarm::pieces::PieceSet;
 use crate::time::Time;
-use crate::wire::{Entry, Feed, LeaseId, Message, Run};
+use crate::wire::{Entry, Feed, Hashes, LeaseId, Message, Run, Signature};
 
 impl Book {
     /// A member that was in a book before joins: after another home, or because nothing comes any more. If nobody knows
@@ -56,12 +58,26 @@ impl Book {
         self.tell_feeds(roots.into_iter(), mail);
     }
 
-    pub(super) fn send_list(&self, to: PeerId, mail: &mut Mail) {
-        send_hashes(to, self.digest, &self.list.entries(0..self.pieces), mail);
+    /// Hashes in the words of the wire; the driver signs them.
+    pub(super) fn hashes(&self, entries: Vec<Entry>) -> Message {
+        let (digest, home, list) = (self.digest, self.me, self.list_number);
+        Message::Hashes(Arc::new(Hashes { digest, home, list, entries, signature: Signature::default() }))
     }
 
-    /// Whether the home tells each member all hashes itself: with one class there are no trees that could relay, and in a
-    /// small forest one member feeds another in most classes, and could not relay for itself.
+    /// All that is known, to somebody who may know a part of it and passes on what is news.
+    pub(super) fn send_list(&self, to: PeerId, mail: &mut Mail) {
+        let entries = self.list.entries(0..self.pieces);
+        mail.extend(entries.chunks(ENTRIES_PER_RELAY_MAX).map(|part| (to, self.hashes(part.to_vec()))));
+    }
+
+    /// The same to all whom hashes are told, after the list has begun anew.
+    pub(super) fn spread_all(&mut self, mail: &mut Mail) {
+        for part in self.list.entries(0..self.pieces).chunks(ENTRIES_PER_RELAY_MAX) {
+            self.spread(part.to_vec(), mail);
+        }
+    }
+
+    /// Whether the home tells each member all hashes itself.
     pub(super) fn lists_directly(&self) -> bool {
         self.forest.classes() == 1 || self.forest.len() <= LISTED_DIRECTLY_MAX
     }
@@ -69,52 +85,26 @@ impl Book {
     /// Somebody has the blob and nobody has its list: one of those who have it takes the hashes.
     pub(super) fn ask_for_list(&mut self, mail: &mut Mail) {
         if self.listing.is_none()
-            && let Some(seed) = self.forest.seeds().find(|s| !self.quarantined.contains(s))
+            && let Some(seed) = self.forest.seeds().find(|s| !self.distrusted.contains(s))
         {
             self.listing = Some(seed);
+            self.reporters.insert(seed);
             mail.push_back((seed, Message::List { digest: self.digest }));
         }
     }
 
-    /// Hands hashes to the roots of the trees that carry them, or to everybody if there are few.
-    pub(super) fn spread(&mut self, news: &[Entry], mail: &mut Mail) {
-        let digest = self.digest;
-        if self.lists_directly() {
-            for node in self.forest.receivers() {
-                mail.push_back((self.forest.peer(node), Message::Hashes { digest, entries: news.to_vec() }));
-            }
+    /// Hands hashes to the roots of the tree that carries them, or to everybody if there are few.
+    pub(super) fn spread(&mut self, news: Vec<Entry>, mail: &mut Mail) {
+        if news.is_empty() {
             return;
         }
-        for (root, class) in self.forest.fed_by_source().filter(|(_, class)| *class < 2) {
-            let entries = relayed_by(class, self.forest.classes(), news.iter().copied());
-            if !entries.is_empty() {
-                mail.push_back((self.forest.peer(root), Message::Hashes { digest, entries }));
+        let message = self.hashes(news);
+        let mut tell = |node| mail.push_back((self.forest.peer(node), message.clone()));
+        match self.lists_directly() {
+            true => self.forest.receivers().for_each(tell),
+            false => {
+                self.forest.fed_by_source().filter(|(_, class)| *class == RELAY).for_each(|(n, _)| tell(n))
             }
-        }
-        for node in self.direct.iter().filter(|n| !self.forest.is_whole(**n)) {
-            mail.push_back((self.forest.peer(*node), Message::Hashes { digest, entries: news.to_vec() }));
-        }
-    }
-
-    /// Whether a member gets hashes from the very member that sends it the pieces.
-    pub(super) fn is_conflicted(&self, node: Node) -> bool {
-        let classes = self.forest.classes();
-        let relays = [self.forest.parent(node, 0), self.forest.parent(node, 1.min(classes - 1))];
-        (0..classes).any(|class| {
-            let relay = relays[usize::from(class % group_count(classes) == 0)];
-            matches!(relay, Parent::Member(_)) && self.forest.parent(node, class) == relay
-        })
-    }
-
-    /// The relays of a member have changed.
-    pub(super) fn consider_direct(&mut self, node: Node, mail: &mut Mail) {
-        if self.lists_directly() {
-            return;
-        }
-        if !self.is_conflicted(node) {
-            self.direct.remove(&node);
-        } else if self.direct.insert(node) {
-            self.send_list(self.forest.peer(node), mail);
         }
     }
 }

@@ -1,0 +1,168 @@
+//! Whose reports make up the list of a blob, and what becomes of those that others contradict.
+//!
+//! Question: two members report different hashes of one piece, or everything fits the list and the whole is wrong; whom
+//! to believe? Answer: the later one, for it was asked because the bytes of the first did not fit, and nobody whose report
+//! was contradicted is asked again about this blob. A liar that contradicts an honest member is itself contradicted by
+//! the next, so with one of them two lists are wrong at most. Each time the list begins anew, under a new number, with
+//! what the others have reported; after [`LIST_REPAIRS_MAX`] times everybody has to see for itself. Prevents: a member
+//! that blocks a blob with wrong hashes, and pieces that are fetched without end because none fits.
+
+use std::collections::BTreeSet;
+
+use super::{Book, Home, Mail};
+use crate::ids::Digest;
+use crate::limits::{ACCUSERS_MIN, DISTRUST_TIME, DISTRUSTS_MAX, LIST_REPAIRS_MAX, WRONG_REFETCHES_MAX};
+use crate::peer::PeerId;
+use crate::swarm::list::{PieceList, Via};
+use crate::time::Time;
+use crate::wire::{Entry, LeaseId, Message, Run};
+
+/// What a home remembers of a blob when its book is closed.
+pub(super) struct Distrust {
+    members: BTreeSet<PeerId>,
+    repairs: u32,
+    refetches: u32,
+    until: Time,
+}
+
+impl Home {
+    /// Ends a book. Who has told something wrong is remembered for a while.
+    pub(super) fn close(&mut self, digest: &Digest) {
+        let Some(book) = self.books.remove(digest) else { return };
+        let Some(at) = book.distrusted_at else { return };
+        if self.distrusts.len() >= DISTRUSTS_MAX
+            && let Some(oldest) = self.distrusts.iter().min_by_key(|(_, d)| d.until).map(|(d, _)| *d)
+        {
+            self.distrusts.remove(&oldest);
+        }
+        let (members, repairs, refetches) = (book.distrusted, book.repairs, book.refetches);
+        self.distrusts.insert(*digest, Distrust { members, repairs, refetches, until: at + DISTRUST_TIME });
+    }
+}
+
+impl Book {
+    /// What was known when the last book of the blob was closed.
+    pub(super) fn remember(&mut self, now: Time, distrust: Distrust) {
+        if now < distrust.until {
+            self.distrusted = distrust.members;
+            (self.repairs, self.refetches) = (distrust.repairs, distrust.refetches);
+            self.distrusted_at = Some(now);
+        }
+    }
+
+    /// Whether the list has been wrong so often that nobody shall wait for a right one.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.repairs > LIST_REPAIRS_MAX || self.refetches > WRONG_REFETCHES_MAX
+    }
+
+    pub(super) fn report(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        lease: LeaseId,
+        entries: Vec<Entry>,
+        mail: &mut Mail,
+    ) {
+        let listed = self.listing == Some(from);
+        if !listed && !self.reporters.contains(&from) {
+            return;
+        }
+        self.reported = now;
+        self.leases.report(now, lease, &from, entries.iter().map(|e| e.piece));
+        if let Some(feed) = self.brought.get_mut(&lease).filter(|f| f.peer == from) {
+            let end = entries.iter().map(|e| e.piece + 1).max().unwrap_or(0);
+            feed.run.end = feed.run.end.max(end.min(self.pieces));
+        }
+        let before = self.list_number;
+        let authors: BTreeSet<_> = entries.iter().filter_map(|e| self.list.contradicted(e)).collect();
+        for author in authors.into_iter().filter(|author| *author != from) {
+            self.distrust(now, author, mail);
+        }
+        let news: Vec<_> = entries.into_iter().filter(|e| self.list.set(*e, Via::Other(from))).collect();
+        if self.list_number != before {
+            // What the list said before is void for everybody.
+            return self.spread_all(mail);
+        }
+        if listed && self.list.is_complete() {
+            self.listing = None;
+            for member in std::mem::take(&mut self.unlisted) {
+                self.send_list(member, mail);
+            }
+        } else if !listed {
+            self.spread(news, mail);
+        }
+    }
+
+    /// The word of a member about this blob is not taken any more; what it has reported is void, and is fetched again
+    /// where nobody else has it.
+    pub(super) fn distrust(&mut self, now: Time, peer: PeerId, mail: &mut Mail) {
+        self.distrusted.insert(peer);
+        self.distrusted_at = Some(now);
+        self.reporters.remove(&peer);
+        self.take_leases(&peer, mail);
+        let void = self.list.forget(&peer);
+        if self.listing == Some(peer) {
+            self.listing = None;
+        }
+        if void.is_empty() {
+            return;
+        }
+        self.renew_list(now);
+        if self.forest.find(&peer).is_some_and(|node| self.forest.is_whole(node)) {
+            self.lose(&peer);
+        }
+        match self.forest.has_seeds() {
+            true => self.wait_for_list(),
+            false => {
+                let runs: Vec<_> = void.iter().map(|piece| Run { first: *piece, end: piece + 1 }).collect();
+                self.leases.misses(now, &runs);
+            }
+        }
+    }
+
+    /// The whole digest does not match although all pieces do: somebody who reported has lied, or its source has.
+    /// Everything starts over without them.
+    pub(super) fn mismatch(&mut self, now: Time, from: PeerId, mail: &mut Mail) {
+        let by_receiver = self.forest.find(&from).is_some_and(|n| !self.forest.is_whole(n));
+        // Its exchange has ended; if it tries again, it joins again.
+        self.lose(&from);
+        // One report for each life of the list: the others say the same.
+        if !by_receiver || !self.list.is_complete() {
+            return;
+        }
+        self.mismatched.insert(from);
+        // Somebody has seen that the list is right; then one that says otherwise may itself be broken.
+        if self.attested && self.mismatched.len() < ACCUSERS_MIN {
+            return;
+        }
+        self.list = PieceList::new(self.pieces);
+        let reporters = std::mem::take(&mut self.reporters);
+        let seeds: Vec<_> = self.forest.seeds().filter(|seed| reporters.contains(seed)).collect();
+        seeds.iter().for_each(|seed| self.lose(seed));
+        self.distrusted.extend(reporters);
+        self.distrusted_at = Some(now);
+        self.brought.clear();
+        self.leases.restart(now.since_origin().as_nanos() as u64);
+        if self.forest.has_seeds() {
+            self.leases.has(&[self.all()]);
+            self.wait_for_list();
+        }
+        self.renew_list(now);
+        for node in self.forest.receivers() {
+            mail.push_back((self.forest.peer(node), Message::Restart { digest: self.digest }));
+        }
+    }
+
+    /// Everybody is told the list when one of those who have the blob has reported it.
+    fn wait_for_list(&mut self) {
+        self.unlisted.extend(self.forest.receivers().map(|node| self.forest.peer(node)));
+    }
+
+    fn renew_list(&mut self, now: Time) {
+        self.repairs += 1;
+        self.list_number = (now.since_origin().as_nanos() as u64).max(self.list_number + 1);
+        (self.attested, self.mismatched) = (false, BTreeSet::new());
+        // Pieces may have been right, and the list wrong.
+        self.accusers.clear();
+    }
+}

@@ -1,0 +1,93 @@
+//! Seeds: blobs that are whole on this node, for those who want to be fed with them or to know their hashes.
+
+use super::list::{PieceList, Via};
+use super::{Swarm, Wanted};
+use crate::ids::Digest;
+use crate::io::Output;
+use crate::limits::{ENTRIES_PER_FRAME_MAX, INSPECTIONS_MAX, SEEDS_MAX};
+use crate::peer::PeerId;
+use crate::pieces::piece_count;
+use crate::wire::{Entry, LeaseId, Message, PieceHash, Refusal};
+
+/// A blob that is whole on this node and that others are fed with.
+pub(super) struct Seed {
+    pub size: u64,
+    pub list: Option<PieceList>,
+    pub used: u64,
+}
+
+impl Swarm {
+    /// The store has been asked for a blob; answers [`Output::Inspect`].
+    pub fn inspected(&mut self, digest: Digest, size: Option<u64>) {
+        let waiting = self.inspecting.remove(&digest).unwrap_or_default();
+        if let Some(size) = size {
+            self.seed(digest, size, None);
+        }
+        for (to, wanted) in waiting {
+            match size == Some(wanted.size) {
+                true => self.handle_subscribe(to, digest, wanted),
+                false => self.refuse(to, digest, wanted.class, Refusal::Unknown),
+            }
+        }
+    }
+
+    /// The hashes of a stored blob's pieces; answers [`Output::List`].
+    pub fn listed(&mut self, digest: Digest, found: Option<(u64, Vec<PieceHash>)>) {
+        let waiting = self.listing.remove(&digest).unwrap_or_default();
+        let Some((size, hashes)) = found else { return };
+        let mut list = PieceList::new(piece_count(size) as u32);
+        for (piece, hash) in (0..).zip(hashes) {
+            list.set(Entry { piece, hash }, Via::Own);
+        }
+        self.seed(digest, size, Some(list));
+        waiting.into_iter().for_each(|to| self.tell_list(to, digest));
+    }
+
+    pub(super) fn inspect(&mut self, from: PeerId, digest: Digest, wanted: Wanted) {
+        let waiting: usize = self.inspecting.values().map(Vec::len).sum();
+        if waiting >= INSPECTIONS_MAX {
+            return self.refuse(from, digest, wanted.class, Refusal::Busy);
+        }
+        // An entry stays until the store has answered, although all may have gone who wait for it.
+        if !self.inspecting.contains_key(&digest) {
+            self.effects.push_back(Output::Inspect { digest });
+        }
+        self.inspecting.entry(digest).or_default().push((from, wanted));
+    }
+
+    /// The home wants the hashes of a blob that this node has.
+    pub(super) fn handle_list(&mut self, from: PeerId, digest: Digest) {
+        if self.seeds.get(&digest).is_some_and(|seed| seed.list.is_some()) {
+            return self.tell_list(from, digest);
+        }
+        let exchange = self.exchanges.get(&digest);
+        if exchange.is_none() && self.listing.len() < INSPECTIONS_MAX {
+            let waiting = self.listing.entry(digest).or_default();
+            if waiting.is_empty() {
+                self.effects.push_back(Output::List { digest });
+            }
+            waiting.insert(from);
+        }
+    }
+
+    fn tell_list(&mut self, to: PeerId, digest: Digest) {
+        let Some(list) = self.seeds.get(&digest).and_then(|seed| seed.list.as_ref()) else { return };
+        let pieces = piece_count(self.seeds[&digest].size) as u32;
+        let lease = LeaseId { epoch: 0, number: 0 };
+        for entries in list.entries(0..pieces).chunks(ENTRIES_PER_FRAME_MAX) {
+            self.mail
+                .push_back((to, Message::Report { digest, lease, entries: entries.to_vec(), busy: false }));
+        }
+    }
+
+    pub(super) fn seed(&mut self, digest: Digest, size: u64, list: Option<PieceList>) {
+        self.uses += 1;
+        self.seeds.insert(digest, Seed { size, list, used: self.uses });
+        if self.seeds.len() > SEEDS_MAX {
+            let idle = self.seeds.iter().filter(|(d, _)| !self.uploads.serves(d)).min_by_key(|(_, s)| s.used);
+            if let Some(oldest) = idle.map(|(digest, _)| *digest) {
+                self.seeds.remove(&oldest);
+            }
+        }
+    }
+}
