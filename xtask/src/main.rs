@@ -10,6 +10,7 @@ mod fuzz;
 mod packages;
 mod place;
 mod process;
+mod rocksdb;
 mod s3;
 mod sim;
 mod test;

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 
-use crate::{Result, place};
+use crate::{Result, place, rocksdb};
 
 /// A command in the root of the checkout.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
@@ -16,6 +16,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 pub fn cargo(subcommand: &str) -> Result<Command> {
     let mut cargo = command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg(subcommand).env("CARGO_TARGET_DIR", place::target()?);
+    rocksdb::link(&mut cargo)?;
     Ok(cargo)
 }
 

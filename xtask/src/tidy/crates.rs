@@ -137,7 +137,8 @@ mod tests {
             1
         );
         for package in ["shoal-agent", "shoal-net"] {
-            let text = format!("[package]\nname = \"{package}\"\n[dependencies]\nlibp2p-swarm.workspace = true\n");
+            let text =
+                format!("[package]\nname = \"{package}\"\n[dependencies]\nlibp2p-swarm.workspace = true\n");
             assert_eq!(findings(&text).len(), usize::from(package != "shoal-net"), "{package}");
         }
         // Once as a crate that belongs elsewhere, once as something impure.
