@@ -188,6 +188,9 @@ impl Engine {
                 self.handle_warm(now, set, Asked { blobs, scope, targets, deadline });
             }
             Input::WarmCancel { set } => self.with_swarm(|swarm| swarm.cancel_warm(now, set)),
+            Input::Unkept { digest, fault } => {
+                self.with(now, digest, |f, out| f.handle_unkept(fault, out));
+            }
             Input::Wakeup => {
                 self.with_swarm(|swarm| swarm.advance(now));
                 match self.swarm.as_mut().is_some_and(|swarm| swarm.ends_waiting(now)) {

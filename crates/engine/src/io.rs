@@ -209,6 +209,13 @@ pub enum Input {
     Drain,
     /// The deadline of the drain: everybody is cut off, progress is kept.
     Stop,
+    /// A piece that came from a member could not be kept on this node's disk.
+    Unkept {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        fault: LocalFault,
+    },
 }
 
 /// What the store has of a blob.

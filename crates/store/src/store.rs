@@ -11,11 +11,12 @@ mod tags;
 mod verify;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -99,6 +100,17 @@ pub(crate) struct Inner {
     evicting: Mutex<()>,
     sweeping: Mutex<sweep::Progress>,
     runtime: Option<RuntimeContent>,
+    departures: Departures,
+}
+
+/// Who is told of blobs that leave.
+#[derive(Default)]
+struct Departures(OnceLock<Box<dyn Fn(&Digest) + Send + Sync>>);
+
+impl fmt::Debug for Departures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.get().is_some() { "Departures(told)" } else { "Departures(nobody)" })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +178,12 @@ impl Store {
         };
         inner.index.each_blob(after, visit).map_err(|fault| inner.index_fault("list the blobs", fault))?;
         Ok(found)
+    }
+
+    /// Calls `tell` for each of our blobs that is removed, evicted, expired or found to be broken from now on, on the thread
+    /// that does it; it must not call the store. Only the first caller is told.
+    pub fn on_departure(&self, tell: impl Fn(&Digest) + Send + Sync + 'static) {
+        let _ = self.inner.departures.0.set(Box::new(tell));
     }
 
     /// Removes a blob, also a pinned one, and says whether there was one. Who reads it now can read it to its end.
@@ -317,6 +335,9 @@ impl Inner {
             .apply(&[Change::DeleteBlob(digest)], durability, counted)
             .map_err(|fault| self.index_fault("remove a blob from the index", fault))?;
         self.touched.lock().remove(digest);
+        if let Some(tell) = self.departures.0.get() {
+            tell(digest);
+        }
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::{Flight, Phase, Sharing};
+use crate::fault::LocalFault;
 use crate::io::{Output, PullFault};
 use crate::time::Time;
 
@@ -83,6 +84,13 @@ impl Flight {
         self.unsaved_since.get_or_insert(now);
         self.under_way = true;
         self.have.insert(bytes);
+    }
+
+    /// A piece that came from a member could not be kept.
+    pub(crate) fn handle_unkept(&mut self, fault: LocalFault, out: &mut VecDeque<Output>) {
+        if self.phase == Phase::Receiving {
+            self.handle_local_fault(fault, out);
+        }
     }
 
     /// Everything that was checked against the list is suspect.

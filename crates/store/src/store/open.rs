@@ -58,6 +58,7 @@ impl Store {
             evicting: parking_lot::Mutex::default(),
             sweeping: parking_lot::Mutex::default(),
             runtime,
+            departures: super::Departures::default(),
         });
         let mut adopted = 0;
         for (digest, record) in survey.partials {

@@ -26,6 +26,7 @@ fn roster(count: u64, restarted: Option<u64>) -> Arc<Roster> {
             peer: peer(n),
             generation: 1 + u64::from(restarted == Some(n)),
             addresses: Box::default(),
+            data_port: 0,
             zone: "".into(),
             labels: Box::default(),
             version: "".into(),
