@@ -8,6 +8,7 @@ pub mod blobs;
 pub mod client;
 mod counters;
 pub mod observe;
+pub mod peers;
 mod socket;
 pub mod status;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use shoal_store::{Store, StoreError};
 
 use crate::driver;
 use crate::metrics::Metrics;
+use crate::swarm::Swarm;
 use crate::upstream::Upstream;
 
 pub use observe::{Instance, ObserveState, Readiness, observe_router, serve_observe};
@@ -40,6 +42,8 @@ pub struct AdminState {
     pub driver: driver::Handle,
     /// Knows which sources are well.
     pub upstream: Upstream,
+    /// The other members, if there are any.
+    pub swarm: Option<Swarm>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// When the agent started.
@@ -52,8 +56,10 @@ pub struct AdminState {
 pub fn admin_router(state: AdminState) -> Router {
     Router::new()
         .route("/v1/status", get(status::status))
+        .route("/v1/peers", get(peers::list))
         .route("/v1/blobs", get(blobs::list))
         .route("/v1/blobs/{digest}", get(blobs::show).delete(blobs::remove))
+        .route("/v1/blobs/{digest}/story", get(peers::story))
         .route("/v1/blobs/{digest}/verify", post(blobs::verify))
         .route("/v1/blobs/{digest}/pin", put(blobs::pin).delete(blobs::unpin))
         .fallback(|| async {

@@ -22,6 +22,7 @@ use crate::node::{Node, Parts};
 use crate::registry::listen::{self, BindError};
 use crate::registry::{self, FrontSettings};
 use crate::sources::Sources;
+use crate::swarm::{self, Bound, Swarm, SwarmError};
 use crate::tier::{Tier, TierSettingsError};
 use crate::upstream::{SettingsError, Upstream};
 
@@ -37,6 +38,9 @@ pub enum StartError {
     /// The object store's settings cannot be used.
     #[error(transparent)]
     Tier(#[from] TierSettingsError),
+    /// The agent cannot be a member.
+    #[error(transparent)]
+    Swarm(#[from] SwarmError),
     /// A port cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -59,6 +63,7 @@ pub struct App {
     report: OpenReport,
     upstream: Upstream,
     tier: Option<Tier>,
+    swarm: Option<Bound>,
     registry: Vec<(TcpListener, FrontSettings)>,
     observe: TcpListener,
     admin: UnixListener,
@@ -78,6 +83,10 @@ impl App {
         let path = options.path.clone();
         let opened = tokio::task::spawn_blocking(move || Store::open(options)).await;
         let opened = opened.map_err(|_| StartError::Interrupted { path })??;
+        let swarm = match config.swarm_settings() {
+            Some(settings) => Some(Bound::bind(settings.clone()).await?),
+            None => None,
+        };
         let mut registry = Vec::new();
         for listener in config.listeners() {
             let instance = upstream.instance().to_owned();
@@ -93,6 +102,7 @@ impl App {
             report: opened.report,
             upstream,
             tier,
+            swarm,
             registry,
             observe,
             admin,
@@ -101,7 +111,7 @@ impl App {
 
     /// Starts to answer.
     pub fn spawn(self) -> Running {
-        let App { config, metrics, store, report, upstream, tier, registry, observe, admin } = self;
+        let App { config, metrics, store, report, upstream, tier, swarm, registry, observe, admin } = self;
         tracing::info!(
             blobs = report.blobs,
             bytes = report.bytes,
@@ -111,17 +121,29 @@ impl App {
             "store opened"
         );
         let sources = Sources::new(upstream.clone(), tier.clone());
-        let driver =
-            driver::spawn(config.driver_settings(), store.clone(), sources.clone(), Arc::clone(&metrics));
+        let bound = swarm;
+        let swarm = bound.as_ref().map(|bound| Swarm::new(bound, store.clone(), Arc::clone(&metrics)));
+        let driver = driver::spawn(
+            config.driver_settings(),
+            store.clone(),
+            sources.clone(),
+            Arc::clone(&metrics),
+            swarm.clone(),
+        );
+        let (swarming, leaving) = (TaskTracker::new(), CancellationToken::new());
         let listings = Listings::new(upstream.clone(), ListingSettings::default());
         let parts = Parts {
             store: store.clone(),
             sources,
             driver: driver.clone(),
+            swarm: swarm.clone(),
             listings,
             metrics: Arc::clone(&metrics),
         };
         let node = Node::new(parts, config.node_settings());
+        if let (Some(swarm), Some(bound)) = (&swarm, bound) {
+            swarm.spawn(bound, &driver, swarm::router(node.clone()), &swarming, &leaving);
+        }
         let (serving, stopping) = (TaskTracker::new(), CancellationToken::new());
         let mut addresses = Vec::new();
         for (listener, front) in registry {
@@ -144,6 +166,7 @@ impl App {
             store: store.clone(),
             driver: driver.clone(),
             upstream,
+            swarm,
             metrics: Arc::clone(&metrics),
             started: Instant::now(),
             listeners: addresses.clone(),
@@ -152,7 +175,20 @@ impl App {
         watched.spawn(sweep(gauges, config.sweep_interval(), background.clone()));
         tracing::info!(registry = ?addresses, observe = ?observe_address, "ready");
         readiness.ready();
-        Running { config, driver, store, tier, serving, stopping, watched, background, readiness, addresses }
+        Running {
+            config,
+            driver,
+            store,
+            tier,
+            swarming,
+            leaving,
+            serving,
+            stopping,
+            watched,
+            background,
+            readiness,
+            addresses,
+        }
     }
 }
 
@@ -162,6 +198,8 @@ pub struct Running {
     driver: driver::Handle,
     store: Store,
     tier: Option<Tier>,
+    swarming: TaskTracker,
+    leaving: CancellationToken,
     serving: TaskTracker,
     stopping: CancellationToken,
     watched: TaskTracker,
@@ -187,6 +225,10 @@ impl Running {
         // Clients first: what they wait for must still arrive. Both ends have the same deadline.
         let begun = Instant::now();
         tokio::join!(self.serving.wait(), self.driver.drain(deadline));
+        // Others may still have been receiving from here; now they turn to somebody else.
+        self.leaving.cancel();
+        self.swarming.close();
+        self.swarming.wait().await;
         if let Some(tier) = &self.tier {
             tier.drain(deadline.saturating_sub(begun.elapsed())).await;
         }

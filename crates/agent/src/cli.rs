@@ -6,10 +6,12 @@
 mod agent;
 mod blob;
 mod config;
+mod explain;
 pub(crate) mod failure;
 mod import;
 mod mirrors;
 mod output;
+mod peers;
 mod process;
 mod status;
 #[cfg(test)]
@@ -74,7 +76,11 @@ enum Command {
     Blob(blob::BlobCommand),
     /// Show what the agent of this node is doing.
     Status(status::StatusArgs),
-    /// See it work: a real registry, a real agent, many clients, on this machine.
+    /// Show where a blob came from, or is coming from, on this node.
+    Explain(explain::ExplainArgs),
+    /// Show the other agents that this one knows.
+    Peers(peers::PeersArgs),
+    /// See it work: a real registry, an agent and a client for each node, all at once, on this machine.
     Demo(crate::demo::Args),
     /// Print a completion script for a shell.
     #[command(after_help = "Example:\n  shoal completion bash > /etc/bash_completion.d/shoal")]
@@ -150,6 +156,8 @@ impl Cli {
             Command::Mirrors(command) => process::light_runtime()?.block_on(mirrors::run(&command, &mut out)),
             Command::Blob(command) => process::light_runtime()?.block_on(blob::run(&command, &mut out)),
             Command::Status(args) => process::light_runtime()?.block_on(status::run(&args, &mut out)),
+            Command::Explain(args) => process::light_runtime()?.block_on(explain::run(&args, &mut out)),
+            Command::Peers(args) => process::light_runtime()?.block_on(peers::run(&args, &mut out)),
             Command::Demo(args) => {
                 process::runtime()?.block_on(crate::demo::run(args)).map_err(Failure::Demo)
             }

@@ -22,6 +22,7 @@ use shoal_engine::access::Rules;
 use shoal_engine::tags::TagPolicy;
 
 use crate::registry::listen::ConnectionLimits;
+use crate::swarm::SwarmSettings;
 use crate::tier::TierSettings;
 use crate::upstream::{MirrorSettings, RegistrySettings};
 use crate::{driver, logging, node, upstream};
@@ -157,6 +158,11 @@ impl Config {
     /// The object store that nodes share, if there is one.
     pub fn tier_settings(&self) -> Option<&TierSettings> {
         self.checked.tier.as_ref()
+    }
+
+    /// How the agent is a member; `None` if it works alone.
+    pub fn swarm_settings(&self) -> Option<&SwarmSettings> {
+        self.checked.swarm.as_ref()
     }
 
     /// Which mirrors are asked, and what they may cost.

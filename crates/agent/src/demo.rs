@@ -1,8 +1,9 @@
 //! `shoal demo`: what the agent is for, in ten seconds on one machine.
 //!
-//! A real registry, a real agent, and clients that pull as container runtimes do, all at once: through the agent while
-//! it has nothing, once more, and straight from the registry for comparison. What it reports is what the registry's
-//! own access log and the agent's metrics say. Every child process and file is gone when it ends, however it ends.
+//! A real registry, an agent for each node, and clients that pull as container runtimes do, all at once: each through
+//! its own agent while no agent has anything, once more, and straight from the registry for comparison. What it reports
+//! is what the registry's own access log and the agents' metrics say. Every child process and file is gone when it ends,
+//! however it ends.
 
 pub mod agent;
 pub mod child;
@@ -14,6 +15,7 @@ pub mod registry;
 pub mod report;
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,7 +26,7 @@ use futures_util::future::try_join_all;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::agent::{AgentProcess, AgentSetup};
+use self::agent::{AgentProcess, AgentSetup, Counted, SwarmSetup};
 use self::client::{Check, LightClient};
 use self::image::SyntheticImage;
 use self::proxy::Throttle;
@@ -39,20 +41,27 @@ const REGISTRY: &str = "registry.demo";
 /// Longest time for one round, beyond what its bytes take on the link.
 const ROUND_MAX: Duration = Duration::from_secs(60);
 
+/// Agents whose addresses every agent is told; the others it learns from them.
+const JOIN_MAX: usize = 3;
+/// Longest time until all agents know each other.
+const MEET_MAX: Duration = Duration::from_secs(30);
+/// Pause between two looks at something that is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// Largest image: it is held in memory, once.
 const SIZE_MAX: u64 = 8_000_000_000;
 
 /// Options of `shoal demo`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Clients that pull at once, as the nodes of a cluster do.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=200))]
-    pub clients: u16,
-    /// Size of the image, e.g. 256MB. Held in memory once and on disk twice.
+    /// Nodes of the cluster: each has an agent and a client, and all pull at once.
+    #[arg(long, visible_alias = "clients", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=200))]
+    pub nodes: u16,
+    /// Size of the image, e.g. 256MB. Held in memory once, and on disk once for each node.
     #[arg(long, default_value = "128MB")]
     pub size: ByteSize,
     /// Bytes per second that the registry can send to all together.
-    #[arg(long, default_value = "250MB")]
+    #[arg(long, default_value = "100MB")]
     pub link: ByteSize,
     /// Print one JSON object at the end instead of a table.
     #[arg(long)]
@@ -72,7 +81,13 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         _ = interrupt.recv() => bail!("interrupted"),
         _ = terminate.recv() => bail!("terminated"),
     };
-    eprintln!("\n{}\n{}\n({})", report.table(), report.verdict(), report.conditions());
+    eprintln!(
+        "\n{}\n{}\n{}\n({})",
+        report.table(),
+        report.who_sent_what(),
+        report.verdict(),
+        report.conditions()
+    );
     if args.json {
         println!("{}", report.json()?);
     }
@@ -90,34 +105,64 @@ async fn show(args: &Args, size: u64, link: u64) -> Result<Report> {
     let registry = RegistryProcess::start(folder.path()).await?;
     registry.push(REPOSITORY, TAG, &image).await?;
     let throttle = Throttle::start(registry.address(), link).await?;
-    step("starting an agent (shoal agent)");
-    let agent = AgentProcess::start(AgentSetup {
-        program: std::env::current_exe().context("this program has no path")?,
-        folder: folder.path(),
-        registry: REGISTRY,
-        endpoint: &throttle.url(),
-    })
-    .await?;
+    let nodes = args.nodes;
+    step(&format!("starting {nodes} agents (shoal agent), which find each other"));
+    let agents = start_agents(folder.path(), nodes, &throttle.url()).await?;
 
-    let nodes = args.clients;
     let stage = Stage { image: &image, registry: &registry, nodes, link };
     let mut rounds = Vec::new();
-    for what in ["pull through the agent, which has nothing", "pull once more"] {
-        let before = agent.served().await?;
-        let clients =
-            (0..nodes).map(|_| LightClient::new(&agent.url(), Some(REGISTRY))).collect::<Result<_>>()?;
+    for what in ["pull, each through its agent, which has nothing", "pull once more"] {
+        let before = counted(&agents).await?;
+        let clients = agents.iter().map(|agent| LightClient::new(&agent.url(), Some(REGISTRY)));
+        let clients = clients.collect::<Result<_>>()?;
         let mut round = stage.round(&format!("{nodes} clients {what}"), clients, rounds.is_empty()).await?;
-        round.sources = difference(&before, agent.served().await?);
+        let after = counted(&agents).await?;
+        round.agents = before.iter().zip(after).map(|(before, after)| difference(before, after)).collect();
         rounds.push(round);
     }
     let clients = (0..nodes).map(|_| LightClient::new(&throttle.url(), None)).collect::<Result<_>>()?;
     let direct =
         stage.round(&format!("{nodes} clients pull straight from the registry"), clients, true).await?;
 
-    agent.end().await?;
+    try_join_all(agents.into_iter().map(AgentProcess::end)).await?;
     registry.end().await?;
     let [cold, warm] = <[Round; 2]>::try_from(rounds).expect("two rounds were run");
     Ok(Report { nodes, image_bytes: image.size(), link, cold, warm, direct })
+}
+
+/// An agent for each node, each with a folder of its own. Returns when every one knows all others.
+async fn start_agents(folder: &Path, nodes: u16, endpoint: &str) -> Result<Vec<AgentProcess>> {
+    let secret_file = folder.join("secret");
+    let secret: String = (0..32).map(|_| char::from(rand::random_range(b'a'..=b'z'))).collect();
+    std::fs::write(&secret_file, secret).context("cannot write the cluster's secret")?;
+    let program = std::env::current_exe().context("this program has no path")?;
+    let addresses = (0..nodes).map(|_| agent::free_address()).collect::<Result<Vec<_>>>()?;
+    let join: Vec<_> = addresses.iter().copied().take(JOIN_MAX).collect();
+    let mut agents = Vec::new();
+    for (node, address) in addresses.into_iter().enumerate() {
+        let folder = folder.join(format!("node-{node}"));
+        std::fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let swarm = Some(SwarmSetup { secret_file: &secret_file, address, join: &join });
+        let setup =
+            AgentSetup { program: program.clone(), folder: &folder, registry: REGISTRY, endpoint, swarm };
+        agents.push(AgentProcess::start(setup).await?);
+    }
+    let all_met = async {
+        for agent in &agents {
+            while agent.counted().await?.members < u64::from(nodes) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    tokio::time::timeout(MEET_MAX, all_met)
+        .await
+        .with_context(|| format!("the agents have not all met after {MEET_MAX:?}"))??;
+    Ok(agents)
+}
+
+async fn counted(agents: &[AgentProcess]) -> Result<Vec<Counted>> {
+    try_join_all(agents.iter().map(AgentProcess::counted)).await
 }
 
 /// What every round has in common.
@@ -148,7 +193,7 @@ impl Stage<'_> {
         eprintln!("- {what}: {:.2} s", took.as_secs_f64());
         let least = if uses_registry { self.image.size() } else { 0 };
         let asked = self.registry.asked_since(before, least).await?;
-        Ok(Round { took, asked, received: sizes.iter().sum(), sources: Vec::new() })
+        Ok(Round { took, asked, received: sizes.iter().sum(), agents: Vec::new() })
     }
 }
 
@@ -177,19 +222,20 @@ impl Drop for Cleared {
     }
 }
 
-/// What was added to each source, largest first.
-fn difference(before: &[(String, u64)], after: Vec<(String, u64)>) -> Vec<(String, u64)> {
-    let old = |source: &str| before.iter().find(|(name, _)| name == source).map_or(0, |(_, bytes)| *bytes);
-    let mut added: Vec<_> = after
-        .into_iter()
-        .map(|(source, bytes)| {
-            let added = bytes.saturating_sub(old(&source));
-            (source, added)
-        })
-        .filter(|(_, bytes)| *bytes > 0)
-        .collect();
-    added.sort_unstable_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    added
+/// What an agent has counted between two looks.
+fn difference(before: &Counted, after: Counted) -> Counted {
+    let old = |source: &str| before.served.iter().find(|(name, _)| name == source).map_or(0, |(_, n)| *n);
+    let added = after.served.into_iter().map(|(source, bytes)| {
+        let added = bytes.saturating_sub(old(&source));
+        (source, added)
+    });
+    Counted {
+        served: added.filter(|(_, bytes)| *bytes > 0).collect(),
+        upstream: after.upstream.saturating_sub(before.upstream),
+        from_peers: after.from_peers.saturating_sub(before.from_peers),
+        to_peers: after.to_peers.saturating_sub(before.to_peers),
+        members: after.members,
+    }
 }
 
 #[cfg(test)]
@@ -198,11 +244,18 @@ mod tests {
 
     #[test]
     fn only_what_was_added_is_reported() {
-        let pairs =
-            |pairs: &[(&str, u64)]| pairs.iter().map(|(s, n)| ((*s).to_owned(), *n)).collect::<Vec<_>>();
-        let before = pairs(&[("store", 10), ("shared", 5)]);
-        let after = pairs(&[("store", 10), ("shared", 8), ("upstream", 9)]);
-        assert_eq!(difference(&before, after), pairs(&[("upstream", 9), ("shared", 3)]));
+        let served = |pairs: &[(&str, u64)]| pairs.iter().map(|(s, n)| ((*s).to_owned(), *n)).collect();
+        let before =
+            Counted { served: served(&[("store", 10), ("shared", 5)]), upstream: 3, ..Counted::default() };
+        let after = Counted {
+            served: served(&[("store", 10), ("shared", 8), ("upstream", 9)]),
+            upstream: 7,
+            to_peers: 2,
+            ..Counted::default()
+        };
+        let added = difference(&before, after);
+        assert_eq!(added.served, served(&[("shared", 3), ("upstream", 9)]) as Vec<_>);
+        assert_eq!((added.upstream, added.from_peers, added.to_peers), (4, 0, 2));
     }
 
     #[tokio::test]

@@ -7,8 +7,11 @@
 mod batch;
 mod body;
 mod effects;
+mod exchange;
 mod flight;
+mod hashes;
 mod pass;
+mod story;
 mod ticket;
 
 use std::collections::HashMap;
@@ -27,15 +30,16 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 use crate::node::{Asked, Cause};
 use crate::sources::Sources;
+use crate::swarm::Swarm;
 use crate::upstream::{ClientToken, UpstreamError};
 
 pub(crate) use flight::function as hash_function;
 
 pub use body::{BlobBody, BodyError, Opened};
-pub(crate) use flight::FlightProof;
+pub(crate) use flight::{FlightIo, FlightProof, OfferError};
+pub use story::{BlobStory, ClassStory, SourceShare};
 pub use ticket::{Ending, Ticket};
 
-use flight::FlightIo;
 use pass::PassThrough;
 use ticket::Shared;
 
@@ -77,6 +81,8 @@ enum Command {
         shared: Arc<Shared>,
     },
     Status(oneshot::Sender<Vec<FlightStatus>>),
+    KnownSize(Digest, oneshot::Sender<Option<u64>>),
+    Explain(Digest, oneshot::Sender<BlobStory>),
     Idle(oneshot::Sender<()>),
 }
 
@@ -124,6 +130,20 @@ impl Handle {
         let _ = self.inbox.send(Command::Described { digest, size, prefetch: prefetch.cloned() }).await;
     }
 
+    /// The size of a blob in bytes, if a manifest or a transfer has told it.
+    pub async fn known_size(&self, digest: Digest) -> Option<u64> {
+        let (tell, told) = oneshot::channel();
+        self.inbox.send(Command::KnownSize(digest, tell)).await.ok()?;
+        told.await.ok().flatten()
+    }
+
+    /// Where a blob comes or came from; `None` when the driver has ended. Whether it is stored is not the driver's to know.
+    pub async fn explain(&self, digest: Digest) -> Option<BlobStory> {
+        let (tell, told) = oneshot::channel();
+        self.inbox.send(Command::Explain(digest, tell)).await.ok()?;
+        told.await.ok()
+    }
+
     /// The flights under way.
     pub async fn status(&self) -> Vec<FlightStatus> {
         let (tell, told) = oneshot::channel();
@@ -152,7 +172,8 @@ impl Handle {
         }
     }
 
-    async fn input(&self, input: Input) {
+    /// Tells the engine what has happened.
+    pub(crate) async fn input(&self, input: Input) {
         self.answer(input, None).await;
     }
 
@@ -177,7 +198,7 @@ impl Handle {
     }
 
     /// For destructors: never waits here, and never loses the message.
-    fn input_detached(&self, input: Input) {
+    pub(crate) fn input_detached(&self, input: Input) {
         if let Err(mpsc::error::TrySendError::Full(Command::Input(input, _))) =
             self.inbox.try_send(Command::Input(input, None))
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -197,10 +218,13 @@ struct Driver {
     store: Store,
     sources: Sources,
     metrics: Arc<Metrics>,
+    swarm: Option<Swarm>,
     flights: HashMap<Digest, Arc<FlightIo>>,
     tickets: HashMap<TicketId, Open>,
     fetches: HashMap<FetchId, Running>,
     stories: HashMap<Digest, Story>,
+    /// Where the last blobs came from.
+    come: story::Stories,
     idlers: Vec<oneshot::Sender<()>>,
 }
 
@@ -226,8 +250,15 @@ struct Story {
     causes: Vec<Cause>,
 }
 
-/// Starts the driver on the current runtime.
-pub fn spawn(settings: Settings, store: Store, sources: impl Into<Sources>, metrics: Arc<Metrics>) -> Handle {
+/// Starts the driver on the current runtime. Without a swarm the node works alone.
+pub fn spawn(
+    mut settings: Settings,
+    store: Store,
+    sources: impl Into<Sources>,
+    metrics: Arc<Metrics>,
+    swarm: Option<Swarm>,
+) -> Handle {
+    settings.engine.peer = swarm.as_ref().map(Swarm::me);
     let sources = sources.into();
     let (sender, inbox) = mpsc::channel(INBOX_MAX);
     let settings = Arc::new(settings);
@@ -245,12 +276,17 @@ pub fn spawn(settings: Settings, store: Store, sources: impl Into<Sources>, metr
         store,
         sources,
         metrics,
+        swarm,
         flights: HashMap::new(),
         tickets: HashMap::new(),
         fetches: HashMap::new(),
         stories: HashMap::new(),
+        come: story::Stories::default(),
         idlers: Vec::new(),
     };
+    if driver.swarm.is_some() {
+        driver.tell_stored();
+    }
     tokio::spawn(driver.run());
     handle
 }
@@ -313,6 +349,13 @@ impl Driver {
             Command::Status(tell) => {
                 let _ = tell.send(self.status());
             }
+            Command::KnownSize(digest, tell) => {
+                let of_flight = self.engine.flight(&digest).and_then(|flight| flight.size());
+                let _ = tell.send(of_flight.or_else(|| self.engine.size_hint(&digest)));
+            }
+            Command::Explain(digest, tell) => {
+                let _ = tell.send(self.explain(digest));
+            }
             Command::Idle(tell) => {
                 self.idlers.push(tell);
                 self.tell_idlers();
@@ -328,18 +371,16 @@ impl Driver {
             Input::FetchEnded { fetch, .. } => {
                 self.fetches.remove(fetch);
             }
-            Input::Shut { digest } => {
-                self.flights.remove(digest);
-            }
+            Input::Shut { digest } => self.put_down(digest),
             // From here on the store answers for the blob; those who still read hold their own handle.
-            Input::Committed { digest, result: Ok(()) } => {
-                self.flights.remove(digest);
-            }
+            Input::Committed { digest, result: Ok(()) } => self.put_down(digest),
             _ => {}
         }
         let now = Time::from_origin(self.origin.elapsed());
+        tracing::trace!(target: "shoal::engine", ?input);
         self.engine.handle(now, input);
         while let Some(output) = self.engine.poll_output() {
+            tracing::trace!(target: "shoal::engine", ?output);
             self.carry_out(output);
         }
         self.metrics.flights.set(self.engine.flights().count() as i64);
@@ -382,21 +423,26 @@ impl Driver {
                     open.shared.ready(to);
                 }
             }
-            // The engine is created without a name among members: it works alone and talks to nobody.
-            Output::Tell { .. }
-            | Output::Upload(_)
-            | Output::Place { .. }
-            | Output::Discard { .. }
-            | Output::Inspect { .. }
-            | Output::List { .. }
-            | Output::Warming { .. }
-            | Output::Warmed { .. } => debug_assert!(false, "an engine without a name has no members"),
+            Output::Tell { to, message } => self.tell(to, message),
+            Output::Upload(send) => self.upload(send),
+            Output::Place { digest, piece, from } => self.place(digest, piece, from),
+            Output::Discard { digest, piece, from } => self.discard(digest, piece, from),
+            Output::Inspect { digest } => self.inspect(digest),
+            Output::List { digest } => self.list(digest),
+            // Nothing here starts a warm set yet; one that another member has started is answered by the engine.
+            Output::Warming { .. } | Output::Warmed { .. } => {}
             Output::End { ticket, outcome } => {
                 if let Some(open) = self.tickets.remove(&ticket) {
                     let causes = self.stories.get(&open.digest).map(|s| s.causes.clone()).unwrap_or_default();
                     open.shared.end(Ending { outcome, causes });
                 }
             }
+        }
+    }
+
+    fn put_down(&mut self, digest: &Digest) {
+        if let Some(flight) = self.flights.remove(digest) {
+            self.come.keep(*digest, flight.shares());
         }
     }
 

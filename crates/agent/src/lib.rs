@@ -18,5 +18,6 @@ pub mod metrics;
 pub mod node;
 pub mod registry;
 pub mod sources;
+pub mod swarm;
 pub mod tier;
 pub mod upstream;

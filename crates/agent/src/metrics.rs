@@ -95,6 +95,12 @@ pub struct Metrics {
     pub tier_received_bytes: Counter,
     /// Bytes sent to the object store, markers included.
     pub tier_sent_bytes: Counter,
+    /// Bytes of pieces received from other members.
+    pub peer_received_bytes: Counter,
+    /// Bytes of pieces sent to other members.
+    pub peer_sent_bytes: Counter,
+    /// Members that are believed to be alive, this one included.
+    pub members: Gauge,
     quarantines: Family<ByRegistry, Counter>,
     source_down: Family<ByRegistry, Gauge>,
     rate_limit: Family<ByRegistry, Gauge>,
@@ -180,6 +186,15 @@ impl Metrics {
         let tier_received_bytes =
             add!("tier_received_bytes", "Bytes of blobs received from the object store", Counter::default());
         let tier_sent_bytes = add!("tier_sent_bytes", "Bytes sent to the object store", Counter::default());
+        let peer_received_bytes =
+            add!("peer_received_bytes", "Bytes of blobs received from other members", Counter::default());
+        let peer_sent_bytes =
+            add!("peer_sent_bytes", "Bytes of blobs sent to other members", Counter::default());
+        let members = add!(
+            "members",
+            "Members of the swarm that are believed to be alive, this one included",
+            Gauge::default()
+        );
         let quarantines = add!(
             "quarantines",
             "Blobs for which a mirror is no longer asked, because it sent wrong bytes",
@@ -231,6 +246,9 @@ impl Metrics {
             tier_uploads_dropped,
             tier_received_bytes,
             tier_sent_bytes,
+            peer_received_bytes,
+            peer_sent_bytes,
+            members,
             quarantines,
             source_down,
             rate_limit,

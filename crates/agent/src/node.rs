@@ -3,6 +3,7 @@
 mod access;
 mod blobs;
 mod manifests;
+mod members;
 mod proof;
 mod single;
 mod verdicts;
@@ -23,6 +24,7 @@ use crate::driver;
 use crate::listing::{ListingReply, Listings};
 use crate::metrics::{Metrics, Served};
 use crate::sources::Sources;
+use crate::swarm::Swarm;
 use crate::upstream::{ClientToken, Hops, Sought, UpstreamError};
 
 use access::Access;
@@ -159,6 +161,8 @@ pub struct Parts {
     pub sources: Sources,
     /// The driver of this node's engine.
     pub driver: driver::Handle,
+    /// The other members, if there are any.
+    pub swarm: Option<Swarm>,
     /// Tag lists and referrers.
     pub listings: Listings,
     /// Counters.
@@ -190,6 +194,8 @@ struct Inner {
     access: Access,
     manifests: Single<manifests::Key, Result<manifests::Fetched, FetchError>>,
     proofs: Single<proof::Key, Result<Visibility, FetchError>>,
+    /// Sizes that other members ask for.
+    sizes: Single<proof::Key, Result<u64, FetchError>>,
 }
 
 /// Why something could not be had from upstream.
@@ -220,8 +226,8 @@ impl Node {
     /// Puts the parts together.
     pub fn new(parts: Parts, settings: Settings) -> Self {
         let access = Access::new(settings.rules.clone(), parts.sources.upstream().clone());
-        let (manifests, proofs) = (Single::new(), Single::new());
-        Node(Arc::new(Inner { parts, settings, access, manifests, proofs }))
+        let (manifests, proofs, sizes) = (Single::new(), Single::new(), Single::new());
+        Node(Arc::new(Inner { parts, settings, access, manifests, proofs, sizes }))
     }
 
     /// A part of a blob. Resolves when the first byte is there, or when it is clear that there will be none.

@@ -47,6 +47,15 @@ pub enum Sender {
 }
 
 impl Sender {
+    /// For a person: the object store, the mirror, or the registry.
+    pub fn name(&self) -> String {
+        match self {
+            Sender::Tier => "object store".to_owned(),
+            Sender::Upstream { mirror: Some(mirror), .. } => mirror.registry().to_string(),
+            Sender::Upstream { mirror: None, scope, .. } => scope.registry.to_string(),
+        }
+    }
+
     /// The mirror, if it is one.
     pub fn mirror(&self) -> Option<&Mirror> {
         match self {

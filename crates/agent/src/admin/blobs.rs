@@ -163,7 +163,7 @@ pub(super) async fn unpin(
     done(on_disk(&state.store, move |store| store.unpin(&digest)).await?, &digest)
 }
 
-fn parsed(digest: &str) -> Result<Digest, Refusal> {
+pub(super) fn parsed(digest: &str) -> Result<Digest, Refusal> {
     digest
         .parse()
         .map_err(|error: shoal_engine::DigestError| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))

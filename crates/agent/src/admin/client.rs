@@ -15,7 +15,9 @@ use tokio::net::UnixStream;
 
 use super::Refusal;
 use super::blobs::{BlobEntry, Page, Verified};
+use super::peers::Peers;
 use super::status::Status;
+use crate::driver::BlobStory;
 
 /// How long an agent may take to answer on its own machine. Verifying reads the whole blob and has no limit.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -78,6 +80,16 @@ impl AdminClient {
     /// The agent at a glance.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.ask(Method::GET, "/v1/status").await
+    }
+
+    /// Where a blob came from.
+    pub async fn explain(&self, digest: &Digest) -> Result<BlobStory, ClientError> {
+        self.ask(Method::GET, &format!("/v1/blobs/{digest}/story")).await
+    }
+
+    /// The members of the swarm.
+    pub async fn peers(&self) -> Result<Peers, ClientError> {
+        self.ask(Method::GET, "/v1/peers").await
     }
 
     /// Blobs after `after`, ordered by digest.

@@ -42,6 +42,15 @@ pub struct Status {
     /// Registries and mirrors that have been asked or are configured, and whether they are well.
     #[serde(default)]
     pub sources: Vec<SourceStatus>,
+    /// Members of the swarm, this one included; 0 for an agent that works alone.
+    #[serde(default)]
+    pub members: u64,
+    /// Bytes of blobs received from other members.
+    #[serde(default)]
+    pub peer_received_bytes: u64,
+    /// Bytes of blobs sent to other members.
+    #[serde(default)]
+    pub peer_sent_bytes: u64,
     /// Transfers that broke and went on.
     pub upstream_resumes: u64,
     /// Blobs whose bytes did not match their digest.
@@ -107,6 +116,9 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Statu
         misses: counters.sum("misses_total"),
         upstream_bytes: counters.by("upstream_bytes_total", "registry"),
         sources: state.upstream.sources(),
+        members: counters.sum("members"),
+        peer_received_bytes: counters.sum("peer_received_bytes_total"),
+        peer_sent_bytes: counters.sum("peer_sent_bytes_total"),
         upstream_resumes: counters.sum("upstream_resumes_total"),
         verify_failures: counters.sum("verify_failures_total"),
     }))

@@ -43,6 +43,7 @@ impl Stand {
             store.clone(),
             upstream.clone(),
             Arc::clone(&metrics),
+            None,
         );
         let socket = folder.path().join("run").join("admin.sock");
         let listener = bind(&socket).await.unwrap();
@@ -50,6 +51,7 @@ impl Stand {
             store: store.clone(),
             driver,
             upstream,
+            swarm: None,
             metrics: Arc::clone(&metrics),
             started: Instant::now(),
             listeners: vec!["127.0.0.1:5000".parse().unwrap()],
@@ -150,9 +152,11 @@ async fn what_is_not_in_the_api_is_refused_in_words() {
                 stand.store.clone(),
                 upstream,
                 Arc::clone(&stand.metrics),
+                None,
             )
         },
         upstream: Upstream::new(upstream::Settings::default(), Arc::clone(&stand.metrics)).unwrap(),
+        swarm: None,
         metrics: Arc::clone(&stand.metrics),
         started: Instant::now(),
         listeners: Vec::new(),

@@ -47,6 +47,9 @@ pub(super) fn summary(status: &Status) -> String {
     line("served", shares(&status.served_bytes));
     line("requests", requests(status));
     line("upstream", upstream(status));
+    if status.members > 0 {
+        line("swarm", swarm(status));
+    }
     let unwell: Vec<String> = status.sources.iter().filter_map(unwell).collect();
     if !unwell.is_empty() {
         line("unwell", unwell.join(", "));
@@ -116,6 +119,14 @@ fn upstream(status: &Status) -> String {
         let _ = write!(text, "; transfers that broke and went on: {}", status.upstream_resumes);
     }
     text
+}
+
+fn swarm(status: &Status) -> String {
+    let others = status.members.saturating_sub(1);
+    let (received, sent) = (bytes(status.peer_received_bytes), bytes(status.peer_sent_bytes));
+    format!(
+        "{others} other members; {received} received from them instead of from upstream, {sent} sent to them"
+    )
 }
 
 /// A sum and what it is made of, the largest first.

@@ -7,6 +7,7 @@ mod access;
 mod mirrors;
 mod object_store;
 mod registries;
+mod swarm;
 
 pub(super) use registries::default_credentials;
 
@@ -24,6 +25,7 @@ use super::problem::{Problem, quoted};
 use super::quantity::{Period, Size};
 use super::schema;
 use crate::logging;
+use crate::swarm::SwarmSettings;
 use crate::tier::TierSettings;
 use crate::upstream::{MirrorSettings, RegistrySettings};
 
@@ -49,6 +51,7 @@ pub(super) struct Checked {
     pub registries: BTreeMap<Registry, RegistrySettings>,
     pub rules: Rules,
     pub tier: Option<TierSettings>,
+    pub swarm: Option<SwarmSettings>,
     pub mirrors: MirrorSettings,
     pub observe: SocketAddr,
     pub log: logging::Settings,
@@ -70,12 +73,13 @@ pub(super) fn resolve(
     let rules = access::resolve(&file.access, found);
     let tier = object_store::resolve(&file.object_store, &file.upstream.user_agent, found);
     let mirrors = mirrors::resolve(file, found);
+    let swarm = swarm::resolve(file, found);
     tags(&file.tags, found);
     let log = log(&file.log, found);
     socket(&file.admin.socket, found);
     found.period("shutdown.drain_deadline", file.shutdown.drain_deadline, Duration::ZERO, TIMEOUT_MAX);
     let observe = observe.unwrap_or_else(unused_address);
-    let checked = Checked { listeners, registries, mirrors, tier, rules, observe, log };
+    let checked = Checked { listeners, registries, mirrors, tier, swarm, rules, observe, log };
     // In the order of the file; what is missing from it stands at the end.
     findings.problems.sort_by_key(|problem| problem.at.unwrap_or((usize::MAX, 0)));
     (checked, findings.problems)

@@ -5,9 +5,11 @@
 
 mod mirrors;
 mod object_store;
+mod swarm;
 
 pub use mirrors::{MirrorSet, Mirrors};
 pub use object_store::{CredentialsFrom, ObjectStore};
+pub use swarm::Swarm;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -33,6 +35,8 @@ pub struct File {
     pub upstream: Upstream,
     /// Who else has what registries have.
     pub mirrors: Mirrors,
+    /// The other agents.
+    pub swarm: Swarm,
     /// The second tier that nodes share.
     pub object_store: ObjectStore,
     /// What is served at all.

@@ -28,18 +28,59 @@ pub struct AgentSetup<'a> {
     pub registry: &'a str,
     /// Where that registry is: `http://host:port`.
     pub endpoint: &'a str,
+    /// The other agents, if it is not alone.
+    pub swarm: Option<SwarmSetup<'a>>,
+}
+
+/// How an agent finds its swarm.
+pub struct SwarmSetup<'a> {
+    /// The file with the secret.
+    pub secret_file: &'a Path,
+    /// Where this agent listens for the others.
+    pub address: SocketAddr,
+    /// Where others do.
+    pub join: &'a [SocketAddr],
+}
+
+impl SwarmSetup<'_> {
+    fn config(&self) -> String {
+        let join: Vec<String> = self.join.iter().map(|address| format!("'{address}'")).collect();
+        format!(
+            "[swarm]\nsecret_file = '{}'\nlisten = ['{}']\nport = {}\ndata_port = 0\njoin = [{}]\n",
+            self.secret_file.display(),
+            self.address.ip(),
+            self.address.port(),
+            join.join(", ")
+        )
+    }
+}
+
+/// What an agent has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Bytes sent to clients, by where they came from.
+    pub served: Vec<(String, u64)>,
+    /// Bytes received from registries.
+    pub upstream: u64,
+    /// Bytes received from other agents.
+    pub from_peers: u64,
+    /// Bytes sent to other agents.
+    pub to_peers: u64,
+    /// Members that it knows, itself included.
+    pub members: u64,
 }
 
 impl AgentProcess {
     /// Starts an agent and waits until it is ready.
     pub async fn start(setup: AgentSetup<'_>) -> Result<Self> {
         let (registry, observe) = (free_address()?, free_address()?);
-        let AgentSetup { program, folder, registry: name, endpoint } = setup;
+        let AgentSetup { program, folder, registry: name, endpoint, swarm } = setup;
         let config = format!(
             "[[registry.listeners]]\naddress = '{registry}'\n[store]\npath = '{}'\n[admin]\nsocket = '{}'\n\
-             [observe]\naddress = '{observe}'\n[upstream.registries.'{name}']\nendpoint = '{endpoint}'\n",
+             [observe]\naddress = '{observe}'\n[upstream.registries.'{name}']\nendpoint = '{endpoint}'\n{}",
             Self::data(folder).display(),
             folder.join("agent.sock").display(),
+            swarm.as_ref().map(SwarmSetup::config).unwrap_or_default(),
         );
         let path = folder.join("shoal.toml");
         std::fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
@@ -73,10 +114,15 @@ impl AgentProcess {
         self.child.id()
     }
 
+    /// What it has counted so far.
+    pub async fn counted(&self) -> Result<Counted> {
+        let text = http::get(&self.client, &format!("http://{}/metrics", self.observe)).await?;
+        Ok(counted(&String::from_utf8_lossy(&text)))
+    }
+
     /// Bytes sent to clients so far, by where they came from.
     pub async fn served(&self) -> Result<Vec<(String, u64)>> {
-        let text = http::get(&self.client, &format!("http://{}/metrics", self.observe)).await?;
-        Ok(served(&String::from_utf8_lossy(&text)))
+        Ok(self.counted().await?.served)
     }
 
     /// Asks it to end and waits for it.
@@ -88,26 +134,36 @@ impl AgentProcess {
 }
 
 /// An address that was free a moment ago. Somebody else may take it in between; the agent then says so.
-fn free_address() -> Result<SocketAddr> {
+pub fn free_address() -> Result<SocketAddr> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").context("no loopback port is free")?;
     Ok(listener.local_addr()?)
 }
 
-/// The samples of `shoal_served_bytes_total{source="..."}`.
-fn served(metrics: &str) -> Vec<(String, u64)> {
-    metrics
-        .lines()
-        .filter_map(|line| {
-            let (source, value) =
-                line.strip_prefix("shoal_served_bytes_total{source=\"")?.split_once("\"} ")?;
-            Some((source.to_owned(), value.trim().parse().ok()?))
-        })
-        .collect()
+/// What the samples of a scrape come to.
+fn counted(metrics: &str) -> Counted {
+    let mut counted = Counted::default();
+    for line in metrics.lines() {
+        let Some((name, value)) = line.rsplit_once(' ') else { continue };
+        let Ok(value) = value.trim().parse::<u64>() else { continue };
+        match name {
+            "shoal_peer_received_bytes_total" => counted.from_peers = value,
+            "shoal_peer_sent_bytes_total" => counted.to_peers = value,
+            "shoal_members" => counted.members = value,
+            _ if name.starts_with("shoal_upstream_bytes_total{") => counted.upstream += value,
+            _ => {
+                let source = name.strip_prefix("shoal_served_bytes_total{source=\"");
+                if let Some(source) = source.and_then(|rest| rest.strip_suffix("\"}")) {
+                    counted.served.push((source.to_owned(), value));
+                }
+            }
+        }
+    }
+    counted
 }
 
 #[cfg(test)]
 mod tests {
-    use super::served;
+    use super::counted;
     use crate::metrics::{Metrics, Served};
 
     #[test]
@@ -115,8 +171,11 @@ mod tests {
         let metrics = Metrics::new();
         metrics.served(Served::Store, 1000);
         metrics.served(Served::Shared, 7);
-        let mut read = served(&metrics.encode());
-        read.sort_unstable();
-        assert_eq!(read, [("shared".to_owned(), 7), ("store".to_owned(), 1000)]);
+        metrics.peer_sent_bytes.inc_by(5);
+        metrics.members.set(3);
+        let mut read = counted(&metrics.encode());
+        read.served.sort_unstable();
+        assert_eq!((read.to_peers, read.from_peers, read.members), (5, 0, 3));
+        assert_eq!(read.served, [("shared".to_owned(), 7), ("store".to_owned(), 1000)]);
     }
 }

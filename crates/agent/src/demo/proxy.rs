@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Bytes that take the link at a time: small, so that connections take turns.
@@ -18,6 +18,10 @@ const TURN_BYTES: usize = 64 * 1024;
 /// How far the link may fall behind its rate and still catch up. Timers are late by a millisecond or so; without this
 /// the rate would be missed by as much.
 const CATCH_UP_MAX: Duration = Duration::from_millis(5);
+
+/// Room for what the registry has sent and the link has not taken yet. The kernel's own choice is megabytes, all of which
+/// the registry's log counts as sent when a client leaves.
+const AHEAD_BYTES: u32 = 64 * 1024;
 
 /// A proxy in front of one address. Dropping it closes all its connections.
 pub struct Throttle {
@@ -99,7 +103,12 @@ async fn connect(
     link: &Link,
     received: &AtomicU64,
 ) -> std::io::Result<()> {
-    let mut server = TcpStream::connect(target).await?;
+    let socket = match target {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_recv_buffer_size(AHEAD_BYTES)?;
+    let mut server = socket.connect(target).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (mut from_client, mut to_client) = client.split();

@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::agent::Counted;
 use super::registry::Asked;
+
+/// Agents that have a line of their own in the table.
+const NODES_SHOWN_MAX: usize = 16;
 
 /// One round: all clients pull at once.
 #[derive(Clone, Debug)]
@@ -16,21 +20,21 @@ pub struct Round {
     pub asked: Asked,
     /// Bytes that the clients received, all together.
     pub received: u64,
-    /// The same by where the agent had them from; empty where there was no agent.
-    pub sources: Vec<(String, u64)>,
+    /// What each agent counted meanwhile; empty where there was no agent.
+    pub agents: Vec<Counted>,
 }
 
 /// All rounds, and what they were made with.
 pub struct Report {
-    /// Clients.
+    /// Nodes, each with an agent and a client.
     pub nodes: u16,
     /// Bytes of the image.
     pub image_bytes: u64,
     /// Bytes per second of the way to the registry.
     pub link: u64,
-    /// Through an agent that had nothing.
+    /// Through agents that had nothing.
     pub cold: Round,
-    /// Through the agent, once more.
+    /// Through the agents, once more.
     pub warm: Round,
     /// Straight from the registry.
     pub direct: Round,
@@ -93,34 +97,45 @@ impl Report {
         row("registry: bytes sent", &|round| megabytes(round.asked.bytes));
         row("registry: blob requests", &|round| round.asked.blobs.to_string());
         row("registry: manifest requests", &|round| round.asked.manifests.to_string());
-        for source in self.sources() {
-            row(&format!("agent: {}", explained(&source)), &|round| match round
-                .sources
-                .iter()
-                .find(|(s, _)| *s == source)
-            {
-                Some((_, bytes)) => megabytes(*bytes),
-                None => "-".to_owned(),
-            });
-        }
+        let sum = |round: &Round, of: &dyn Fn(&Counted) -> u64| match round.agents.is_empty() {
+            true => "-".to_owned(),
+            false => megabytes(round.agents.iter().map(of).sum()),
+        };
+        row("agents: received from the registry", &|round| sum(round, &|agent| agent.upstream));
+        row("agents: received from each other", &|round| sum(round, &|agent| agent.from_peers));
         let heads: String = rounds.iter().map(|(head, _)| format!("{head:>22}")).collect();
         format!("  {:<34}{heads}\n{text}", "")
     }
 
-    /// Every source that sent something in any round.
-    fn sources(&self) -> Vec<String> {
-        let rounds = [&self.cold, &self.warm].into_iter();
-        let mut sources: Vec<String> =
-            rounds.flat_map(|round| &round.sources).map(|(s, _)| s.clone()).collect();
-        sources.sort_unstable();
-        sources.dedup();
-        sources
+    /// Who sent what to whom in the cold round: a line for each agent.
+    pub fn who_sent_what(&self) -> String {
+        let mut text = format!(
+            "  {:<10}{:>18}{:>18}{:>18}\n",
+            "cold round", "from registry", "from agents", "to agents"
+        );
+        let mut line = |name: &str, agent: &Counted| {
+            let cells = [agent.upstream, agent.from_peers, agent.to_peers].map(megabytes);
+            let _ = writeln!(text, "  {name:<10}{:>18}{:>18}{:>18}", cells[0], cells[1], cells[2]);
+        };
+        for (node, agent) in self.cold.agents.iter().enumerate().take(NODES_SHOWN_MAX) {
+            line(&format!("node {node}"), agent);
+        }
+        if let Some(rest) = self.cold.agents.get(NODES_SHOWN_MAX..).filter(|rest| !rest.is_empty()) {
+            let mut all = Counted::default();
+            for agent in rest {
+                all.upstream += agent.upstream;
+                all.from_peers += agent.from_peers;
+                all.to_peers += agent.to_peers;
+            }
+            line(&format!("{} more", rest.len()), &all);
+        }
+        text
     }
 
     /// What it comes to, in one line.
     pub fn verdict(&self) -> String {
         format!(
-            "{} clients pulled {} each; the registry sent {:.2} x the image instead of {:.2} x, and all were done in \
+            "{} nodes pulled {} each; the registry sent {:.2} x the image instead of {:.2} x, and all were done in \
              {:.2} s instead of {:.2} s. {}",
             self.nodes,
             megabytes(self.image_bytes),
@@ -148,16 +163,6 @@ impl Report {
     }
 }
 
-/// What a value of the metric's `source` label means.
-fn explained(source: &str) -> &str {
-    match source {
-        "store" => "from its store",
-        "shared" => "from a transfer under way",
-        "upstream" => "from one it started",
-        other => other,
-    }
-}
-
 /// A number of bytes, in MB of a million each.
 pub fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
@@ -177,7 +182,7 @@ mod tests {
             took: Duration::from_millis(took),
             asked: Asked { manifests: 2, blobs: 4, blob_gets: 4, bytes },
             received,
-            sources: vec![("shared".to_owned(), received)],
+            agents: vec![Counted { from_peers: received, ..Counted::default() }],
         };
         Report {
             nodes: 8,

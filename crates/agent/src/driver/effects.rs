@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batches, Closed};
 use super::flight::FlightIo;
+use super::hashes::PieceHashes;
 use super::{Driver, Handle, Running};
 use crate::node::{Asked, Cause};
 use crate::sources::{Incoming, Sources};
@@ -76,7 +77,14 @@ impl Driver {
     pub(super) fn size(&mut self, digest: Digest, scope: Scope) {
         let (sources, handle) = (self.sources.clone(), self.handle.clone());
         let asked = self.asked_for(digest, scope);
+        let swarm = self.swarm.clone();
         tokio::spawn(async move {
+            // A client's token is between this node and the registry.
+            if let Some(swarm) = swarm.filter(|_| asked.bearer.is_none())
+                && let Some(size) = swarm.ask_size(&asked.scope, &digest).await
+            {
+                return handle.input(Input::Sized { digest, result: Ok(Some(size)) }).await;
+            }
             let answer = tokio::spawn(async move { sources.blob_size(&asked, &digest).await }).await;
             let result = match answer {
                 Ok(Ok(told)) => Ok(told.size),
@@ -122,6 +130,7 @@ impl Driver {
             flight,
             handle: self.handle.clone(),
             sources: self.sources.clone(),
+            shares: self.swarm.is_some(),
         };
         let handle = self.handle.clone();
         tokio::spawn(async move {
@@ -171,13 +180,14 @@ impl Driver {
             digest,
             move |flight| {
                 let now = SystemTime::now();
+                // Before it is stored: whoever finds it there must find its repositories, or asks the registry for nothing.
+                for (scope, visibility) in flight.vouched() {
+                    store.link(&scope, &digest, visibility)?;
+                }
                 match (flight.partial(), flight.seal()) {
                     (Some(partial), _) => drop(Arc::clone(partial).commit(None, now)?),
                     (None, Some(bytes)) => store.put(&digest, None, &bytes, now)?,
                     (None, None) => unreachable!("a flight is in a file or in memory"),
-                }
-                for (scope, visibility) in flight.vouched() {
-                    store.link(&scope, &digest, visibility)?;
                 }
                 let senders = flight.senders();
                 if sources.wants(&senders)
@@ -288,6 +298,8 @@ struct Transfer {
     flight: Arc<FlightIo>,
     handle: Handle,
     sources: Sources,
+    /// Whether others may want the pieces from here.
+    shares: bool,
 }
 
 impl Transfer {
@@ -316,7 +328,11 @@ impl Transfer {
         let sink = {
             let (flight, handle, fetch, start) =
                 (Arc::clone(&self.flight), self.handle.clone(), self.fetch, self.start);
-            tokio::task::spawn_blocking(move || sink(&flight, &handle, fetch, start, queue))
+            let (shares, name) = (self.shares, stream.sender.name());
+            tokio::task::spawn_blocking(move || {
+                let hashes = shares.then(|| PieceHashes::new(&flight, start)).flatten();
+                sink(&flight, &handle, (fetch, start, &name), hashes, queue)
+            })
         };
         let received = tokio::select! {
             () = self.cancel.cancelled() => Err(FetchFault::Cancelled),
@@ -379,8 +395,8 @@ async fn pass_on_until<F: Future>(next: F, batches: &mut Batches) -> Result<F::O
 fn sink(
     flight: &Arc<FlightIo>,
     handle: &Handle,
-    fetch: FetchId,
-    start: u64,
+    (fetch, start, upstream): (FetchId, u64, &str),
+    mut hashes: Option<PieceHashes>,
     mut queue: mpsc::Receiver<Vec<Bytes>>,
 ) -> Result<u64, LocalFault> {
     let mut at = start;
@@ -390,7 +406,12 @@ fn sink(
             tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
             error.fault()
         })?;
+        flight.came_from(upstream, at - offset);
         handle.input_blocking(Input::Progress { fetch, to: at });
+        let complete = hashes.as_mut().map(|hashes| hashes.update(offset, &batch)).unwrap_or_default();
+        for (piece, hash) in complete {
+            handle.input_blocking(Input::Hashed { digest: flight.digest(), piece, hash });
+        }
         if flight.hash(offset, &batch) {
             catch_up(flight);
         }

@@ -1,19 +1,28 @@
 //! The bytes of one flight: where they are written, how they are hashed, how clients read them.
 //!
 //! Invariants: bytes are readable before anybody is told that they are; the running hash covers a prefix of what has
-//! been written, never more; nobody waits for a hash except the one who asks for the verdict.
+//! been written, never more; nobody waits for a hash except the one who asks for the verdict; what a member has sent is
+//! not read by anybody, and never replaces what may be read, before the engine has said that it is right.
 
+use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use shoal_engine::peer::PeerId;
+use shoal_engine::pieces::piece_count;
+use shoal_engine::swarm::pieces::piece_bytes;
+use shoal_engine::wire::PieceHash;
 use shoal_engine::{Algorithm, ByteRanges, Digest, Scope};
 use shoal_store::{Partial, StoreError, Visibility};
 
+use super::story::{Shares, Source};
 use crate::registry::sendfile::MappedFile;
 use crate::sources::Sender;
 
@@ -27,12 +36,36 @@ const HASH_LAG_BYTES: u64 = 8 << 20;
 /// Repositories that are remembered to have the blob of a flight; more than clients ask through at a time.
 const VOUCHED_MAX: usize = 64;
 
+/// Bytes of members that wait in memory for the engine's word, in one flight: a few pieces of the largest size.
+const KEPT_BYTES_MAX: usize = 32 << 20;
+
 /// Where the bytes are while they arrive.
 enum Place {
     /// A file of the store, of its full size from the start.
     File(Arc<Partial>),
     /// Memory, for blobs that will be stored inline.
     Memory(Mutex<Vec<u8>>),
+}
+
+/// Pieces of members that the engine has not judged yet.
+#[derive(Default)]
+struct Offers {
+    /// Those that lie in their place already, and whose they are.
+    laid: HashMap<u32, PeerId>,
+    /// Those whose place was taken, or that belong to a blob in memory.
+    kept: HashMap<(u32, PeerId), Bytes>,
+    kept_bytes: usize,
+}
+
+/// Why a piece of a member was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OfferError {
+    /// Too much waits already. The member is asked again later.
+    #[error("too many pieces wait to be judged")]
+    Full,
+    /// The disk.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 struct Hasher {
@@ -48,8 +81,11 @@ pub(crate) struct FlightIo {
     mapped: OnceLock<Arc<MappedFile>>,
     sealed: OnceLock<Bytes>,
     written: Mutex<ByteRanges>,
+    /// Held while something is written: what a member sent must not land on what upstream has sent meanwhile.
+    offers: Mutex<Offers>,
     hasher: Mutex<Hasher>,
     catching_up: AtomicBool,
+    shares: Mutex<Shares>,
     senders: Mutex<Vec<Sender>>,
     /// The repositories whose registry has said that they have the blob, and how it was asked.
     vouched: Mutex<Vec<(Scope, Visibility)>>,
@@ -102,8 +138,10 @@ impl FlightIo {
             mapped: OnceLock::new(),
             sealed: OnceLock::new(),
             written: Mutex::new(written),
+            offers: Mutex::default(),
             hasher: Mutex::new(Hasher { context: ring::digest::Context::new(function(digest)), upto: 0 }),
             catching_up: AtomicBool::new(false),
+            shares: Mutex::default(),
             senders: Mutex::default(),
             vouched: Mutex::default(),
         }
@@ -141,6 +179,16 @@ impl FlightIo {
         }
     }
 
+    /// Size of the blob in bytes, once it is known.
+    pub fn size(&self) -> Option<u64> {
+        self.size.get().copied()
+    }
+
+    /// Whether these bytes are there.
+    pub fn has(&self, range: Range<u64>) -> bool {
+        self.written.lock().contains(range)
+    }
+
     /// The size has become known while bytes came in.
     pub fn set_size(&self, size: u64) -> Result<(), StoreError> {
         if self.size.set(size).is_ok()
@@ -169,23 +217,100 @@ impl FlightIo {
     /// Writes chunks that follow each other at `offset`. Blocks on the disk.
     pub fn write(&self, offset: u64, chunks: &[Bytes]) -> Result<u64, StoreError> {
         let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
+        let _writing = self.offers.lock();
+        self.put(offset, chunks)?;
+        self.written.lock().insert(offset..offset + len);
+        Ok(len)
+    }
+
+    fn put(&self, offset: u64, chunks: &[Bytes]) -> Result<(), StoreError> {
         match &self.place {
-            Place::File(partial) => partial.write_at(offset, chunks)?,
+            Place::File(partial) => partial.write_at(offset, chunks),
             Place::Memory(buffer) => {
-                let mut buffer = buffer.lock();
-                let end = usize::try_from(offset + len).expect("inside the inline bound");
-                if buffer.len() < end {
-                    buffer.resize(end, 0);
-                }
+                let len: usize = chunks.iter().map(Bytes::len).sum();
                 let mut at = usize::try_from(offset).expect("inside the inline bound");
+                let mut buffer = buffer.lock();
+                if buffer.len() < at + len {
+                    buffer.resize(at + len, 0);
+                }
                 for chunk in chunks {
                     buffer[at..at + chunk.len()].copy_from_slice(chunk);
                     at += chunk.len();
                 }
+                Ok(())
             }
         }
-        self.written.lock().insert(offset..offset + len);
-        Ok(len)
+    }
+
+    /// Bytes have come from upstream, whose name this is.
+    pub fn came_from(&self, upstream: &str, bytes: u64) {
+        self.shares.lock().add(Source::Upstream(upstream.to_owned()), bytes, Instant::now());
+    }
+
+    /// What each source brought.
+    pub fn shares(&self) -> Shares {
+        self.shares.lock().clone()
+    }
+
+    // ---- what members send ----
+
+    /// Takes a piece that a member has sent, and hashes it. It lies in its place if nothing else does, so that believing
+    /// it later costs nothing. Blocks on the disk.
+    pub fn offer(&self, piece: u32, from: PeerId, bytes: Bytes) -> Result<PieceHash, OfferError> {
+        let hash = PieceHash(blake3::hash(&bytes).into());
+        let Some(range) = self.piece(piece) else { return Err(OfferError::Full) };
+        let mut offers = self.offers.lock();
+        let is_free = !offers.laid.contains_key(&piece) && self.is_empty(&range);
+        if is_free && let Place::File(partial) = &self.place {
+            partial.write_at(range.start, &[bytes])?;
+            offers.laid.insert(piece, from);
+            return Ok(hash);
+        }
+        if offers.kept_bytes + bytes.len() > KEPT_BYTES_MAX {
+            return Err(OfferError::Full);
+        }
+        offers.kept_bytes += bytes.len();
+        if let Some(before) = offers.kept.insert((piece, from), bytes) {
+            offers.kept_bytes -= before.len();
+        }
+        Ok(hash)
+    }
+
+    /// The engine believes a piece: it may be read from now on. Where the bytes had to be kept aside they are written
+    /// now, which is a copy into the kernel's memory and no more.
+    pub fn place(&self, piece: u32, from: PeerId) -> Result<(), StoreError> {
+        let Some(range) = self.piece(piece) else { return Ok(()) };
+        self.shares.lock().add(Source::Member(from), range.end - range.start, Instant::now());
+        let mut offers = self.offers.lock();
+        if offers.laid.get(&piece) == Some(&from) {
+            offers.laid.remove(&piece);
+        } else if let Some(bytes) = offers.take(piece, from) {
+            // Bytes of another member that lie there are overwritten, and are not what this piece is any more.
+            offers.laid.remove(&piece);
+            self.put(range.start, &[bytes])?;
+        }
+        self.written.lock().insert(range);
+        Ok(())
+    }
+
+    /// The engine does not want a piece.
+    pub fn discard(&self, piece: u32, from: PeerId) {
+        let mut offers = self.offers.lock();
+        if offers.laid.get(&piece) == Some(&from) {
+            offers.laid.remove(&piece);
+        }
+        offers.take(piece, from);
+    }
+
+    /// Whether nothing that counts is there yet.
+    fn is_empty(&self, range: &Range<u64>) -> bool {
+        self.written.lock().first_gap(range.start, range.end).as_ref() == Some(range)
+    }
+
+    /// The bytes of a piece; `None` while the size is not known, and for one that does not exist.
+    fn piece(&self, piece: u32) -> Option<Range<u64>> {
+        let size = *self.size.get()?;
+        (u64::from(piece) < piece_count(size)).then(|| piece_bytes(size, piece))
     }
 
     /// Hashes chunks that have been written at `offset`, if the hash has come that far. Called by the thread that
@@ -204,9 +329,10 @@ impl FlightIo {
         lag > HASH_LAG_BYTES && !self.catching_up.swap(true, Ordering::AcqRel)
     }
 
-    /// Whether there are bytes of an earlier flight that should be hashed while new ones arrive.
+    /// Whether so much has been received and not been hashed that a thread should be set to it.
     pub fn should_catch_up(&self) -> bool {
-        self.written.lock().contiguous_end(0) > HASH_LAG_BYTES
+        let Some(hasher) = self.hasher.try_lock() else { return false };
+        self.written.lock().contiguous_end(hasher.upto).saturating_sub(hasher.upto) > HASH_LAG_BYTES
             && !self.catching_up.swap(true, Ordering::AcqRel)
     }
 
@@ -305,6 +431,14 @@ impl FlightIo {
     pub fn seal(&self) -> Option<Bytes> {
         let Place::Memory(buffer) = &self.place else { return None };
         Some(self.sealed.get_or_init(|| Bytes::from(buffer.lock().clone())).clone())
+    }
+}
+
+impl Offers {
+    fn take(&mut self, piece: u32, from: PeerId) -> Option<Bytes> {
+        let bytes = self.kept.remove(&(piece, from))?;
+        self.kept_bytes -= bytes.len();
+        Some(bytes)
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Admitted {
     pub stores: bool,
     /// Whether the operator has named the registry, so that its word is worth more than a stranger's.
     pub is_configured: bool,
+    /// Whether other members may be asked: not on behalf of one of them.
+    pub asks_members: bool,
     /// The rule that keeps the request on this node.
     pub local: Option<Cause>,
 }
@@ -104,6 +106,7 @@ impl Access {
             needs_public: policy.mode == AccessMode::PublicOnly,
             stores: policy.cache,
             is_configured: policy.is_configured,
+            asks_members: true,
             local,
         })
     }

@@ -29,16 +29,16 @@ pub(super) struct Key {
 /// A manifest's answer from upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Fetched {
-    digest: Digest,
-    media_type: String,
-    size: u64,
-    bytes: Option<Bytes>,
+    pub digest: Digest,
+    pub media_type: String,
+    pub size: u64,
+    pub bytes: Option<Bytes>,
     /// For a tag: how long the answer lives.
-    ttl: Duration,
+    pub ttl: Duration,
     /// How it was asked for.
-    visibility: Visibility,
+    pub visibility: Visibility,
     /// For a tag: the mirror that told it, if it was one.
-    mirror: Option<Registry>,
+    pub mirror: Option<Registry>,
 }
 
 impl Inner {
@@ -48,14 +48,23 @@ impl Inner {
         reference: &Reference,
         body: bool,
     ) -> Result<ManifestReply, PullError> {
-        let reply = match reference {
-            Reference::Digest(digest) => self.manifest_by_digest(admitted, *digest).await?,
-            Reference::Tag(tag) => self.manifest_by_tag(admitted, tag, body).await?,
-        };
+        let reply = self.manifest_reply(admitted, reference, body).await?;
         if body && let Some(bytes) = &reply.bytes {
             self.describe(admitted, &reply.media_type, bytes).await;
         }
         Ok(reply)
+    }
+
+    pub(super) async fn manifest_reply(
+        self: &Arc<Self>,
+        admitted: &Admitted,
+        reference: &Reference,
+        body: bool,
+    ) -> Result<ManifestReply, PullError> {
+        match reference {
+            Reference::Digest(digest) => self.manifest_by_digest(admitted, *digest).await,
+            Reference::Tag(tag) => self.manifest_by_tag(admitted, tag, body).await,
+        }
     }
 
     async fn manifest_by_digest(
@@ -164,7 +173,7 @@ impl Inner {
     }
 
     /// What is remembered of a tag, if it was obtained in a way that may be served.
-    async fn tag_record(&self, admitted: &Admitted, tag: &Tag) -> Option<TagRecord> {
+    pub(super) async fn tag_record(&self, admitted: &Admitted, tag: &Tag) -> Option<TagRecord> {
         if !admitted.stores {
             return None;
         }
@@ -229,14 +238,19 @@ impl Inner {
     }
 
     async fn fetch_and_store(
-        &self,
+        self: &Arc<Self>,
         admitted: &Admitted,
         reference: &Reference,
         body: bool,
     ) -> Result<Fetched, FetchError> {
-        let fetched = match reference {
-            Reference::Tag(tag) if !body => self.resolve(admitted, tag).await?,
-            _ => self.get(admitted, reference).await?,
+        // Somebody else's request may have ended between our look and our turn.
+        if let Some(fetched) = self.come_meanwhile(admitted, reference, body).await {
+            return Ok(fetched);
+        }
+        let fetched = match (self.from_home(admitted, reference, body).await, reference) {
+            (Some(fetched), _) => fetched,
+            (None, Reference::Tag(tag)) if !body => self.resolve(admitted, tag).await?,
+            (None, _) => self.get(admitted, reference).await?,
         };
         let fetched = match reference {
             Reference::Tag(tag) => self.believed(admitted, tag, fetched).await?,
@@ -254,9 +268,10 @@ impl Inner {
             let (media_type, visibility) = (fetched.media_type.clone(), fetched.visibility);
             // A store that cannot keep it is logged there; the client gets its manifest all the same.
             on_disk(&self.parts.store, move |store| {
-                store.put(&digest, Some(&media_type), &bytes, SystemTime::now())?;
-                // Only now: these bytes came through the repository, which a header that names a digest does not prove.
-                store.link(&scope, &digest, visibility)
+                // These bytes came through the repository, which a header that names a digest would not prove. Before they
+                // are stored: whoever finds them must find that, too.
+                store.link(&scope, &digest, visibility)?;
+                store.put(&digest, Some(&media_type), &bytes, SystemTime::now())
             })
             .await;
         }
@@ -264,6 +279,48 @@ impl Inner {
             self.remember_tag(&admitted.asked.scope, tag, &fetched).await;
         }
         Ok(fetched)
+    }
+
+    /// What has been stored by another request just now, if it is all that is wanted.
+    async fn come_meanwhile(
+        &self,
+        admitted: &Admitted,
+        reference: &Reference,
+        body: bool,
+    ) -> Option<Fetched> {
+        match reference {
+            Reference::Tag(_) if body => None,
+            Reference::Tag(tag) => {
+                let record = self.tag_record(admitted, tag).await?;
+                let age = SystemTime::now().duration_since(record.checked_at).ok();
+                let ttl = ttl_of(&record);
+                self.settings.tags.is_fresh(age, ttl).then(|| Fetched {
+                    digest: record.digest,
+                    media_type: record.media_type,
+                    size: record.size,
+                    bytes: None,
+                    ttl: ttl.saturating_sub(age.unwrap_or_default()),
+                    visibility: record.visibility,
+                    mirror: record.mirror,
+                })
+            }
+            Reference::Digest(digest) => {
+                let (blob, standing) = self.stored(admitted, *digest).await?;
+                let (scope, digest) = (admitted.asked.scope.clone(), *digest);
+                let linked = on_disk(&self.parts.store, move |store| store.linked(&scope, &digest)).await;
+                let visibility = linked.flatten().filter(|_| standing == Standing::Proved)?;
+                let bytes = read_manifest(&blob).await?;
+                Some(Fetched {
+                    digest,
+                    media_type: blob.media_type?,
+                    size: blob.size,
+                    bytes: Some(bytes),
+                    ttl: self.settings.tags.time_to_live(None),
+                    visibility,
+                    mirror: None,
+                })
+            }
+        }
     }
 
     /// What a source told of a tag, if it may move it. Where it contradicts somebody whose word counts more the registry

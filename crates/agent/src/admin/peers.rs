@@ -1,0 +1,42 @@
+//! The swarm as this agent knows it: its members, and where a blob came from.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::blobs::parsed;
+use super::{AdminState, Refusal, on_disk};
+use crate::driver::BlobStory;
+use crate::swarm::MemberStatus;
+
+/// The members of the swarm.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Peers {
+    /// Whether this agent is a member of a swarm at all.
+    pub enabled: bool,
+    /// All members that are believed to be alive, this agent first, then by zone and name.
+    pub members: Vec<MemberStatus>,
+}
+
+/// `GET /v1/blobs/{digest}/story`: where a blob came from.
+pub(super) async fn story(
+    State(state): State<AdminState>,
+    Path(digest): Path<String>,
+) -> Result<Json<BlobStory>, Refusal> {
+    let digest = parsed(&digest)?;
+    let story = state.driver.explain(digest).await;
+    let mut story =
+        story.ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending"))?;
+    if let Some(blob) = on_disk(&state.store, move |store| store.peek(&digest)).await? {
+        story.state = "stored".into();
+        story.size = Some(blob.size);
+    }
+    Ok(Json(story))
+}
+
+pub(super) async fn list(State(state): State<AdminState>) -> Json<Peers> {
+    let mut members = state.swarm.as_ref().map(|swarm| swarm.members()).unwrap_or_default();
+    members.sort_by(|a, b| (!a.is_self, &a.zone, &a.peer).cmp(&(!b.is_self, &b.zone, &b.peer)));
+    Json(Peers { enabled: state.swarm.is_some(), members })
+}

@@ -1,0 +1,114 @@
+//! `shoal explain`: where a blob came from, and who has to do with it.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::Args;
+use shoal_engine::Digest;
+
+use super::output::{Align, Output, Table, bytes, percent};
+use super::{AgentSocket, Failure};
+use crate::admin::client::AdminClient;
+use crate::driver::BlobStory;
+
+/// Digits of a member's name that are shown, as in `shoal peers`.
+const NAME_DIGITS: usize = 12;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  shoal explain sha256:4abc...")]
+pub(super) struct ExplainArgs {
+    /// The blob.
+    digest: Digest,
+    #[command(flatten)]
+    agent: AgentSocket,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: &ExplainArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    let story = AdminClient::new(&args.agent.path()?).explain(&args.digest).await?;
+    if args.json {
+        out.json(&story)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    out.bytes(summary(&story).as_bytes())?;
+    for table in [sources(&story), classes(&story)] {
+        if !table.is_empty() {
+            out.line(format_args!(""))?;
+            out.table(&table)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summary(story: &BlobStory) -> String {
+    let size = story.size.map_or_else(|| "of unknown size".to_owned(), bytes);
+    let mut text = format!("{}\n", story.digest);
+    let _ = match (&*story.state, story.received, story.size) {
+        ("receiving", Some(received), Some(size)) => {
+            writeln!(text, "  state      receiving: {} of {}", percent(received, size), bytes(size))
+        }
+        ("absent", _, _) => writeln!(text, "  state      not on this node"),
+        (state, _, _) => writeln!(text, "  state      {state}, {size}"),
+    };
+    if !story.homes.is_empty() {
+        let _ = writeln!(
+            text,
+            "  homes      {}",
+            story.homes.iter().map(|peer| short(peer)).collect::<Vec<_>>().join(", ")
+        );
+    }
+    if story.sources.is_empty() && story.state != "absent" {
+        text.push_str("  sources    not known: it came before the agent started, or long ago\n");
+    }
+    text
+}
+
+fn sources(story: &BlobStory) -> Table {
+    let mut table = Table::new(&[
+        ("FROM", Align::Left),
+        ("KIND", Align::Left),
+        ("BYTES", Align::Right),
+        ("SHARE", Align::Right),
+        ("RATE", Align::Right),
+    ]);
+    let all: u64 = story.sources.iter().map(|share| share.bytes).sum();
+    for share in &story.sources {
+        let rate = (share.seconds > 0.0)
+            .then(|| format!("{}/s", bytes((share.bytes as f64 / share.seconds) as u64)));
+        table.row([
+            if share.is_member { short(&share.source) } else { share.source.clone() },
+            if share.is_member { "member" } else { "upstream" }.to_owned(),
+            bytes(share.bytes),
+            percent(share.bytes, all),
+            rate.unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    table
+}
+
+fn classes(story: &BlobStory) -> Table {
+    let mut table = Table::new(&[
+        ("CLASS", Align::Right),
+        ("MISSING", Align::Right),
+        ("FIRST", Align::Right),
+        ("FED BY", Align::Left),
+    ]);
+    for class in &story.classes {
+        table.row([
+            class.class.to_string(),
+            class.missing.to_string(),
+            class.first_missing.map_or_else(|| "-".to_owned(), |piece| piece.to_string()),
+            match class.feeds.is_empty() {
+                true => "nobody".to_owned(),
+                false => class.feeds.iter().map(|peer| short(peer)).collect::<Vec<_>>().join(", "),
+            },
+        ]);
+    }
+    table
+}
+
+fn short(peer: &str) -> String {
+    peer.chars().take(NAME_DIGITS).collect()
+}

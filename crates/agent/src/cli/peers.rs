@@ -1,0 +1,67 @@
+//! `shoal peers`: the members of the swarm.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::output::{Align, Output, Table};
+use super::{AgentSocket, Failure};
+use crate::admin::client::AdminClient;
+use crate::admin::peers::Peers;
+
+/// Digits of a member's name that are shown: enough to tell members apart, and what the log shows.
+const NAME_DIGITS: usize = 12;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  shoal peers --json | jq '.members | group_by(.zone) | map(length)'")]
+pub(super) struct PeersArgs {
+    #[command(flatten)]
+    agent: AgentSocket,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: &PeersArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    let peers = AdminClient::new(&args.agent.path()?).peers().await?;
+    if args.json {
+        out.json(&peers)?;
+    } else if !peers.enabled {
+        out.line(format_args!(
+            "this agent works alone: the configuration has no swarm.secret_file, which lets it join others"
+        ))?;
+    } else {
+        out.table(&table(&peers))?;
+        let others = peers.members.len().saturating_sub(1);
+        out.line(format_args!("{} members, {others} beside this one", peers.members.len()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(peers: &Peers) -> Table {
+    let mut table = Table::new(&[
+        ("MEMBER", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("ZONE", Align::Left),
+        ("LABELS", Align::Left),
+        ("LATENCY", Align::Right),
+        ("VERSION", Align::Left),
+    ]);
+    for member in &peers.members {
+        let labels: Vec<String> = member.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let latency = match (member.is_self, member.latency_ms) {
+            (true, _) => "this one".to_owned(),
+            (false, Some(latency)) => format!("{latency:.1} ms"),
+            (false, None) => "-".to_owned(),
+        };
+        table.row([
+            member.peer.chars().take(NAME_DIGITS).collect(),
+            member.addresses.first().map_or_else(|| "-".to_owned(), ToString::to_string),
+            if member.zone.is_empty() { "-".to_owned() } else { member.zone.clone() },
+            if labels.is_empty() { "-".to_owned() } else { labels.join(",") },
+            latency,
+            member.version.clone(),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,146 @@
+//! What the engine wants of the swarm and of what came from it.
+
+use std::os::unix::fs::FileExt as _;
+use std::time::SystemTime;
+
+use shoal_engine::homes::homes;
+use shoal_engine::peer::PeerId;
+use shoal_engine::pieces::piece_count;
+use shoal_engine::swarm::pieces::piece_bytes;
+use shoal_engine::swarm::upload::Send;
+use shoal_engine::wire::{Message, PieceHash};
+use shoal_engine::{Digest, Input};
+use shoal_store::{Blob, Content, Store, StoreError};
+
+use super::{BlobStory, ClassStory, Driver, effects};
+use crate::swarm::name;
+
+/// Blobs that are told to the engine in one step when the agent starts.
+const STORED_PER_STEP: usize = 256;
+
+impl Driver {
+    pub(super) fn tell(&self, to: PeerId, message: Message) {
+        let flight = match &message {
+            Message::Subscribe { digest, .. } => self.flights.get(digest).cloned(),
+            _ => None,
+        };
+        if let Some(swarm) = &self.swarm {
+            swarm.tell(to, message, flight, &self.handle);
+        }
+    }
+
+    pub(super) fn upload(&self, send: Send) {
+        let flight = self.flights.get(&send.digest).cloned();
+        match &self.swarm {
+            Some(swarm) => swarm.upload(send, flight, &self.handle),
+            None => self.handle.input_detached(Input::Uploaded { upload: send.upload }),
+        }
+    }
+
+    pub(super) fn place(&self, digest: Digest, piece: u32, from: PeerId) {
+        let Some(flight) = self.flights.get(&digest) else { return };
+        if let Err(error) = flight.place(piece, from) {
+            tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
+            return self.handle.input_detached(Input::Unkept { digest, fault: error.fault() });
+        }
+        if flight.should_catch_up() {
+            effects::catch_up(flight);
+        }
+    }
+
+    pub(super) fn discard(&self, digest: Digest, piece: u32, from: PeerId) {
+        if let Some(flight) = self.flights.get(&digest) {
+            flight.discard(piece, from);
+        }
+    }
+
+    pub(super) fn inspect(&self, digest: Digest) {
+        let (store, handle) = (self.store.clone(), self.handle.clone());
+        tokio::task::spawn_blocking(move || {
+            let size = store.get(&digest, SystemTime::now()).ok().flatten().map(|blob| blob.size);
+            handle.input_blocking(Input::Inspected { digest, size });
+        });
+    }
+
+    pub(super) fn list(&self, digest: Digest) {
+        let (store, handle) = (self.store.clone(), self.handle.clone());
+        tokio::task::spawn_blocking(move || {
+            let blob = store.get(&digest, SystemTime::now()).ok().flatten();
+            let found = blob.and_then(|blob| match hashes(&blob) {
+                Ok(hashes) => Some((blob.size, hashes)),
+                Err(error) => {
+                    tracing::error!(digest = %digest.short(), %error, "a stored blob cannot be read");
+                    None
+                }
+            });
+            handle.input_blocking(Input::Listed { digest, found });
+        });
+    }
+
+    /// What is known of a blob here. Whether it is stored is for the store to say.
+    pub(super) fn explain(&self, digest: Digest) -> BlobStory {
+        let flight = self.engine.flight(&digest);
+        let io = self.flights.get(&digest);
+        let shares = io.map(|io| io.shares()).or_else(|| self.come.of(&digest).cloned()).unwrap_or_default();
+        let roster = self.swarm.as_ref().map(|swarm| swarm.roster());
+        let homes = roster.map(|roster| homes(&digest, &roster).iter().map(|peer| name(&peer)).collect());
+        let exchange = self.engine.swarm().and_then(|swarm| swarm.exchange(&digest));
+        let class = |(class, first_missing, missing, feeds): (u8, Option<u32>, u32, Vec<PeerId>)| {
+            ClassStory { class, missing, first_missing, feeds: feeds.iter().map(name).collect() }
+        };
+        BlobStory {
+            digest,
+            state: if flight.is_some() { "receiving" } else { "absent" }.to_owned(),
+            size: flight.and_then(|flight| flight.size()).or_else(|| self.engine.size_hint(&digest)),
+            received: flight.map(|flight| flight.received()),
+            sources: shares.told(),
+            homes: homes.unwrap_or_default(),
+            classes: exchange
+                .map(|exchange| exchange.explain().into_iter().map(class).collect())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Tells the engine what is in the store, bit by bit so that clients who come meanwhile do not wait, and what leaves it.
+    pub(super) fn tell_stored(&self) {
+        let handle = self.handle.clone();
+        self.store.on_departure(move |digest| handle.input_detached(Input::Evicted { digest: *digest }));
+        let (store, handle) = (self.store.clone(), self.handle.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = each_stored(&store, |digest, size| {
+                handle.input_blocking(Input::Stored { digest, size });
+            }) {
+                tracing::error!(%error, "the store cannot be listed; other members do not learn what is in it");
+            }
+        });
+    }
+}
+
+fn each_stored(store: &Store, mut tell: impl FnMut(Digest, u64)) -> Result<(), StoreError> {
+    let mut last = None;
+    loop {
+        let blobs = store.list(last.as_ref(), STORED_PER_STEP)?;
+        let Some(end) = blobs.last().map(|blob| blob.digest) else { return Ok(()) };
+        blobs.iter().for_each(|blob| tell(blob.digest, blob.size));
+        last = Some(end);
+    }
+}
+
+/// Hashes of a stored blob's pieces, from its bytes.
+fn hashes(blob: &Blob) -> std::io::Result<Vec<PieceHash>> {
+    let mut hashes = Vec::new();
+    let mut buffer = Vec::new();
+    for piece in 0..piece_count(blob.size) as u32 {
+        let range = piece_bytes(blob.size, piece);
+        let hash = match &blob.content {
+            Content::Inline(bytes) => blake3::hash(&bytes[range.start as usize..range.end as usize]),
+            Content::File(file) => {
+                buffer.resize((range.end - range.start) as usize, 0);
+                file.read_exact_at(&mut buffer, range.start)?;
+                blake3::hash(&buffer)
+            }
+        };
+        hashes.push(PieceHash(hash.into()));
+    }
+    Ok(hashes)
+}

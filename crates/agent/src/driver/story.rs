@@ -1,0 +1,167 @@
+//! Where the bytes of a blob came from, for a person who asks afterwards.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use shoal_engine::Digest;
+use shoal_engine::peer::PeerId;
+
+/// Blobs whose story is kept after they have come: those of the last few rollouts.
+const STORIES_MAX: usize = 256;
+/// Sources of one blob that are told apart; beyond, there is nobody who reads it.
+const SOURCES_MAX: usize = 256;
+
+/// One source of a blob's bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Source {
+    /// Another member.
+    Member(PeerId),
+    /// A registry, a mirror or the object store, by name.
+    Upstream(String),
+}
+
+/// What one source brought.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SourceShare {
+    /// A member's name in hex, or the name of a registry or mirror.
+    pub source: String,
+    /// Whether it is another member.
+    pub is_member: bool,
+    /// Bytes that it brought and that count.
+    pub bytes: u64,
+    /// Seconds from its first to its last bytes.
+    pub seconds: f64,
+}
+
+/// What is known of a blob on this node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BlobStory {
+    /// The blob.
+    pub digest: Digest,
+    /// `receiving`, `stored`, or `absent`.
+    pub state: String,
+    /// Size in bytes, if it is known.
+    pub size: Option<u64>,
+    /// Bytes received so far, while it is received.
+    pub received: Option<u64>,
+    /// Where the bytes came from, most first; empty for one that was here before the agent started.
+    pub sources: Vec<SourceShare>,
+    /// The members that keep who has it, by rank, in hex; empty without a swarm.
+    pub homes: Vec<String>,
+    /// While it is received: which members send what, by class of pieces.
+    pub classes: Vec<ClassStory>,
+}
+
+/// The pieces of one class of a blob that is being received.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClassStory {
+    /// The class.
+    pub class: u8,
+    /// Pieces of it that are missing.
+    pub missing: u32,
+    /// The first of them.
+    pub first_missing: Option<u32>,
+    /// The members that send it, in hex.
+    pub feeds: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    bytes: u64,
+    first: Instant,
+    last: Instant,
+}
+
+/// What each source brought of one blob.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shares(BTreeMap<Source, Share>);
+
+impl Shares {
+    /// Bytes have come.
+    pub fn add(&mut self, source: Source, bytes: u64, now: Instant) {
+        if self.0.len() >= SOURCES_MAX && !self.0.contains_key(&source) {
+            return;
+        }
+        let share = self.0.entry(source).or_insert(Share { bytes: 0, first: now, last: now });
+        share.bytes += bytes;
+        share.last = now;
+    }
+
+    /// For a person, most first.
+    pub fn told(&self) -> Vec<SourceShare> {
+        let mut told: Vec<SourceShare> = self
+            .0
+            .iter()
+            .map(|(source, share)| SourceShare {
+                source: match source {
+                    Source::Member(peer) => crate::swarm::name(peer),
+                    Source::Upstream(name) => name.clone(),
+                },
+                is_member: matches!(source, Source::Member(_)),
+                bytes: share.bytes,
+                seconds: (share.last - share.first).as_secs_f64(),
+            })
+            .collect();
+        told.sort_by_key(|share| std::cmp::Reverse(share.bytes));
+        told
+    }
+}
+
+/// The last blobs that have come.
+#[derive(Default)]
+pub(crate) struct Stories(VecDeque<(Digest, Shares)>);
+
+impl Stories {
+    /// A blob has come, or what was received of it was put down.
+    pub fn keep(&mut self, digest: Digest, shares: Shares) {
+        self.0.retain(|(of, _)| *of != digest);
+        if self.0.len() == STORIES_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((digest, shares));
+    }
+
+    /// The story of a blob.
+    pub fn of(&self, digest: &Digest) -> Option<&Shares> {
+        self.0.iter().find(|(of, _)| of == digest).map(|(_, shares)| shares)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shoal_engine::Algorithm;
+
+    use super::*;
+
+    #[test]
+    fn who_brought_most_comes_first() {
+        let start = Instant::now();
+        let mut shares = Shares::default();
+        shares.add(Source::Upstream("registry.test".into()), 10, start);
+        shares.add(Source::Member(PeerId([7; 32])), 20, start);
+        shares.add(Source::Member(PeerId([7; 32])), 5, start + Duration::from_secs(2));
+        let told = shares.told();
+        assert_eq!(
+            told.iter().map(|s| (s.is_member, s.bytes)).collect::<Vec<_>>(),
+            [(true, 25), (false, 10)]
+        );
+        assert_eq!((told[0].seconds, told[1].seconds), (2.0, 0.0));
+        assert_eq!(told[0].source, "07".repeat(32));
+    }
+
+    #[test]
+    fn the_oldest_story_is_forgotten() {
+        let digest = |n: usize| Digest::new(Algorithm::Sha256, &[n as u8; 32]);
+        let mut stories = Stories::default();
+        for n in 0..STORIES_MAX {
+            stories.keep(digest(n), Shares::default());
+        }
+        stories.keep(digest(0), Shares::default());
+        stories.keep(Digest::new(Algorithm::Sha512, &[1; 64]), Shares::default());
+        assert!(stories.of(&digest(1)).is_none());
+        assert!(stories.of(&digest(0)).is_some() && stories.of(&digest(2)).is_some());
+    }
+}

@@ -1,0 +1,316 @@
+//! This node among the others: the network's side of what the engine says to members, and of what they say to it.
+//!
+//! ```text
+//! other agents <- control: shoal-net -> members (membership, messages)  -> driver -> engine
+//!              <- data: serve/outlets, dial/inlets                      ->
+//! ```
+//! Invariants: the driver never waits for any of this; nothing comes in from anybody who has not proved to belong to the
+//! cluster; without members the agent is what it is without a swarm.
+
+mod ask;
+mod dial;
+mod inlets;
+mod members;
+mod outlets;
+mod patience;
+mod serve;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Mutex, RwLock};
+use shoal_engine::membership::MemberFault;
+use shoal_engine::peer::{Member, PeerId, Roster};
+use shoal_engine::swarm::upload::Send;
+use shoal_engine::wire::{self as messages, Hashes, Message};
+use shoal_engine::{Membership, Time};
+use shoal_net::discovery::Target;
+use shoal_net::{
+    Admission, Class, Identity, IdentityError, Net, NetConfig, NetError, NetEvent, NetHandle, NetLimits,
+};
+use shoal_store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::driver::{FlightIo, Handle};
+use crate::metrics::Metrics;
+use crate::registry::listen::{self, BindError};
+
+pub use ask::{Answer, router};
+
+use dial::Dialer;
+use inlets::{Inlets, Subscription};
+use outlets::Outlets;
+
+/// How an agent is a member.
+#[derive(Clone, Debug)]
+pub struct SwarmSettings {
+    /// The file with this agent's key; made when it is not there.
+    pub identity: PathBuf,
+    /// The cluster's secrets.
+    pub admission: Arc<Admission>,
+    /// Addresses to listen at.
+    pub listen: Vec<IpAddr>,
+    /// Port for control messages.
+    pub port: u16,
+    /// Port for pieces.
+    pub data_port: u16,
+    /// Addresses that others are told; empty for those that the agent listens at.
+    pub advertise: Vec<IpAddr>,
+    /// Where others may be.
+    pub join: Vec<Target>,
+    /// Whether the local network is asked for others.
+    pub mdns: bool,
+    /// Failure and cost domain.
+    pub zone: String,
+    /// For selecting members.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Why the agent cannot be a member.
+#[derive(Debug, thiserror::Error)]
+pub enum SwarmError {
+    /// Its key.
+    #[error("the agent's key: {0}")]
+    Identity(#[from] IdentityError),
+    /// The control port.
+    #[error("the swarm's control port: {0}")]
+    Net(#[from] NetError),
+    /// The data port.
+    #[error("the swarm's data port: {0}")]
+    Bind(#[from] BindError),
+    /// What others would be told of this node.
+    #[error("what other members are told of this node: {0}")]
+    Member(#[from] MemberFault),
+}
+
+/// Members that an agent has, for a person who looks.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct MemberStatus {
+    /// Its name, in hex.
+    pub peer: String,
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+    /// Its zone.
+    pub zone: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Version of its software.
+    pub version: String,
+    /// Time that the last connection to it took to open, milliseconds; `None` where there was none yet.
+    pub latency_ms: Option<f64>,
+    /// Whether it is this agent.
+    pub is_self: bool,
+}
+
+/// Ports that are bound and a name: everything that can be refused has been.
+pub struct Bound {
+    settings: SwarmSettings,
+    identity: Identity,
+    net: NetHandle,
+    events: mpsc::Receiver<NetEvent>,
+    data: Vec<TcpListener>,
+    membership: Membership,
+    origin: Instant,
+}
+
+impl Bound {
+    /// Reads the key and binds the ports.
+    ///
+    /// # Errors
+    /// What keeps the agent from being a member.
+    pub async fn bind(settings: SwarmSettings) -> Result<Self, SwarmError> {
+        let identity = Identity::open(&settings.identity)?;
+        let at = |port| settings.listen.iter().map(move |ip| SocketAddr::new(*ip, port));
+        let data = at(settings.data_port).map(listen::bind).collect::<Result<Vec<_>, _>>()?;
+        let (net, events) = Net::start(NetConfig {
+            identity: identity.clone(),
+            admission: Arc::clone(&settings.admission),
+            listen: at(settings.port).collect(),
+            mdns: settings.mdns,
+            limits: NetLimits::default(),
+        })
+        .await?;
+        let data_port =
+            data.first().and_then(|listener| listener.local_addr().ok()).map_or(0, |at| at.port());
+        let generation = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let me = Member {
+            peer: PeerId(identity.peer()),
+            generation,
+            addresses: members::advertised(&settings.advertise, net.listening()).into(),
+            data_port,
+            zone: settings.zone.as_str().into(),
+            labels: settings.labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        let membership = Membership::new(Time::ZERO, me, rand::random())?;
+        Ok(Bound { settings, identity, net, events, data, membership, origin: Instant::now() })
+    }
+
+    /// This agent's name.
+    pub fn me(&self) -> PeerId {
+        PeerId(self.identity.peer())
+    }
+}
+
+/// What the driver talks to. Cheap to clone.
+#[derive(Clone)]
+pub struct Swarm(Arc<Inner>);
+
+struct Inner {
+    me: Arc<Member>,
+    identity: Identity,
+    net: NetHandle,
+    roster: RwLock<Arc<Roster>>,
+    dialer: Arc<Dialer>,
+    /// What this agent shows to prove that it belongs to the cluster.
+    proof: String,
+    inlets: Inlets,
+    outlets: Outlets,
+    metrics: Arc<Metrics>,
+    /// The last hashes that were signed, and the frame: they go to many members in a row.
+    signed: Mutex<Option<(Arc<Hashes>, Vec<u8>)>>,
+}
+
+impl Swarm {
+    /// The part that the driver needs.
+    pub fn new(bound: &Bound, store: Store, metrics: Arc<Metrics>) -> Self {
+        let me = Arc::clone(bound.membership.me());
+        let dialer = Arc::new(Dialer::new(bound.identity.clone()));
+        let proof = bound.settings.admission.proof(&me.peer.0);
+        Swarm(Arc::new(Inner {
+            roster: RwLock::new(Arc::new(Roster::new([Arc::clone(&me)]))),
+            identity: bound.identity.clone(),
+            net: bound.net.clone(),
+            inlets: Inlets::new(Arc::clone(&dialer), proof.clone(), Arc::clone(&metrics)),
+            proof,
+            outlets: Outlets::new(store, Arc::clone(&metrics)),
+            metrics,
+            dialer,
+            me,
+            signed: Mutex::default(),
+        }))
+    }
+
+    /// Begins to talk to others; ends when `stop` is cancelled.
+    pub fn spawn(
+        &self,
+        bound: Bound,
+        driver: &Handle,
+        routes: axum::Router,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) {
+        let Bound { settings, identity, events, data, membership, origin, .. } = bound;
+        for listener in data {
+            let state = serve::ServeState {
+                admission: Arc::clone(&settings.admission),
+                outlets: self.0.outlets.clone(),
+                driver: driver.clone(),
+            };
+            tasks.spawn(serve::serve(listener, identity.clone(), state, routes.clone(), stop.clone()));
+        }
+        let members =
+            members::Members::new(self.clone(), settings.join, events, membership, origin, driver.clone());
+        tasks.spawn(members.run(stop.clone()));
+    }
+
+    /// This agent's name.
+    pub fn me(&self) -> PeerId {
+        self.0.me.peer
+    }
+
+    /// All members, this one included.
+    pub fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.0.roster.read())
+    }
+
+    /// All members, for a person who looks.
+    pub fn members(&self) -> Vec<MemberStatus> {
+        let text = |(key, value): &(Box<str>, Box<str>)| (key.to_string(), value.to_string());
+        let status = |member: &Arc<Member>| MemberStatus {
+            peer: name(&member.peer),
+            addresses: member.addresses.to_vec(),
+            zone: member.zone.to_string(),
+            labels: member.labels.iter().map(text).collect(),
+            version: member.version.to_string(),
+            latency_ms: self.0.dialer.latency(&member.peer).map(|time| time.as_secs_f64() * 1e3),
+            is_self: member.peer == self.me(),
+        };
+        self.roster().iter().map(status).collect()
+    }
+
+    // ---- what the engine wants done ----
+
+    /// Tells a member something. Opening and closing streams is done here, the rest is said.
+    pub(crate) fn tell(&self, to: PeerId, message: Message, flight: Option<Arc<FlightIo>>, handle: &Handle) {
+        match &message {
+            Message::Subscribe { .. } => {
+                let member = self.roster().get(&to).cloned();
+                match (member, flight) {
+                    (Some(member), Some(flight)) => {
+                        let subscription = Subscription { member, message, flight };
+                        self.0.inlets.open(subscription, handle.clone());
+                    }
+                    _ => handle.input_detached(shoal_engine::Input::PeerLost { peer: to }),
+                }
+                return;
+            }
+            Message::Unsubscribe { digest, class } => return self.0.inlets.close(&(to, *digest, *class)),
+            Message::Refuse { digest, class, .. } => self.0.outlets.close(&(to, *digest, *class)),
+            _ => {}
+        }
+        self.say(to, self.frame(message), Class::Ordered);
+    }
+
+    /// Sends a piece on a stream that a member has opened.
+    pub(crate) fn upload(&self, send: Send, flight: Option<Arc<FlightIo>>, handle: &Handle) {
+        self.0.outlets.send(send, flight, handle);
+    }
+
+    fn frame(&self, mut message: Message) -> Vec<u8> {
+        let hashes = match &message {
+            Message::Hashes(hashes) if hashes.home == self.me() => Arc::clone(hashes),
+            _ => return message.encode(),
+        };
+        let mut signed = self.0.signed.lock();
+        match &*signed {
+            Some((of, frame)) if Arc::ptr_eq(of, &hashes) => frame.clone(),
+            _ => {
+                messages::seal(&mut message, &self.me(), |bytes| self.0.identity.sign(bytes));
+                let frame = message.encode();
+                *signed = Some((hashes, frame.clone()));
+                frame
+            }
+        }
+    }
+
+    fn say(&self, to: PeerId, frame: Vec<u8>, class: Class) {
+        let roster = self.roster();
+        let addresses = roster.get(&to).map_or(&[][..], |member| &member.addresses);
+        if let Err(error) = self.0.net.send(to.0, addresses, class, frame) {
+            tracing::debug!(?to, %error, "a message was not sent");
+        }
+    }
+
+    fn set_roster(&self, roster: Arc<Roster>) {
+        self.0.metrics.members.set(roster.len() as i64);
+        *self.0.roster.write() = Arc::clone(&roster);
+        let is_member = |peer: &PeerId| roster.contains(peer);
+        self.0.inlets.retain(is_member);
+        self.0.outlets.retain(is_member);
+        self.0.dialer.retain(is_member);
+    }
+}
+
+/// A member's name in full, for people and machines.
+pub fn name(peer: &PeerId) -> String {
+    peer.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,234 @@
+//! Small things that members ask each other for in one round trip: what a tag points to, manifests, how big a blob is.
+//!
+//! Question: who asks upstream for something small that the whole cluster wants in the same second? Answer: its home,
+//! once, and everybody else asks the home. Prevents: a thousand nodes that each resolve `latest`.
+//!
+//! Invariant: whoever is asked by a member asks no other member, so nothing goes round in a circle; who asks waits no
+//! longer than [`ASK_TIMEOUT`], and goes upstream itself after that.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Json, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Full, Limited};
+use serde::{Deserialize, Serialize};
+use shoal_engine::homes::{homes, tag_homes};
+use shoal_engine::peer::PeerId;
+use shoal_engine::{Digest, Reference, Registry, Repository, Scope, Tag};
+
+use super::Swarm;
+use super::dial::Connection;
+use super::wire::PROOF_HEADER;
+use crate::manifest::MANIFEST_BYTES_MAX;
+use crate::node::Node;
+
+/// Where a manifest is asked for.
+const MANIFEST_PATH: &str = "/shoal/1/manifest";
+/// Where the size of a blob is asked for.
+const SIZE_PATH: &str = "/shoal/1/size";
+/// Longest answer to that.
+const SIZE_BYTES_MAX: usize = 1024;
+/// The header with what is known of a manifest, beside its bytes.
+const ANSWER_HEADER: &str = "shoal-manifest";
+/// How long a member waits for the home before it asks upstream itself: about what a registry takes on a bad day.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a member wants to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Question {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<String>,
+    /// Whether the bytes are wanted, or only what is known of them.
+    body: bool,
+    /// Whether only what is there counts, and upstream is not to be asked.
+    stored: bool,
+}
+
+/// What the home knows. The bytes, if they were asked for, come as the body.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// Digest of the manifest.
+    pub digest: String,
+    /// Its media type.
+    pub media_type: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How long the answer is still good, milliseconds: the whole cluster sees a tag move at the same time.
+    pub ttl_ms: u64,
+    /// Who may have it: `private`, `mirrored` or `public`.
+    pub visibility: String,
+    /// The mirror that told of the tag, if it was one.
+    pub mirror: Option<String>,
+}
+
+/// Which blob's size a member wants to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct SizeQuestion {
+    registry: String,
+    repository: String,
+    digest: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct SizeAnswer {
+    /// Bytes.
+    size: u64,
+}
+
+impl Swarm {
+    /// Asks the home of a tag or of a manifest. The home itself asks the next ones for a manifest that they may have: it may
+    /// be home since a moment ago. `None` if nobody can tell: then it is to be asked for upstream.
+    pub async fn ask(
+        &self,
+        scope: &Scope,
+        reference: &Reference,
+        body: bool,
+    ) -> Option<(Answer, Option<Bytes>)> {
+        let homes = self.homes_of(scope, reference);
+        let (to_ask, stored): (Vec<PeerId>, bool) = match homes.first() {
+            Some(home) if *home != self.me() => (vec![*home], false),
+            // What a tag points to is the home's to find out.
+            _ if matches!(reference, Reference::Tag(_)) => return None,
+            _ => (homes.into_iter().skip(1).collect(), true),
+        };
+        let begun = tokio::time::Instant::now();
+        for home in to_ask {
+            let left = ASK_TIMEOUT.saturating_sub(begun.elapsed());
+            let asked = self.ask_home(home, scope, reference, (body, stored));
+            match tokio::time::timeout(left, asked).await {
+                Ok(Ok(answer)) => return Some(answer),
+                Ok(Err(why)) => tracing::debug!(?home, %scope, %why, "the home of a manifest could not tell"),
+                Err(_) => {
+                    tracing::info!(?home, %scope, "the home of a manifest does not answer; upstream is asked");
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    fn homes_of(&self, scope: &Scope, reference: &Reference) -> Vec<PeerId> {
+        let roster = self.roster();
+        let homes = match reference {
+            Reference::Tag(tag) => tag_homes(&format!("{scope}:{tag}"), &roster),
+            Reference::Digest(digest) => homes(digest, &roster),
+        };
+        homes.iter().collect()
+    }
+
+    /// Asks the home of a blob how big it is. `None` if this node is the home, and if the home cannot tell.
+    pub async fn ask_size(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
+        let home = homes(digest, &self.roster()).first().filter(|home| *home != self.me())?;
+        let (registry, repository) = (scope.registry.to_string(), scope.repository.to_string());
+        let question = SizeQuestion { registry, repository, digest: digest.to_string() };
+        let asked = async {
+            let (response, connection) = self.post(home, SIZE_PATH, &question).await?;
+            let bytes = Limited::new(response.into_body(), SIZE_BYTES_MAX).collect().await;
+            let bytes = bytes.map_err(|error| error.to_string())?.to_bytes();
+            self.0.dialer.keep(connection);
+            serde_json::from_slice::<SizeAnswer>(&bytes).map_err(|error| error.to_string())
+        };
+        match tokio::time::timeout(ASK_TIMEOUT, asked).await {
+            Ok(Ok(answer)) => Some(answer.size),
+            Ok(Err(why)) => {
+                tracing::debug!(?home, digest = %digest.short(), %why, "the home of a blob does not know its size");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    async fn ask_home(
+        &self,
+        home: PeerId,
+        scope: &Scope,
+        reference: &Reference,
+        (body, stored): (bool, bool),
+    ) -> Result<(Answer, Option<Bytes>), String> {
+        let (tag, digest) = match reference {
+            Reference::Tag(tag) => (Some(tag.to_string()), None),
+            Reference::Digest(digest) => (None, Some(digest.to_string())),
+        };
+        let (registry, repository) = (scope.registry.to_string(), scope.repository.to_string());
+        let question = Question { registry, repository, tag, digest, body, stored };
+        let (response, connection) = self.post(home, MANIFEST_PATH, &question).await?;
+        let answer = response.headers().get(ANSWER_HEADER).ok_or("its answer is none")?;
+        let answer: Answer = serde_json::from_slice(answer.as_bytes()).map_err(|error| error.to_string())?;
+        let bytes = Limited::new(response.into_body(), MANIFEST_BYTES_MAX).collect().await;
+        let bytes = bytes.map_err(|error| error.to_string())?.to_bytes();
+        self.0.dialer.keep(connection);
+        Ok((answer, body.then_some(bytes)))
+    }
+
+    async fn post(
+        &self,
+        to: PeerId,
+        path: &str,
+        question: &impl Serialize,
+    ) -> Result<(http::Response<hyper::body::Incoming>, Connection), String> {
+        let member = self.roster().get(&to).cloned().ok_or("it is gone")?;
+        let question = Bytes::from(serde_json::to_vec(question).map_err(|error| error.to_string())?);
+        let request = || {
+            Request::post(path)
+                .header(header::HOST, "shoal")
+                .header(header::CONTENT_TYPE, "application/json")
+                .header(PROOF_HEADER, &self.0.proof)
+                .body(Full::new(question.clone()))
+                .expect("the parts of the request are valid")
+        };
+        let (response, connection) =
+            self.0.dialer.ask(&member, request).await.map_err(|error| error.to_string())?;
+        match response.status() {
+            StatusCode::OK => Ok((response, connection)),
+            other => Err(format!("it answered {other}")),
+        }
+    }
+}
+
+/// What other members may ask for here.
+pub fn router(node: Node) -> Router {
+    Router::new().route(MANIFEST_PATH, post(manifest)).route(SIZE_PATH, post(size)).with_state(node)
+}
+
+async fn size(State(node): State<Node>, Json(question): Json<SizeQuestion>) -> Response {
+    let scope = || {
+        let (registry, repository) = (question.registry.parse().ok()?, question.repository.parse().ok()?);
+        Some((Scope { registry, repository }, question.digest.parse().ok()?))
+    };
+    let Some((scope, digest)) = scope() else { return StatusCode::BAD_REQUEST.into_response() };
+    match node.size_for_member(scope, digest).await {
+        Some(size) => Json(SizeAnswer { size }).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+async fn manifest(State(node): State<Node>, Json(question): Json<Question>) -> Response {
+    let Some((scope, reference)) = read(&question) else { return StatusCode::BAD_REQUEST.into_response() };
+    let Some((answer, bytes)) =
+        node.manifest_for_member(scope, &reference, question.body, question.stored).await
+    else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let header = serde_json::to_string(&answer).ok().and_then(|text| HeaderValue::from_str(&text).ok());
+    let Some(header) = header else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    ([(ANSWER_HEADER, header)], Body::from(bytes.unwrap_or_default())).into_response()
+}
+
+fn read(question: &Question) -> Option<(Scope, Reference)> {
+    let registry: Registry = question.registry.parse().ok()?;
+    let repository: Repository = question.repository.parse().ok()?;
+    let reference = match (&question.tag, &question.digest) {
+        (Some(tag), None) => Reference::Tag(tag.parse::<Tag>().ok()?),
+        (None, Some(digest)) => Reference::Digest(digest.parse::<Digest>().ok()?),
+        _ => return None,
+    };
+    Some((Scope { registry, repository }, reference))
+}

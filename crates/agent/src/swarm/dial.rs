@@ -1,0 +1,209 @@
+//! Data connections to other members: made when they are needed, kept for a while, trusted only as the key that was asked
+//! for.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
+use shoal_engine::peer::{Member, PeerId};
+use shoal_net::{Identity, client_tls};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+
+/// Longest time for a connection to one address, TLS included. Members are near each other.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest time from a request to the head of its answer: nothing has to be fetched for it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time after which data that nobody acknowledges means that the other machine is gone.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
+/// Idle connections that are kept to one member: as many as a blob has classes.
+const IDLE_PER_PEER_MAX: usize = 16;
+/// Idle connections in all.
+const IDLE_MAX: usize = 512;
+/// How long an idle connection is kept. Shorter than the other side keeps it.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// Why a member could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// It has no address.
+    #[error("the member has no address")]
+    NoAddress,
+    /// None of its addresses answers.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// The last one that was tried.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Http(#[from] hyper::Error),
+    /// It took longer than it may.
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// Makes and keeps connections.
+pub struct Dialer {
+    identity: Identity,
+    idle: Mutex<Idle>,
+    configs: Mutex<HashMap<PeerId, Arc<rustls::ClientConfig>>>,
+    /// Time from a member's SYN to its answer, the last one seen.
+    latencies: Mutex<HashMap<PeerId, Duration>>,
+}
+
+#[derive(Default)]
+struct Idle {
+    by_peer: HashMap<PeerId, Vec<(Sender, Instant)>>,
+    count: usize,
+}
+
+impl Dialer {
+    pub fn new(identity: Identity) -> Self {
+        Dialer { identity, idle: Mutex::default(), configs: Mutex::default(), latencies: Mutex::default() }
+    }
+
+    /// Sends a request and waits for the head of its answer. The connection comes back with it, to be given to
+    /// [`keep`](Self::keep) once the body has been read to its end.
+    ///
+    /// # Errors
+    /// Nobody is there, or the one who is there does not have the member's key.
+    pub async fn ask(
+        &self,
+        member: &Member,
+        request: impl Fn() -> Request<Full<Bytes>>,
+    ) -> Result<(Response<Incoming>, Connection), DialError> {
+        // One that was kept may have been closed by the other side just now; that is no fault of anybody's.
+        if let Some(mut sender) = self.take(&member.peer)
+            && let Ok(Ok(response)) = tokio::time::timeout(HEAD_TIMEOUT, sender.send_request(request())).await
+        {
+            return Ok((response, Connection { peer: member.peer, sender }));
+        }
+        let mut sender = self.connect(member).await?;
+        let answer = tokio::time::timeout(HEAD_TIMEOUT, sender.send_request(request())).await;
+        let response = answer.map_err(|_| DialError::Silent(HEAD_TIMEOUT))??;
+        Ok((response, Connection { peer: member.peer, sender }))
+    }
+
+    /// Keeps a connection for the next request.
+    pub fn keep(&self, connection: Connection) {
+        let Connection { peer, sender } = connection;
+        if sender.is_closed() {
+            return;
+        }
+        let mut idle = self.idle.lock();
+        if idle.count >= IDLE_MAX {
+            let now = Instant::now();
+            idle.by_peer.retain(|_, kept| {
+                kept.retain(|(_, since)| now - *since < IDLE_TIME_MAX);
+                !kept.is_empty()
+            });
+            idle.count = idle.by_peer.values().map(Vec::len).sum();
+        }
+        let is_full = idle.count >= IDLE_MAX;
+        let kept = idle.by_peer.entry(peer).or_default();
+        if !is_full && kept.len() < IDLE_PER_PEER_MAX {
+            kept.push((sender, Instant::now()));
+            idle.count += 1;
+        }
+    }
+
+    /// Forgets what is kept for members that are not there any more.
+    pub fn retain(&self, is_member: impl Fn(&PeerId) -> bool) {
+        let mut idle = self.idle.lock();
+        idle.by_peer.retain(|peer, _| is_member(peer));
+        idle.count = idle.by_peer.values().map(Vec::len).sum();
+        self.configs.lock().retain(|peer, _| is_member(peer));
+        self.latencies.lock().retain(|peer, _| is_member(peer));
+    }
+
+    /// How long the last connection to a member took to open.
+    pub fn latency(&self, peer: &PeerId) -> Option<Duration> {
+        self.latencies.lock().get(peer).copied()
+    }
+
+    fn take(&self, peer: &PeerId) -> Option<Sender> {
+        let mut idle = self.idle.lock();
+        loop {
+            let (sender, since) = idle.by_peer.get_mut(peer)?.pop()?;
+            idle.count -= 1;
+            if !sender.is_closed() && since.elapsed() < IDLE_TIME_MAX {
+                return Some(sender);
+            }
+        }
+    }
+
+    async fn connect(&self, member: &Member) -> Result<Sender, DialError> {
+        let mut last = DialError::NoAddress;
+        for address in &member.addresses {
+            let address = SocketAddr::new(address.ip(), member.data_port);
+            match tokio::time::timeout(CONNECT_TIMEOUT, self.connect_to(address, member.peer)).await {
+                Ok(Ok(sender)) => return Ok(sender),
+                Ok(Err(source)) => last = DialError::Connect { address, source },
+                Err(_) => {
+                    last = DialError::Connect { address, source: io::ErrorKind::TimedOut.into() };
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_to(&self, address: SocketAddr, peer: PeerId) -> io::Result<Sender> {
+        let begun = Instant::now();
+        let tcp = TcpStream::connect(address).await?;
+        self.latencies.lock().insert(peer, begun.elapsed());
+        settle_socket(&tcp);
+        let tls = TlsConnector::from(self.config(peer));
+        // The key is what counts; the name is only there because TLS wants one.
+        let name = ServerName::from(address.ip());
+        let stream = tls.connect(name, tcp).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(1 << 20)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a data connection ended early");
+            }
+        });
+        Ok(sender)
+    }
+
+    fn config(&self, peer: PeerId) -> Arc<rustls::ClientConfig> {
+        let mut configs = self.configs.lock();
+        let make = || Arc::new(client_tls(&self.identity, peer.0));
+        Arc::clone(configs.entry(peer).or_insert_with(make))
+    }
+}
+
+/// A connection that is in use.
+pub struct Connection {
+    peer: PeerId,
+    sender: Sender,
+}
+
+/// What all data connections have in common. Failures concern a socket that is gone already, as its first use will say.
+pub fn settle_socket(tcp: &TcpStream) {
+    let _ = tcp.set_nodelay(true);
+    let socket = SockRef::from(tcp);
+    let keepalive = TcpKeepalive::new().with_time(UNACKNOWLEDGED_MAX).with_interval(UNACKNOWLEDGED_MAX / 4);
+    let _ = socket.set_tcp_keepalive(&keepalive.with_retries(4));
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
+}

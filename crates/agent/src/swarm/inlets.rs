@@ -1,0 +1,210 @@
+//! The streams that this node has opened at other members: what comes in is hashed, laid in its place, and told to the
+//! engine, which says whether it counts.
+//!
+//! Invariants: what is on its way of all streams together has a bound in memory; a stream that the engine has not closed
+//! and that ends early is told to it once; after it was closed nothing of it is told any more.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use parking_lot::Mutex;
+use shoal_engine::Input;
+use shoal_engine::peer::Member;
+use shoal_engine::swarm::pieces::piece_bytes;
+use shoal_engine::wire::{Message, Refusal};
+use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::dial::{Connection, DialError, Dialer};
+use super::outlets::{StreamKey, Wanted};
+use super::wire::{PROOF_HEADER, Record, Records, STREAM_PATH, StreamError};
+use crate::driver::{FlightIo, Handle, OfferError};
+use crate::metrics::Metrics;
+
+/// Bytes of pieces that are on their way into this node at a time, KiB. Sixteen of the largest size.
+const ON_THE_WAY_KIB_MAX: usize = 64 << 10;
+
+/// Longest time for the bytes of one piece, once it has begun. The engine turns to others much sooner.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// All streams that are open. Cheap to clone.
+#[derive(Clone)]
+pub struct Inlets(Arc<Inner>);
+
+struct Inner {
+    dialer: Arc<Dialer>,
+    proof: String,
+    open: Mutex<Open>,
+    room: Semaphore,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct Open {
+    streams: HashMap<StreamKey, (u64, DropGuard)>,
+    next: u64,
+}
+
+/// Why a stream ended early.
+#[derive(Debug, thiserror::Error)]
+enum InletError {
+    /// Nobody is there.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// It broke.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// The member does not open streams for us.
+    #[error("the member answered {0}")]
+    Status(StatusCode),
+    /// A piece that does not exist, or that has another length.
+    #[error("piece {0} is not one of this blob's")]
+    NoSuchPiece(u32),
+    /// The bytes of a piece did not come.
+    #[error("a piece took longer than {PIECE_TIMEOUT:?}")]
+    Slow,
+    /// This node could not take it.
+    #[error(transparent)]
+    Offer(#[from] OfferError),
+    /// The agent ends.
+    #[error("the agent ends")]
+    Ending,
+}
+
+/// A stream that is to be opened.
+pub struct Subscription {
+    /// At whom.
+    pub member: Arc<Member>,
+    /// The subscription, in full.
+    pub message: Message,
+    /// Where the bytes go.
+    pub flight: Arc<FlightIo>,
+}
+
+impl Inlets {
+    pub fn new(dialer: Arc<Dialer>, proof: String, metrics: Arc<Metrics>) -> Self {
+        let room = Semaphore::new(ON_THE_WAY_KIB_MAX);
+        Inlets(Arc::new(Inner { dialer, proof, open: Mutex::default(), room, metrics }))
+    }
+
+    /// Opens a stream; one of the same name is closed.
+    pub fn open(&self, subscription: Subscription, handle: Handle) {
+        let Message::Subscribe { digest, size, class, .. } = subscription.message else { return };
+        let peer = subscription.member.peer;
+        let key = (peer, digest, class);
+        let cancel = CancellationToken::new();
+        let id = {
+            let mut open = self.0.open.lock();
+            let id = open.next;
+            open.next += 1;
+            open.streams.insert(key, (id, cancel.clone().drop_guard()));
+            id
+        };
+        let inner = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let received = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                received = inner.receive(&subscription, size, &handle) => received,
+            };
+            if !inner.close(&key, Some(id)) {
+                return;
+            }
+            let Err(error) = received else { return };
+            tracing::debug!(?peer, digest = %digest.short(), class, %error, "a stream from a member ended early");
+            let input = match error {
+                InletError::Dial(_) => Input::PeerLost { peer },
+                InletError::Offer(OfferError::Store(error)) => {
+                    tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
+                    Input::Unkept { digest, fault: error.fault() }
+                }
+                _ => {
+                    let message = Message::Refuse { digest, class, reason: Refusal::Unknown };
+                    Input::Heard { from: peer, message }
+                }
+            };
+            handle.input(input).await;
+        });
+    }
+
+    /// Closes a stream.
+    pub fn close(&self, key: &StreamKey) {
+        self.0.close(key, None);
+    }
+
+    /// Closes all streams from members that are not there any more.
+    pub fn retain(&self, is_member: impl Fn(&shoal_engine::peer::PeerId) -> bool) {
+        self.0.open.lock().streams.retain(|(from, _, _), _| is_member(from));
+    }
+}
+
+impl Inner {
+    /// Takes a stream from the table; with an `id`, only if it is that one. Tells whether it was there.
+    fn close(&self, key: &StreamKey, id: Option<u64>) -> bool {
+        let mut open = self.open.lock();
+        let fits = open.streams.get(key).is_some_and(|(of, _)| id.is_none_or(|id| id == *of));
+        fits && open.streams.remove(key).is_some()
+    }
+
+    async fn receive(
+        &self,
+        subscription: &Subscription,
+        size: u64,
+        handle: &Handle,
+    ) -> Result<(), InletError> {
+        let frame = Bytes::from(subscription.message.encode());
+        let request = || {
+            let request = Request::post(STREAM_PATH).header(http::header::HOST, "shoal");
+            let request = request.header(PROOF_HEADER, &self.proof);
+            request.body(Full::new(frame.clone())).expect("the parts of the request are valid")
+        };
+        let (response, connection) = self.dialer.ask(&subscription.member, request).await?;
+        if response.status() != StatusCode::OK {
+            return Err(InletError::Status(response.status()));
+        }
+        let records = Records::new(response.into_body());
+        self.take(records, connection, subscription, size, handle).await
+    }
+
+    async fn take(
+        &self,
+        mut records: Records,
+        connection: Connection,
+        subscription: &Subscription,
+        size: u64,
+        handle: &Handle,
+    ) -> Result<(), InletError> {
+        let Message::Subscribe { digest, classes, class, .. } = subscription.message else { return Ok(()) };
+        let from = subscription.member.peer;
+        let mut left = Wanted::of(&subscription.message).map_or(0, |(_, _, wanted)| wanted.pieces);
+        while let Some(record) = records.next().await? {
+            let (piece, backlog, len) = match record {
+                Record::Piece { piece, backlog, len } => (piece, backlog, len),
+                Record::Source(scope, visibility) => {
+                    subscription.flight.vouch(&scope, visibility);
+                    continue;
+                }
+            };
+            let range = piece_bytes(size, piece);
+            let is_ours = piece % u32::from(classes.max(1)) == u32::from(class);
+            if !is_ours || range.start >= range.end || range.end - range.start != u64::from(len) {
+                return Err(InletError::NoSuchPiece(piece));
+            }
+            let _room = self.room.acquire_many(len.div_ceil(1024)).await.map_err(|_| InletError::Ending)?;
+            let bytes = tokio::time::timeout(PIECE_TIMEOUT, records.bytes(len as usize)).await;
+            let bytes = bytes.map_err(|_| InletError::Slow)??;
+            self.metrics.peer_received_bytes.inc_by(u64::from(len));
+            let flight = Arc::clone(&subscription.flight);
+            let offered = tokio::task::spawn_blocking(move || flight.offer(piece, from, bytes)).await;
+            let hash = offered.map_err(|_| InletError::Ending)??;
+            handle.input(Input::Arrived { from, digest, piece, hash, backlog }).await;
+            left = left.saturating_sub(1);
+        }
+        self.dialer.keep(connection);
+        if left == 0 { Ok(()) } else { Err(StreamError::Short.into()) }
+    }
+}
