@@ -298,6 +298,16 @@ impl Agent {
         self.process.kill();
     }
 
+    /// Stops it where it is (SIGSTOP).
+    pub fn stop(&self) {
+        self.process.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        self.process.signal(libc::SIGCONT);
+    }
+
     /// SIGTERM.
     pub fn terminate(&self) {
         self.process.signal(libc::SIGTERM);

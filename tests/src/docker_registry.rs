@@ -18,7 +18,7 @@ use crate::wait;
 pub struct DockerRegistry {
     process: Process,
     address: SocketAddr,
-    _folder: TempDir,
+    _folder: Option<TempDir>,
 }
 
 impl DockerRegistry {
@@ -46,23 +46,39 @@ impl DockerRegistry {
         let program = place::program("docker-registry", "docker-registry");
         let folder = place::scratch();
         let address = SocketAddr::from((place::loopback(), 5000));
-        let config = folder.path().join("config.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: false}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
-            folder.path().join("data").display()
-        );
-        let text = text + &more(folder.path());
-        std::fs::write(&config, text).expect("the folder is ours");
-        let log = folder.path().join("log");
-        let mut command = Command::new(program);
-        command.arg("serve").arg(&config);
-        let process = Process::spawn("docker-registry", &mut command, &log).unwrap_or_else(|e| panic!("{e}"));
-        let registry = DockerRegistry { process, address, _folder: folder };
+        let more = more(folder.path());
+        let spawned = Self::spawn(Command::new(program), folder.path(), address, &more);
+        let process = spawned.unwrap_or_else(|e| panic!("{e}"));
+        let registry = DockerRegistry { process, address, _folder: Some(folder) };
         wait::until("docker-registry to listen", wait::START_MAX, || async move {
             tokio::net::TcpStream::connect(address).await.is_ok()
         })
         .await;
         registry
+    }
+
+    /// Starts one by a command of the caller's, such as one inside a network namespace, and waits for nothing.
+    ///
+    /// # Errors
+    /// Its files cannot be written, or the command cannot be run.
+    pub fn start_by(command: Command, folder: &Path, address: SocketAddr) -> std::io::Result<Self> {
+        Ok(DockerRegistry { process: Self::spawn(command, folder, address, "")?, address, _folder: None })
+    }
+
+    fn spawn(
+        mut command: Command,
+        folder: &Path,
+        address: SocketAddr,
+        more: &str,
+    ) -> std::io::Result<Process> {
+        let config = folder.join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: false}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n{more}",
+            folder.join("data").display()
+        );
+        std::fs::write(&config, text)?;
+        command.arg("serve").arg(&config);
+        Process::spawn("docker-registry", &mut command, &folder.join("log"))
     }
 
     /// `host:port`.

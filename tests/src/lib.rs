@@ -7,11 +7,13 @@
 
 pub mod agent;
 pub mod clients;
+pub mod cluster;
 pub mod containerd;
 pub mod disk;
 pub mod docker_registry;
 pub mod http;
 pub mod image;
+pub mod netns;
 pub mod nginx;
 pub mod origin;
 pub mod place;

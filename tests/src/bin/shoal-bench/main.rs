@@ -6,6 +6,7 @@
 mod direct;
 mod footprint;
 mod hit;
+mod rollout;
 mod setting;
 mod singleflight;
 mod sink;
@@ -36,6 +37,8 @@ enum What {
     Direct(direct::Options),
     /// A stored blob to local clients: throughput and CPU.
     Hit(hit::Options),
+    /// Many agents on shaped links, one cold layer: seconds, upstream copies, and what the simulator says.
+    Rollout(rollout::Options),
     /// Memory, time to start, latency of a small answer.
     Footprint(footprint::Options),
     /// How fast the digest of what arrives is computed.
@@ -62,6 +65,7 @@ async fn main() -> Result<()> {
         What::Singleflight(options) => (singleflight::run(&options).await?, options.common.json),
         What::Direct(options) => (direct::run(&options).await?, options.json),
         What::Hit(options) => (hit::run(&options).await?, options.common.json),
+        What::Rollout(options) => (rollout::run(&options).await?, options.json),
         What::Footprint(options) => (footprint::run(&options).await?, options.common.json),
         What::Verify(options) => (verify::run(&options).await?, options.common.json),
     };

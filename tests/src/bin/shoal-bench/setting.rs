@@ -58,7 +58,7 @@ pub fn folder() -> Result<TempDir> {
 /// Starts an agent in a folder, with `endpoint` (`http://host:port`) for [`REGISTRY`].
 pub async fn agent(folder: &Path, endpoint: &str) -> Result<AgentProcess> {
     let program = shoal_tests::place::shoal_bin();
-    AgentProcess::start(AgentSetup { program, folder, registry: REGISTRY, endpoint }).await
+    AgentProcess::start(AgentSetup { program, folder, registry: REGISTRY, endpoint, swarm: None }).await
 }
 
 /// Tells how far the benchmark is.

@@ -1,0 +1,124 @@
+//! Network namespaces with shaped links: a bridge in a namespace of its own, and a namespace for each node, whose link
+//! to the bridge has a rate in each direction. Nothing of it is reachable from this machine's network, and all of it is
+//! gone when it is dropped.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd as _;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// Most nodes: what one address range of /22 has, less what is not a node.
+pub const NODES_MAX: usize = 1000;
+
+/// Bytes that may pass at once at the start of a busy time. The kernel's timer is what it has to bridge.
+const BURST: &str = "64kb";
+/// Longest time a packet waits in a shaped link's queue: what a switch has, not the seconds of a modem.
+const QUEUE: &str = "20ms";
+
+/// A network of its own.
+pub struct Network {
+    name: String,
+    nodes: usize,
+}
+
+impl Network {
+    /// Makes the namespaces. `rates` are bits per second from and to each node.
+    ///
+    /// # Errors
+    /// Not root, or the kernel lacks something.
+    pub fn new(rates: &[u64]) -> Result<Self> {
+        ensure!(rustix::process::geteuid().is_root(), "network namespaces need root");
+        ensure!(rates.len() <= NODES_MAX, "at most {NODES_MAX} nodes");
+        let name = format!("shoal-{}", std::process::id());
+        let network = Network { nodes: rates.len(), name };
+        let hub = network.hub();
+        ip(&["netns", "add", &hub])?;
+        ip(&["-n", &hub, "link", "add", "br0", "type", "bridge"])?;
+        ip(&["-n", &hub, "link", "set", "br0", "up"])?;
+        for (node, rate) in rates.iter().enumerate() {
+            network.add(node, *rate)?;
+        }
+        Ok(network)
+    }
+
+    fn add(&self, node: usize, rate: u64) -> Result<()> {
+        let (hub, space, port) = (self.hub(), self.space(node), format!("p{node}"));
+        ip(&["netns", "add", &space])?;
+        ip(&["-n", &hub, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &space])?;
+        ip(&["-n", &hub, "link", "set", &port, "master", "br0", "up"])?;
+        ip(&["-n", &space, "link", "set", "lo", "up"])?;
+        ip(&["-n", &space, "link", "set", "eth0", "up"])?;
+        ip(&["-n", &space, "address", "add", &format!("{}/22", address(node)), "dev", "eth0"])?;
+        shape(&space, "eth0", rate)?;
+        shape(&hub, &port, rate)
+    }
+
+    /// Runs a command inside a node's namespace.
+    pub fn command(&self, node: usize, program: &std::path::Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.space(node)]).arg(program);
+        command
+    }
+
+    /// Runs something on a thread that is inside a node's namespace: sockets that it opens belong there.
+    pub fn inside<T: Send + 'static>(
+        &self,
+        node: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> std::thread::JoinHandle<io::Result<T>> {
+        let path = format!("/run/netns/{}", self.space(node));
+        std::thread::spawn(move || {
+            let space = std::fs::File::open(path)?;
+            // SAFETY: the descriptor is open; only this thread moves.
+            if unsafe { libc::setns(space.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(work())
+        })
+    }
+
+    fn hub(&self) -> String {
+        format!("{}-hub", self.name)
+    }
+
+    fn space(&self, node: usize) -> String {
+        format!("{}-{node}", self.name)
+    }
+}
+
+/// Address of a node.
+pub fn address(node: usize) -> Ipv4Addr {
+    let number = node as u32 + 2;
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 77, 0, 0)) + number)
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for space in (0..self.nodes).map(|node| self.space(node)).chain([self.hub()]) {
+            // What has not been made cannot be removed.
+            let _ = ip(&["netns", "delete", &space]);
+        }
+    }
+}
+
+fn shape(space: &str, device: &str, rate: u64) -> Result<()> {
+    let rate = format!("{rate}bit");
+    let arguments =
+        ["-n", space, "qdisc", "add", "dev", device, "root", "tbf", "rate", &rate, "burst", BURST];
+    run("tc", &[&arguments[..], &["latency", QUEUE]].concat())
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    run("ip", arguments)
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.with_context(|| format!("cannot run {program} (Debian: iproute2)"))?;
+    if !output.status.success() {
+        bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

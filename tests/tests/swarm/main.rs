@@ -1,0 +1,8 @@
+//! Several real agents, one upstream: what is fetched, from whom, and what happens when some of them fail. Every byte that a
+//! client gets is compared with what was pushed.
+
+mod admission;
+mod faults;
+mod rollout;
+
+const REPOSITORY: &str = "team/app";
