@@ -42,9 +42,33 @@ impl Homes {
 
 /// The homes of a blob.
 pub fn homes(digest: &Digest, roster: &Roster) -> Homes {
+    homes_of(point_of(digest), roster)
+}
+
+fn point_of(digest: &Digest) -> u64 {
     let mut prefix = [0; 8];
     prefix.copy_from_slice(&digest.hash()[..8]);
-    homes_of(u64::from_be_bytes(prefix), roster)
+    u64::from_be_bytes(prefix)
+}
+
+/// Whether a member is a better home of a blob than another.
+pub(crate) fn outranks(digest: &Digest, one: &PeerId, other: &PeerId) -> bool {
+    rank_key(digest, one) > rank_key(digest, other)
+}
+
+/// Of some members, the best homes of a blob: those that would be home if there were no better ones.
+pub(crate) fn first_of(digest: &Digest, members: impl Iterator<Item = PeerId>, most: usize) -> Vec<PeerId> {
+    let mut ranked: Vec<_> = members.map(|peer| rank_key(digest, &peer)).collect();
+    let at = ranked.len().saturating_sub(most);
+    if at > 0 {
+        ranked.select_nth_unstable(at);
+    }
+    ranked.split_off(at).into_iter().map(|(_, peer)| peer).collect()
+}
+
+/// The weight of a member, and its name where two weigh the same.
+fn rank_key(digest: &Digest, peer: &PeerId) -> (u64, PeerId) {
+    (mix(point_of(digest) ^ peer.prefix()), *peer)
 }
 
 /// The homes of a tag, by its full name `registry/repository:tag`.

@@ -136,6 +136,16 @@ pub const LEASE_REGATHER: Duration = Duration::from_millis(50);
 /// Time that lease holders have to tell a home that has taken over what they work on, before it grants anew.
 pub const HOME_RECOVERY: Duration = Duration::from_millis(150);
 
+/// Members that a home asks what they know of a blob when it opens its book: those that were home while the cluster was
+/// smaller. While it grows from one member to a thousand a digest has seven or eight homes, and the last few are enough.
+pub const RIVALS_ASKED_MAX: usize = 6;
+
+/// Time for which a better home that has made itself known is remembered; the list of members names it by then.
+pub const BETTER_REMEMBERED: Duration = Duration::from_secs(10);
+
+/// Members that have gone and are remembered by a home: others may still take them for better homes.
+pub const DEPARTED_MAX: usize = 64;
+
 /// Members that vouch for hashes of one blob: for a receiver the homes before the present one, for a home those whose
 /// reports make up the list, which are few more than there are leases.
 pub const VOUCHERS_MAX: usize = 255;
@@ -247,6 +257,26 @@ pub const COMPLAINT_PAUSE: Duration = Duration::from_millis(400);
 
 /// Time without a piece, while other classes move, after which a feed counts as silent.
 pub const FEED_SILENCE_MAX: Duration = Duration::from_secs(1);
+
+/// A slow link is no silent feed: one may be silent for as long as so many pieces of each class take, at the pace at
+/// which they come.
+pub const FEED_PATIENCE_PIECES: f64 = 4.0;
+
+/// And no longer than this.
+pub const FEED_PATIENCE_MAX: Duration = Duration::from_secs(15);
+
+/// A member that gains less than this share of what goes round, while its feeds wait for it, receives slowly.
+pub const GAIN_SHARE_MAX: f64 = 0.7;
+
+/// Pieces of each class that have to be new before what this node has gained of them tells anything,
+pub const CRAWL_ROWS_MIN: f64 = 3.0;
+
+/// and the share of them that a class gains at least where its node's link is not what is slow.
+pub const CRAWL_GAIN_MAX: f64 = 0.3;
+
+/// Members of which one is believed to be slower than the others at most, one in so many: if more say so, something else
+/// is slow.
+pub const SLOW_MEMBERS_SHARE_MIN: usize = 4;
 
 /// The same when no class moves. Longer than [`LEASE_STALL`]: what the home notices itself is not complained about.
 pub const ALL_SILENT_MAX: Duration = Duration::from_secs(4);

@@ -35,7 +35,7 @@ use crate::wire::{Hashes, LeaseEnd, Message, PieceHash, Refusal, Run, WarmFault}
 use announce::Announcements;
 use classes::{RELAY, class_count};
 use exchange::{Arrival, Exchange, Standing};
-use home::{Home, Joining, Mail};
+use home::{Home, Joining, Mail, Told};
 use list::PieceList;
 use parts::{FormerMembers, discard, living_homes, may_be_home, received as received_bytes};
 use pieces::{PieceSet, piece_bytes};
@@ -379,8 +379,8 @@ impl Swarm {
         match message {
             // The membership is a machine of its own.
             M::Swim(_) => {}
-            M::Join { digest, size, have, leases, again, insists } => {
-                let joining = Joining { size, have, leases, again };
+            M::Join { digest, size, have, leases, again, insists, feeds } => {
+                let joining = Joining { size, have, leases, again, feeds };
                 self.handle_join(now, from, digest, joining, insists);
             }
             M::Report { digest, lease, entries, busy } => {
@@ -390,7 +390,7 @@ impl Swarm {
             M::Complain { digest, class, about, why, missing } => {
                 self.home.complain(now, from, digest, (class, about, why, missing), mail);
             }
-            M::Prove { digest, runs } => self.home.prove(from, digest, &runs, mail),
+            M::Prove { digest, runs } => self.home.prove(now, from, digest, &runs, mail),
             M::List { digest } => self.handle_list(from, digest),
             M::Whole { digest, size } => self.home.whole(now, from, digest, size, &self.roster, mail),
             M::Mismatch { digest } => self.home.mismatch(now, from, digest, mail),
@@ -399,6 +399,19 @@ impl Swarm {
                 for (digest, size) in blobs {
                     self.home.whole(now, from, digest, size, &self.roster, mail);
                 }
+            }
+            // Nobody but another home has a book to hand over.
+            M::Holders { digest, size, holders } if homes(&digest, &self.roster).contains(&from) => {
+                self.home.handle_holders(digest, size, &holders, &self.roster);
+            }
+            M::Holders { .. } => {}
+            M::Inquire { digest } => {
+                let own = self.seeds.get(&digest).map(|seed| seed.size);
+                self.home.inquired(now, from, (digest, own), &self.roster, mail);
+            }
+            M::Known { digest, size, holders, receiving, better } => {
+                let told = Told { size, holders, receiving, better };
+                self.home.told(now, from, digest, told, &self.roster, mail);
             }
             M::Withdraw { blobs } => {
                 blobs.into_iter().for_each(|digest| self.home.withdraw(now, from, digest, mail));
@@ -552,8 +565,7 @@ impl Swarm {
     // ---- handlers ----
 
     fn handle_join(&mut self, now: Time, from: PeerId, digest: Digest, joining: Joining, insists: bool) {
-        let homes = homes(&digest, &self.roster);
-        let first = homes.first();
+        let first = self.home.first(now, &digest, &self.roster);
         // Who has tried those before this node is not sent round in a circle.
         let mine = first == Some(self.me) || insists;
         match first {

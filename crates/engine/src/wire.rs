@@ -212,6 +212,8 @@ pub enum Message {
         again: bool,
         /// Whether it asks this home because those before it did not answer.
         insists: bool,
+        /// Who feeds it now, by the word of the home before.
+        feeds: Vec<ClassFeeds>,
     },
     /// From the home: you are in the book; this is who feeds you. Leases come separately.
     Welcome {
@@ -407,6 +409,33 @@ pub enum Message {
     WarmCancel {
         /// The set.
         set: WarmSetId,
+    },
+    /// From a home to the one that keeps the book from now on: these members have the blob.
+    Holders {
+        /// The blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// Members.
+        holders: Vec<PeerId>,
+    },
+    /// To those that would be home without the sender: it opens the book of a blob; what do they know of it?
+    Inquire {
+        /// The blob.
+        digest: Digest,
+    },
+    /// Answers [`Message::Inquire`]; also unasked, to a home that another one is better than.
+    Known {
+        /// The blob.
+        digest: Digest,
+        /// Its size in bytes, if somebody has it.
+        size: u64,
+        /// Members that have it.
+        holders: Vec<PeerId>,
+        /// Whether members that receive it have been sent to the asker.
+        receiving: bool,
+        /// A home that is better than the asker.
+        better: Option<PeerId>,
     },
 }
 

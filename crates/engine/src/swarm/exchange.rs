@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 
 use crate::ids::Digest;
 use crate::limits::RUNS_OF_HAVE_MAX;
-use crate::limits::{EXCHANGE_CHECK, HOME_SILENCE_MAX, JOIN_TIMEOUT, REPORT_AGE_MAX, REPORT_PIECES};
+use crate::limits::{
+    ENTRIES_PER_FRAME_MAX, EXCHANGE_CHECK, HOME_SILENCE_MAX, JOIN_TIMEOUT, REPORT_AGE_MAX, REPORT_PIECES,
+};
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
 use crate::swarm::classes::class_of;
@@ -115,8 +117,12 @@ pub struct Exchange {
     /// Whether a home was lost: the next one may not know yet that it is the first.
     lost_homes: bool,
     compared: Time,
-    /// Whether most feeds wait for this node.
+    /// Whether this node was seen to receive more slowly than the others.
     is_slow: bool,
+    /// The pieces that were there, and the last one that was listed, when the rates were last compared.
+    compared_at: (u32, u32),
+    /// Smoothed time between two pieces that come, seconds, and when the last one came.
+    pace: (f64, Option<Time>),
     me: PeerId,
 }
 
@@ -155,6 +161,8 @@ impl Exchange {
             lost_homes: false,
             compared: now,
             is_slow: false,
+            compared_at: (0, 0),
+            pace: (0.0, None),
             me,
         };
         exchange.join(now, 0, mail);
@@ -263,8 +271,10 @@ impl Exchange {
         self.standing = Standing::Joined;
         self.list_of = Some((from, list));
         self.was_in_a_book = true;
-        // This home has not been told.
-        self.is_slow = false;
+        if std::mem::take(&mut self.is_slow) {
+            // This home has not been told.
+            self.tell_of_slowness(true, mail);
+        }
         (self.heard, self.checked) = (now, now);
         self.homes.retain(|home| *home != from);
         self.homes.insert(0, from);
@@ -372,6 +382,10 @@ impl Exchange {
         }
         class.last_piece = now;
         self.heard = now;
+        if let Some(last) = self.pace.1.replace(now) {
+            let gap = (now - last).as_secs_f64();
+            self.pace.0 = if self.pace.0 == 0.0 { gap } else { 0.9 * self.pace.0 + 0.1 * gap };
+        }
         self.judge(now, from, piece, hash, mail)
     }
 
@@ -438,14 +452,17 @@ impl Exchange {
         homes: impl Fn() -> Vec<PeerId>,
         mail: &mut Mail,
     ) {
-        if self.home() == Some(*peer) {
+        let fed: Vec<_> = self.feeds().filter(|(_, feed)| feed == peer).map(|(class, _)| class).collect();
+        let is_home = self.home() == Some(*peer);
+        for class in fed {
+            if !is_home {
+                self.complain(now, class, *peer, Complaint::Lost, mail);
+            }
+            self.forget_source(class, peer, mail);
+        }
+        if is_home {
             self.refresh_homes(homes());
             self.next_home(now, mail);
-        }
-        let fed: Vec<_> = self.feeds().filter(|(_, feed)| feed == peer).map(|(class, _)| class).collect();
-        for class in fed {
-            self.complain(now, class, *peer, Complaint::Lost, mail);
-            self.forget_source(class, peer, mail);
         }
     }
 
@@ -536,15 +553,17 @@ impl Exchange {
             leases,
             again: self.was_in_a_book,
             insists: rank > 0 || self.lost_homes,
+            feeds: self.told_feeds(),
         };
         mail.push_back((home, join));
-        // The hashes of what it fetched go with it: the new home has no list.
-        if self.was_in_a_book {
-            for (lease, work) in &self.leases {
-                let entries = self.list.entries(work.run.first..work.at);
+        // The hashes of what it has go with a lease: the new home has no list.
+        if let Some(lease) = self.leases.keys().next().filter(|_| self.was_in_a_book) {
+            let have = (0..self.have.total()).filter(|piece| self.have.contains(*piece));
+            for entries in self.list.entries(have).chunks(ENTRIES_PER_FRAME_MAX) {
+                let (lease, entries) = (*lease, entries.to_vec());
                 mail.push_back((
                     home,
-                    Message::Report { digest: self.digest, lease: *lease, entries, busy: false },
+                    Message::Report { digest: self.digest, lease, entries, busy: self.busy },
                 ));
             }
         }

@@ -9,16 +9,16 @@
 pub mod forest;
 pub mod leases;
 
+mod complaints;
 mod lists;
+mod rivals;
+mod succession;
 mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::Digest;
-use crate::limits::{
-    ACCUSERS_MIN, BOOKS_MAX, DRY_MAX, ENTRIES_PER_FRAME_MAX, ENTRIES_PER_RELAY_MAX, FEED_SILENCE_MAX,
-    HOLDERS_PER_BLOB_MAX,
-};
+use crate::limits::{BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX};
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
 use crate::swarm::classes::{RELAY, class_count};
@@ -28,7 +28,11 @@ use crate::wire::{ClassFeeds, Complaint, Entry, Feed, LeaseEnd, LeaseId, Message
 
 use forest::{Forest, Node, Parent};
 use leases::{Action, Leases};
+use rivals::{Asked, Rivals};
+use succession::Census;
 use trust::Distrust;
+
+pub use rivals::Told;
 
 /// Stands for leases of homes before this one.
 const EPOCH_BEFORE: u64 = u64::MAX;
@@ -65,18 +69,19 @@ struct Book {
     /// Members that have found it wrong.
     mismatched: BTreeSet<PeerId>,
     census: Option<Census>,
+    asked: Option<Asked>,
     /// A member that was asked to take the hashes of what it has.
     listing: Option<PeerId>,
     /// Members that wait for the complete list.
     unlisted: BTreeSet<PeerId>,
+    /// Receivers that were asked for the hashes of what they have, because a home that knew them is gone.
+    reporters_of_lists: BTreeSet<PeerId>,
+    asked_last: Option<PeerId>,
+    /// Members that had less than most others when this home took over.
+    behind: BTreeSet<PeerId>,
+    asked_for_hashes: Option<Time>,
     /// When pieces were last reported.
     reported: Time,
-}
-
-/// What members have, as they tell it, until everybody has had time to.
-struct Census {
-    until: Time,
-    haves: BTreeMap<PeerId, Vec<Run>>,
 }
 
 /// A blob that some members have and nobody receives.
@@ -92,6 +97,7 @@ pub struct Home {
     books: BTreeMap<Digest, Book>,
     known: BTreeMap<Digest, Known>,
     distrusts: BTreeMap<Digest, Distrust>,
+    rivals: Rivals,
 }
 
 /// A member says that it receives a blob.
@@ -104,12 +110,15 @@ pub struct Joining {
     pub leases: Vec<(LeaseId, Run)>,
     /// Whether it was in a book before.
     pub again: bool,
+    /// Who feeds it already.
+    pub feeds: Vec<ClassFeeds>,
 }
 
 impl Home {
     /// The books of `me`: none yet.
     pub fn new(me: PeerId) -> Self {
-        Home { me, books: BTreeMap::new(), known: BTreeMap::new(), distrusts: BTreeMap::new() }
+        let (books, known, distrusts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Home { me, books, known, distrusts, rivals: Rivals::default() }
     }
 
     // ---- getters ----
@@ -149,6 +158,7 @@ impl Home {
         if !self.books.contains_key(&digest) && self.books.len() >= BOOKS_MAX {
             return mail.push_back((from, Message::Alone { digest, end: LeaseEnd::Denied }));
         }
+        let is_new = !self.books.contains_key(&digest);
         let (me, known, distrusts) = (self.me, self.known.get(&digest), &mut self.distrusts);
         let book = self.books.entry(digest).or_insert_with(|| {
             let mut book = Book::new(now, me, digest, joining.size);
@@ -156,7 +166,7 @@ impl Home {
                 book.remember(now, distrust);
             }
             if joining.again {
-                book.leases.wait_for_holders(now);
+                book.succeed(now);
             }
             for holder in known.into_iter().filter(|k| k.size == joining.size).flat_map(|k| &k.holders) {
                 if roster.contains(holder) && *holder != from && !book.distrusted.contains(holder) {
@@ -173,7 +183,14 @@ impl Home {
             mail.push_back((from, Message::Alone { digest, end: LeaseEnd::GivenUp }));
             return self.close_if_done(&digest);
         }
-        book.join(now, from, joining, roster, mail);
+        if is_new {
+            self.ask_rivals(now, &digest, roster, mail);
+        }
+        let Some(book) = self.books.get_mut(&digest) else { return };
+        match book.wait_for_rivals(now, from, joining, roster, mail) {
+            None => return,
+            Some(joining) => book.join(now, from, joining, roster.zone(&from), mail),
+        }
         book.advance(now, mail);
         self.close_if_done(&digest);
     }
@@ -230,15 +247,16 @@ impl Home {
     }
 
     /// See [`Message::Prove`].
-    pub fn prove(&mut self, from: PeerId, digest: Digest, runs: &[Run], mail: &mut Mail) {
+    pub fn prove(&mut self, now: Time, from: PeerId, digest: Digest, runs: &[Run], mail: &mut Mail) {
         let Some(book) = self.books.get_mut(&digest) else { return };
         let pieces = runs.iter().flat_map(|run| run.first..run.end.min(book.pieces));
         let entries = book.list.entries(pieces.take(ENTRIES_PER_FRAME_MAX));
         if entries.is_empty() {
             book.unlisted.insert(from);
             book.ask_for_list(mail);
+            book.ask_somebody_for_hashes(now, from, mail);
         } else {
-            mail.extend(entries.chunks(ENTRIES_PER_RELAY_MAX).map(|part| (from, book.hashes(part.to_vec()))));
+            book.send_entries(from, &entries, mail);
         }
     }
 
@@ -302,7 +320,9 @@ impl Home {
 
     /// A member has gone: nobody is fed by it any more.
     pub fn lost(&mut self, now: Time, peer: &PeerId, mail: &mut Mail) {
+        self.has_departed(*peer);
         for book in self.books.values_mut() {
+            book.waits_no_more(peer);
             if book.forest.find(peer).is_some() {
                 book.lose(peer);
                 book.advance(now, mail);
@@ -313,15 +333,6 @@ impl Home {
             !known.holders.is_empty()
         });
         self.close_done();
-    }
-
-    /// This node does not keep a book any more: its members are told where to go.
-    pub fn hand_over(&mut self, digest: &Digest, home: PeerId, mail: &mut Mail) {
-        let Some(book) = self.books.get(digest) else { return };
-        for node in book.forest.receivers() {
-            mail.push_back((book.forest.peer(node), Message::NotHome { digest: *digest, home }));
-        }
-        self.close(digest);
     }
 
     /// The digests of all books with receivers.
@@ -375,15 +386,21 @@ impl Book {
             attested: false,
             mismatched: BTreeSet::new(),
             census: None,
+            asked: None,
             listing: None,
             unlisted: BTreeSet::new(),
+            reporters_of_lists: BTreeSet::new(),
+            asked_last: None,
+            behind: BTreeSet::new(),
+            asked_for_hashes: None,
             reported: now,
         }
     }
 
     fn next_wakeup(&self) -> Option<Time> {
         let census = self.census.as_ref().map(|census| census.until);
-        self.leases.next_wakeup().into_iter().chain(census).min()
+        let asked = self.asked.as_ref().map(|asked| asked.until);
+        self.leases.next_wakeup().into_iter().chain(census).chain(asked).min()
     }
 
     fn all(&self) -> Run {
@@ -392,7 +409,7 @@ impl Book {
 
     /// Whether nobody is receiving.
     fn is_done(&self) -> bool {
-        self.forest.receivers().next().is_none()
+        self.forest.receiver_count() == 0 && self.waiting().next().is_none()
     }
 
     fn admit_seed(&mut self, holder: PeerId, roster: &Roster) {
@@ -401,12 +418,13 @@ impl Book {
         self.leases.has(&[self.all()]);
     }
 
-    fn join(&mut self, now: Time, from: PeerId, joining: Joining, roster: &Roster, mail: &mut Mail) {
-        let node = self.forest.add(from, roster.zone(&from));
+    fn join(&mut self, now: Time, from: PeerId, joining: Joining, zone: &str, mail: &mut Mail) {
+        let is_new = self.forest.find(&from).is_none_or(|node| self.forest.is_gone(node));
+        let node = self.forest.add(from, zone);
         if self.forest.is_whole(node) {
             // It has lost what it had.
             self.forest.remove(node);
-            self.forest.add(from, roster.zone(&from));
+            self.forest.add(from, zone);
         }
         for (lease, run) in joining.leases {
             if !self.leases.adopt(now, lease, from, run) {
@@ -421,6 +439,9 @@ impl Book {
         if joining.again {
             self.take_census(now, from, &joining.have);
         }
+        if is_new {
+            self.resume_feeds(node, joining.feeds);
+        }
         // Whoever fetches everything that is missing needs no feed; the others are fed from the start.
         self.grant(now, mail);
         if self.forest.find(&from).is_none() {
@@ -433,6 +454,9 @@ impl Book {
         let feeds = (0..self.forest.classes()).filter_map(|class| self.feeds(node, class)).collect();
         let (digest, classes, list) = (self.digest, self.forest.classes(), self.list_number);
         mail.push_back((from, Message::Welcome { digest, classes, list, feeds }));
+        if self.forest.is_held() {
+            return;
+        }
         if self.list.is_complete() {
             self.send_list(from, mail);
         } else if self.forest.has_seeds() {
@@ -466,83 +490,8 @@ impl Book {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the fields of one message")]
-    fn complain(
-        &mut self,
-        now: Time,
-        from: PeerId,
-        class: u8,
-        about: PeerId,
-        why: Complaint,
-        missing: &[Run],
-        mail: &mut Mail,
-    ) {
-        let Some(node) = self.forest.find(&from).filter(|_| class < self.forest.classes()) else { return };
-        let accused = self.forest.find(&about);
-        if about == from {
-            self.forest.demote(node);
-            for action in self.leases.take_from(&from) {
-                self.carry_out(action, mail);
-            }
-            return;
-        }
-        if why == Complaint::Wrong {
-            let accusers = self.accusers.entry(about).or_default();
-            accusers.insert(from);
-            if accusers.len() >= ACCUSERS_MIN {
-                self.distrust(now, about, mail);
-                self.lose(&about);
-            }
-        }
-        // While nothing comes from upstream, everybody is silent and nobody is at fault; not for ever, because what is
-        // missing may be lost between members.
-        let quiet = now - self.reported;
-        let dry = !self.leases.is_there() && quiet >= FEED_SILENCE_MAX && quiet < DRY_MAX;
-        match self.forest.parent(node, class) {
-            Parent::Member(parent) if why == Complaint::Silent && dry && !self.forest.is_whole(parent) => {}
-            Parent::Member(parent) if Some(parent) == accused => {
-                self.forest.replace(node, class, matches!(why, Complaint::Slow | Complaint::Silent));
-            }
-            Parent::Source => {
-                if matches!(why, Complaint::Lost | Complaint::Refused | Complaint::Wrong) {
-                    self.take_leases(&about, mail);
-                }
-                if why == Complaint::Wrong {
-                    self.refetches += 1;
-                }
-                if why != Complaint::Slow {
-                    let there = |run: &Run| !self.leases.active().any(|(_, a)| a.run.contains(run.first));
-                    let lost: Vec<_> = missing.iter().copied().filter(there).collect();
-                    match self.forest.has_seeds() {
-                        true => self.forest.replace(node, class, false),
-                        false => self.leases.misses(now, &lost),
-                    }
-                }
-            }
-            Parent::None => {
-                self.forest.attach_all(node);
-                // Those who have the blob are gone or of no use, and so is what they were counted for.
-                if self.forest.parent(node, class) == Parent::None {
-                    self.leases.misses(now, missing);
-                }
-            }
-            // It has been given another one in the meantime.
-            Parent::Member(_) => {
-                self.tell_feeds([(node, class)].into_iter(), mail);
-            }
-        }
-    }
-
-    /// A member is not to fetch any more, which it is told in case it lives.
-    fn take_leases(&mut self, holder: &PeerId, mail: &mut Mail) {
-        for (lease, _) in self.leases.active().filter(|(_, active)| active.holder == *holder) {
-            mail.push_back((*holder, Message::Trim { digest: self.digest, lease: *lease, end: 0 }));
-        }
-        self.brought.retain(|_, feed| feed.peer != *holder);
-        self.leases.lost(holder);
-    }
-
     fn whole(&mut self, from: PeerId, roster: &Roster) {
+        self.waits_no_more(&from);
         if self.distrusted.contains(&from) {
             // Nobody is fed by it; but it does not receive any more.
             return self.lose(&from);
@@ -557,6 +506,7 @@ impl Book {
     }
 
     fn lose(&mut self, peer: &PeerId) {
+        self.waits_no_more(peer);
         self.leases.lost(peer);
         self.brought.retain(|_, feed| feed.peer != *peer);
         self.unlisted.remove(peer);
@@ -572,7 +522,10 @@ impl Book {
 
     fn advance(&mut self, now: Time, mail: &mut Mail) {
         if self.census.as_ref().is_some_and(|census| census.until <= now) {
-            self.finish_census(mail);
+            self.finish_census(now, mail);
+        }
+        if self.asked.as_ref().is_some_and(|asked| asked.until <= now) {
+            self.begin(now, mail);
         }
         self.grant(now, mail);
         let changed = self.forest.take_changed();
@@ -583,7 +536,7 @@ impl Book {
     }
 
     fn grant(&mut self, now: Time, mail: &mut Mail) {
-        let (forest, distrusted) = (&self.forest, &self.distrusted);
+        let (forest, distrusted, behind) = (&self.forest, &self.distrusted, &self.behind);
         let salt = u64::from(self.digest.hash()[0]) << 8 | u64::from(self.digest.hash()[1]);
         let mut actions = self.leases.advance(now, |avoid| {
             let fit = |n: &Node| {
@@ -591,7 +544,8 @@ impl Book {
                 !avoid(&peer) && !distrusted.contains(&peer)
             };
             // One that receives slowly is better than nobody.
-            let order = |n: &Node| (forest.is_slow(*n), forest.busyness(*n, salt));
+            let slow = |n: Node| forest.is_slow(n) || behind.contains(&forest.peer(n));
+            let order = |n: &Node| (slow(*n), forest.busyness(*n, salt));
             forest.receivers().filter(fit).min_by_key(order).map(|n| forest.peer(n))
         });
         let idle = self.leases.active().next().is_none() && !self.leases.is_covered();
@@ -618,7 +572,10 @@ impl Book {
                 self.reporters.insert(to);
                 let node = self.forest.find(&to).expect("a candidate is in the forest");
                 self.forest.set_source(node);
-                if !self.leases.is_covered_by(&to) {
+                if self.leases.is_covered_by(&to) {
+                    // It sends everything once already.
+                    self.forest.relieve(node);
+                } else {
                     self.forest.attach_all(node);
                 }
                 mail.push_back((to, Message::Lease { digest, lease, run }));

@@ -4,13 +4,15 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::exchange::Exchange;
+use super::home::Mail;
 use super::pieces::PieceSet;
 use crate::homes::homes;
 use crate::ids::Digest;
 use crate::io::Output;
-use crate::limits::FORMER_HOMES_MAX;
+use crate::limits::{ENTRIES_PER_FRAME_MAX, FORMER_HOMES_MAX};
 use crate::peer::{Member, PeerId, Roster};
 use crate::pieces::piece_len;
+use crate::wire::{Entry, LeaseId, Message};
 
 /// The homes of a blob, without those that cannot be reached: as the list of members will say when it has noticed.
 pub(super) fn living_homes(digest: &Digest, roster: &Roster, gone: &BTreeSet<PeerId>) -> Vec<PeerId> {
@@ -59,5 +61,13 @@ pub(super) fn may_be_home(digest: &Digest, peer: &PeerId, roster: &Roster, forme
             let with_it = Roster::new(roster.iter().chain([left]).cloned());
             homes(digest, &with_it).contains(peer)
         }
+    }
+}
+
+/// Tells a home hashes that it has asked for, in as many frames as they need.
+pub(super) fn send_report(to: PeerId, digest: Digest, entries: &[Entry], mail: &mut Mail) {
+    let lease = LeaseId { epoch: 0, number: 0 };
+    for entries in entries.chunks(ENTRIES_PER_FRAME_MAX) {
+        mail.push_back((to, Message::Report { digest, lease, entries: entries.to_vec(), busy: false }));
     }
 }

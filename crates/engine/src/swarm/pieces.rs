@@ -77,6 +77,12 @@ impl PieceSet {
         self.words.iter().zip(&other.words).map(|(a, b)| (a & b).count_ones()).sum()
     }
 
+    /// Puts in what is in the other set.
+    pub fn add(&mut self, other: &PieceSet) {
+        self.count += other.count - self.common(other);
+        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a |= b);
+    }
+
     /// Takes out what is in the other set.
     pub fn subtract(&mut self, other: &PieceSet) {
         self.count -= self.common(other);

@@ -1,13 +1,14 @@
 //! Seeds: blobs that are whole on this node, for those who want to be fed with them or to know their hashes.
 
 use super::list::{PieceList, Via};
+use super::parts::send_report;
 use super::{Swarm, Wanted};
 use crate::ids::Digest;
 use crate::io::Output;
-use crate::limits::{ENTRIES_PER_FRAME_MAX, INSPECTIONS_MAX, SEEDS_MAX};
+use crate::limits::{INSPECTIONS_MAX, SEEDS_MAX};
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
-use crate::wire::{Entry, LeaseId, Message, PieceHash, Refusal};
+use crate::wire::{Entry, PieceHash, Refusal};
 
 /// A blob that is whole on this node and that others are fed with.
 pub(super) struct Seed {
@@ -60,8 +61,11 @@ impl Swarm {
         if self.seeds.get(&digest).is_some_and(|seed| seed.list.is_some()) {
             return self.tell_list(from, digest);
         }
-        let exchange = self.exchanges.get(&digest);
-        if exchange.is_none() && self.listing.len() < INSPECTIONS_MAX {
+        if let Some(exchange) = self.exchanges.get(&digest) {
+            let have = (0..exchange.have().total()).filter(|piece| exchange.have().contains(*piece));
+            return send_report(from, digest, &exchange.list().entries(have), &mut self.mail);
+        }
+        if self.listing.len() < INSPECTIONS_MAX {
             let waiting = self.listing.entry(digest).or_default();
             if waiting.is_empty() {
                 self.effects.push_back(Output::List { digest });
@@ -73,11 +77,7 @@ impl Swarm {
     fn tell_list(&mut self, to: PeerId, digest: Digest) {
         let Some(list) = self.seeds.get(&digest).and_then(|seed| seed.list.as_ref()) else { return };
         let pieces = piece_count(self.seeds[&digest].size) as u32;
-        let lease = LeaseId { epoch: 0, number: 0 };
-        for entries in list.entries(0..pieces).chunks(ENTRIES_PER_FRAME_MAX) {
-            self.mail
-                .push_back((to, Message::Report { digest, lease, entries: entries.to_vec(), busy: false }));
-        }
+        send_report(to, digest, &list.entries(0..pieces), &mut self.mail);
     }
 
     pub(super) fn seed(&mut self, digest: Digest, size: u64, list: Option<PieceList>) {

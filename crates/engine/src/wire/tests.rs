@@ -67,6 +67,7 @@ fn one_of_each() -> Vec<Message> {
             leases: vec![(LEASE, run(300, 400))],
             again: true,
             insists: false,
+            feeds: feeds(),
         },
         Message::Welcome { digest, classes: 16, list: 300, feeds: feeds() },
         Message::NotHome { digest, home: peer(0xa4) },
@@ -123,6 +124,15 @@ fn one_of_each() -> Vec<Message> {
         },
         Message::WarmRefuse { set: WarmSetId(5), order: 6, why: WarmFault::Silent },
         Message::WarmCancel { set: WarmSetId(5) },
+        Message::Holders { digest, size: 251, holders: vec![peer(0xa1), peer(0xa2)] },
+        Message::Inquire { digest },
+        Message::Known {
+            digest,
+            size: 251,
+            holders: vec![peer(0xa6)],
+            receiving: true,
+            better: Some(peer(0xa7)),
+        },
     ]
 }
 
@@ -157,11 +167,14 @@ fn tag(message: &Message) -> u8 {
         Message::WarmProgress { .. } => 24,
         Message::WarmRefuse { .. } => 25,
         Message::WarmCancel { .. } => 26,
+        Message::Holders { .. } => 27,
+        Message::Inquire { .. } => 28,
+        Message::Known { .. } => 29,
     }
 }
 
 /// Number of variants, one more than the largest tag.
-const VARIANTS: u8 = 27;
+const VARIANTS: u8 = 30;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -180,8 +193,9 @@ fn unpack(golden: &str) -> String {
 const GOLDEN: &[&str] = &[
     // Swim
     "01 00 03 010203",
-    // Join: size, have, leases, again, insists
-    "01 01 00 d1*32 fd 0000000000010000 02 00 fa fbfb00 fc00000100 01 fd 0605040302010000 07 fb2c01 fb9001 01 00",
+    // Join: size, have, leases, again, insists, feeds
+    "01 01 00 d1*32 fd 0000000000010000 02 00 fa fbfb00 fc00000100 01 fd 0605040302010000 07 fb2c01 fb9001 01 00 \
+      02 00 02 a1*32 00 fb2c01 a2*32 fb2c01 fb9001 03 00",
     // Welcome: classes, list, feeds
     "01 02 00 d1*32 10 fb2c01 02 00 02 a1*32 00 fb2c01 a2*32 fb2c01 fb9001 03 00",
     // NotHome
@@ -240,6 +254,12 @@ const GOLDEN: &[&str] = &[
     "0119050609",
     // WarmCancel
     "011a05",
+    // Holders: size, holders
+    "01 1b 00 d1*32 fbfb00 02 a1*32 a2*32",
+    // Inquire
+    "01 1c 00 d1*32",
+    // Known: size, holders, receiving, better
+    "01 1d 00 d1*32 fbfb00 01 a6*32 01 01 a7*32",
 ];
 
 #[test]
@@ -370,7 +390,7 @@ fn a_length_that_nobody_has_sent_reserves_nothing() {
     let digest = [&[0][..], &[0xd1; 32]].concat();
     let lease = [1, 1];
     // What stands before a length, of each message that has one.
-    let heads: [(u8, Vec<u8>); 11] = [
+    let heads: [(u8, Vec<u8>); 12] = [
         (0, vec![]),
         (1, [&digest[..], &[5]].concat()),
         (1, [&digest[..], &[5, 0]].concat()),
@@ -382,6 +402,7 @@ fn a_length_that_nobody_has_sent_reserves_nothing() {
         (15, [&digest[..], &[0], &[7; 32], &[0]].concat()),
         (20, vec![]),
         (21, vec![]),
+        (27, [&digest[..], &[5]].concat()),
     ];
     for (variant, head) in heads {
         for length in [&huge, &large] {

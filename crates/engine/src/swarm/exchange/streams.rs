@@ -1,11 +1,11 @@
 //! Streams to the feeds of an exchange: opened for what is missing, closed when they are of no use.
 
-use super::{Exchange, Source};
+use super::{Class, Exchange, Source};
 use crate::limits::{ENDGAME_PIECES, FEEDS_PER_CLASS_MAX, RUNS_PER_MESSAGE_MAX};
 use crate::peer::PeerId;
 use crate::swarm::classes::RELAY;
 use crate::swarm::home::Mail;
-use crate::wire::{Feed, Message, Run};
+use crate::wire::{ClassFeeds, Feed, Message, Run};
 
 impl Exchange {
     pub(super) fn set_feeds(&mut self, class: u8, mut feeds: Vec<Feed>, mail: &mut Mail) {
@@ -40,6 +40,18 @@ impl Exchange {
         }
         self.classes[at].former.retain(|peer| sources.iter().all(|s| s.peer != *peer));
         self.classes[at].sources = sources;
+    }
+
+    /// Who feeds this node, for a home that has not told it so itself.
+    pub(super) fn told_feeds(&self) -> Vec<ClassFeeds> {
+        let works = |class: &Class| !class.sources.is_empty() && class.sources.iter().all(|s| !s.failed);
+        let feeds = |class: &Class| {
+            let runs =
+                |s: &Source| s.runs.iter().map(|run| Feed { peer: s.peer, run: *run }).collect::<Vec<_>>();
+            class.sources.iter().flat_map(runs).take(FEEDS_PER_CLASS_MAX).collect()
+        };
+        let classes = (0..).zip(&self.classes).filter(|(_, class)| works(class));
+        classes.map(|(class, state)| ClassFeeds { class, feeds: feeds(state) }).collect()
     }
 
     pub(super) fn subscribe(&self, class: u8, source: &Source, was_open: bool, mail: &mut Mail) {

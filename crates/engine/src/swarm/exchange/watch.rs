@@ -4,9 +4,12 @@
 //! their feeds have the same to do. Prevents: a slow member that holds up all below it, and a source or a link of one's own
 //! that is slow and gets innocent members replaced.
 
+use std::time::Duration;
+
 use super::{Exchange, Source};
 use crate::limits::{
-    ALL_SILENT_MAX, COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_SHARE_MAX, FEED_SILENCE_MAX, LAG_PIECES_MIN,
+    ALL_SILENT_MAX, COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_GAIN_MAX, CRAWL_ROWS_MIN, CRAWL_SHARE_MAX,
+    FEED_PATIENCE_MAX, FEED_PATIENCE_PIECES, FEED_SILENCE_MAX, GAIN_SHARE_MAX, LAG_PIECES_MIN,
     LAG_STARVED_SHARE, RUNS_PER_MESSAGE_MAX,
 };
 use crate::peer::PeerId;
@@ -29,13 +32,25 @@ impl Exchange {
         let last = self.classes.iter().map(|c| c.last_piece).max().unwrap_or_default();
         let moves = now < last + FEED_SILENCE_MAX / 2;
         if compares {
-            self.tell_of_slowness(receives_slowly, mail);
+            let round = self.went_round();
+            let falls_behind = round.is_none_or(|(gained, new)| gained < GAIN_SHARE_MAX * new);
+            // With most classes far behind what goes round it need not be waited for what their feeds say.
+            let classes = self.classes.len() as f64;
+            let crawls = round.is_some_and(|(_, new)| {
+                new >= CRAWL_ROWS_MIN * classes && gains < CRAWL_GAIN_MAX * new / classes
+            });
+            self.tell_of_slowness((receives_slowly && falls_behind) || crawls, mail);
         }
+        // The time that each class takes for a piece where this node is what is slow.
+        let open = self.classes.iter().filter(|c| c.got < c.total).count();
+        let takes = Duration::from_secs_f64(FEED_PATIENCE_PIECES * self.pace.0 * open as f64);
+        let slow = receives_slowly || self.is_slow;
+        let patience = if slow { takes.min(FEED_PATIENCE_MAX) } else { Duration::ZERO };
         for at in 0..self.classes.len() {
             let class = &self.classes[at];
             let paused = class.complained.is_some_and(|since| now < since + COMPLAINT_PAUSE);
             if class.got < class.total && !paused {
-                let view = View { shares, gains, compares, receives_slowly, moves };
+                let view = View { shares, gains, compares, receives_slowly, moves, patience };
                 self.check_class(now, at, view, mail);
             }
         }
@@ -51,7 +66,8 @@ impl Exchange {
         let lag = view.shares * total - f64::from(class.got);
         let ending = view.shares >= 1.0;
         let idle = now - class.last_piece.max(class.complained.unwrap_or_default());
-        let (quiet, silent) = (idle >= FEED_SILENCE_MAX, idle >= ALL_SILENT_MAX);
+        let quiet = idle >= FEED_SILENCE_MAX.max(view.patience);
+        let silent = idle >= ALL_SILENT_MAX.max(view.patience);
         // The one that was to send what is missing first.
         let first =
             (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
@@ -77,8 +93,19 @@ impl Exchange {
         }
     }
 
+    /// The pieces that this node has gained since it last looked, and those that were new to everybody: a node that catches
+    /// up has its feeds wait for it as well. `None` where all is listed already, so that nobody knows how far others are.
+    fn went_round(&mut self) -> Option<(f64, f64)> {
+        let now = (self.have.count(), self.list.front());
+        let before = std::mem::replace(&mut self.compared_at, now);
+        let gained = f64::from(now.0.saturating_sub(before.0));
+        let new = f64::from(now.1.saturating_sub(before.1));
+        (!self.list.is_complete()).then_some((gained, new))
+    }
+
     pub(super) fn tell_of_slowness(&mut self, receives_slowly: bool, mail: &mut Mail) {
-        let known = std::mem::replace(&mut self.is_slow, receives_slowly);
+        let known = self.is_slow;
+        self.is_slow |= receives_slowly;
         if let (true, false, Some(home)) = (receives_slowly, known, self.home()) {
             let (digest, about) = (self.digest, self.me);
             let complaint =
@@ -122,6 +149,8 @@ struct View {
     receives_slowly: bool,
     /// Whether a silent feed can be told from a source that sends nothing.
     moves: bool,
+    /// Time for which a feed may be silent because what it sends takes long.
+    patience: Duration,
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

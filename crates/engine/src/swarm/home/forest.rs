@@ -10,6 +10,9 @@
 //! Invariant: the edges of a class form trees (no member is its own ancestor), and `used` of a member is the number of
 //! its edges over all classes.
 
+mod relief;
+mod resume;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::limits::{FOREST_DEPTH_MAX, FOREST_SEARCH_MAX};
@@ -75,13 +78,20 @@ pub struct Forest {
     seeds: Vec<BTreeSet<(u32, Node)>>,
     /// For each zone, how many members have everything.
     whole: Vec<u32>,
+    /// For each zone, members that may feed more; those that are full by now are among them.
+    spare: Vec<BTreeSet<Node>>,
     /// The zone in which the source feeds.
     source_zone: Option<u16>,
     joined: u32,
+    /// Members that do not have everything and have not left.
+    receiving: usize,
+    slow: usize,
     /// Members that the source feeds, with the class.
     by_source: BTreeSet<(Node, u8)>,
     /// Edges that have changed since they were last asked for.
     changed: BTreeSet<(Node, u8)>,
+    /// Nobody is given a feed yet, see [`hold`](Self::hold).
+    held: bool,
 }
 
 impl Forest {
@@ -95,10 +105,14 @@ impl Forest {
             trees: Vec::new(),
             seeds: Vec::new(),
             whole: Vec::new(),
+            spare: Vec::new(),
             source_zone: None,
             joined: 0,
+            receiving: 0,
+            slow: 0,
             by_source: BTreeSet::new(),
             changed: BTreeSet::new(),
+            held: false,
         }
     }
 
@@ -132,6 +146,11 @@ impl Forest {
         self.nodes[node as usize].whole
     }
 
+    /// Whether it has left.
+    pub fn is_gone(&self, node: Node) -> bool {
+        self.nodes[node as usize].gone
+    }
+
     /// Members that have everything and have not left.
     pub fn seeds(&self) -> impl Iterator<Item = PeerId> + '_ {
         self.nodes.iter().filter(|n| n.whole && !n.closed).map(|n| n.peer)
@@ -150,9 +169,19 @@ impl Forest {
         })
     }
 
+    /// How many [receivers](Self::receivers) there are.
+    pub fn receiver_count(&self) -> usize {
+        self.receiving
+    }
+
     /// Whether a member has said that it receives slowly.
     pub fn is_slow(&self, node: Node) -> bool {
         self.nodes[node as usize].slow
+    }
+
+    /// How many have said so.
+    pub fn slow_count(&self) -> usize {
+        self.slow
     }
 
     /// For finding the member that has the least to do: how much it feeds, and among those that feed alike an order that
@@ -185,6 +214,7 @@ impl Forest {
             let entry = &mut self.nodes[node as usize];
             if entry.gone {
                 (entry.gone, entry.closed, entry.slots) = (false, false, nominal_slots(self.classes));
+                self.receiving += 1;
             }
             return node;
         }
@@ -195,6 +225,7 @@ impl Forest {
                 self.trees.push((0..self.classes).map(|_| Tree::default()).collect());
                 self.seeds.push(BTreeSet::new());
                 self.whole.push(0);
+                self.spare.push(BTreeSet::new());
                 self.zones.len() - 1
             }
         } as u16;
@@ -213,7 +244,9 @@ impl Forest {
             children: vec![Vec::new(); usize::from(self.classes)].into(),
         });
         self.joined += 1;
+        self.receiving += 1;
         self.by_peer.insert(peer, node);
+        self.spare[usize::from(zone)].insert(node);
         node
     }
 
@@ -236,6 +269,7 @@ impl Forest {
         }
         let entry = &mut self.nodes[node as usize];
         self.whole[usize::from(entry.zone)] += 1;
+        self.receiving -= usize::from(!entry.gone);
         entry.whole = true;
         (entry.closed, entry.gone) = (false, false);
         self.changed.retain(|(n, _)| *n != node);
@@ -251,6 +285,7 @@ impl Forest {
     /// A lease holder has nothing more to fetch.
     pub fn unset_source(&mut self, node: Node) {
         self.nodes[node as usize].closed = self.nodes[node as usize].gone;
+        self.offer_seed(node);
     }
 
     /// A member has left or died: its children need other feeds, which is done here.
@@ -261,6 +296,7 @@ impl Forest {
         let zone = usize::from(self.nodes[node as usize].zone);
         let entry = &mut self.nodes[node as usize];
         self.seeds[zone].remove(&(entry.used, node));
+        self.receiving -= usize::from(!entry.gone && !entry.whole);
         (entry.closed, entry.gone) = (true, true);
         self.whole[zone] -= u32::from(std::mem::take(&mut entry.whole));
         let mut orphans = Vec::new();
@@ -281,51 +317,8 @@ impl Forest {
         self.changed.retain(|(n, _)| *n != node);
     }
 
-    /// A member receives more slowly than the others do: it feeds nobody any more.
-    pub fn demote(&mut self, node: Node) {
-        (self.nodes[node as usize].slots, self.nodes[node as usize].slow) = (0, true);
-        for class in 0..self.classes {
-            let above = self.parent(node, class);
-            let is_root = self.root_of(node, class) == Some(node);
-            let mut children = self.nodes[node as usize].children[usize::from(class)].clone();
-            if is_root && !children.is_empty() {
-                // The rest of the tree is below one of its children, which becomes the root.
-                let heir = children.remove(0);
-                self.detach(node, class);
-                self.unlink(heir, class);
-                let zone = usize::from(self.nodes[heir as usize].zone);
-                self.trees[zone][usize::from(class)].root = Some(heir);
-                self.link(heir, class, above);
-                self.changed.insert((heir, class));
-                self.open_tops(heir, class);
-            }
-            for child in children {
-                self.detach(child, class);
-                self.attach_except(child, class, Parent::Member(node));
-            }
-            if self.parent(node, class) == Parent::None && above != Parent::None {
-                self.attach(node, class);
-            }
-        }
-    }
-
     fn root_of(&self, node: Node, class: u8) -> Option<Node> {
         self.trees[usize::from(self.nodes[node as usize].zone)][usize::from(class)].root
-    }
-
-    /// A member's feed in a class is of no use to it: finds another one. `slow` says that the feed works and has more
-    /// children than it can serve.
-    pub fn replace(&mut self, node: Node, class: u8, slow: bool) {
-        if let Parent::Member(parent) = self.parent(node, class) {
-            let slots = if slow { self.nodes[parent as usize].used.saturating_sub(1) } else { 0 };
-            let before = self.nodes[parent as usize].used;
-            let limit = self.nodes[parent as usize].slots.min(slots);
-            self.nodes[parent as usize].slots = limit;
-            self.reseat_seed(parent, before);
-        }
-        let before = self.parent(node, class);
-        self.detach(node, class);
-        self.attach_except(node, class, before);
     }
 
     // ---- edges ----
@@ -335,6 +328,9 @@ impl Forest {
     }
 
     fn attach_except(&mut self, node: Node, class: u8, not: Parent) {
+        if self.held {
+            return;
+        }
         let parent = self
             .seed_for(node, not)
             .or_else(|| self.place_in_zone(node, class, not))
@@ -514,6 +510,8 @@ impl Forest {
     fn least_busy(&mut self, node: Node, class: u8, not: Parent) -> Option<Parent> {
         let zone = self.nodes[node as usize].zone;
         let count = self.nodes.len() as u32;
+        let nodes = &self.nodes;
+        self.spare[usize::from(zone)].retain(|n| nodes[*n as usize].used < nodes[*n as usize].slots);
         // Begins at a place that depends on who asks, so that not everybody lands on the same member.
         let start = node.wrapping_mul(0x9E37_79B1) % count.max(1);
         let usable = |n: &Node| {
@@ -529,7 +527,11 @@ impl Forest {
             // Those that came last feed few yet, and are far from the roots.
             let last = (0..count).rev().filter(fits).take(FOREST_SEARCH_MAX / 2);
             let some = (0..count).map(|i| (start + i) % count).filter(fits).take(FOREST_SEARCH_MAX / 2);
-            last.chain(some).min_by_key(|n| {
+            // Those that have lost somebody whom they fed.
+            let spare = &self.spare[usize::from(zone)];
+            let spare = spare.range(start..).chain(spare.range(..start)).copied();
+            let spare = spare.take(2 * FOREST_SEARCH_MAX).filter(fits);
+            last.chain(some).chain(spare).min_by_key(|n| {
                 let entry = &self.nodes[*n as usize];
                 (i64::from(entry.used) - i64::from(entry.slots), self.depth(*n, class))
             })
@@ -633,8 +635,12 @@ impl Forest {
 
     fn offer_seed(&mut self, node: Node) {
         let entry = &self.nodes[node as usize];
-        if entry.whole && !entry.closed && entry.used < entry.slots {
-            self.seeds[usize::from(entry.zone)].insert((entry.used, node));
+        if entry.closed || entry.used >= entry.slots {
+            return;
+        }
+        match entry.whole {
+            true => _ = self.seeds[usize::from(entry.zone)].insert((entry.used, node)),
+            false => _ = self.spare[usize::from(entry.zone)].insert(node),
         }
     }
 

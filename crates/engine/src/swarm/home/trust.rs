@@ -64,17 +64,22 @@ impl Book {
         mail: &mut Mail,
     ) {
         let listed = self.listing == Some(from);
-        if !listed && !self.reporters.contains(&from) {
+        let asked = listed || self.reporters_of_lists.contains(&from);
+        if !asked && !self.reporters.contains(&from) {
             return;
         }
         self.reported = now;
         self.leases.report(now, lease, &from, entries.iter().map(|e| e.piece));
+        // What somebody has received it has by the word of a home before: only what it was to take itself contradicts.
+        let fetches = self.brought.get(&lease).filter(|f| f.peer == from).map(|f| f.run);
+        let takes = |entry: &&Entry| listed || fetches.is_some_and(|run| run.contains(entry.piece));
         if let Some(feed) = self.brought.get_mut(&lease).filter(|f| f.peer == from) {
             let end = entries.iter().map(|e| e.piece + 1).max().unwrap_or(0);
             feed.run.end = feed.run.end.max(end.min(self.pieces));
         }
         let before = self.list_number;
-        let authors: BTreeSet<_> = entries.iter().filter_map(|e| self.list.contradicted(e)).collect();
+        let authors: BTreeSet<_> =
+            entries.iter().filter(takes).filter_map(|e| self.list.contradicted(e)).collect();
         for author in authors.into_iter().filter(|author| *author != from) {
             self.distrust(now, author, mail);
         }
@@ -99,6 +104,7 @@ impl Book {
         self.distrusted.insert(peer);
         self.distrusted_at = Some(now);
         self.reporters.remove(&peer);
+        self.reporters_of_lists.remove(&peer);
         self.take_leases(&peer, mail);
         let void = self.list.forget(&peer);
         if self.listing == Some(peer) {

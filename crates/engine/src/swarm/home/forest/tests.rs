@@ -13,6 +13,7 @@ fn peer(number: u32) -> PeerId {
 
 /// The edges form trees, and the books agree with them.
 fn check(forest: &Forest) {
+    assert_eq!(forest.receiver_count(), forest.receivers().count());
     for (n, entry) in forest.nodes.iter().enumerate() {
         let edges: usize = entry.children.iter().map(Vec::len).sum();
         assert_eq!(entry.used as usize, edges, "{n}: used");
@@ -119,10 +120,64 @@ fn a_slow_feed_keeps_fewer_children_each_time() {
     assert!(forest.nodes[slow as usize].used <= 15, "nobody new");
 }
 
+/// What the members of a forest tell its next keeper, without those that died with the one before.
+fn taken_over(before: &Forest, dead: &[Node], zones: u32) -> Forest {
+    let mut forest = Forest::new(before.classes);
+    forest.hold();
+    let living = |n: &Node| !dead.contains(n) && !before.is_gone(*n);
+    for n in (0..before.len() as Node).filter(living) {
+        let number = u32::from_be_bytes(before.peer(n).0[28..].try_into().unwrap());
+        let node = forest.add(before.peer(n), &format!("zone-{}", number % zones));
+        forest.attach_all(node);
+        if before.is_whole(n) {
+            forest.set_whole(node);
+        }
+    }
+    let mut told = Vec::new();
+    for n in (0..before.len() as Node).filter(living) {
+        for class in 0..before.classes {
+            let parent = match before.parent(n, class) {
+                Parent::Member(parent) => forest.find(&before.peer(parent)).map(Parent::Member),
+                Parent::Source => Some(Parent::Source),
+                Parent::None => None,
+            };
+            let node = forest.find(&before.peer(n)).unwrap();
+            told.extend(parent.map(|parent| (node, class, parent)));
+        }
+    }
+    forest.settle(&told, |_, _| true);
+    forest
+}
+
+#[test]
+fn a_forest_is_taken_over_as_it_stands() {
+    let before = grown(300, 16, 1);
+    let dead = 7;
+    let after = taken_over(&before, &[dead], 1);
+    check(&after);
+    let mut moved = 0;
+    for n in (1..300).filter(|n| *n != dead) {
+        let node = after.find(&before.peer(n)).unwrap();
+        for class in 0..16 {
+            let (was, is) = (before.parent(n, class), after.parent(node, class));
+            assert_ne!(is, Parent::None, "{n} in {class}");
+            let stays = match was {
+                Parent::Member(parent) => after.find(&before.peer(parent)).map(Parent::Member),
+                other => Some(other),
+            };
+            moved += usize::from(stays != Some(is));
+        }
+    }
+    // Those that hung on the dead, and a leaf here and there that made room for one of them.
+    assert!((1..=2 * 16).contains(&moved), "{moved} edges have changed");
+    let most = after.nodes.iter().map(|n| n.used).max().unwrap();
+    assert!(most <= nominal_slots(16) + 1, "one feeds {most}");
+}
+
 proptest! {
     #[test]
     fn whatever_happens_the_edges_are_trees(
-        steps in prop::collection::vec((0u8..10, any::<prop::sample::Index>(), 0u8..16), 1..200),
+        steps in prop::collection::vec((0u8..12, any::<prop::sample::Index>(), 0u8..16), 1..200),
         classes in prop::sample::select(vec![1u8, 4, 8, 16]), zones in 1u32..4,
     ) {
         let mut forest = grown(12, classes, zones);
@@ -144,6 +199,8 @@ proptest! {
                     forest.replace(node, class % classes, false);
                 }
                 9 => forest.demote(node),
+                10 => forest.relieve(node),
+                11 => forest = taken_over(&forest, &[node], zones),
                 _ => {}
             }
             check(&forest);

@@ -1,0 +1,102 @@
+//! Complaints: what a home does when a member is of no use to another one.
+//!
+//! Question: who is at fault when pieces do not come? Answer: the feed that is complained about, unless nothing comes from
+//! upstream, or the forest is being taken over, or so many say they are slow that something else must be; one that says so
+//! of itself feeds nobody. Prevents: innocent members that lose their places because something above them stands still.
+
+use super::forest::Parent;
+use super::{Book, Mail};
+use crate::limits::{ACCUSERS_MIN, DRY_MAX, FEED_SILENCE_MAX, SLOW_MEMBERS_SHARE_MIN};
+use crate::peer::PeerId;
+use crate::time::Time;
+use crate::wire::{Complaint, Message, Run};
+
+impl Book {
+    #[allow(clippy::too_many_arguments, reason = "the fields of one message")]
+    pub(super) fn complain(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        class: u8,
+        about: PeerId,
+        why: Complaint,
+        missing: &[Run],
+        mail: &mut Mail,
+    ) {
+        let Some(node) = self.forest.find(&from).filter(|_| class < self.forest.classes()) else { return };
+        let accused = self.forest.find(&about);
+        if self.forest.is_held() && about != from && why != Complaint::Wrong {
+            if !matches!(why, Complaint::Slow | Complaint::Silent) {
+                self.forget_feed(node, class);
+            }
+            return;
+        }
+        if about == from
+            && SLOW_MEMBERS_SHARE_MIN * self.forest.slow_count() >= self.forest.receiver_count().max(8)
+        {
+            // So many cannot be slower than the others.
+            return;
+        }
+        if about == from {
+            self.forest.demote(node);
+            for action in self.leases.take_from(&from) {
+                self.carry_out(action, mail);
+            }
+            return;
+        }
+        if why == Complaint::Wrong {
+            let accusers = self.accusers.entry(about).or_default();
+            accusers.insert(from);
+            if accusers.len() >= ACCUSERS_MIN {
+                self.distrust(now, about, mail);
+                self.lose(&about);
+            }
+        }
+        // While nothing comes from upstream, everybody is silent and nobody is at fault; not for ever, because what is
+        // missing may be lost between members.
+        let quiet = now - self.reported;
+        let dry = !self.leases.is_there() && quiet >= FEED_SILENCE_MAX && quiet < DRY_MAX;
+        match self.forest.parent(node, class) {
+            Parent::Member(parent) if why == Complaint::Silent && dry && !self.forest.is_whole(parent) => {}
+            Parent::Member(parent) if Some(parent) == accused => {
+                self.forest.replace(node, class, matches!(why, Complaint::Slow | Complaint::Silent));
+            }
+            Parent::Source => {
+                if matches!(why, Complaint::Lost | Complaint::Refused | Complaint::Wrong) {
+                    self.take_leases(&about, mail);
+                }
+                if why == Complaint::Wrong {
+                    self.refetches += 1;
+                }
+                if why != Complaint::Slow {
+                    let there = |run: &Run| !self.leases.active().any(|(_, a)| a.run.contains(run.first));
+                    let lost: Vec<_> = missing.iter().copied().filter(there).collect();
+                    match self.forest.has_seeds() {
+                        true => self.forest.replace(node, class, false),
+                        false => self.leases.misses(now, &lost),
+                    }
+                }
+            }
+            Parent::None => {
+                self.forest.attach_all(node);
+                // Those who have the blob are gone or of no use, and so is what they were counted for.
+                if self.forest.parent(node, class) == Parent::None {
+                    self.leases.misses(now, missing);
+                }
+            }
+            // It has been given another one in the meantime.
+            Parent::Member(_) => {
+                self.tell_feeds([(node, class)].into_iter(), mail);
+            }
+        }
+    }
+
+    /// A member is not to fetch any more, which it is told in case it lives.
+    pub(super) fn take_leases(&mut self, holder: &PeerId, mail: &mut Mail) {
+        for (lease, _) in self.leases.active().filter(|(_, active)| active.holder == *holder) {
+            mail.push_back((*holder, Message::Trim { digest: self.digest, lease: *lease, end: 0 }));
+        }
+        self.brought.retain(|_, feed| feed.peer != *holder);
+        self.leases.lost(holder);
+    }
+}

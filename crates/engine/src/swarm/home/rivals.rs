@@ -1,0 +1,225 @@
+//! Rivals: several members that believe to be home of one blob, because their lists of members differ or have changed.
+//!
+//! Question: what may a home grant that cannot be sure to be the only one? Answer: when it opens a book and knows nobody
+//! who has the blob, it asks those that would be home without it, and lets nobody in before they have answered or
+//! [`HOME_RECOVERY`] has passed. The asked one tells who has the blob and names the heaviest home that it has
+//! heard of. If that is the asker, its own receivers go there and bring their leases and feeds along; if not, the asker's
+//! go. Prevents: a copy from upstream for each home that a growing cluster has had, and for each view of it.
+//!
+//! Invariant: a book goes only to a heavier member, so nothing goes round in a circle.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{Book, Home, Joining, Mail};
+use crate::homes::{first_of, homes, outranks};
+use crate::ids::Digest;
+use crate::limits::{
+    BETTER_REMEMBERED, BOOKS_MAX, DEPARTED_MAX, HOLDERS_PER_BLOB_MAX, HOME_RECOVERY, RIVALS_ASKED_MAX,
+};
+use crate::peer::{PeerId, Roster};
+use crate::time::Time;
+use crate::wire::Message;
+
+/// What a home remembers of others.
+#[derive(Default)]
+pub(super) struct Rivals {
+    /// Homes that have made themselves known and that the list of members may lack, until when.
+    better: BTreeMap<Digest, (PeerId, Time)>,
+    /// Members that have gone, the last ones.
+    departed: VecDeque<PeerId>,
+}
+
+/// Those that a book waits for before it lets anybody in.
+pub(super) struct Asked {
+    rivals: BTreeSet<PeerId>,
+    pub(super) until: Time,
+    /// Members that have joined meanwhile, in order, with their zones.
+    joined: Vec<(PeerId, Box<str>, Joining)>,
+}
+
+/// What an asked rival knows, see [`Message::Known`].
+pub struct Told {
+    /// Size of the blob; 0 if nobody has it.
+    pub size: u64,
+    /// Members that have it.
+    pub holders: Vec<PeerId>,
+    /// Whether members that receive it are on their way here.
+    pub receiving: bool,
+    /// A home that is better than the asker.
+    pub better: Option<PeerId>,
+}
+
+impl Home {
+    /// The home of a blob: by the list of members, or one that has made itself known and that the list may lack.
+    pub fn first(&self, now: Time, digest: &Digest, roster: &Roster) -> Option<PeerId> {
+        let listed = homes(digest, roster).first();
+        let better = self.rivals.better.get(digest).filter(|(_, until)| now < *until).map(|(peer, _)| *peer);
+        match (listed, better) {
+            (Some(listed), Some(better)) if outranks(digest, &listed, &better) => Some(listed),
+            (listed, better) => better.or(listed),
+        }
+    }
+
+    /// A book has been opened: those that would be home without this node may know more.
+    pub(super) fn ask_rivals(&mut self, now: Time, digest: &Digest, roster: &Roster, mail: &mut Mail) {
+        // One that was asked because others did not answer must not wait for those others.
+        if homes(digest, roster).first() != Some(self.me) {
+            return;
+        }
+        let fresh = |book: &&mut Book| !book.forest.has_seeds() && !book.forest.is_held();
+        let Some(book) = self.books.get_mut(digest).filter(fresh) else { return };
+        let others =
+            roster.iter().map(|m| m.peer).filter(|p| *p != self.me && !self.rivals.departed.contains(p));
+        let rivals: BTreeSet<_> = first_of(digest, others, RIVALS_ASKED_MAX).into_iter().collect();
+        if !rivals.is_empty() {
+            mail.extend(rivals.iter().map(|rival| (*rival, Message::Inquire { digest: *digest })));
+            book.asked = Some(Asked { rivals, until: now + HOME_RECOVERY, joined: Vec::new() });
+        }
+    }
+
+    /// See [`Message::Inquire`]. `own` is the size of the blob if this node has it.
+    pub fn inquired(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        (digest, own): (Digest, Option<u64>),
+        roster: &Roster,
+        mail: &mut Mail,
+    ) {
+        let first = self.first(now, &digest, roster);
+        let better = first.filter(|first| outranks(&digest, first, &from));
+        let receiving = better.is_none() && self.books.contains_key(&digest);
+        let known = self.known.get(&digest).map(|known| (known.size, known.holders.clone()));
+        let (mut size, mut holders) = known.unwrap_or_default();
+        // The home that was told may be gone, and the next one is told later.
+        if let Some(own) = own
+            && !holders.contains(&self.me)
+            && (holders.is_empty() || size == own)
+        {
+            size = own;
+            holders.insert(0, self.me);
+        }
+        mail.push_back((from, Message::Known { digest, size, holders, receiving, better }));
+        if better.is_some() {
+            return;
+        }
+        // Another one that has asked before, or that the list names, keeps a book in vain.
+        if let Some(other) = first.filter(|first| *first != self.me && *first != from) {
+            let (holders, better) = (Vec::new(), Some(from));
+            mail.push_back((other, Message::Known { digest, size: 0, holders, receiving: false, better }));
+        }
+        self.give_way(now, digest, from, mail);
+    }
+
+    /// See [`Message::Known`].
+    pub fn told(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        digest: Digest,
+        told: Told,
+        roster: &Roster,
+        mail: &mut Mail,
+    ) {
+        let holders: Vec<_> = told.holders.into_iter().take(HOLDERS_PER_BLOB_MAX).collect();
+        let holders: Vec<_> = holders.into_iter().filter(|holder| roster.contains(holder)).collect();
+        holders.iter().for_each(|holder| self.announce(*holder, digest, told.size));
+        if let Some(better) = told.better
+            && outranks(&digest, &better, &self.me)
+            && !self.rivals.departed.contains(&better)
+        {
+            return self.give_way(now, digest, better, mail);
+        }
+        let Some(book) = self.books.get_mut(&digest) else { return };
+        if told.size == book.size {
+            for holder in holders {
+                // It has got the blob elsewhere since it joined.
+                book.waits_no_more(&holder);
+                if book.forest.find(&holder).is_none() && !book.distrusted.contains(&holder) {
+                    book.admit_seed(holder, roster);
+                }
+            }
+        }
+        book.answered(now, from, told.receiving, mail);
+        book.advance(now, mail);
+        self.close_if_done(&digest);
+    }
+
+    /// Another one is the better home.
+    fn give_way(&mut self, now: Time, digest: Digest, better: PeerId, mail: &mut Mail) {
+        if self.rivals.better.len() >= BOOKS_MAX {
+            self.rivals.better.retain(|_, (_, until)| now < *until);
+        }
+        if self.rivals.better.len() < BOOKS_MAX {
+            self.rivals.better.insert(digest, (better, now + BETTER_REMEMBERED));
+        }
+        self.hand_over(&digest, better, mail);
+    }
+
+    /// A member that is gone is not believed to be a better home: others have not noticed yet.
+    pub(super) fn has_departed(&mut self, peer: PeerId) {
+        self.rivals.better.retain(|_, (better, _)| *better != peer);
+        if self.rivals.departed.len() == DEPARTED_MAX {
+            self.rivals.departed.pop_front();
+        }
+        self.rivals.departed.push_back(peer);
+    }
+}
+
+impl Book {
+    /// A member joins; answers nothing if it has to wait. One that was in a book before brings that book along.
+    pub(super) fn wait_for_rivals(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        joining: Joining,
+        roster: &Roster,
+        mail: &mut Mail,
+    ) -> Option<Joining> {
+        if let Some(asked) = self.asked.as_mut().filter(|_| !joining.again) {
+            asked.joined.retain(|(peer, _, _)| *peer != from);
+            asked.joined.push((from, roster.zone(&from).into(), joining));
+            return None;
+        }
+        if self.asked.is_some() {
+            self.succeed(now);
+            self.begin(now, mail);
+        }
+        Some(joining)
+    }
+
+    /// Members that wait to be let in.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.asked.iter().flat_map(|asked| asked.joined.iter().map(|(peer, _, _)| *peer))
+    }
+
+    /// A member does not want the blob any more, or is gone.
+    pub(super) fn waits_no_more(&mut self, peer: &PeerId) {
+        if let Some(asked) = &mut self.asked {
+            asked.joined.retain(|(waiting, _, _)| waiting != peer);
+        }
+    }
+
+    /// A rival has answered. If its receivers are on their way the book is taken over like one whose home has died.
+    fn answered(&mut self, now: Time, from: PeerId, receiving: bool, mail: &mut Mail) {
+        let Some(asked) = &mut self.asked else { return };
+        if !asked.rivals.remove(&from) {
+            return;
+        }
+        let all = asked.rivals.is_empty();
+        if receiving {
+            self.succeed(now);
+        }
+        if receiving || all || self.forest.has_seeds() {
+            self.begin(now, mail);
+        }
+    }
+
+    /// Nobody is waited for any more: all may join.
+    pub(super) fn begin(&mut self, now: Time, mail: &mut Mail) {
+        let Some(asked) = self.asked.take() else { return };
+        for (peer, zone, joining) in asked.joined {
+            self.join(now, peer, joining, &zone, mail);
+        }
+    }
+}
