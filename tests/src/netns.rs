@@ -21,6 +21,37 @@ const QUEUE: &str = "20ms";
 pub struct Network {
     name: String,
     nodes: usize,
+    /// Put back when the network is gone.
+    #[allow(dead_code)]
+    neighbours: Neighbours,
+}
+
+/// The kernel's bound on neighbours that are known, which all namespaces of a machine share: with fifty nodes that all talk to
+/// each other it is reached, and connections wait in vain.
+struct Neighbours(Option<String>);
+
+/// Where it is set.
+const NEIGHBOURS_MAX: &str = "/proc/sys/net/ipv4/neigh/default/gc_thresh3";
+
+impl Neighbours {
+    fn raise(nodes: usize) -> Result<Self> {
+        let before =
+            std::fs::read_to_string(NEIGHBOURS_MAX).context("cannot read the bound on neighbours")?;
+        let wanted = 2 * nodes * nodes + 1024;
+        if before.trim().parse::<usize>().is_ok_and(|bound| bound >= wanted) {
+            return Ok(Neighbours(None));
+        }
+        std::fs::write(NEIGHBOURS_MAX, wanted.to_string()).context("cannot raise the bound on neighbours")?;
+        Ok(Neighbours(Some(before)))
+    }
+}
+
+impl Drop for Neighbours {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = std::fs::write(NEIGHBOURS_MAX, before);
+        }
+    }
 }
 
 impl Network {
@@ -32,7 +63,7 @@ impl Network {
         ensure!(rustix::process::geteuid().is_root(), "network namespaces need root");
         ensure!(rates.len() <= NODES_MAX, "at most {NODES_MAX} nodes");
         let name = format!("shoal-{}", std::process::id());
-        let network = Network { nodes: rates.len(), name };
+        let network = Network { nodes: rates.len(), name, neighbours: Neighbours::raise(rates.len())? };
         let hub = network.hub();
         ip(&["netns", "add", &hub])?;
         ip(&["-n", &hub, "link", "add", "br0", "type", "bridge"])?;

@@ -114,7 +114,7 @@ pub const LEASE_MEASURE_TIME: Duration = Duration::from_millis(120);
 pub const LEASE_MEASURE_PIECES_MIN: u32 = 4;
 
 /// More leases are tried only if what is left takes longer than this: trying costs a request.
-pub const LEASE_WIDEN_TIME_MIN: Duration = Duration::from_millis(1500);
+pub const LEASE_WIDEN_TIME_MIN: Duration = Duration::from_secs(3);
 
 /// Twice as many leases stay only if they bring this factor.
 pub const LEASE_WIDEN_GAIN_MIN: f64 = 1.2;

@@ -28,6 +28,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time after which data that nobody acknowledges means that the other machine is gone.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
+/// Silence after which the other machine is asked for a sign of life, and how often. Well before [`UNACKNOWLEDGED_MAX`]: Linux ends a
+/// connection at the first probe that it finds unanswered after that time, so a single lost one would be enough.
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Idle connections that are kept to one member: as many as a blob has classes.
 const IDLE_PER_PEER_MAX: usize = 16;
 /// Idle connections in all.
@@ -203,7 +207,7 @@ pub struct Connection {
 pub fn settle_socket(tcp: &TcpStream) {
     let _ = tcp.set_nodelay(true);
     let socket = SockRef::from(tcp);
-    let keepalive = TcpKeepalive::new().with_time(UNACKNOWLEDGED_MAX).with_interval(UNACKNOWLEDGED_MAX / 4);
-    let _ = socket.set_tcp_keepalive(&keepalive.with_retries(4));
+    let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
+    let _ = socket.set_tcp_keepalive(&keepalive);
     let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
 }

@@ -68,7 +68,13 @@ pub async fn run(options: &Options) -> Result<Table> {
     say(&format!("all know each other after {:.1} s", started.elapsed().as_secs_f64()));
 
     let (before, cpu) = (registry.blob_gets(&layer.digest), cpu_seconds()?);
-    let times = pull(&network, nodes, &layer)?;
+    let times = match pull(&network, nodes, &layer) {
+        Ok(times) => times,
+        Err(error) => {
+            let kept = folder.keep();
+            return Err(error).with_context(|| format!("the agents' logs are kept in {}", kept.display()));
+        }
+    };
     let cpu = cpu_seconds()? - cpu;
     let last = times.last().copied().unwrap_or_default().as_secs_f64();
     let median = times[times.len() / 2].as_secs_f64();
@@ -254,7 +260,8 @@ fn get(layer: &Content) -> Result<()> {
     let path = format!("/v2/{REPOSITORY}/blobs/{}?ns={REGISTRY}", layer.digest);
     write!(stream, "GET {path} HTTP/1.1\r\nhost: agent\r\n\r\n")?;
     let (head, mut got) = read_head(&mut stream)?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "the agent answered {head}");
+    let is_right = head.starts_with("HTTP/1.1 200");
+    ensure!(is_right, "the agent answered {head}{}", String::from_utf8_lossy(&got));
     let mut at = 0;
     let mut buffer = vec![0; 256 << 10];
     loop {
