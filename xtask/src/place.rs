@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::Result;
 
-/// The root of the checkout.
-pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies inside the checkout")
+/// The root of the checkout that this was started from. Asked for at run time: with a target folder that several
+/// checkouts share, cargo may run the program that another of them built.
+pub fn root() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().expect("xtask lies inside the checkout").to_owned()
 }
 
 /// `${XDG_CACHE_HOME:-$HOME/.cache}/shoal`: compiled code and unpacked components, kept between checkouts.

@@ -12,12 +12,12 @@ use crate::{Result, place};
 
 /// Runs every check over the checkout.
 pub fn check() -> Result {
-    let files = sources(place::root())?;
+    let files = sources(&place::root())?;
     let mut findings = Vec::new();
     for file in &files {
         match file.extension().and_then(|e| e.to_str()) {
             Some("rs") => text::check(file, &read(file)?, &mut findings),
-            Some("md") => links::check(place::root(), file, &read(file)?, &mut findings),
+            Some("md") => links::check(&place::root(), file, &read(file)?, &mut findings),
             Some("toml") if file.ends_with("Cargo.toml") => crates::check(file, &read(file)?, &mut findings),
             _ => {}
         }

@@ -7,8 +7,10 @@ use shoal_engine::mirrors::Asking;
 use super::*;
 use crate::config::Config;
 
+/// Cargo runs tests in their package's folder. Its path at compile time may be another checkout's, where several share
+/// a target folder.
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/import/tests").join(name)
+    std::env::current_dir().unwrap().join("src/import/tests").join(name)
 }
 
 fn own() -> Vec<SocketAddr> {
