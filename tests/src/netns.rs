@@ -22,8 +22,7 @@ pub struct Network {
     name: String,
     nodes: usize,
     /// Put back when the network is gone.
-    #[allow(dead_code)]
-    neighbours: Neighbours,
+    _neighbours: Neighbours,
 }
 
 /// The kernel's bound on neighbours that are known, which all namespaces of a machine share: with fifty nodes that all talk to
@@ -63,7 +62,7 @@ impl Network {
         ensure!(rustix::process::geteuid().is_root(), "network namespaces need root");
         ensure!(rates.len() <= NODES_MAX, "at most {NODES_MAX} nodes");
         let name = format!("shoal-{}", std::process::id());
-        let network = Network { nodes: rates.len(), name, neighbours: Neighbours::raise(rates.len())? };
+        let network = Network { nodes: rates.len(), name, _neighbours: Neighbours::raise(rates.len())? };
         let hub = network.hub();
         ip(&["netns", "add", &hub])?;
         ip(&["-n", &hub, "link", "add", "br0", "type", "bridge"])?;

@@ -132,25 +132,17 @@ impl Handle {
 
     /// The size of a blob in bytes, if a manifest or a transfer has told it.
     pub async fn known_size(&self, digest: Digest) -> Option<u64> {
-        let (tell, told) = oneshot::channel();
-        self.inbox.send(Command::KnownSize(digest, tell)).await.ok()?;
-        told.await.ok().flatten()
+        self.ask(|tell| Command::KnownSize(digest, tell)).await.flatten()
     }
 
     /// Where a blob comes or came from; `None` when the driver has ended. Whether it is stored is not the driver's to know.
     pub async fn explain(&self, digest: Digest) -> Option<BlobStory> {
-        let (tell, told) = oneshot::channel();
-        self.inbox.send(Command::Explain(digest, tell)).await.ok()?;
-        told.await.ok()
+        self.ask(|tell| Command::Explain(digest, tell)).await
     }
 
     /// The flights under way.
     pub async fn status(&self) -> Vec<FlightStatus> {
-        let (tell, told) = oneshot::channel();
-        if self.inbox.send(Command::Status(tell)).await.is_err() {
-            return Vec::new();
-        }
-        told.await.unwrap_or_default()
+        self.ask(Command::Status).await.unwrap_or_default()
     }
 
     /// Begins nothing new; returns when nothing is under way any more, or when `deadline` has passed and everything
@@ -166,10 +158,14 @@ impl Handle {
     }
 
     async fn idle(&self) {
+        let _ = self.ask(Command::Idle).await;
+    }
+
+    /// Asks the driver something; `None` when it has ended.
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (tell, told) = oneshot::channel();
-        if self.inbox.send(Command::Idle(tell)).await.is_ok() {
-            let _ = told.await;
-        }
+        self.inbox.send(question(tell)).await.ok()?;
+        told.await.ok()
     }
 
     /// Tells the engine what has happened.

@@ -153,11 +153,6 @@ impl Bound {
         let membership = Membership::new(Time::ZERO, me, rand::random())?;
         Ok(Bound { settings, identity, net, events, data, membership, origin: Instant::now() })
     }
-
-    /// This agent's name.
-    pub fn me(&self) -> PeerId {
-        PeerId(self.identity.peer())
-    }
 }
 
 /// What the driver talks to. Cheap to clone.
@@ -170,8 +165,6 @@ struct Inner {
     net: NetHandle,
     roster: RwLock<Arc<Roster>>,
     dialer: Arc<Dialer>,
-    /// What this agent shows to prove that it belongs to the cluster.
-    proof: String,
     inlets: Inlets,
     outlets: Outlets,
     metrics: Arc<Metrics>,
@@ -183,14 +176,13 @@ impl Swarm {
     /// The part that the driver needs.
     pub fn new(bound: &Bound, store: Store, metrics: Arc<Metrics>) -> Self {
         let me = Arc::clone(bound.membership.me());
-        let dialer = Arc::new(Dialer::new(bound.identity.clone()));
         let proof = bound.settings.admission.proof(&me.peer.0);
+        let dialer = Arc::new(Dialer::new(bound.identity.clone(), proof));
         Swarm(Arc::new(Inner {
             roster: RwLock::new(Arc::new(Roster::new([Arc::clone(&me)]))),
             identity: bound.identity.clone(),
             net: bound.net.clone(),
-            inlets: Inlets::new(Arc::clone(&dialer), proof.clone(), Arc::clone(&metrics)),
-            proof,
+            inlets: Inlets::new(Arc::clone(&dialer), Arc::clone(&metrics)),
             outlets: Outlets::new(store, Arc::clone(&metrics)),
             metrics,
             dialer,

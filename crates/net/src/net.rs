@@ -221,6 +221,8 @@ pub enum NetError {
     Mdns(#[source] io::Error),
 }
 
+pub use transport::notice_death;
+
 /// Starts the network.
 #[derive(Debug)]
 pub struct Net;

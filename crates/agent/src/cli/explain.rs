@@ -6,13 +6,10 @@ use std::process::ExitCode;
 use clap::Args;
 use shoal_engine::Digest;
 
-use super::output::{Align, Output, Table, bytes, percent};
+use super::output::{Align, Output, Table, bytes, member_name, percent};
 use super::{AgentSocket, Failure};
 use crate::admin::client::AdminClient;
 use crate::driver::BlobStory;
-
-/// Digits of a member's name that are shown, as in `shoal peers`.
-const NAME_DIGITS: usize = 12;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  shoal explain sha256:4abc...")]
@@ -56,7 +53,7 @@ fn summary(story: &BlobStory) -> String {
         let _ = writeln!(
             text,
             "  homes      {}",
-            story.homes.iter().map(|peer| short(peer)).collect::<Vec<_>>().join(", ")
+            story.homes.iter().map(|peer| member_name(peer)).collect::<Vec<_>>().join(", ")
         );
     }
     if story.sources.is_empty() && story.state != "absent" {
@@ -78,7 +75,7 @@ fn sources(story: &BlobStory) -> Table {
         let rate = (share.seconds > 0.0)
             .then(|| format!("{}/s", bytes((share.bytes as f64 / share.seconds) as u64)));
         table.row([
-            if share.is_member { short(&share.source) } else { share.source.clone() },
+            if share.is_member { member_name(&share.source) } else { share.source.clone() },
             if share.is_member { "member" } else { "upstream" }.to_owned(),
             bytes(share.bytes),
             percent(share.bytes, all),
@@ -102,13 +99,9 @@ fn classes(story: &BlobStory) -> Table {
             class.first_missing.map_or_else(|| "-".to_owned(), |piece| piece.to_string()),
             match class.feeds.is_empty() {
                 true => "nobody".to_owned(),
-                false => class.feeds.iter().map(|peer| short(peer)).collect::<Vec<_>>().join(", "),
+                false => class.feeds.iter().map(|peer| member_name(peer)).collect::<Vec<_>>().join(", "),
             },
         ]);
     }
     table
-}
-
-fn short(peer: &str) -> String {
-    peer.chars().take(NAME_DIGITS).collect()
 }

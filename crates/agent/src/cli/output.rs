@@ -114,6 +114,12 @@ pub(super) fn seconds(seconds: u64) -> String {
     parts.join(" ")
 }
 
+/// A member's name for people: the digits that the log shows, enough to tell members apart.
+pub(super) fn member_name(peer: &str) -> String {
+    const DIGITS: usize = 12;
+    peer.chars().take(DIGITS).collect()
+}
+
 /// A part of a whole in percent; nothing of nothing is nothing.
 pub(super) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {

@@ -4,13 +4,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{Align, Output, Table};
+use super::output::{Align, Output, Table, member_name};
 use super::{AgentSocket, Failure};
 use crate::admin::client::AdminClient;
 use crate::admin::peers::Peers;
-
-/// Digits of a member's name that are shown: enough to tell members apart, and what the log shows.
-const NAME_DIGITS: usize = 12;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  shoal peers --json | jq '.members | group_by(.zone) | map(length)'")]
@@ -55,7 +52,7 @@ fn table(peers: &Peers) -> Table {
             (false, None) => "-".to_owned(),
         };
         table.row([
-            member.peer.chars().take(NAME_DIGITS).collect(),
+            member_name(&member.peer),
             member.addresses.first().map_or_else(|| "-".to_owned(), ToString::to_string),
             if member.zone.is_empty() { "-".to_owned() } else { member.zone.clone() },
             if labels.is_empty() { "-".to_owned() } else { labels.join(",") },

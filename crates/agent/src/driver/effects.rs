@@ -328,7 +328,7 @@ impl Transfer {
         let sink = {
             let (flight, handle, fetch, start) =
                 (Arc::clone(&self.flight), self.handle.clone(), self.fetch, self.start);
-            let (shares, name) = (self.shares, stream.sender.name());
+            let (shares, name) = (self.shares, Arc::from(stream.sender.name()));
             tokio::task::spawn_blocking(move || {
                 let hashes = shares.then(|| PieceHashes::new(&flight, start)).flatten();
                 sink(&flight, &handle, (fetch, start, &name), hashes, queue)
@@ -395,7 +395,7 @@ async fn pass_on_until<F: Future>(next: F, batches: &mut Batches) -> Result<F::O
 fn sink(
     flight: &Arc<FlightIo>,
     handle: &Handle,
-    (fetch, start, upstream): (FetchId, u64, &str),
+    (fetch, start, upstream): (FetchId, u64, &Arc<str>),
     mut hashes: Option<PieceHashes>,
     mut queue: mpsc::Receiver<Vec<Bytes>>,
 ) -> Result<u64, LocalFault> {

@@ -166,6 +166,11 @@ impl FlightIo {
         self.vouched.lock().clone()
     }
 
+    /// Those of them that have become known after the first `known`.
+    pub fn vouched_after(&self, known: usize) -> Vec<(Scope, Visibility)> {
+        self.vouched.lock().get(known..).unwrap_or_default().to_vec()
+    }
+
     /// The blob.
     pub fn digest(&self) -> Digest {
         self.digest
@@ -243,8 +248,8 @@ impl FlightIo {
     }
 
     /// Bytes have come from upstream, whose name this is.
-    pub fn came_from(&self, upstream: &str, bytes: u64) {
-        self.shares.lock().add(Source::Upstream(upstream.to_owned()), bytes, Instant::now());
+    pub fn came_from(&self, upstream: &Arc<str>, bytes: u64) {
+        self.shares.lock().add(Source::Upstream(Arc::clone(upstream)), bytes, Instant::now());
     }
 
     /// What each source brought.

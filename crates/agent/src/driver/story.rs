@@ -1,6 +1,7 @@
 //! Where the bytes of a blob came from, for a person who asks afterwards.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ pub(crate) enum Source {
     /// Another member.
     Member(PeerId),
     /// A registry, a mirror or the object store, by name.
-    Upstream(String),
+    Upstream(Arc<str>),
 }
 
 /// What one source brought.
@@ -96,7 +97,7 @@ impl Shares {
             .map(|(source, share)| SourceShare {
                 source: match source {
                     Source::Member(peer) => crate::swarm::name(peer),
-                    Source::Upstream(name) => name.clone(),
+                    Source::Upstream(name) => name.to_string(),
                 },
                 is_member: matches!(source, Source::Member(_)),
                 bytes: share.bytes,

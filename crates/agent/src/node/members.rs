@@ -27,8 +27,7 @@ impl Node {
         body: bool,
         stored: bool,
     ) -> Option<(Answer, Option<Bytes>)> {
-        let asked = Asked { scope: scope.clone(), hops: Hops::default(), client: None, bearer: None };
-        let admitted = self.0.access.admit(&asked, &Sought::Manifest(reference.clone())).await.ok()?;
+        let admitted = self.admit_member(scope, &Sought::Manifest(reference.clone())).await?;
         if !admitted.stores {
             return None;
         }
@@ -36,7 +35,7 @@ impl Node {
             let source = "another member".into();
             stored.then(|| Cause { source, reason: "only what is stored was asked for".into() })
         });
-        let admitted = Admitted { asks_members: false, local, ..admitted };
+        let admitted = Admitted { local, ..admitted };
         let reply = self.in_time(self.0.manifest_reply(&admitted, reference, body)).await.ok()?;
         if reply.stale.is_some() || (body && reply.bytes.is_none()) {
             // Whoever has to make do with what is out of date decides that for itself.
@@ -53,13 +52,10 @@ impl Node {
         };
         Some((answer, reply.bytes.filter(|_| body)))
     }
-}
 
-impl Node {
     /// How big a blob is, for another member. Those who ask at the same time cost upstream one request.
     pub(crate) async fn size_for_member(&self, scope: Scope, digest: Digest) -> Option<u64> {
-        let asked = Asked { scope: scope.clone(), hops: Hops::default(), client: None, bearer: None };
-        let admitted = self.0.access.admit(&asked, &Sought::Blob(digest)).await.ok()?;
+        let admitted = self.admit_member(scope.clone(), &Sought::Blob(digest)).await?;
         if let Some(size) = self.0.parts.driver.known_size(digest).await {
             return Some(size);
         }
@@ -72,6 +68,13 @@ impl Node {
         };
         let told = self.0.sizes.run_until_done((scope, digest), ask, |_| false);
         self.in_time(async { Ok(told.await.ok()) }).await.ok().flatten()
+    }
+
+    /// On what terms another member is answered: those of a client without a token.
+    async fn admit_member(&self, scope: Scope, sought: &Sought) -> Option<Admitted> {
+        let asked = Asked { scope, hops: Hops::default(), client: None, bearer: None };
+        let admitted = self.0.access.admit(&asked, sought).await.ok()?;
+        Some(Admitted { asks_members: false, ..admitted })
     }
 }
 

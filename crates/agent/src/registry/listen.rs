@@ -90,13 +90,35 @@ pub async fn serve(
 }
 
 async fn accept_loop(
-    mut poll_accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>>,
+    poll_accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>>,
     app: Router,
     limits: ConnectionLimits,
     metrics: Arc<Metrics>,
     drain: CancellationToken,
 ) {
-    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let (most, stop) = (limits.connections_max, drain.clone());
+    let connection = move |tcp, peer| {
+        let open = OpenConnection::new(Arc::clone(&metrics));
+        let connection = connection(tcp, peer, app.clone(), limits.clone(), drain.clone());
+        async move {
+            connection.await;
+            drop(open);
+        }
+    };
+    accept_each(poll_accept, connection, most, stop).await;
+}
+
+/// Spawns `connection` for everybody who connects, at most `connections_max` at a time, until `drain` is cancelled. Returns
+/// when the last one has ended.
+pub(crate) async fn accept_each<F>(
+    mut poll_accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>>,
+    connection: impl Fn(TcpStream, SocketAddr) -> F,
+    connections_max: usize,
+    drain: CancellationToken,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let slots = Arc::new(Semaphore::new(connections_max));
     let connections = TaskTracker::new();
     let mut exhausted = false;
     loop {
@@ -112,11 +134,10 @@ async fn accept_loop(
         match outcome {
             Ok((tcp, peer)) => {
                 exhausted = false;
-                let open = OpenConnection::new(Arc::clone(&metrics));
-                let connection = connection(tcp, peer, app.clone(), limits.clone(), drain.clone());
+                let connection = connection(tcp, peer);
                 connections.spawn(async move {
                     connection.await;
-                    drop((open, slot));
+                    drop(slot);
                 });
             }
             Err(error) if is_clients_fault(&error) => {

@@ -11,20 +11,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Json, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use serde::{Deserialize, Serialize};
 use shoal_engine::homes::{homes, tag_homes};
 use shoal_engine::peer::PeerId;
-use shoal_engine::{Digest, Reference, Registry, Repository, Scope, Tag};
+use shoal_engine::{Digest, Reference, Scope};
 
 use super::Swarm;
 use super::dial::Connection;
-use super::wire::PROOF_HEADER;
 use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::node::Node;
 
@@ -39,17 +37,44 @@ const ANSWER_HEADER: &str = "shoal-manifest";
 /// How long a member waits for the home before it asks upstream itself: about what a registry takes on a bad day.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a member wants to know.
+/// A repository, as a question names it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Question {
+struct Where {
     registry: String,
     repository: String,
+}
+
+impl Where {
+    fn of(scope: &Scope) -> Self {
+        Where { registry: scope.registry.to_string(), repository: scope.repository.to_string() }
+    }
+
+    fn scope(&self) -> Option<Scope> {
+        Some(Scope { registry: self.registry.parse().ok()?, repository: self.repository.parse().ok()? })
+    }
+}
+
+/// Which manifest a member wants to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Question {
+    #[serde(flatten)]
+    repository: Where,
     tag: Option<String>,
     digest: Option<String>,
     /// Whether the bytes are wanted, or only what is known of them.
     body: bool,
     /// Whether only what is there counts, and upstream is not to be asked.
     stored: bool,
+}
+
+impl Question {
+    fn reference(&self) -> Option<Reference> {
+        match (&self.tag, &self.digest) {
+            (Some(tag), None) => Some(Reference::Tag(tag.parse().ok()?)),
+            (None, Some(digest)) => Some(Reference::Digest(digest.parse().ok()?)),
+            _ => None,
+        }
+    }
 }
 
 /// What the home knows. The bytes, if they were asked for, come as the body.
@@ -72,8 +97,8 @@ pub struct Answer {
 /// Which blob's size a member wants to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct SizeQuestion {
-    registry: String,
-    repository: String,
+    #[serde(flatten)]
+    repository: Where,
     digest: String,
 }
 
@@ -127,8 +152,7 @@ impl Swarm {
     /// Asks the home of a blob how big it is. `None` if this node is the home, and if the home cannot tell.
     pub async fn ask_size(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
         let home = homes(digest, &self.roster()).first().filter(|home| *home != self.me())?;
-        let (registry, repository) = (scope.registry.to_string(), scope.repository.to_string());
-        let question = SizeQuestion { registry, repository, digest: digest.to_string() };
+        let question = SizeQuestion { repository: Where::of(scope), digest: digest.to_string() };
         let asked = async {
             let (response, connection) = self.post(home, SIZE_PATH, &question).await?;
             let bytes = Limited::new(response.into_body(), SIZE_BYTES_MAX).collect().await;
@@ -157,8 +181,7 @@ impl Swarm {
             Reference::Tag(tag) => (Some(tag.to_string()), None),
             Reference::Digest(digest) => (None, Some(digest.to_string())),
         };
-        let (registry, repository) = (scope.registry.to_string(), scope.repository.to_string());
-        let question = Question { registry, repository, tag, digest, body, stored };
+        let question = Question { repository: Where::of(scope), tag, digest, body, stored };
         let (response, connection) = self.post(home, MANIFEST_PATH, &question).await?;
         let answer = response.headers().get(ANSWER_HEADER).ok_or("its answer is none")?;
         let answer: Answer = serde_json::from_slice(answer.as_bytes()).map_err(|error| error.to_string())?;
@@ -171,21 +194,13 @@ impl Swarm {
     async fn post(
         &self,
         to: PeerId,
-        path: &str,
+        path: &'static str,
         question: &impl Serialize,
     ) -> Result<(http::Response<hyper::body::Incoming>, Connection), String> {
         let member = self.roster().get(&to).cloned().ok_or("it is gone")?;
         let question = Bytes::from(serde_json::to_vec(question).map_err(|error| error.to_string())?);
-        let request = || {
-            Request::post(path)
-                .header(header::HOST, "shoal")
-                .header(header::CONTENT_TYPE, "application/json")
-                .header(PROOF_HEADER, &self.0.proof)
-                .body(Full::new(question.clone()))
-                .expect("the parts of the request are valid")
-        };
-        let (response, connection) =
-            self.0.dialer.ask(&member, request).await.map_err(|error| error.to_string())?;
+        let posted = self.0.dialer.post(&member, path, "application/json", question).await;
+        let (response, connection) = posted.map_err(|error| error.to_string())?;
         match response.status() {
             StatusCode::OK => Ok((response, connection)),
             other => Err(format!("it answered {other}")),
@@ -199,11 +214,9 @@ pub fn router(node: Node) -> Router {
 }
 
 async fn size(State(node): State<Node>, Json(question): Json<SizeQuestion>) -> Response {
-    let scope = || {
-        let (registry, repository) = (question.registry.parse().ok()?, question.repository.parse().ok()?);
-        Some((Scope { registry, repository }, question.digest.parse().ok()?))
+    let (Some(scope), Ok(digest)) = (question.repository.scope(), question.digest.parse()) else {
+        return StatusCode::BAD_REQUEST.into_response();
     };
-    let Some((scope, digest)) = scope() else { return StatusCode::BAD_REQUEST.into_response() };
     match node.size_for_member(scope, digest).await {
         Some(size) => Json(SizeAnswer { size }).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
@@ -211,7 +224,9 @@ async fn size(State(node): State<Node>, Json(question): Json<SizeQuestion>) -> R
 }
 
 async fn manifest(State(node): State<Node>, Json(question): Json<Question>) -> Response {
-    let Some((scope, reference)) = read(&question) else { return StatusCode::BAD_REQUEST.into_response() };
+    let (Some(scope), Some(reference)) = (question.repository.scope(), question.reference()) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
     let Some((answer, bytes)) =
         node.manifest_for_member(scope, &reference, question.body, question.stored).await
     else {
@@ -220,15 +235,4 @@ async fn manifest(State(node): State<Node>, Json(question): Json<Question>) -> R
     let header = serde_json::to_string(&answer).ok().and_then(|text| HeaderValue::from_str(&text).ok());
     let Some(header) = header else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
     ([(ANSWER_HEADER, header)], Body::from(bytes.unwrap_or_default())).into_response()
-}
-
-fn read(question: &Question) -> Option<(Scope, Reference)> {
-    let registry: Registry = question.registry.parse().ok()?;
-    let repository: Repository = question.repository.parse().ok()?;
-    let reference = match (&question.tag, &question.digest) {
-        (Some(tag), None) => Reference::Tag(tag.parse::<Tag>().ok()?),
-        (None, Some(digest)) => Reference::Digest(digest.parse::<Digest>().ok()?),
-        _ => return None,
-    };
-    Some((Scope { registry, repository }, reference))
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -16,11 +16,12 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use shoal_engine::peer::{Member, PeerId};
-use shoal_net::{Identity, client_tls};
-use socket2::{SockRef, TcpKeepalive};
+use shoal_net::{Identity, client_tls, notice_death};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+
+use super::wire::PROOF_HEADER;
 
 /// Longest time for a connection to one address, TLS included. Members are near each other.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -28,10 +29,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time after which data that nobody acknowledges means that the other machine is gone.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
-/// Silence after which the other machine is asked for a sign of life, and how often. Well before [`UNACKNOWLEDGED_MAX`]: Linux ends a
-/// connection at the first probe that it finds unanswered after that time, so a single lost one would be enough.
-const PROBE_AFTER: Duration = Duration::from_secs(5);
-const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// Idle connections that are kept to one member: as many as a blob has classes.
 const IDLE_PER_PEER_MAX: usize = 16;
 /// Idle connections in all.
@@ -66,6 +63,8 @@ type Sender = SendRequest<Full<Bytes>>;
 /// Makes and keeps connections.
 pub struct Dialer {
     identity: Identity,
+    /// What this agent shows to prove that it belongs to the cluster.
+    proof: String,
     idle: Mutex<Idle>,
     configs: Mutex<HashMap<PeerId, Arc<rustls::ClientConfig>>>,
     /// Time from a member's SYN to its answer, the last one seen.
@@ -79,20 +78,36 @@ struct Idle {
 }
 
 impl Dialer {
-    pub fn new(identity: Identity) -> Self {
-        Dialer { identity, idle: Mutex::default(), configs: Mutex::default(), latencies: Mutex::default() }
+    pub fn new(identity: Identity, proof: String) -> Self {
+        Dialer {
+            identity,
+            proof,
+            idle: Mutex::default(),
+            configs: Mutex::default(),
+            latencies: Mutex::default(),
+        }
     }
 
-    /// Sends a request and waits for the head of its answer. The connection comes back with it, to be given to
+    /// Sends a request with the proof and waits for the head of its answer. The connection comes back with it, to be given to
     /// [`keep`](Self::keep) once the body has been read to its end.
     ///
     /// # Errors
     /// Nobody is there, or the one who is there does not have the member's key.
-    pub async fn ask(
+    pub async fn post(
         &self,
         member: &Member,
-        request: impl Fn() -> Request<Full<Bytes>>,
+        path: &'static str,
+        content_type: &'static str,
+        body: Bytes,
     ) -> Result<(Response<Incoming>, Connection), DialError> {
+        let request = || {
+            Request::post(path)
+                .header(header::HOST, "shoal")
+                .header(header::CONTENT_TYPE, content_type)
+                .header(PROOF_HEADER, &self.proof)
+                .body(Full::new(body.clone()))
+                .expect("the parts of the request are valid")
+        };
         // One that was kept may have been closed by the other side just now; that is no fault of anybody's.
         if let Some(mut sender) = self.take(&member.peer)
             && let Ok(Ok(response)) = tokio::time::timeout(HEAD_TIMEOUT, sender.send_request(request())).await
@@ -206,8 +221,5 @@ pub struct Connection {
 /// What all data connections have in common. Failures concern a socket that is gone already, as its first use will say.
 pub fn settle_socket(tcp: &TcpStream) {
     let _ = tcp.set_nodelay(true);
-    let socket = SockRef::from(tcp);
-    let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
-    let _ = socket.set_tcp_keepalive(&keepalive);
-    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
+    let _ = notice_death(tcp, UNACKNOWLEDGED_MAX);
 }

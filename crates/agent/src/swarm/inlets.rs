@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::Full;
+use http::StatusCode;
 use parking_lot::Mutex;
 use shoal_engine::Input;
 use shoal_engine::peer::Member;
@@ -21,7 +20,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::dial::{Connection, DialError, Dialer};
 use super::outlets::{StreamKey, Wanted};
-use super::wire::{PROOF_HEADER, Record, Records, STREAM_PATH, StreamError};
+use super::wire::{Record, Records, STREAM_PATH, StreamError};
 use crate::driver::{FlightIo, Handle, OfferError};
 use crate::metrics::Metrics;
 
@@ -37,7 +36,6 @@ pub struct Inlets(Arc<Inner>);
 
 struct Inner {
     dialer: Arc<Dialer>,
-    proof: String,
     open: Mutex<Open>,
     room: Semaphore,
     metrics: Arc<Metrics>,
@@ -86,9 +84,9 @@ pub struct Subscription {
 }
 
 impl Inlets {
-    pub fn new(dialer: Arc<Dialer>, proof: String, metrics: Arc<Metrics>) -> Self {
+    pub fn new(dialer: Arc<Dialer>, metrics: Arc<Metrics>) -> Self {
         let room = Semaphore::new(ON_THE_WAY_KIB_MAX);
-        Inlets(Arc::new(Inner { dialer, proof, open: Mutex::default(), room, metrics }))
+        Inlets(Arc::new(Inner { dialer, open: Mutex::default(), room, metrics }))
     }
 
     /// Opens a stream; one of the same name is closed.
@@ -157,12 +155,8 @@ impl Inner {
         handle: &Handle,
     ) -> Result<(), InletError> {
         let frame = Bytes::from(subscription.message.encode());
-        let request = || {
-            let request = Request::post(STREAM_PATH).header(http::header::HOST, "shoal");
-            let request = request.header(PROOF_HEADER, &self.proof);
-            request.body(Full::new(frame.clone())).expect("the parts of the request are valid")
-        };
-        let (response, connection) = self.dialer.ask(&subscription.member, request).await?;
+        let posted = self.dialer.post(&subscription.member, STREAM_PATH, "application/octet-stream", frame);
+        let (response, connection) = posted.await?;
         if response.status() != StatusCode::OK {
             return Err(InletError::Status(response.status()));
         }

@@ -163,14 +163,15 @@ struct Outlet {
     parcel: Option<Parcel>,
     /// The blob, once a piece of it was not on its way any more but in the store.
     stored: Option<Stored>,
-    /// Repositories that have been named.
+    /// Repositories of the flight that have been named.
     told: usize,
     handle: Handle,
 }
 
 struct Stored {
     bytes: StoredBytes,
-    sources: Vec<(Scope, Visibility)>,
+    /// Repositories that have not been named yet.
+    untold: Vec<(Scope, Visibility)>,
 }
 
 enum StoredBytes {
@@ -202,20 +203,22 @@ impl Outlet {
         let Send { piece, backlog, .. } = parcel.send;
         let range = piece_bytes(self.size, piece);
         let len = range.end - range.start;
-        let (bytes, sources) = match &parcel.flight {
-            Some(flight) => (flight.bytes(range)?, flight.vouched()),
+        let (bytes, fresh) = match &parcel.flight {
+            Some(flight) => {
+                let fresh = flight.vouched_after(self.told);
+                self.told += fresh.len();
+                (flight.bytes(range)?, fresh)
+            }
             None => {
                 let stored = self.stored().await?;
                 let bytes = match &stored.bytes {
                     StoredBytes::Inline(all) => all.slice(range.start as usize..range.end as usize),
                     StoredBytes::File(file) => file.bytes(range),
                 };
-                (bytes, stored.sources.clone())
+                (bytes, std::mem::take(&mut stored.untold))
             }
         };
-        let fresh = sources.get(self.told..).unwrap_or_default();
         self.frames.extend(fresh.iter().filter_map(|(scope, visibility)| wire::source(scope, *visibility)));
-        self.told = self.told.max(sources.len());
         self.frames.push_back(wire::piece_head(piece, backlog, len as u32));
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -226,7 +229,7 @@ impl Outlet {
         Ok(())
     }
 
-    async fn stored(&mut self) -> Result<&Stored, OutletError> {
+    async fn stored(&mut self) -> Result<&mut Stored, OutletError> {
         if self.stored.is_none() {
             let (store, digest) = (self.outlets.0.store.clone(), self.key.1);
             let read = move || -> Result<Option<Stored>, OutletError> {
@@ -235,13 +238,12 @@ impl Outlet {
                     Content::Inline(bytes) => StoredBytes::Inline(bytes.clone()),
                     Content::File(file) => StoredBytes::File(MappedFile::new(Arc::clone(file), blob.size)?),
                 };
-                Ok(Some(Stored { bytes, sources: store.links(&digest).unwrap_or_default() }))
+                Ok(Some(Stored { bytes, untold: store.links(&digest).unwrap_or_default() }))
             };
             let found = tokio::task::spawn_blocking(read).await.map_err(|_| OutletError::Gone)??;
-            self.told = 0;
             self.stored = Some(found.ok_or(OutletError::Gone)?);
         }
-        Ok(self.stored.as_ref().expect("just read"))
+        Ok(self.stored.as_mut().expect("just read"))
     }
 }
 

@@ -22,10 +22,8 @@ use shoal_engine::peer::PeerId;
 use shoal_engine::wire::Message;
 use shoal_net::{Admission, FRAME_BYTES_MAX, Identity, peer_of, server_tls};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use super::dial::settle_socket;
@@ -33,6 +31,7 @@ use super::outlets::{Outlets, Wanted};
 use super::patience::Patient;
 use super::wire::{PROOF_HEADER, STREAM_PATH};
 use crate::driver::Handle;
+use crate::registry::listen::accept_each;
 
 /// Connections at a time: a member holds some for each of its streams.
 const CONNECTIONS_MAX: usize = 8192;
@@ -42,9 +41,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a member may take nothing of a stream before it is cut.
 const WRITE_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause after an `accept` that failed for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// What the handlers need.
 #[derive(Clone)]
 pub struct ServeState {
@@ -69,36 +65,15 @@ pub async fn serve(
         .with_state(state)
         .merge(routes)
         .layer(middleware::from_fn_with_state(admission, admit));
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let connections = TaskTracker::new();
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
-        let accepted = tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((tcp, _)) => {
-                let connection = connection(tcp, acceptor.clone(), app.clone());
-                let stop = stop.clone();
-                connections.spawn(async move {
-                    let _slot = slot;
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => {}
-                        () = connection => {}
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::debug!(%error, "cannot accept a data connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+    let stopped = stop.clone();
+    let connection = move |tcp, _| {
+        let connection = connection(tcp, acceptor.clone(), app.clone());
+        let stopped = stopped.clone();
+        async move {
+            let _ = stopped.run_until_cancelled(connection).await;
         }
-    }
-    connections.close();
-    connections.wait().await;
+    };
+    accept_each(move |cx| listener.poll_accept(cx), connection, CONNECTIONS_MAX, stop).await;
 }
 
 async fn connection(tcp: TcpStream, acceptor: TlsAcceptor, app: Router) {

@@ -237,11 +237,6 @@ impl Exchange {
             .collect()
     }
 
-    /// Pieces that wait for their hashes.
-    pub fn pending_count(&self) -> usize {
-        self.pending.len()
-    }
-
     // ---- what the home says ----
 
     /// See [`Message::Welcome`].

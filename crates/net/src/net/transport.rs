@@ -51,7 +51,7 @@ pub(super) fn build(identity: &Identity, limits: &NetLimits) -> Boxed<(PeerId, S
 /// A machine that died without a word is noticed `silence_max` after something was sent to it. If nothing is, the kernel
 /// probes it after half of that, and then four times more: where `TCP_USER_TIMEOUT` is set, Linux ends a connection at the
 /// first probe that is found unanswered after it, so one that begins to probe only then dies of a single lost packet.
-fn notice_death(stream: &tokio::net::TcpStream, silence_max: Duration) -> io::Result<()> {
+pub fn notice_death(stream: &tokio::net::TcpStream, silence_max: Duration) -> io::Result<()> {
     const SECOND: Duration = Duration::from_secs(1);
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(silence_max.max(4 * SECOND)))?;

@@ -16,6 +16,7 @@ use shoal_tests::docker_registry::DockerRegistry;
 use shoal_tests::netns::{self, Network};
 use shoal_tests::place;
 use shoal_tests::process::Process;
+use shoal_tests::wait;
 
 use super::setting::{self, REGISTRY, REPOSITORY, say};
 use super::table::{Metric, Table};
@@ -64,7 +65,7 @@ pub async fn run(options: &Options) -> Result<Table> {
     say(&format!("starting {nodes} agents"));
     let started = Instant::now();
     let agents = start_agents(&network, folder.path(), nodes)?;
-    until_met(&agents, nodes).await?;
+    until_met(&agents, nodes).await;
     say(&format!("all know each other after {:.1} s", started.elapsed().as_secs_f64()));
 
     let (before, cpu) = (registry.blob_gets(&layer.digest), cpu_seconds()?);
@@ -212,24 +213,15 @@ fn start_agents(network: &Network, folder: &Path, nodes: usize) -> Result<Vec<Ru
     Ok(agents)
 }
 
-async fn until_met(agents: &[RunningAgent], nodes: usize) -> Result<()> {
-    let begun = Instant::now();
+async fn until_met(agents: &[RunningAgent], nodes: usize) {
     for agent in agents {
-        loop {
-            let known = AdminClient::new(&agent.socket).peers().await.map_or(0, |peers| peers.members.len());
-            if known == nodes {
-                break;
-            }
-            ensure!(
-                begun.elapsed() < MEET_MAX,
-                "an agent knows {known} of {nodes} members after {MEET_MAX:?}"
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let client = AdminClient::new(&agent.socket);
+        wait::until(format!("{nodes} members to be known"), MEET_MAX, || async {
+            client.peers().await.is_ok_and(|peers| peers.members.len() == nodes)
+        })
+        .await;
     }
-    Ok(())
 }
-
 /// Lets a client beside each agent pull the layer, all at once; how long each took, ascending.
 fn pull(network: &Network, nodes: usize, layer: &Content) -> Result<Vec<Duration>> {
     say(&format!("{nodes} clients pull at once"));
