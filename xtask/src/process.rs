@@ -16,6 +16,14 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 pub fn cargo(subcommand: &str) -> Result<Command> {
     let mut cargo = command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg(subcommand).env("CARGO_TARGET_DIR", place::target()?);
+    // What the outer cargo says of xtask is nobody else's: ring's build script, for one, would be run again, and all
+    // that depends on it be compiled again, for each checkout and after each build without xtask.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
     rocksdb::link(&mut cargo)?;
     Ok(cargo)
 }
