@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use toml::Value;
@@ -63,6 +63,19 @@ impl Cluster {
         }
         cluster.until_met(nodes).await;
         cluster
+    }
+
+    /// Starts agents for the origin all at once, but for the first one, and waits until all know each other. Tells how long
+    /// they took for that after all had answered.
+    pub async fn start_together(origin: &str, nodes: usize) -> (Self, Duration) {
+        let mut cluster = Self::start(origin, 1).await;
+        let others: Vec<_> = (1..nodes).map(|_| tokio::spawn(cluster.setup().start())).collect();
+        for other in others {
+            cluster.agents.push(other.await.expect("the agent starts"));
+        }
+        let begun = Instant::now();
+        cluster.until_met(nodes).await;
+        (cluster, begun.elapsed())
     }
 
     /// How another member of this cluster is set up.

@@ -93,7 +93,7 @@ impl DockerRegistry {
 
     /// Pushes an image with a tag.
     pub async fn push(&self, repository: &str, tag: &str, image: &Image) {
-        self.push_with(None, repository, tag, image).await;
+        push_to(&self.url(), None, repository, tag, image).await;
     }
 
     /// Pushes an image by the right of an account.
@@ -106,40 +106,7 @@ impl DockerRegistry {
         image: &Image,
     ) {
         let token = tokens.token(user, &format!("repository:{repository}:pull,push"));
-        self.push_with(Some(&format!("Bearer {token}")), repository, tag, image).await;
-    }
-
-    async fn push_with(&self, authorization: Option<&str>, repository: &str, tag: &str, image: &Image) {
-        let client = Client::new();
-        let with = |request: RequestBuilder| match authorization {
-            Some(value) => request.header("Authorization", value),
-            None => request,
-        };
-        for blob in image.blobs() {
-            self.push_blob(&client, &with, repository, blob).await;
-        }
-        let manifest = &image.manifest;
-        let url = format!("{}/v2/{repository}/manifests/{tag}", self.url());
-        let request = client.request("PUT", &url).header("Content-Type", manifest.media_type);
-        let answer = http::read(with(request).body(manifest.bytes.clone())).await;
-        assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
-    }
-
-    async fn push_blob(
-        &self,
-        client: &Client,
-        with: &impl Fn(RequestBuilder) -> RequestBuilder,
-        repository: &str,
-        blob: &Blob,
-    ) {
-        let url = format!("{}/v2/{repository}/blobs/uploads/", self.url());
-        let started = http::read(with(client.request("POST", &url))).await;
-        assert_eq!(started.status, 202, "{}", String::from_utf8_lossy(&started.body));
-        let location = started.header("Location");
-        let joint = if location.contains('?') { '&' } else { '?' };
-        let request = client.request("PUT", &format!("{location}{joint}digest={}", blob.digest));
-        let done = http::read(with(request).body(blob.bytes.clone())).await;
-        assert_eq!(done.status, 201, "{}", String::from_utf8_lossy(&done.body));
+        push_to(&self.url(), Some(&format!("Bearer {token}")), repository, tag, image).await;
     }
 
     /// GETs of one blob, from the access log.
@@ -160,4 +127,38 @@ impl DockerRegistry {
         };
         log.lines().filter(asked).count()
     }
+}
+
+/// Pushes an image with a tag to the registry at a URL.
+pub async fn push_to(url: &str, authorization: Option<&str>, repository: &str, tag: &str, image: &Image) {
+    let client = Client::patient();
+    let with = |request: RequestBuilder| match authorization {
+        Some(value) => request.header("Authorization", value),
+        None => request,
+    };
+    for blob in image.blobs() {
+        push_blob(url, &client, &with, repository, blob).await;
+    }
+    let manifest = &image.manifest;
+    let url = format!("{url}/v2/{repository}/manifests/{tag}");
+    let request = client.request("PUT", &url).header("Content-Type", manifest.media_type);
+    let answer = http::read(with(request).body(manifest.bytes.clone())).await;
+    assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
+}
+
+async fn push_blob(
+    url: &str,
+    client: &Client,
+    with: &impl Fn(RequestBuilder) -> RequestBuilder,
+    repository: &str,
+    blob: &Blob,
+) {
+    let url = format!("{url}/v2/{repository}/blobs/uploads/");
+    let started = http::read(with(client.request("POST", &url))).await;
+    assert_eq!(started.status, 202, "{}", String::from_utf8_lossy(&started.body));
+    let location = started.header("Location");
+    let joint = if location.contains('?') { '&' } else { '?' };
+    let request = client.request("PUT", &format!("{location}{joint}digest={}", blob.digest));
+    let done = http::read(with(request).body(blob.bytes.clone())).await;
+    assert_eq!(done.status, 201, "{}", String::from_utf8_lossy(&done.body));
 }

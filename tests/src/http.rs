@@ -12,6 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// Longest that any answer of a test may take.
 pub const ANSWER_MAX: Duration = Duration::from_secs(60);
 
+/// The same for a large body over a slow link.
+const PATIENCE_MAX: Duration = Duration::from_secs(600);
+
 /// One answer, read to its end.
 #[derive(Debug)]
 pub struct Answer {
@@ -72,6 +75,15 @@ pub struct Client(reqwest::Client);
 impl Client {
     /// A fresh client.
     pub fn new() -> Self {
+        Client::with_deadline(ANSWER_MAX)
+    }
+
+    /// One for large bodies over slow links.
+    pub fn patient() -> Self {
+        Client::with_deadline(PATIENCE_MAX)
+    }
+
+    fn with_deadline(deadline: Duration) -> Self {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| {
             // Another test of this process may have been first.
@@ -80,7 +92,7 @@ impl Client {
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
-            .timeout(ANSWER_MAX)
+            .timeout(deadline)
             .build()
             .expect("the client's settings are valid");
         Client(client)

@@ -109,6 +109,24 @@ impl Network {
         })
     }
 
+    /// Drops what comes to a port of a node, as a firewall does.
+    pub fn drop_port(&self, node: usize, port: u16) -> Result<()> {
+        let (space, port) = (self.space(node), port.to_string());
+        let inside = ["netns", "exec", &space, "iptables", "-A", "INPUT", "-p", "tcp", "--dport", &port];
+        ip(&[&inside[..], &["-j", "DROP"]].concat())
+    }
+
+    /// Pulls a node's plug: nothing gets to it or from it, and nobody is told.
+    pub fn unplug(&self, node: usize) -> Result<()> {
+        ip(&["-n", &self.hub(), "link", "set", &format!("p{node}"), "down"])
+    }
+
+    /// Undoes [`drop_port`](Self::drop_port) and [`unplug`](Self::unplug).
+    pub fn heal(&self, node: usize) -> Result<()> {
+        ip(&["netns", "exec", &self.space(node), "iptables", "-F", "INPUT"])?;
+        ip(&["-n", &self.hub(), "link", "set", &format!("p{node}"), "up"])
+    }
+
     fn hub(&self) -> String {
         format!("{}-hub", self.name)
     }

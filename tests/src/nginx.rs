@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::place;
 use crate::process::Process;
+use crate::tls::Authority;
 use crate::wait;
 
 /// How long its workers may take to end.
@@ -40,6 +41,21 @@ impl Nginx {
     /// Serves the files below `root` with sendfile, as a well set-up nginx does.
     pub async fn files(root: &Path) -> Self {
         Nginx::start(place::scratch(), QUIET, &format!("location / {{ root '{}'; }}", root.display())).await
+    }
+
+    /// The same over TLS, with a certificate of the authority.
+    pub async fn files_over_tls(root: &Path, authority: &Authority) -> Self {
+        let folder = place::scratch();
+        let (certificate, key) = authority.server_pem();
+        let (certificate_file, key_file) = (folder.path().join("certificate"), folder.path().join("key"));
+        fs::write(&certificate_file, certificate).expect("the folder is ours");
+        fs::write(&key_file, key).expect("the folder is ours");
+        let tls = format!(
+            "{QUIET} ssl_certificate '{}'; ssl_certificate_key '{}'; ssl_protocols TLSv1.3;",
+            certificate_file.display(),
+            key_file.display()
+        );
+        Nginx::start_at("ssl", folder, &tls, &format!("location / {{ root '{}'; }}", root.display())).await
     }
 
     /// A cache of `upstream` (`http://host:port`) that lets one client at a time fetch a file that is not there yet.
@@ -75,6 +91,10 @@ impl Nginx {
     }
 
     async fn start(folder: TempDir, http: &str, locations: &str) -> Self {
+        Nginx::start_at("", folder, http, locations).await
+    }
+
+    async fn start_at(kind: &str, folder: TempDir, http: &str, locations: &str) -> Self {
         let program = place::program("nginx", "nginx");
         let address = SocketAddr::from((place::loopback(), 8080));
         let inside = |name: &str| folder.path().join(name).display().to_string();
@@ -86,7 +106,7 @@ impl Nginx {
         let config = format!(
             "{user} daemon off; worker_processes 2; pid '{pid}'; error_log stderr;\nevents {{ worker_connections \
              512; }}\nhttp {{ sendfile on; tcp_nopush on; keepalive_requests 1000000; \
-             {temporary} {http}\n server {{ listen {address}; {locations} }} }}\n",
+             {temporary} {http}\n server {{ listen {address} {kind}; {locations} }} }}\n",
             pid = inside("pid"),
         );
         let path = folder.path().join("nginx.conf");

@@ -39,6 +39,12 @@ impl Authority {
         (certificate.pem(), key.serialize_pem())
     }
 
+    /// A server's certificate and key: two PEM texts.
+    pub fn server_pem(&self) -> (String, String) {
+        let (certificate, key) = self.signed(&["localhost", "127.0.0.1"]);
+        (certificate.pem(), key.serialize_pem())
+    }
+
     /// A server for `localhost` and 127.0.0.1 that speaks these protocols (ALPN); with `clients`, only to holders of a certificate
     /// of this authority.
     pub fn server(&self, protocols: &[&[u8]], clients: bool) -> Arc<rustls::ServerConfig> {

@@ -28,7 +28,8 @@ pub const TEST: &[&str] = &[
     "nginx",
 ];
 /// What the benchmarks compare with.
-pub const BENCH: &[&str] = &["docker-registry", "containerd", "runc", "nginx"];
+pub const BENCH: &[&str] =
+    &["docker-registry", "containerd", "runc", "nginx", "curl", "iproute2", "iptables"];
 /// All of them.
 pub const ALL: [&[&str]; 4] = [BUILD, DEMO, TEST, BENCH];
 

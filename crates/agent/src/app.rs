@@ -142,7 +142,7 @@ impl App {
         };
         let node = Node::new(parts, config.node_settings());
         if let (Some(swarm), Some(bound)) = (&swarm, bound) {
-            swarm.spawn(bound, &driver, swarm::router(node.clone()), &swarming, &leaving);
+            swarm.spawn(bound, &driver, swarm::router(node.clone(), driver.clone()), &swarming, &leaving);
         }
         let (serving, stopping) = (TaskTracker::new(), CancellationToken::new());
         let mut addresses = Vec::new();

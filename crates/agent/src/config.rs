@@ -21,6 +21,7 @@ use shoal_engine::Registry;
 use shoal_engine::access::Rules;
 use shoal_engine::tags::TagPolicy;
 
+use crate::rate::Throttle;
 use crate::registry::listen::ConnectionLimits;
 use crate::swarm::SwarmSettings;
 use crate::tier::TierSettings;
@@ -145,6 +146,7 @@ impl Config {
             connect_timeout: settings.connect_timeout.0,
             header_timeout: settings.header_timeout.0,
             idle_timeout: settings.idle_timeout.0,
+            throttle: Throttle::new(settings.rate.map(|rate| rate.0)),
             forward_client_address: settings.forward_client_address,
             registries: self.checked.registries.clone(),
             default: RegistrySettings { credentials, ..RegistrySettings::default() },

@@ -37,7 +37,7 @@ pub(crate) use flight::function as hash_function;
 
 pub use body::{BlobBody, BodyError, Opened};
 pub(crate) use flight::{FlightIo, FlightProof, OfferError};
-pub use story::{BlobStory, ClassStory, SourceShare};
+pub use story::{BlobStory, Book, ClassStory, Lease, SourceShare};
 pub use ticket::{Ending, Ticket};
 
 use pass::PassThrough;
@@ -83,6 +83,7 @@ enum Command {
     Status(oneshot::Sender<Vec<FlightStatus>>),
     KnownSize(Digest, oneshot::Sender<Option<u64>>),
     Explain(Digest, oneshot::Sender<BlobStory>),
+    Book(Digest, oneshot::Sender<Option<Book>>),
     Idle(oneshot::Sender<()>),
 }
 
@@ -138,6 +139,11 @@ impl Handle {
     /// Where a blob comes or came from; `None` when the driver has ended. Whether it is stored is not the driver's to know.
     pub async fn explain(&self, digest: Digest) -> Option<BlobStory> {
         self.ask(|tell| Command::Explain(digest, tell)).await
+    }
+
+    /// What this node knows of a blob as one of its homes.
+    pub async fn book(&self, digest: Digest) -> Option<Book> {
+        self.ask(|tell| Command::Book(digest, tell)).await.flatten()
     }
 
     /// The flights under way.
@@ -351,6 +357,11 @@ impl Driver {
             }
             Command::Explain(digest, tell) => {
                 let _ = tell.send(self.explain(digest));
+            }
+            Command::Book(digest, tell) => {
+                let account = self.engine.swarm().and_then(|swarm| swarm.home().account(&digest));
+                let me = self.swarm.as_ref().map(Swarm::me);
+                let _ = tell.send(me.zip(account).map(|(me, account)| Book::of(&me, &account)));
             }
             Command::Idle(tell) => {
                 self.idlers.push(tell);

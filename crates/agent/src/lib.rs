@@ -16,6 +16,7 @@ pub mod logging;
 pub mod manifest;
 pub mod metrics;
 pub mod node;
+pub mod rate;
 pub mod registry;
 pub mod sources;
 pub mod swarm;

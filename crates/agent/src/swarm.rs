@@ -41,6 +41,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::driver::{FlightIo, Handle};
 use crate::metrics::Metrics;
+use crate::rate::Throttle;
 use crate::registry::listen::{self, BindError};
 
 pub use ask::{Answer, router};
@@ -72,6 +73,10 @@ pub struct SwarmSettings {
     pub zone: String,
     /// For selecting members.
     pub labels: BTreeMap<String, String>,
+    /// What is sent to others.
+    pub upload: Throttle,
+    /// What others send.
+    pub download: Throttle,
 }
 
 /// Why the agent cannot be a member.
@@ -182,8 +187,8 @@ impl Swarm {
             roster: RwLock::new(Arc::new(Roster::new([Arc::clone(&me)]))),
             identity: bound.identity.clone(),
             net: bound.net.clone(),
-            inlets: Inlets::new(Arc::clone(&dialer), Arc::clone(&metrics)),
-            outlets: Outlets::new(store, Arc::clone(&metrics)),
+            inlets: Inlets::new(Arc::clone(&dialer), bound.settings.download.clone(), Arc::clone(&metrics)),
+            outlets: Outlets::new(store, bound.settings.upload.clone(), Arc::clone(&metrics)),
             metrics,
             dialer,
             me,

@@ -21,6 +21,7 @@ use url::Url;
 
 use crate::metrics::Metrics;
 use crate::node::Asked;
+use crate::rate::Throttle;
 
 mod auth;
 mod blob;
@@ -94,6 +95,8 @@ pub struct Settings {
     pub header_timeout: Duration,
     /// Longest time between two pieces of a body (L7). There is no limit for the whole.
     pub idle_timeout: Duration,
+    /// Bytes of blobs, from all sources together.
+    pub throttle: Throttle,
     /// Whether the client's address is passed on as `X-Forwarded-For`.
     pub forward_client_address: bool,
     /// Tokens kept, and repositories whose challenge is remembered: about 2 KiB each.
@@ -118,6 +121,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(15),
+            throttle: Throttle::default(),
             forward_client_address: false,
             tokens_max: 4096,
             registries: BTreeMap::new(),
@@ -276,6 +280,7 @@ impl Upstream {
             header_timeout: settings.header_timeout,
             idle_timeout: settings.idle_timeout,
             own_addresses: settings.own_addresses,
+            throttle: settings.throttle,
         };
         let exchange = Arc::new(Exchange {
             transport,

@@ -290,6 +290,9 @@ pub const ENDGAME_PIECES: u32 = 2;
 /// Time for which announcements are gathered.
 pub const ANNOUNCE_AGE_MAX: Duration = Duration::from_secs(1);
 
+/// How long a member that could not be reached is not asked: as long as its death takes to be noticed by all.
+pub const GONE_REMEMBERED: Duration = Duration::from_secs(10);
+
 /// Time without a change of the list of members before what is stored is announced to those who have become homes:
 /// members that join together are one change.
 pub const SWEEP_AFTER: Duration = Duration::from_secs(5);

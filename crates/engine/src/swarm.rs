@@ -13,6 +13,7 @@ pub mod upload;
 pub mod warm;
 
 mod announce;
+mod gone;
 mod parts;
 mod received;
 mod seeds;
@@ -35,6 +36,7 @@ use crate::wire::{Hashes, LeaseEnd, Message, PieceHash, Refusal, Run, WarmFault}
 use announce::Announcements;
 use classes::{RELAY, class_count};
 use exchange::{Arrival, Exchange, Standing};
+use gone::Gone;
 use home::{Home, Joining, Mail, Told};
 use list::PieceList;
 use parts::{FormerMembers, discard, living_homes, may_be_home, received as received_bytes};
@@ -85,8 +87,7 @@ pub struct Swarm {
     inspecting: BTreeMap<Digest, Vec<(PeerId, Wanted)>>,
     /// Members that wait for the hashes of a blob that this node has.
     listing: BTreeMap<Digest, BTreeSet<PeerId>>,
-    /// Members that could not be reached since the list last changed.
-    gone: BTreeSet<PeerId>,
+    gone: Gone,
     former: FormerMembers,
     spoiled: Spoiled,
     /// Until when a node without members waits for some.
@@ -114,7 +115,7 @@ impl Swarm {
             uses: 0,
             inspecting: BTreeMap::new(),
             listing: BTreeMap::new(),
-            gone: BTreeSet::new(),
+            gone: Gone::default(),
             former: FormerMembers::default(),
             spoiled: Spoiled::default(),
             alone_until: None,
@@ -202,7 +203,7 @@ impl Swarm {
         let have = PieceSet::of_bytes(size, have);
         let homes = match self.spoiled.is_alone(now, &digest) {
             true => Vec::new(),
-            false => living_homes(&digest, &self.roster, &self.gone),
+            false => living_homes(now, &digest, &self.roster, &self.gone),
         };
         let exchange = Exchange::new(now, self.me, (digest, size), have, homes, &mut self.mail);
         if let Standing::Alone(end) = exchange.standing() {
@@ -355,14 +356,14 @@ impl Swarm {
 
     /// A member cannot be reached.
     pub fn lost(&mut self, now: Time, peer: &PeerId) {
-        self.gone.insert(*peer);
+        self.gone.lost(now, *peer);
         self.uploads.forget(peer);
         self.inspecting.values_mut().for_each(|waiting| waiting.retain(|(reader, _)| reader != peer));
         self.home.lost(now, peer, &mut self.mail);
         let (roster, gone, mail) = (&self.roster, &self.gone, &mut self.mail);
         for (digest, exchange) in &mut self.exchanges {
             let was_alone = matches!(exchange.standing(), Standing::Alone(_));
-            exchange.handle_lost(now, peer, || living_homes(digest, roster, gone), mail);
+            exchange.handle_lost(now, peer, || living_homes(now, digest, roster, gone), mail);
             if let Standing::Alone(end) = exchange.standing()
                 && !was_alone
             {
@@ -375,6 +376,7 @@ impl Swarm {
     /// A member has said something.
     pub fn hear(&mut self, now: Time, from: PeerId, message: Message) {
         use Message as M;
+        self.gone.heard(&from);
         let mail = &mut self.mail;
         match message {
             // The membership is a machine of its own.
@@ -526,7 +528,7 @@ impl Swarm {
                 continue;
             }
             let leases = exchange.leases().count();
-            exchange.advance(now, || living_homes(digest, roster, gone), mail);
+            exchange.advance(now, || living_homes(now, digest, roster, gone), mail);
             discard(*digest, exchange, &mut self.effects);
             if exchange.leases().count() < leases {
                 self.events.push_back(Event::Leases(*digest));

@@ -4,5 +4,6 @@
 mod admission;
 mod faults;
 mod rollout;
+mod runtime;
 
 const REPOSITORY: &str = "team/app";

@@ -32,6 +32,9 @@ pub(super) async fn story(
         story.state = "stored".into();
         story.size = Some(blob.size);
     }
+    if let Some(swarm) = &state.swarm {
+        story.books = swarm.books(digest, &state.driver).await;
+    }
     Ok(Json(story))
 }
 

@@ -9,7 +9,7 @@ use shoal_engine::Digest;
 use super::output::{Align, Output, Table, bytes, member_name, percent};
 use super::{AgentSocket, Failure};
 use crate::admin::client::AdminClient;
-use crate::driver::BlobStory;
+use crate::driver::{BlobStory, Book};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  shoal explain sha256:4abc...")]
@@ -56,8 +56,37 @@ fn summary(story: &BlobStory) -> String {
             story.homes.iter().map(|peer| member_name(peer)).collect::<Vec<_>>().join(", ")
         );
     }
+    for book in &story.books {
+        text.push_str(&of_book(book));
+    }
     if story.sources.is_empty() && story.state != "absent" {
         text.push_str("  sources    not known: it came before the agent started, or long ago\n");
+    }
+    text
+}
+
+/// What a home says, in a line or two.
+fn of_book(book: &Book) -> String {
+    let members = |count: usize, does: &str, do_: &str| match count {
+        0 => format!("nobody {does} it"),
+        1 => format!("1 member {does} it"),
+        count => format!("{count} members {do_} it"),
+    };
+    let slow = if book.slow_count > 0 { format!(" ({} slowly)", book.slow_count) } else { String::new() };
+    let mut text = format!(
+        "  book       {}: {}, {}{slow}\n",
+        member_name(&book.home),
+        members(book.holder_count, "has", "have"),
+        members(book.receiver_count, "receives", "receive"),
+    );
+    for lease in &book.leases {
+        let _ = writeln!(
+            text,
+            "             {} fetches {} from upstream, from byte {}",
+            member_name(&lease.holder),
+            bytes(lease.end - lease.start),
+            lease.start
+        );
     }
     text
 }

@@ -3,6 +3,7 @@
 //! Invariant: what is written out reads back as the same value; a size is never rounded for display.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -16,6 +17,10 @@ pub struct Size(pub u64);
 /// A duration: `"25s"`, `"1m 30s"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(pub Duration);
+
+/// Bytes per second: `"100MB/s"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rate(pub u64);
 
 impl Period {
     /// So many seconds.
@@ -44,6 +49,34 @@ impl fmt::Display for Size {
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&humantime::format_duration(self.0), f)
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s", Size(self.0))
+    }
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let size: Option<ByteSize> = text.trim().strip_suffix("/s").and_then(|size| size.parse().ok());
+        size.map(|size| Rate(size.as_u64()))
+            .ok_or_else(|| format!("`{text}` is no rate; write one such as \"100MB/s\" or \"1GiB/s\""))
+    }
+}
+
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -110,7 +143,7 @@ impl<'de> Deserialize<'de> for Period {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Period, Size};
+    use super::{Period, Rate, Size};
     use std::time::Duration;
 
     #[test]
@@ -149,6 +182,22 @@ mod tests {
         for (text, expected) in table {
             let period: Result<Period, _> = serde_json::from_str(text);
             let found = period.ok().map(|period| (period.0.as_millis(), period.to_string()));
+            assert_eq!(found, expected.map(|(n, s)| (n, s.to_owned())), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        let table = [
+            (r#""100MB/s""#, Some((100_000_000, "100MB/s"))),
+            (r#""1 GiB/s""#, Some((1 << 30, "1GiB/s"))),
+            (r#""100MB""#, None),
+            (r#""100Mbit/s""#, None),
+            ("100", None),
+        ];
+        for (text, expected) in table {
+            let rate: Result<Rate, _> = serde_json::from_str(text);
+            let found = rate.ok().map(|rate| (rate.0, rate.to_string()));
             assert_eq!(found, expected.map(|(n, s)| (n, s.to_owned())), "{text}");
         }
     }

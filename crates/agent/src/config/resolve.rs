@@ -22,7 +22,7 @@ use shoal_engine::access::Rules;
 use super::Listener;
 use super::document::Document;
 use super::problem::{Problem, quoted};
-use super::quantity::{Period, Size};
+use super::quantity::{Period, Rate, Size};
 use super::schema;
 use crate::logging;
 use crate::swarm::SwarmSettings;
@@ -37,6 +37,8 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(60 * 60);
 const CONNECTIONS_MAX: usize = 300_000;
 /// Most transfers at a time: beyond, registries answer 429.
 const TRANSFERS_MAX: usize = 1024;
+/// Smallest rate: with less, a transfer counts as dead before its next bytes are due.
+const RATE_MIN: Rate = Rate(128 << 10);
 /// Smallest capacity: less holds no image, and is more likely to be a unit that was forgotten.
 const CAPACITY_MIN: Size = Size(1 << 20);
 /// Largest blob kept inside the index: RocksDB writes every value twice.
@@ -106,6 +108,12 @@ impl Findings<'_, '_> {
         if value.0 < least || value.0 > most {
             let remedy = format!("must be from {} to {}", Period(least), Period(most));
             self.add(key, Some(quoted(&value.to_string())), remedy);
+        }
+    }
+
+    fn rate(&mut self, key: &str, value: Option<Rate>) {
+        if let Some(rate) = value.filter(|rate| rate.0 < RATE_MIN.0) {
+            self.add(key, Some(quoted(&rate.to_string())), format!("must be at least {RATE_MIN}"));
         }
     }
 

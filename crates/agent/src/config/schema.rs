@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::quantity::{Period, Size};
+use super::quantity::{Period, Rate, Size};
 use crate::upstream::AccessMode;
 
 mod access;
@@ -171,6 +171,9 @@ pub struct Upstream {
     /// Transfers from upstream at a time. Default 32. More makes registries take the node for an attacker; fewer lets
     /// large layers hold up small ones.
     pub transfers_max: usize,
+    /// Most bytes per second that come from registries and mirrors to this node, all transfers together, such as `100MB/s`.
+    /// Default: unset. It holds for each node; the nodes of a swarm share what comes in.
+    pub rate: Option<Rate>,
     /// `User-Agent` of every request. Default `shoal/` and the version. Registries block unknown names in bulk: one that
     /// says who you are gets a mail instead.
     pub user_agent: String,
@@ -191,6 +194,7 @@ impl Default for Upstream {
             header_timeout: Period::from_secs(10),
             idle_timeout: Period::from_secs(15),
             transfers_max: shoal_engine::limits::FETCHES_MAX,
+            rate: None,
             user_agent: concat!("shoal/", env!("CARGO_PKG_VERSION")).into(),
             forward_client_address: false,
             docker_config: None,

@@ -21,6 +21,7 @@ use super::hashes::PieceHashes;
 use super::{Driver, Handle, Running};
 use crate::node::{Asked, Cause};
 use crate::sources::{Incoming, Sources};
+use crate::swarm::Swarm;
 use crate::upstream::UpstreamError;
 
 impl Driver {
@@ -77,17 +78,17 @@ impl Driver {
     pub(super) fn size(&mut self, digest: Digest, scope: Scope) {
         let (sources, handle) = (self.sources.clone(), self.handle.clone());
         let asked = self.asked_for(digest, scope);
-        let swarm = self.swarm.clone();
+        // A client's token is between this node and the registry.
+        let swarm = self.swarm.clone().filter(|_| asked.bearer.is_none());
         tokio::spawn(async move {
-            // A client's token is between this node and the registry.
-            if let Some(swarm) = swarm.filter(|_| asked.bearer.is_none())
-                && let Some(size) = swarm.ask_size(&asked.scope, &digest).await
-            {
-                return handle.input(Input::Sized { digest, result: Ok(Some(size)) }).await;
-            }
-            let answer = tokio::spawn(async move { sources.blob_size(&asked, &digest).await }).await;
-            let result = match answer {
-                Ok(Ok(told)) => Ok(told.size),
+            let told = tokio::spawn(async move {
+                match swarm {
+                    Some(swarm) => told_size(&swarm, &sources, &asked, digest).await,
+                    None => sources.blob_size(&asked, &digest).await.map(|told| told.size),
+                }
+            });
+            let result = match told.await {
+                Ok(Ok(size)) => Ok(size),
                 Ok(Err(error)) => {
                     tracing::warn!(digest = %digest.short(), %error, "upstream did not tell the size of a blob");
                     handle.blame_all(digest, &error).await;
@@ -376,6 +377,31 @@ impl Transfer {
         tracing::warn!(digest = %self.digest.short(), %error, "a transfer from upstream failed");
         self.handle.blame_all(self.digest, &error).await;
         FetchFault::Source(error.fault())
+    }
+}
+
+/// The size of a blob, from its home or the registry. The registry is asked by the home alone at first; a home that says
+/// nothing must not hold up the pull either.
+async fn told_size(
+    swarm: &Swarm,
+    sources: &Sources,
+    asked: &Asked,
+    digest: Digest,
+) -> Result<Option<u64>, UpstreamError> {
+    let mut home = pin!(swarm.ask_size(&asked.scope, &digest));
+    let told = async { sources.blob_size(asked, &digest).await.map(|told| told.size) };
+    match tokio::time::timeout(swarm.patience(), &mut home).await {
+        Ok(Some(size)) => return Ok(Some(size)),
+        Ok(None) => return told.await,
+        Err(_) => {}
+    }
+    let mut told = pin!(told);
+    tokio::select! {
+        size = home => match size {
+            Some(size) => Ok(Some(size)),
+            None => told.await,
+        },
+        told = &mut told => told,
     }
 }
 

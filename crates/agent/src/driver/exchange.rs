@@ -95,6 +95,7 @@ impl Driver {
             received: flight.map(|flight| flight.received()),
             sources: shares.told(),
             homes: homes.unwrap_or_default(),
+            books: Vec::new(),
             classes: exchange
                 .map(|exchange| exchange.explain().into_iter().map(class).collect())
                 .unwrap_or_default(),

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use shoal_engine::peer::PeerId;
 use shoal_engine::pieces::piece_count;
 use shoal_engine::swarm::pieces::piece_bytes;
@@ -53,8 +53,10 @@ struct Offers {
     /// Those that lie in their place already, and whose they are.
     laid: HashMap<u32, PeerId>,
     /// Those whose place was taken, or that belong to a blob in memory.
-    kept: HashMap<(u32, PeerId), Bytes>,
+    kept: HashMap<(u32, PeerId), Vec<Bytes>>,
     kept_bytes: usize,
+    /// What is being written just now, whoever it is from. No two overlap.
+    writing: Vec<Range<u64>>,
 }
 
 /// Why a piece of a member was not taken.
@@ -81,8 +83,9 @@ pub(crate) struct FlightIo {
     mapped: OnceLock<Arc<MappedFile>>,
     sealed: OnceLock<Bytes>,
     written: Mutex<ByteRanges>,
-    /// Held while something is written: what a member sent must not land on what upstream has sent meanwhile.
     offers: Mutex<Offers>,
+    /// Something that was being written is.
+    written_down: Condvar,
     hasher: Mutex<Hasher>,
     catching_up: AtomicBool,
     shares: Mutex<Shares>,
@@ -139,6 +142,7 @@ impl FlightIo {
             sealed: OnceLock::new(),
             written: Mutex::new(written),
             offers: Mutex::default(),
+            written_down: Condvar::new(),
             hasher: Mutex::new(Hasher { context: ring::digest::Context::new(function(digest)), upto: 0 }),
             catching_up: AtomicBool::new(false),
             shares: Mutex::default(),
@@ -222,17 +226,27 @@ impl FlightIo {
     /// Writes chunks that follow each other at `offset`. Blocks on the disk.
     pub fn write(&self, offset: u64, chunks: &[Bytes]) -> Result<u64, StoreError> {
         let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
-        let _writing = self.offers.lock();
+        let claim = self.claim(self.offers.lock(), offset..offset + len);
         self.put(offset, chunks)?;
-        self.written.lock().insert(offset..offset + len);
+        self.written.lock().insert(claim.range.clone());
         Ok(len)
+    }
+
+    /// Waits until nobody writes there, and keeps everybody else from it: what a member has sent must not land on what
+    /// another source has sent meanwhile. The lock itself is not held while something is written, since the driver takes it.
+    fn claim<'a>(&'a self, mut offers: MutexGuard<'a, Offers>, range: Range<u64>) -> Claim<'a> {
+        while offers.is_written_to(&range) {
+            self.written_down.wait(&mut offers);
+        }
+        offers.writing.push(range.clone());
+        Claim { flight: self, range }
     }
 
     fn put(&self, offset: u64, chunks: &[Bytes]) -> Result<(), StoreError> {
         match &self.place {
             Place::File(partial) => partial.write_at(offset, chunks),
             Place::Memory(buffer) => {
-                let len: usize = chunks.iter().map(Bytes::len).sum();
+                let len = total(chunks);
                 let mut at = usize::try_from(offset).expect("inside the inline bound");
                 let mut buffer = buffer.lock();
                 if buffer.len() < at + len {
@@ -261,22 +275,31 @@ impl FlightIo {
 
     /// Takes a piece that a member has sent, and hashes it. It lies in its place if nothing else does, so that believing
     /// it later costs nothing. Blocks on the disk.
-    pub fn offer(&self, piece: u32, from: PeerId, bytes: Bytes) -> Result<PieceHash, OfferError> {
-        let hash = PieceHash(blake3::hash(&bytes).into());
+    pub fn offer(&self, piece: u32, from: PeerId, chunks: Vec<Bytes>) -> Result<PieceHash, OfferError> {
+        let mut hasher = blake3::Hasher::new();
+        chunks.iter().for_each(|chunk| {
+            hasher.update(chunk);
+        });
+        let hash = PieceHash(hasher.finalize().into());
         let Some(range) = self.piece(piece) else { return Err(OfferError::Full) };
         let mut offers = self.offers.lock();
-        let is_free = !offers.laid.contains_key(&piece) && self.is_empty(&range);
+        let is_free =
+            !offers.laid.contains_key(&piece) && self.is_empty(&range) && !offers.is_written_to(&range);
         if is_free && let Place::File(partial) = &self.place {
-            partial.write_at(range.start, &[bytes])?;
             offers.laid.insert(piece, from);
+            let claim = self.claim(offers, range);
+            if let Err(error) = partial.write_at(claim.range.start, &chunks) {
+                self.offers.lock().laid.remove(&piece);
+                return Err(error.into());
+            }
             return Ok(hash);
         }
-        if offers.kept_bytes + bytes.len() > KEPT_BYTES_MAX {
+        if offers.kept_bytes + total(&chunks) > KEPT_BYTES_MAX {
             return Err(OfferError::Full);
         }
-        offers.kept_bytes += bytes.len();
-        if let Some(before) = offers.kept.insert((piece, from), bytes) {
-            offers.kept_bytes -= before.len();
+        offers.kept_bytes += total(&chunks);
+        if let Some(before) = offers.kept.insert((piece, from), chunks) {
+            offers.kept_bytes -= total(&before);
         }
         Ok(hash)
     }
@@ -289,12 +312,14 @@ impl FlightIo {
         let mut offers = self.offers.lock();
         if offers.laid.get(&piece) == Some(&from) {
             offers.laid.remove(&piece);
-        } else if let Some(bytes) = offers.take(piece, from) {
+            self.written.lock().insert(range);
+        } else if let Some(chunks) = offers.take(piece, from) {
             // Bytes of another member that lie there are overwritten, and are not what this piece is any more.
             offers.laid.remove(&piece);
-            self.put(range.start, &[bytes])?;
+            let claim = self.claim(offers, range);
+            self.put(claim.range.start, &chunks)?;
+            self.written.lock().insert(claim.range.clone());
         }
-        self.written.lock().insert(range);
         Ok(())
     }
 
@@ -440,10 +465,31 @@ impl FlightIo {
 }
 
 impl Offers {
-    fn take(&mut self, piece: u32, from: PeerId) -> Option<Bytes> {
-        let bytes = self.kept.remove(&(piece, from))?;
-        self.kept_bytes -= bytes.len();
-        Some(bytes)
+    fn take(&mut self, piece: u32, from: PeerId) -> Option<Vec<Bytes>> {
+        let chunks = self.kept.remove(&(piece, from))?;
+        self.kept_bytes -= total(&chunks);
+        Some(chunks)
+    }
+
+    fn is_written_to(&self, range: &Range<u64>) -> bool {
+        self.writing.iter().any(|other| other.start < range.end && range.start < other.end)
+    }
+}
+
+fn total(chunks: &[Bytes]) -> usize {
+    chunks.iter().map(Bytes::len).sum()
+}
+
+/// A part of the blob that is being written, until this is dropped.
+struct Claim<'a> {
+    flight: &'a FlightIo,
+    range: Range<u64>,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.flight.offers.lock().writing.retain(|range| *range != self.range);
+        self.flight.written_down.notify_all();
     }
 }
 

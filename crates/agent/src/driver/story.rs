@@ -7,11 +7,17 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use shoal_engine::Digest;
 use shoal_engine::peer::PeerId;
+use shoal_engine::swarm::home::account::Account;
+
+use crate::swarm::name;
 
 /// Blobs whose story is kept after they have come: those of the last few rollouts.
 const STORIES_MAX: usize = 256;
 /// Sources of one blob that are told apart; beyond, there is nobody who reads it.
 const SOURCES_MAX: usize = 256;
+
+/// Members of a book that are named; beyond, a number says enough.
+const MEMBERS_NAMED_MAX: usize = 64;
 
 /// One source of a blob's bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,8 +56,68 @@ pub struct BlobStory {
     pub sources: Vec<SourceShare>,
     /// The members that keep who has it, by rank, in hex; empty without a swarm.
     pub homes: Vec<String>,
+    /// What the homes say that answer: who has it, who receives it, who fetches it from upstream. One that is asked of the
+    /// agent beside it names what it knows itself.
+    #[serde(default)]
+    pub books: Vec<Book>,
     /// While it is received: which members send what, by class of pieces.
     pub classes: Vec<ClassStory>,
+}
+
+/// What a home knows of a blob.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Book {
+    /// The home, in hex.
+    pub home: String,
+    /// Size of the blob, bytes.
+    pub size: u64,
+    /// Members that have all of it, in hex, and how many they are: not all are named.
+    pub holders: Vec<String>,
+    /// See `holders`.
+    pub holder_count: usize,
+    /// Members that receive it, in the same way.
+    pub receivers: Vec<String>,
+    /// See `receivers`.
+    pub receiver_count: usize,
+    /// Those of them that receive slowly.
+    pub slow_count: usize,
+    /// Who fetches what from upstream.
+    pub leases: Vec<Lease>,
+    /// How often a part was given to somebody to fetch.
+    pub leases_granted: u32,
+}
+
+/// A part of a blob that a member fetches from upstream for all.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Lease {
+    /// The member, in hex.
+    pub holder: String,
+    /// First byte.
+    pub start: u64,
+    /// End, exclusive.
+    pub end: u64,
+}
+
+impl Book {
+    pub(crate) fn of(home: &PeerId, account: &Account) -> Self {
+        let named = |peers: &[PeerId]| peers.iter().take(MEMBERS_NAMED_MAX).map(name).collect();
+        let lease = |(holder, bytes): &(PeerId, std::ops::Range<u64>)| Lease {
+            holder: name(holder),
+            start: bytes.start,
+            end: bytes.end,
+        };
+        Book {
+            home: name(home),
+            size: account.size,
+            holders: named(&account.holders),
+            holder_count: account.holders.len(),
+            receivers: named(&account.receivers),
+            receiver_count: account.receivers.len(),
+            slow_count: account.slow,
+            leases: account.leases.iter().map(lease).collect(),
+            leases_granted: account.leases_granted,
+        }
+    }
 }
 
 /// The pieces of one class of a blob that is being received.

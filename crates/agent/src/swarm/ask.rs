@@ -18,11 +18,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use serde::{Deserialize, Serialize};
 use shoal_engine::homes::{homes, tag_homes};
+use shoal_engine::limits::{ALONE_PAUSE_MAX, ALONE_PAUSE_PER_MEMBER};
 use shoal_engine::peer::PeerId;
 use shoal_engine::{Digest, Reference, Scope};
 
 use super::Swarm;
 use super::dial::Connection;
+use crate::driver::{Book, Handle};
 use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::node::Node;
 
@@ -32,10 +34,18 @@ const MANIFEST_PATH: &str = "/shoal/1/manifest";
 const SIZE_PATH: &str = "/shoal/1/size";
 /// Longest answer to that.
 const SIZE_BYTES_MAX: usize = 1024;
+/// Where a home's book of a blob is asked for.
+const BOOK_PATH: &str = "/shoal/1/book";
+/// Longest answer to that.
+const BOOK_BYTES_MAX: usize = 64 << 10;
+/// How long a person waits for homes that do not answer.
+const BOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// The header with what is known of a manifest, beside its bytes.
 const ANSWER_HEADER: &str = "shoal-manifest";
 /// How long a member waits for the home before it asks upstream itself: about what a registry takes on a bad day.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time in which a home has mostly asked the registry itself.
+const HOME_PATIENCE: Duration = Duration::from_millis(400);
 
 /// A repository, as a question names it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,6 +62,12 @@ impl Where {
     fn scope(&self) -> Option<Scope> {
         Some(Scope { registry: self.registry.parse().ok()?, repository: self.repository.parse().ok()? })
     }
+}
+
+/// Which blob's book a member wants to see.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct BookQuestion {
+    digest: String,
 }
 
 /// Which manifest a member wants to know.
@@ -149,6 +165,14 @@ impl Swarm {
         homes.iter().collect()
     }
 
+    /// How long this node waits for a home before it asks the registry as well. The more members there are, the further they
+    /// are spread: all of them at once would be what homes are there to prevent.
+    pub fn patience(&self) -> Duration {
+        let members = u32::try_from(self.roster().len()).unwrap_or(u32::MAX);
+        let spread = ALONE_PAUSE_PER_MEMBER.saturating_mul(members).min(ALONE_PAUSE_MAX);
+        HOME_PATIENCE + spread.mul_f64(rand::random())
+    }
+
     /// Asks the home of a blob how big it is. `None` if this node is the home, and if the home cannot tell.
     pub async fn ask_size(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
         let home = homes(digest, &self.roster()).first().filter(|home| *home != self.me())?;
@@ -168,6 +192,26 @@ impl Swarm {
             }
             Err(_) => None,
         }
+    }
+
+    /// What the homes of a blob know of it, as far as they answer.
+    pub async fn books(&self, digest: Digest, driver: &Handle) -> Vec<Book> {
+        let homes: Vec<_> = homes(&digest, &self.roster()).iter().collect();
+        let asked = homes.into_iter().map(|home| async move {
+            if home == self.me() {
+                return driver.book(digest).await;
+            }
+            let asked = async {
+                let question = BookQuestion { digest: digest.to_string() };
+                let (response, connection) = self.post(home, BOOK_PATH, &question).await.ok()?;
+                let bytes =
+                    Limited::new(response.into_body(), BOOK_BYTES_MAX).collect().await.ok()?.to_bytes();
+                self.0.dialer.keep(connection);
+                serde_json::from_slice(&bytes).ok()
+            };
+            tokio::time::timeout(BOOK_TIMEOUT, asked).await.ok().flatten()
+        });
+        futures_util::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
     async fn ask_home(
@@ -209,8 +253,17 @@ impl Swarm {
 }
 
 /// What other members may ask for here.
-pub fn router(node: Node) -> Router {
-    Router::new().route(MANIFEST_PATH, post(manifest)).route(SIZE_PATH, post(size)).with_state(node)
+pub fn router(node: Node, driver: Handle) -> Router {
+    let nodes = Router::new().route(MANIFEST_PATH, post(manifest)).route(SIZE_PATH, post(size));
+    nodes.with_state(node).merge(Router::new().route(BOOK_PATH, post(book)).with_state(driver))
+}
+
+async fn book(State(driver): State<Handle>, Json(question): Json<BookQuestion>) -> Response {
+    let Ok(digest) = question.digest.parse() else { return StatusCode::BAD_REQUEST.into_response() };
+    match driver.book(digest).await {
+        Some(book) => Json(book).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 async fn size(State(node): State<Node>, Json(question): Json<SizeQuestion>) -> Response {

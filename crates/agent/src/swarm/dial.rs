@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::{Request, Response, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -23,8 +25,18 @@ use tokio_rustls::TlsConnector;
 
 use super::wire::PROOF_HEADER;
 
-/// Longest time for a connection to one address, TLS included. Members are near each other.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest time until an address answers. The kernel answers, however busy the member is, and members are near each other:
+/// a pull that waits for more would be quicker without them.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(600);
+/// Time after which one more attempt to connect is begun beside those under way: a packet that a full link has dropped is sent
+/// again by the kernel only after a second.
+const CONNECT_AGAIN: Duration = Duration::from_millis(200);
+/// Longest time for TLS, for which the member itself has to do something.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that is younger shows that pieces can pass between nodes.
+const CONNECTED_LATELY: Duration = Duration::from_secs(30);
+/// Pause between two attempts to reach a member that could not be connected to. Nobody waits for them.
+const PROBE_PAUSE: Duration = Duration::from_secs(5);
 /// Longest time from a request to the head of its answer: nothing has to be fetched for it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time after which data that nobody acknowledges means that the other machine is gone.
@@ -35,6 +47,9 @@ const IDLE_PER_PEER_MAX: usize = 16;
 const IDLE_MAX: usize = 512;
 /// How long an idle connection is kept. Shorter than the other side keeps it.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// Bytes that are read at once: what has been read is hashed and written while it is in the CPU's cache.
+const READ_BYTES_MAX: usize = 256 << 10;
 
 /// Why a member could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +68,9 @@ pub enum DialError {
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Http(#[from] hyper::Error),
+    /// It could not be connected to a moment ago. It is tried again meanwhile.
+    #[error("the member's port for pieces could not be reached a moment ago")]
+    Unreachable,
     /// It took longer than it may.
     #[error("no answer within {0:?}")]
     Silent(Duration),
@@ -69,6 +87,11 @@ pub struct Dialer {
     configs: Mutex<HashMap<PeerId, Arc<rustls::ClientConfig>>>,
     /// Time from a member's SYN to its answer, the last one seen.
     latencies: Mutex<HashMap<PeerId, Duration>>,
+    /// Members that could not be connected to, and when that was last tried: a firewall between the ports for pieces must not
+    /// cost each pull the time that it takes to notice.
+    unreachable: Mutex<HashMap<PeerId, Instant>>,
+    /// When somebody was connected to last.
+    connected: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -85,6 +108,8 @@ impl Dialer {
             idle: Mutex::default(),
             configs: Mutex::default(),
             latencies: Mutex::default(),
+            unreachable: Mutex::default(),
+            connected: Mutex::default(),
         }
     }
 
@@ -94,8 +119,8 @@ impl Dialer {
     /// # Errors
     /// Nobody is there, or the one who is there does not have the member's key.
     pub async fn post(
-        &self,
-        member: &Member,
+        self: &Arc<Self>,
+        member: &Arc<Member>,
         path: &'static str,
         content_type: &'static str,
         body: Bytes,
@@ -113,6 +138,9 @@ impl Dialer {
             && let Ok(Ok(response)) = tokio::time::timeout(HEAD_TIMEOUT, sender.send_request(request())).await
         {
             return Ok((response, Connection { peer: member.peer, sender }));
+        }
+        if self.is_unreachable(member) {
+            return Err(DialError::Unreachable);
         }
         let mut sender = self.connect(member).await?;
         let answer = tokio::time::timeout(HEAD_TIMEOUT, sender.send_request(request())).await;
@@ -150,6 +178,8 @@ impl Dialer {
         idle.count = idle.by_peer.values().map(Vec::len).sum();
         self.configs.lock().retain(|peer, _| is_member(peer));
         self.latencies.lock().retain(|peer, _| is_member(peer));
+        // One of them may have come back.
+        self.unreachable.lock().clear();
     }
 
     /// How long the last connection to a member took to open.
@@ -168,32 +198,62 @@ impl Dialer {
         }
     }
 
+    /// Whether the member could not be connected to lately. Sees to it that somebody tries again from time to time.
+    fn is_unreachable(self: &Arc<Self>, member: &Arc<Member>) -> bool {
+        let mut unreachable = self.unreachable.lock();
+        let Some(tried) = unreachable.get_mut(&member.peer) else { return false };
+        if tried.elapsed() >= PROBE_PAUSE {
+            *tried = Instant::now();
+            let (dialer, member) = (Arc::clone(self), Arc::clone(member));
+            tokio::spawn(async move {
+                if let Ok(sender) = dialer.connect(&member).await {
+                    dialer.keep(Connection { peer: member.peer, sender });
+                }
+            });
+        }
+        true
+    }
+
     async fn connect(&self, member: &Member) -> Result<Sender, DialError> {
         let mut last = DialError::NoAddress;
         for address in &member.addresses {
             let address = SocketAddr::new(address.ip(), member.data_port);
-            match tokio::time::timeout(CONNECT_TIMEOUT, self.connect_to(address, member.peer)).await {
-                Ok(Ok(sender)) => return Ok(sender),
-                Ok(Err(source)) => last = DialError::Connect { address, source },
-                Err(_) => {
-                    last = DialError::Connect { address, source: io::ErrorKind::TimedOut.into() };
+            let begun = Instant::now();
+            match connect_to(address, self.patience()).await {
+                Ok(tcp) => {
+                    self.latencies.lock().insert(member.peer, begun.elapsed());
+                    self.unreachable.lock().remove(&member.peer);
+                    *self.connected.lock() = Some(Instant::now());
+                    let secured =
+                        tokio::time::timeout(HANDSHAKE_TIMEOUT, self.secure(tcp, address, member.peer));
+                    match secured.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                        Ok(sender) => return Ok(sender),
+                        Err(source) => last = DialError::Connect { address, source },
+                    }
+                }
+                Err(source) => {
+                    last = DialError::Connect { address, source };
+                    self.unreachable.lock().insert(member.peer, Instant::now());
                 }
             }
         }
         Err(last)
     }
 
-    async fn connect_to(&self, address: SocketAddr, peer: PeerId) -> io::Result<Sender> {
-        let begun = Instant::now();
-        let tcp = TcpStream::connect(address).await?;
-        self.latencies.lock().insert(peer, begun.elapsed());
+    /// How long an address has to answer. Where one has not, and nobody else has lately, the others will not either.
+    fn patience(&self) -> Duration {
+        let lately = self.connected.lock().is_some_and(|at| at.elapsed() < CONNECTED_LATELY);
+        if lately || self.unreachable.lock().is_empty() { CONNECT_TIMEOUT } else { CONNECT_AGAIN }
+    }
+
+    async fn secure(&self, tcp: TcpStream, address: SocketAddr, peer: PeerId) -> io::Result<Sender> {
         settle_socket(&tcp);
         let tls = TlsConnector::from(self.config(peer));
         // The key is what counts; the name is only there because TLS wants one.
         let name = ServerName::from(address.ip());
         let stream = tls.connect(name, tcp).await?;
         let (sender, connection) = http1::Builder::new()
-            .max_buf_size(1 << 20)
+            .max_buf_size(READ_BYTES_MAX)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
@@ -210,6 +270,22 @@ impl Dialer {
         let make = || Arc::new(client_tls(&self.identity, peer.0));
         Arc::clone(configs.entry(peer).or_insert_with(make))
     }
+}
+
+/// Connects to an address, in more than one attempt where the first gets no answer.
+async fn connect_to(address: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    let attempts = async {
+        let mut attempts = FuturesUnordered::new();
+        loop {
+            attempts.push(TcpStream::connect(address));
+            match tokio::time::timeout(CONNECT_AGAIN, attempts.next()).await {
+                Ok(Some(connected)) => return connected,
+                Ok(None) | Err(_) => {}
+            }
+        }
+    };
+    let connected = tokio::time::timeout(patience, attempts).await;
+    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// A connection that is in use.

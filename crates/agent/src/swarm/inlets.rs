@@ -23,6 +23,7 @@ use super::outlets::{StreamKey, Wanted};
 use super::wire::{Record, Records, STREAM_PATH, StreamError};
 use crate::driver::{FlightIo, Handle, OfferError};
 use crate::metrics::Metrics;
+use crate::rate::Throttle;
 
 /// Bytes of pieces that are on their way into this node at a time, KiB. Sixteen of the largest size.
 const ON_THE_WAY_KIB_MAX: usize = 64 << 10;
@@ -38,6 +39,7 @@ struct Inner {
     dialer: Arc<Dialer>,
     open: Mutex<Open>,
     room: Semaphore,
+    throttle: Throttle,
     metrics: Arc<Metrics>,
 }
 
@@ -84,9 +86,9 @@ pub struct Subscription {
 }
 
 impl Inlets {
-    pub fn new(dialer: Arc<Dialer>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(dialer: Arc<Dialer>, throttle: Throttle, metrics: Arc<Metrics>) -> Self {
         let room = Semaphore::new(ON_THE_WAY_KIB_MAX);
-        Inlets(Arc::new(Inner { dialer, open: Mutex::default(), room, metrics }))
+        Inlets(Arc::new(Inner { dialer, open: Mutex::default(), room, throttle, metrics }))
     }
 
     /// Opens a stream; one of the same name is closed.
@@ -189,6 +191,7 @@ impl Inner {
                 return Err(InletError::NoSuchPiece(piece));
             }
             let _room = self.room.acquire_many(len.div_ceil(1024)).await.map_err(|_| InletError::Ending)?;
+            self.throttle.pass(len as usize).await;
             let bytes = tokio::time::timeout(PIECE_TIMEOUT, records.bytes(len as usize)).await;
             let bytes = bytes.map_err(|_| InletError::Slow)??;
             self.metrics.peer_received_bytes.inc_by(u64::from(len));

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use super::wire;
 use crate::driver::{FlightIo, Handle};
 use crate::metrics::Metrics;
+use crate::rate::Throttle;
 use crate::registry::sendfile::MappedFile;
 
 /// Bytes in one frame: large enough that frames cost nothing, small enough that a piece leaves evenly.
@@ -40,6 +41,7 @@ pub struct Outlets(Arc<Inner>);
 struct Inner {
     open: Mutex<Open>,
     store: Store,
+    throttle: Throttle,
     metrics: Arc<Metrics>,
 }
 
@@ -87,8 +89,8 @@ impl Wanted {
 }
 
 impl Outlets {
-    pub fn new(store: Store, metrics: Arc<Metrics>) -> Self {
-        Outlets(Arc::new(Inner { open: Mutex::default(), store, metrics }))
+    pub fn new(store: Store, throttle: Throttle, metrics: Arc<Metrics>) -> Self {
+        Outlets(Arc::new(Inner { open: Mutex::default(), store, throttle, metrics }))
     }
 
     /// Opens a stream; one of the same name ends. The engine is to be told afterwards.
@@ -183,6 +185,7 @@ impl Outlet {
     async fn next(mut self) -> Option<(Item, Self)> {
         loop {
             if let Some(frame) = self.frames.pop_front() {
+                self.outlets.0.throttle.pass(frame.len()).await;
                 return Some((Ok(Frame::data(frame)), self));
             }
             // Asked for more: what was there before has been handed on.

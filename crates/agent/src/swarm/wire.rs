@@ -127,20 +127,21 @@ impl Records {
         }
     }
 
-    /// The bytes of a piece whose head has been read.
+    /// The bytes of a piece whose head has been read, as they came: putting them together would be a copy.
     ///
     /// # Errors
     /// The stream is useless from here on.
-    pub async fn bytes(&mut self, len: usize) -> Result<Bytes, StreamError> {
-        let mut bytes = BytesMut::with_capacity(len);
-        while bytes.len() < len {
+    pub async fn bytes(&mut self, mut len: usize) -> Result<Vec<Bytes>, StreamError> {
+        let mut chunks = Vec::new();
+        while len > 0 {
             if !self.fill().await? {
                 return Err(StreamError::Short);
             }
-            let part = self.chunk.split_to(self.chunk.len().min(len - bytes.len()));
-            bytes.extend_from_slice(&part);
+            let part = self.chunk.split_to(self.chunk.len().min(len));
+            len -= part.len();
+            chunks.push(part);
         }
-        Ok(bytes.freeze())
+        Ok(chunks)
     }
 
     /// Waits until there is something in the chunk; tells whether there is, or the body has ended.
@@ -175,7 +176,7 @@ impl Records {
 
     async fn name(&mut self) -> Result<String, StreamError> {
         let [len] = self.array().await?;
-        let bytes = self.bytes(usize::from(len)).await?;
-        String::from_utf8(bytes.into()).map_err(|_| StreamError::Strange("a name that is no text"))
+        let bytes = self.bytes(usize::from(len)).await?.concat();
+        String::from_utf8(bytes).map_err(|_| StreamError::Strange("a name that is no text"))
     }
 }

@@ -2,7 +2,6 @@
 //! server makes of the range. It never ends early without an error.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use http::{HeaderValue, Method};
@@ -10,12 +9,13 @@ use shoal_engine::{Digest, SourceFault};
 use shoal_store::Visibility;
 use url::Url;
 
-use super::body::Body;
+use super::body::{Body, Gate};
 use super::error::{Reason, UpstreamError};
 use super::exchange::{Answer, Exchange, Question};
 use super::headers::{self, Coding};
 use super::place::Place;
 use super::source::Source;
+use super::transport::Transport;
 use super::trouble::Watch;
 
 const ACCEPT_ANY: &str = "*/*";
@@ -152,7 +152,7 @@ impl Exchange {
             question.range = None;
             answer = self.ask(&question).await?;
         }
-        stream(answer, start, end, self.transport.idle_timeout, place)
+        stream(answer, start, end, &self.transport, place)
     }
 
     /// Whether the source has a blob, and its size.
@@ -219,7 +219,7 @@ fn stream(
     answer: Answer,
     start: u64,
     end: Option<u64>,
-    idle: Duration,
+    transport: &Transport,
     place: &Place,
 ) -> Result<BlobStream, UpstreamError> {
     let status = answer.status();
@@ -252,7 +252,8 @@ fn stream(
         (Some(asked), Some(told)) => Some(asked.min(told)),
         (one, other) => one.or(other),
     };
-    let body = Body::new(url.clone(), response, idle, Some(place.source.bytes.clone()))?;
+    let gate = Gate { bytes: place.source.bytes.clone(), throttle: transport.throttle.clone() };
+    let body = Body::new(url.clone(), response, transport.idle_timeout, Some(gate))?;
     let (source, is_mirror) = (Arc::clone(&place.source), place.is_mirror);
     Ok(BlobStream {
         total,

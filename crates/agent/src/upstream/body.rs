@@ -17,6 +17,7 @@ use url::Url;
 use super::error::{Reason, UpstreamError};
 use super::headers::{self, Coding};
 use super::limits::{DECODED_CHUNK_BYTES, ZSTD_WINDOW_LOG_MAX};
+use crate::rate::Throttle;
 
 /// The body of one response.
 pub(super) struct Body {
@@ -29,26 +30,34 @@ enum Inner {
     Decoded(Pin<Box<dyn AsyncRead + Send>>),
 }
 
+/// What a body's bytes pass on their way in.
+pub(super) struct Gate {
+    /// Counts them.
+    pub bytes: Counter,
+    /// Holds them up.
+    pub throttle: Throttle,
+}
+
 /// The bytes as they come from the connection.
 struct Raw {
     url: Url,
     response: reqwest::Response,
     received: u64,
     idle: Duration,
-    bytes: Option<Counter>,
+    gate: Option<Gate>,
 }
 
 impl Body {
-    /// The body of a response; `bytes` counts what arrives.
+    /// The body of a response.
     pub fn new(
         url: Url,
         response: reqwest::Response,
         idle: Duration,
-        bytes: Option<Counter>,
+        gate: Option<Gate>,
     ) -> Result<Self, UpstreamError> {
         let coding = headers::coding(response.headers());
         let coding = coding.map_err(|name| UpstreamError::new(&url, Reason::Encoding(name)))?;
-        let raw = Raw { url: url.clone(), response, received: 0, idle, bytes };
+        let raw = Raw { url: url.clone(), response, received: 0, idle, gate };
         let inner = match coding {
             Coding::Identity => Inner::Plain(Box::new(raw)),
             Coding::Gzip => {
@@ -89,8 +98,9 @@ impl Raw {
         match tokio::time::timeout(self.idle, self.response.chunk()).await {
             Ok(Ok(Some(chunk))) => {
                 self.received += chunk.len() as u64;
-                if let Some(bytes) = &self.bytes {
-                    bytes.inc_by(chunk.len() as u64);
+                if let Some(gate) = &self.gate {
+                    gate.bytes.inc_by(chunk.len() as u64);
+                    gate.throttle.pass(chunk.len()).await;
                 }
                 Ok(Some(chunk))
             }

@@ -14,6 +14,7 @@ use super::body::Body;
 use super::error::{Reason, UpstreamError};
 use super::headers;
 use super::limits::{ERROR_BODY_WAIT, ERROR_BYTES_MAX, MESSAGE_CHARS_MAX};
+use crate::rate::Throttle;
 
 /// Deadlines and our own addresses.
 pub(super) struct Transport {
@@ -21,6 +22,7 @@ pub(super) struct Transport {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub own_addresses: Vec<SocketAddr>,
+    pub throttle: Throttle,
 }
 
 impl Transport {
@@ -178,6 +180,7 @@ mod tests {
             header_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(1),
             own_addresses: vec![own.parse().unwrap()],
+            throttle: Throttle::default(),
         };
         let table = [
             ("127.0.0.1:5000", "http://127.0.0.1:5000/v2/", true),

@@ -9,6 +9,7 @@
 pub mod forest;
 pub mod leases;
 
+pub mod account;
 mod complaints;
 mod lists;
 mod rivals;

@@ -1,9 +1,10 @@
 //! Small answers that the swarm's routing needs: living homes, bytes received, bytes thrown away.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::exchange::Exchange;
+use super::gone::Gone;
 use super::home::Mail;
 use super::pieces::PieceSet;
 use crate::homes::homes;
@@ -12,15 +13,17 @@ use crate::io::Output;
 use crate::limits::{ENTRIES_PER_FRAME_MAX, FORMER_HOMES_MAX};
 use crate::peer::{Member, PeerId, Roster};
 use crate::pieces::piece_len;
+use crate::time::Time;
 use crate::wire::{Entry, LeaseId, Message};
 
 /// The homes of a blob, without those that cannot be reached: as the list of members will say when it has noticed.
-pub(super) fn living_homes(digest: &Digest, roster: &Roster, gone: &BTreeSet<PeerId>) -> Vec<PeerId> {
-    let listed: Vec<_> = homes(digest, roster).iter().filter(|home| !gone.contains(home)).collect();
-    if !listed.is_empty() || gone.is_empty() {
-        return listed;
+pub(super) fn living_homes(now: Time, digest: &Digest, roster: &Roster, gone: &Gone) -> Vec<PeerId> {
+    let listed = homes(digest, roster);
+    let living: Vec<_> = listed.iter().filter(|home| !gone.contains(now, home)).collect();
+    if !living.is_empty() || listed.iter().next().is_none() {
+        return living;
     }
-    let living = Roster::new(roster.iter().filter(|m| !gone.contains(&m.peer)).cloned());
+    let living = Roster::new(roster.iter().filter(|m| !gone.contains(now, &m.peer)).cloned());
     homes(digest, &living).iter().collect()
 }
 

@@ -3,11 +3,15 @@
 //!
 //! Run them with `cargo xtask bench NAME`, which installs what they compare with and sets `SHOAL_BIN`.
 
+mod degraded;
 mod direct;
 mod footprint;
 mod hit;
+mod idle;
+mod peer;
 mod rollout;
 mod setting;
+mod shaped;
 mod singleflight;
 mod sink;
 mod table;
@@ -37,8 +41,14 @@ enum What {
     Direct(direct::Options),
     /// A stored blob to local clients: throughput and CPU.
     Hit(hit::Options),
+    /// A blob from one agent to another: throughput and CPU of both.
+    Peer(peer::Options),
     /// Many agents on shaped links, one cold layer: seconds, upstream copies, and what the simulator says.
     Rollout(rollout::Options),
+    /// A swarm of many agents: meeting, idle cost, and one small image for all.
+    Idle(idle::Options),
+    /// A swarm that is of no use: a pull beside the same without a swarm.
+    Degraded(degraded::Options),
     /// Memory, time to start, latency of a small answer.
     Footprint(footprint::Options),
     /// How fast the digest of what arrives is computed.
@@ -65,7 +75,10 @@ async fn main() -> Result<()> {
         What::Singleflight(options) => (singleflight::run(&options).await?, options.common.json),
         What::Direct(options) => (direct::run(&options).await?, options.json),
         What::Hit(options) => (hit::run(&options).await?, options.common.json),
+        What::Peer(options) => (peer::run(&options).await?, options.common.json),
         What::Rollout(options) => (rollout::run(&options).await?, options.json),
+        What::Idle(options) => (idle::run(&options).await?, options.json),
+        What::Degraded(options) => (degraded::run(&options).await?, options.json),
         What::Footprint(options) => (footprint::run(&options).await?, options.common.json),
         What::Verify(options) => (verify::run(&options).await?, options.common.json),
     };

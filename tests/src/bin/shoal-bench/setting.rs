@@ -1,5 +1,6 @@
 //! What most benchmarks start with: a registry with one large blob in it, and agents in front of it.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -40,6 +41,18 @@ impl Setting {
     /// Path and query of the blob.
     pub fn path(&self) -> String {
         format!("/v2/{REPOSITORY}/blobs/{}?ns={REGISTRY}", self.blob.digest)
+    }
+
+    /// Writes a file of twice the blob's size and removes it. In a virtual machine, memory that has not been used for a while
+    /// comes from its host at a tenth of the speed; whoever is measured next shall find as much of its own as everybody.
+    pub fn fill_memory(&self) -> Result<()> {
+        let path = self.folder.path().join("memory");
+        let mut file = std::fs::File::create(&path).context("cannot write into the benchmark's folder")?;
+        let chunk = vec![0; 1 << 20];
+        for _ in 0..(2 * self.blob.bytes.len()).div_ceil(chunk.len()) {
+            file.write_all(&chunk).context("cannot write into the benchmark's folder")?;
+        }
+        std::fs::remove_file(&path).context("cannot remove what was written")
     }
 
     /// A fresh folder inside this setting's.

@@ -28,6 +28,7 @@ pub(super) fn resolve(
     found: &mut Findings<'_, '_>,
 ) -> BTreeMap<Registry, RegistrySettings> {
     let tenth = Duration::from_millis(100);
+    found.rate("upstream.rate", upstream.rate);
     found.period("upstream.connect_timeout", upstream.connect_timeout, tenth, TIMEOUT_MAX);
     found.period("upstream.header_timeout", upstream.header_timeout, tenth, TIMEOUT_MAX);
     found.period("upstream.idle_timeout", upstream.idle_timeout, tenth, TIMEOUT_MAX);

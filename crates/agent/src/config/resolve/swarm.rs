@@ -10,6 +10,7 @@ use shoal_net::{Admission, Secret};
 
 use super::{Findings, quoted};
 use crate::config::schema;
+use crate::rate::Throttle;
 use crate::swarm::SwarmSettings;
 
 /// File in the data directory with the agent's key.
@@ -32,6 +33,8 @@ pub(super) fn resolve(file: &schema::File, found: &mut Findings<'_, '_>) -> Opti
     }
     let join = join(swarm, found);
     labels(swarm, found);
+    found.rate("swarm.upload_rate", swarm.upload_rate);
+    found.rate("swarm.download_rate", swarm.download_rate);
     let Some(path) = &swarm.secret_file else {
         if !swarm.join.is_empty() || swarm.mdns || swarm.other_secret_file.is_some() {
             let remedy = "is missing: agents talk only to those that have the cluster's secret; make one with \
@@ -59,6 +62,8 @@ pub(super) fn resolve(file: &schema::File, found: &mut Findings<'_, '_>) -> Opti
         mdns: swarm.mdns,
         zone: swarm.zone.clone(),
         labels: swarm.labels.clone(),
+        upload: Throttle::new(swarm.upload_rate.map(|rate| rate.0)),
+        download: Throttle::new(swarm.download_rate.map(|rate| rate.0)),
     })
 }
 

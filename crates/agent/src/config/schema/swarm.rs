@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::quantity::Rate;
+
 /// `[swarm]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -36,6 +38,12 @@ pub struct Swarm {
     /// Failure and cost domain, such as an availability zone. Default: empty, all nodes are alike. Blobs cross from zone to
     /// zone about once; zones that are none cost time.
     pub zone: String,
+    /// Most bytes per second that this node sends to others, all transfers together, such as `100MB/s`. Default: unset, as
+    /// many as the link takes. Below `download_rate`, nodes that wait for this one get less than they could.
+    pub upload_rate: Option<Rate>,
+    /// Most bytes per second that this node receives from others. Default: unset. What comes from registries is bounded by
+    /// `upstream.rate`.
+    pub download_rate: Option<Rate>,
     /// Labels for selecting nodes, such as `pool = "gpu"`. Default: none. At most 16, of 64 bytes each.
     pub labels: BTreeMap<String, String>,
 }
@@ -52,6 +60,8 @@ impl Default for Swarm {
             join: Vec::new(),
             mdns: false,
             zone: String::new(),
+            upload_rate: None,
+            download_rate: None,
             labels: BTreeMap::new(),
         }
     }

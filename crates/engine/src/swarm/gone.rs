@@ -1,0 +1,60 @@
+//! Members that could not be reached a moment ago.
+//!
+//! Question: whom does a node not ask, that the list of members still names? Answer: those whom it could not reach, until
+//! they say something, the list changes, or some time has passed: a link that was down for a second must not take a node
+//! out of the swarm for good.
+
+use std::collections::BTreeMap;
+
+use crate::limits::GONE_REMEMBERED;
+use crate::peer::PeerId;
+use crate::time::Time;
+
+/// See the module's head.
+#[derive(Default)]
+pub struct Gone(BTreeMap<PeerId, Time>);
+
+impl Gone {
+    /// A member cannot be reached.
+    pub fn lost(&mut self, now: Time, peer: PeerId) {
+        self.0.retain(|_, until| *until > now);
+        self.0.insert(peer, now + GONE_REMEMBERED);
+    }
+
+    /// A member lives.
+    pub fn heard(&mut self, peer: &PeerId) {
+        self.0.remove(peer);
+    }
+
+    /// There are other members.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Whether a member is not to be asked.
+    pub fn contains(&self, now: Time, peer: &PeerId) -> bool {
+        self.0.get(peer).is_some_and(|until| *until > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn nobody_is_gone_for_good() {
+        let (peer, start, mut gone) = (PeerId([1; 32]), Time::ZERO, Gone::default());
+        gone.lost(start, peer);
+        assert!(gone.contains(start, &peer) && !gone.contains(start, &PeerId([2; 32])));
+        assert!(gone.contains(start + (GONE_REMEMBERED - Duration::from_millis(1)), &peer));
+        assert!(!gone.contains(start + GONE_REMEMBERED, &peer), "time passes");
+        gone.lost(start, peer);
+        gone.heard(&peer);
+        assert!(!gone.contains(start, &peer), "it lives");
+        gone.lost(start, peer);
+        gone.clear();
+        assert!(!gone.contains(start, &peer), "the list is new");
+    }
+}

@@ -1,0 +1,172 @@
+//! Agents on shaped links: one network namespace for each, a registry in another, clients beside the agents.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use shoal_agent::admin::client::AdminClient;
+use shoal_tests::docker_registry::{self, DockerRegistry};
+use shoal_tests::http::Client;
+use shoal_tests::image::{Blob, Image};
+use shoal_tests::netns::{self, Network};
+use shoal_tests::process::Process;
+use shoal_tests::{place, wait};
+
+use super::setting::{REGISTRY, REPOSITORY, say};
+
+/// How long agents may take to find each other.
+const MEET_MAX: Duration = Duration::from_secs(60);
+/// Bytes that a packet of 1,500 carries, as a part of it: what TCP, IP and Ethernet leave of a link.
+pub const PAYLOAD: f64 = 1448.0 / 1514.0;
+
+/// A running agent.
+pub struct RunningAgent {
+    /// Its admin socket.
+    pub socket: PathBuf,
+    process: Process,
+}
+
+impl RunningAgent {
+    /// Lets it stand still.
+    pub fn stop(&self) {
+        self.process.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        self.process.signal(libc::SIGCONT);
+    }
+}
+
+/// The registry lives in the first node of the network.
+pub async fn start_registry(network: &Network, folder: &Path, image: &Image) -> Result<DockerRegistry> {
+    let at = SocketAddr::from((netns::address(0), 5000));
+    let program = place::program("docker-registry", "docker-registry");
+    let registry = DockerRegistry::start_by(network.command(0, &program), folder, at)?;
+    let (url, image) = (registry.url(), image.clone());
+    // From inside its own namespace: the push does not cross the shaped link.
+    let pushed = network.inside(0, move || {
+        inside_runtime()?.block_on(async {
+            wait::until("the registry to listen", wait::START_MAX, || async {
+                tokio::net::TcpStream::connect(at).await.is_ok()
+            })
+            .await;
+            docker_registry::push_to(&url, None, REPOSITORY, "v1", &image).await;
+        });
+        anyhow::Ok(())
+    });
+    pushed.join().map_err(|_| anyhow::anyhow!("the push panicked"))???;
+    Ok(registry)
+}
+
+/// Starts an agent in each of these nodes. The folder has the configuration of each; `swarm` tells whether they are members
+/// of one.
+pub fn start_agents(
+    network: &Network,
+    folder: &Path,
+    nodes: impl IntoIterator<Item = usize>,
+    swarm: bool,
+) -> Result<Vec<RunningAgent>> {
+    let secret = folder.join("secret");
+    std::fs::write(&secret, "the secret of a benchmark").context("cannot write the secret")?;
+    let join: Vec<String> = (1..=3).map(|node| format!("'{}'", netns::address(node))).collect();
+    let mut agents = Vec::new();
+    for node in nodes {
+        let own = folder.join(format!("node-{node}"));
+        std::fs::create_dir_all(&own)?;
+        let address = netns::address(node);
+        let mut config = format!(
+            "[[registry.listeners]]\naddress = '127.0.0.1:5000'\n[store]\npath = '{}'\n[admin]\nsocket = '{}'\n\
+             [observe]\naddress = '127.0.0.1:5080'\n[upstream.registries.'{REGISTRY}']\nendpoint = 'http://{}:5000'\n",
+            own.join("data").display(),
+            own.join("sock").display(),
+            netns::address(0),
+        );
+        if swarm {
+            config += &format!(
+                "[swarm]\nsecret_file = '{}'\nlisten = ['{address}']\njoin = [{}]\n",
+                secret.display(),
+                join.join(", ")
+            );
+        }
+        let path = own.join("shoal.toml");
+        std::fs::write(&path, config)?;
+        let mut command = network.command(node, &place::shoal_bin());
+        command.arg("agent").arg("--config").arg(&path);
+        let process = Process::spawn("shoal agent", &mut command, &own.join("log"))?;
+        agents.push(RunningAgent { socket: own.join("sock"), process });
+    }
+    Ok(agents)
+}
+
+/// Waits until an agent answers its admin socket.
+pub async fn until_answers(agent: &RunningAgent) {
+    let client = AdminClient::new(&agent.socket);
+    wait::until("the agent to answer", wait::START_MAX, || async { client.status().await.is_ok() }).await;
+}
+
+/// Waits until all know each other.
+pub async fn until_met(agents: &[RunningAgent], members: usize) {
+    for agent in agents {
+        let client = AdminClient::new(&agent.socket);
+        wait::until(format!("{members} members to be known"), MEET_MAX, || async {
+            client.peers().await.is_ok_and(|peers| peers.members.len() == members)
+        })
+        .await;
+    }
+}
+
+/// Lets a client beside each of these agents pull a layer, all at once; how long each took, ascending.
+pub fn pull(network: &Network, nodes: &[usize], layer: &Blob) -> Result<Vec<Duration>> {
+    say(&format!("{} client(s) pull at once", nodes.len()));
+    let barrier = Arc::new(Barrier::new(nodes.len()));
+    let clients: Vec<_> = nodes
+        .iter()
+        .map(|node| {
+            let (barrier, layer) = (Arc::clone(&barrier), layer.clone());
+            network.inside(*node, move || {
+                let runtime = inside_runtime()?;
+                barrier.wait();
+                let begun = Instant::now();
+                runtime.block_on(get(&layer)).map(|()| begun.elapsed())
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for client in clients {
+        times.push(client.join().map_err(|_| anyhow::anyhow!("a client panicked"))???);
+    }
+    times.sort();
+    Ok(times)
+}
+
+/// Gets the layer from the agent beside it and compares every byte.
+async fn get(layer: &Blob) -> Result<()> {
+    let agent = SocketAddr::from((Ipv4Addr::LOCALHOST, 5000));
+    let url = format!("http://{agent}/v2/{REPOSITORY}/blobs/{}?ns={REGISTRY}", layer.digest);
+    let mut response = Client::patient().open(&url).await;
+    ensure!(response.status() == 200, "the agent answered {}", response.status());
+    let mut at = 0;
+    while let Some(chunk) = response.chunk().await? {
+        ensure!(layer.bytes.get(at..at + chunk.len()) == Some(&chunk[..]), "wrong bytes behind {at}");
+        at += chunk.len();
+    }
+    ensure!(at == layer.bytes.len(), "the body ended at {at} of {} bytes", layer.bytes.len());
+    Ok(())
+}
+
+/// For a thread inside a namespace: it must do everything itself.
+fn inside_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("there is no runtime")
+}
+
+/// CPU seconds that all processes of this machine have used.
+pub fn cpu_seconds() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let line = text.lines().next().context("/proc/stat is empty")?;
+    let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    // user, nice, system; then idle and iowait, which are none; then interrupts.
+    Ok((ticks.iter().take(3).sum::<f64>() + ticks.iter().skip(5).take(2).sum::<f64>()) / 100.0)
+}

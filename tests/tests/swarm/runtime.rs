@@ -1,0 +1,92 @@
+//! Real runtimes on some of the nodes, and what bounds the operator has set.
+
+use std::time::{Duration, Instant};
+
+use shoal_tests::agent::Setup;
+use shoal_tests::cluster::Cluster;
+use shoal_tests::containerd::{self, Containerd, REGISTRY};
+use shoal_tests::docker_registry::DockerRegistry;
+use shoal_tests::http::Client;
+use shoal_tests::image::Image;
+use shoal_tests::origin::Origin;
+
+use super::REPOSITORY;
+
+/// containerd on two nodes, light clients on the others, all at once: the registry sends each blob once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containerds_and_others_pull_at_once() {
+    let Some(version) = containerd::at_hand().into_iter().next() else { return };
+    let registry = DockerRegistry::start().await;
+    let image = Image::new(870, &[6_000_000, 2_000_000, 30_000]);
+    registry.push(REPOSITORY, "v1", &image).await;
+    let url = registry.url();
+    let cluster = Cluster::start_with(&url, 4, |_, setup| setup.registry(REGISTRY, &url)).await;
+    let mut runtimes = Vec::new();
+    for agent in &cluster.agents[..2] {
+        let runtime = Containerd::start(version, None).await;
+        runtime.mirror(&agent.url(), "http://127.0.0.1:1");
+        runtimes.push(runtime);
+    }
+    let others: Vec<_> = cluster.agents[2..]
+        .iter()
+        .map(|agent| {
+            let base = format!("{}/v2/{REPOSITORY}", agent.url());
+            let image = image.clone();
+            tokio::spawn(async move {
+                let client = Client::new();
+                for blob in image.blobs() {
+                    let url = format!("{base}/blobs/{}?ns={REGISTRY}", blob.digest);
+                    client.get(&url).await.expect(200, &blob.bytes);
+                }
+            })
+        })
+        .collect();
+    let name = format!("{REPOSITORY}:v1");
+    let (first, second) = tokio::join!(runtimes[0].pull(&name), runtimes[1].pull(&name));
+    for pulled in [first, second] {
+        pulled.expect_ok("a pull by containerd");
+    }
+    for runtime in &runtimes {
+        runtime.expect_image(&image).await;
+    }
+    for other in others {
+        other.await.expect("every blob arrives whole");
+    }
+    for blob in image.blobs() {
+        assert_eq!(registry.blob_gets(&blob.digest), 1, "{}", blob.digest);
+    }
+}
+
+/// Bytes per second keep to the bound in each direction. A bound from below is safe to assert on any machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rates_are_kept() {
+    const BYTES: usize = 3_000_000;
+    const RATE: &str = "1MB/s";
+    let least = Duration::from_millis(2700);
+    let bounds: [(&str, &dyn Fn(usize, Setup) -> Setup, usize); 3] = [
+        ("upstream.rate", &|node, setup| if node == 0 { setup.set("upstream.rate", RATE) } else { setup }, 0),
+        (
+            "swarm.upload_rate",
+            &|node, setup| if node == 0 { setup.set("swarm.upload_rate", RATE) } else { setup },
+            1,
+        ),
+        (
+            "swarm.download_rate",
+            &|node, setup| if node == 1 { setup.set("swarm.download_rate", RATE) } else { setup },
+            1,
+        ),
+    ];
+    for (seed, (key, each, slow)) in (880..).zip(bounds) {
+        let origin = Origin::start().await;
+        let image = Image::new(seed, &[BYTES]);
+        origin.add_image(REPOSITORY, "v1", &image);
+        let cluster = Cluster::start_with(&origin.url(), 2, each).await;
+        for node in 0..2 {
+            let begun = Instant::now();
+            cluster.pull([node], REPOSITORY, &image).await;
+            assert!(node != slow || begun.elapsed() >= least, "{key}: {:?}", begun.elapsed());
+        }
+        let copies = origin.blob_bytes(&image.layers[0].digest) as f64 / BYTES as f64;
+        assert!(copies < 1.1, "{key}: {copies} copies");
+    }
+}
