@@ -12,13 +12,14 @@ pub mod leases;
 mod complaints;
 mod lists;
 mod rivals;
+mod roll;
 mod succession;
 mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::Digest;
-use crate::limits::{BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX};
+use crate::limits::{BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX, ROLL_PAUSE};
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
 use crate::swarm::classes::{RELAY, class_count};
@@ -82,6 +83,8 @@ struct Book {
     asked_for_hashes: Option<Time>,
     /// When pieces were last reported.
     reported: Time,
+    /// When receivers are asked next whether they still receive.
+    roll_at: Time,
 }
 
 /// A blob that some members have and nobody receives.
@@ -394,13 +397,14 @@ impl Book {
             behind: BTreeSet::new(),
             asked_for_hashes: None,
             reported: now,
+            roll_at: now + ROLL_PAUSE,
         }
     }
 
     fn next_wakeup(&self) -> Option<Time> {
         let census = self.census.as_ref().map(|census| census.until);
         let asked = self.asked.as_ref().map(|asked| asked.until);
-        self.leases.next_wakeup().into_iter().chain(census).chain(asked).min()
+        self.leases.next_wakeup().into_iter().chain(census).chain(asked).chain([self.roll_at]).min()
     }
 
     fn all(&self) -> Run {
@@ -533,6 +537,7 @@ impl Book {
         if !self.unlisted.is_empty() {
             self.ask_for_list(mail);
         }
+        self.call_roll(now, mail);
     }
 
     fn grant(&mut self, now: Time, mail: &mut Mail) {
