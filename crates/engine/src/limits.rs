@@ -209,6 +209,10 @@ pub const UPLOADS_PER_PEER_MAX: usize = 4;
 /// Pieces on the way to slow readers, beside the others.
 pub const UPLOADS_TO_SLOW_MAX: usize = 4;
 
+/// Pieces on the way to slow readers, those included whose readers turned out to be slow when the pieces had been begun: each
+/// holds a stream until it is given up, and the others go on meanwhile.
+pub const UPLOADS_DOUBTED_MAX: usize = 32;
+
 /// A reader that takes this many times as long as the quickest is slow.
 pub const SLOW_READER_FACTOR: f64 = 6.0;
 

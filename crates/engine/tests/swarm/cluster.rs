@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use shoal_engine::demand::Part;
 use shoal_engine::io::{Outcome, PullFault};
-use shoal_engine::limits::{PENDING_PIECES_MAX, UPLOADS_MAX, UPLOADS_PER_PEER_MAX, UPLOADS_TO_SLOW_MAX};
+use shoal_engine::limits::{PENDING_PIECES_MAX, UPLOADS_DOUBTED_MAX, UPLOADS_MAX, UPLOADS_PER_PEER_MAX};
 use shoal_engine::pieces::{last_piece_start, piece_len};
 use shoal_engine::swarm::upload::Send;
 use shoal_engine::wire::{Message, PieceHash};
@@ -487,7 +487,7 @@ impl Cluster {
         let sending = node.uploads.len();
         check!(
             self,
-            sending <= UPLOADS_MAX + UPLOADS_TO_SLOW_MAX,
+            sending <= UPLOADS_MAX + UPLOADS_DOUBTED_MAX,
             "{number} sends {sending} pieces at a time"
         );
         let mut by_reader: BTreeMap<&PeerId, usize> = BTreeMap::new();
