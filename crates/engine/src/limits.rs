@@ -140,6 +140,14 @@ pub const HOME_RECOVERY: Duration = Duration::from_millis(150);
 /// smaller. While it grows from one member to a thousand a digest has seven or eight homes, and the last few are enough.
 pub const RIVALS_ASKED_MAX: usize = 6;
 
+/// Time that a home waits for its list of members when somebody joins who is not on it: a node that has just started is known
+/// to others some gossip before it knows them.
+pub const BEHIND_WAIT: Duration = Duration::from_millis(500);
+
+/// Better homes that those may name and that are asked in turn, for one book: as many as there may be in a cluster that grows,
+/// and no more work for a member that makes them up.
+pub const RIVALS_NAMED_MAX: usize = RIVALS_ASKED_MAX;
+
 /// Time for which a better home that has made itself known is remembered; the list of members names it by then.
 pub const BETTER_REMEMBERED: Duration = Duration::from_secs(10);
 

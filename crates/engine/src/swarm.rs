@@ -346,6 +346,7 @@ impl Swarm {
             self.lost(now, &peer);
         }
         self.with_warming(now, |warming, desk| warming.handle_members(desk, &before));
+        self.home.roster_changed(now, &self.roster, &mut self.mail);
         for digest in self.home.receiving() {
             if let Some(first) = homes(&digest, &self.roster).first().filter(|home| *home != self.me) {
                 self.home.hand_over(&digest, first, &mut self.mail);

@@ -71,6 +71,8 @@ struct Book {
     mismatched: BTreeSet<PeerId>,
     census: Option<Census>,
     asked: Option<Asked>,
+    /// Better homes that others have named, and that were asked whether they are.
+    named: BTreeSet<PeerId>,
     /// A member that was asked to take the hashes of what it has.
     listing: Option<PeerId>,
     /// Members that wait for the complete list.
@@ -187,7 +189,7 @@ impl Home {
             return self.close_if_done(&digest);
         }
         if is_new {
-            self.ask_rivals(now, &digest, roster, mail);
+            self.ask_rivals(now, &digest, &from, roster, mail);
         }
         let Some(book) = self.books.get_mut(&digest) else { return };
         match book.wait_for_rivals(now, from, joining, roster, mail) {
@@ -390,6 +392,7 @@ impl Book {
             mismatched: BTreeSet::new(),
             census: None,
             asked: None,
+            named: BTreeSet::new(),
             listing: None,
             unlisted: BTreeSet::new(),
             reporters_of_lists: BTreeSet::new(),
