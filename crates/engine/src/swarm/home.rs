@@ -295,6 +295,8 @@ impl Home {
     /// See [`Message::Leave`].
     pub fn leave(&mut self, now: Time, from: PeerId, digest: Digest, mail: &mut Mail) {
         let Some(book) = self.books.get_mut(&digest) else { return };
+        // A lease that is still on its way would find it in the book again, if it comes back at once.
+        book.take_leases(&from, mail);
         book.lose(&from);
         book.advance(now, mail);
         self.close_if_done(&digest);
