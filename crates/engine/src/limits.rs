@@ -140,6 +140,14 @@ pub const HOME_RECOVERY: Duration = Duration::from_millis(150);
 /// smaller. While it grows from one member to a thousand a digest has seven or eight homes, and the last few are enough.
 pub const RIVALS_ASKED_MAX: usize = 6;
 
+/// Time that a home waits for its list of members when somebody joins who is not on it: a node that has just started is known
+/// to others some gossip before it knows them.
+pub const BEHIND_WAIT: Duration = Duration::from_millis(500);
+
+/// Better homes that those may name and that are asked in turn, for one book: as many as there may be in a cluster that grows,
+/// and no more work for a member that makes them up.
+pub const RIVALS_NAMED_MAX: usize = RIVALS_ASKED_MAX;
+
 /// Time for which a better home that has made itself known is remembered; the list of members names it by then.
 pub const BETTER_REMEMBERED: Duration = Duration::from_secs(10);
 
@@ -209,6 +217,10 @@ pub const UPLOADS_PER_PEER_MAX: usize = 4;
 /// Pieces on the way to slow readers, beside the others.
 pub const UPLOADS_TO_SLOW_MAX: usize = 4;
 
+/// Pieces on the way to slow readers, those included whose readers turned out to be slow when the pieces had been begun: each
+/// holds a stream until it is given up, and the others go on meanwhile.
+pub const UPLOADS_DOUBTED_MAX: usize = 32;
+
 /// A reader that takes this many times as long as the quickest is slow.
 pub const SLOW_READER_FACTOR: f64 = 6.0;
 
@@ -233,6 +245,10 @@ pub const EXCHANGE_CHECK: Duration = Duration::from_millis(100);
 
 /// Time without a piece and without a word from the home after which it is asked whether it lives.
 pub const HOME_SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// Pause between two questions of a home to those that receive by its book: do you still? Of 1,000 receivers that costs 4 KB/s,
+/// and none has to answer. Most transfers are over by then.
+pub const ROLL_PAUSE: Duration = Duration::from_secs(15);
 
 /// Time that a piece waits for its hash before the home is asked for it.
 pub const HASH_WAIT: Duration = Duration::from_millis(200);

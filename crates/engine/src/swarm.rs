@@ -347,6 +347,7 @@ impl Swarm {
             self.lost(now, &peer);
         }
         self.with_warming(now, |warming, desk| warming.handle_members(desk, &before));
+        self.home.roster_changed(now, &self.roster, &mut self.mail);
         for digest in self.home.receiving() {
             if let Some(first) = homes(&digest, &self.roster).first().filter(|home| *home != self.me) {
                 self.home.hand_over(&digest, first, &mut self.mail);
@@ -444,6 +445,11 @@ impl Swarm {
     }
 
     fn hear_as_receiver(&mut self, now: Time, from: PeerId, digest: Digest, message: Message) {
+        let is_question = matches!(&message, Message::Feeds { feeds, .. } if feeds.is_empty());
+        let receives = self.exchanges.get(&digest).is_some_and(|exchange| exchange.home() == Some(from));
+        if is_question && !receives {
+            return self.tell_of_absence(from, digest);
+        }
         let Some(exchange) = self.exchanges.get_mut(&digest) else {
             // A home that grants a lease to somebody who has left has to look elsewhere.
             if let Message::Lease { lease, run, .. } = message {
@@ -482,6 +488,15 @@ impl Swarm {
             }
             _ => {}
         }
+    }
+
+    /// A home believes that this node receives a blob by its book: what it was told has been lost, or crosses the question.
+    fn tell_of_absence(&mut self, home: PeerId, digest: Digest) {
+        let message = match self.announcements.stored(&digest) {
+            Some(size) => Message::Whole { digest, size },
+            None => Message::Leave { digest },
+        };
+        self.mail.push_back((home, message));
     }
 
     // ---- bytes ----

@@ -319,7 +319,8 @@ pub enum Message {
         /// Why.
         reason: Refusal,
     },
-    /// From the home: from now on, these are the feeds of these classes.
+    /// From the home: from now on, these are the feeds of these classes. With none it is a question: who does not receive the
+    /// blob by this home's book (any more) says so.
     Feeds {
         /// The blob.
         digest: Digest,

@@ -71,6 +71,11 @@ impl Announcements {
         homes.contains(&self.me)
     }
 
+    /// Size of a blob, if it is stored.
+    pub fn stored(&self, digest: &Digest) -> Option<u64> {
+        self.stored.get(digest).copied()
+    }
+
     /// A blob that is no longer there is not announced.
     pub fn forget(&mut self, digest: &Digest) {
         self.stored.remove(digest);

@@ -13,13 +13,14 @@ pub mod account;
 mod complaints;
 mod lists;
 mod rivals;
+mod roll;
 mod succession;
 mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::Digest;
-use crate::limits::{BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX};
+use crate::limits::{BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX, ROLL_PAUSE};
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
 use crate::swarm::classes::{RELAY, class_count};
@@ -71,6 +72,8 @@ struct Book {
     mismatched: BTreeSet<PeerId>,
     census: Option<Census>,
     asked: Option<Asked>,
+    /// Better homes that others have named, and that were asked whether they are.
+    named: BTreeSet<PeerId>,
     /// A member that was asked to take the hashes of what it has.
     listing: Option<PeerId>,
     /// Members that wait for the complete list.
@@ -83,6 +86,8 @@ struct Book {
     asked_for_hashes: Option<Time>,
     /// When pieces were last reported.
     reported: Time,
+    /// When receivers are asked next whether they still receive.
+    roll_at: Time,
 }
 
 /// A blob that some members have and nobody receives.
@@ -185,7 +190,7 @@ impl Home {
             return self.close_if_done(&digest);
         }
         if is_new {
-            self.ask_rivals(now, &digest, roster, mail);
+            self.ask_rivals(now, &digest, &from, roster, mail);
         }
         let Some(book) = self.books.get_mut(&digest) else { return };
         match book.wait_for_rivals(now, from, joining, roster, mail) {
@@ -291,6 +296,8 @@ impl Home {
     /// See [`Message::Leave`].
     pub fn leave(&mut self, now: Time, from: PeerId, digest: Digest, mail: &mut Mail) {
         let Some(book) = self.books.get_mut(&digest) else { return };
+        // A lease that is still on its way would find it in the book again, if it comes back at once.
+        book.take_leases(&from, mail);
         book.lose(&from);
         book.advance(now, mail);
         self.close_if_done(&digest);
@@ -388,6 +395,7 @@ impl Book {
             mismatched: BTreeSet::new(),
             census: None,
             asked: None,
+            named: BTreeSet::new(),
             listing: None,
             unlisted: BTreeSet::new(),
             reporters_of_lists: BTreeSet::new(),
@@ -395,13 +403,14 @@ impl Book {
             behind: BTreeSet::new(),
             asked_for_hashes: None,
             reported: now,
+            roll_at: now + ROLL_PAUSE,
         }
     }
 
     fn next_wakeup(&self) -> Option<Time> {
         let census = self.census.as_ref().map(|census| census.until);
         let asked = self.asked.as_ref().map(|asked| asked.until);
-        self.leases.next_wakeup().into_iter().chain(census).chain(asked).min()
+        self.leases.next_wakeup().into_iter().chain(census).chain(asked).chain([self.roll_at]).min()
     }
 
     fn all(&self) -> Run {
@@ -534,6 +543,7 @@ impl Book {
         if !self.unlisted.is_empty() {
             self.ask_for_list(mail);
         }
+        self.call_roll(now, mail);
     }
 
     fn grant(&mut self, now: Time, mail: &mut Mail) {

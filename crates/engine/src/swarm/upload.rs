@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use crate::ids::Digest;
 use crate::limits::{
-    SLOW_READER_FACTOR, SUBSCRIPTIONS_MAX, UPLOADS_MAX, UPLOADS_PER_PEER_MAX, UPLOADS_TO_SLOW_MAX,
+    SLOW_READER_FACTOR, SUBSCRIPTIONS_MAX, UPLOADS_DOUBTED_MAX, UPLOADS_MAX, UPLOADS_PER_PEER_MAX,
+    UPLOADS_TO_SLOW_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::classes::{RELAY, class_of};
@@ -287,6 +288,9 @@ impl Uploads {
     fn doubt(&mut self, now: Time) {
         let limit = SLOW_READER_FACTOR * self.quickest;
         for sending in self.on_the_way.values_mut().filter(|s| !s.slow && self.quickest > 0.0) {
+            if self.slow >= UPLOADS_DOUBTED_MAX {
+                return;
+            }
             let takes = (now - sending.since).as_secs_f64();
             if takes > limit {
                 sending.slow = true;

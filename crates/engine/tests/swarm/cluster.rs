@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use shoal_engine::demand::Part;
 use shoal_engine::io::{Outcome, PullFault};
-use shoal_engine::limits::{PENDING_PIECES_MAX, UPLOADS_MAX, UPLOADS_PER_PEER_MAX, UPLOADS_TO_SLOW_MAX};
+use shoal_engine::limits::{PENDING_PIECES_MAX, UPLOADS_DOUBTED_MAX, UPLOADS_MAX, UPLOADS_PER_PEER_MAX};
 use shoal_engine::pieces::{last_piece_start, piece_len};
 use shoal_engine::swarm::upload::Send;
 use shoal_engine::wire::{Message, PieceHash};
@@ -28,7 +28,7 @@ pub type BlobNo = usize;
 /// Steps after which a run is taken for one that never ends.
 const STEPS_MAX: u64 = 400_000;
 
-/// Lines of the trace that a failed check shows.
+/// Lines of the trace that a failed check shows, unless `TRACE` says how many.
 const TRACE_TAIL: usize = 80;
 
 /// How fast the cluster is.
@@ -119,6 +119,7 @@ pub struct Cluster {
     /// What has reached frozen nodes.
     pub held: BTreeMap<NodeNo, Vec<Event>>,
     pub trace: VecDeque<String>,
+    trace_tail: usize,
     events: BTreeMap<(Time, u64), Event>,
     /// When the last message between two nodes arrives: they stay in order.
     in_order: BTreeMap<(NodeNo, NodeNo), Time>,
@@ -169,6 +170,10 @@ impl Cluster {
             cut: BTreeSet::new(),
             held: BTreeMap::new(),
             trace: VecDeque::new(),
+            trace_tail: std::env::var("TRACE")
+                .ok()
+                .and_then(|lines| lines.parse().ok())
+                .unwrap_or(TRACE_TAIL),
             events: BTreeMap::new(),
             in_order: BTreeMap::new(),
             next_event: 0,
@@ -329,6 +334,8 @@ impl Cluster {
         }
         match event {
             Event::Tell(node, _, input) => self.input(node, input),
+            // Nobody has answered when the agent was killed.
+            Event::Answer(node, ..) if !self.nodes[node].is_up() => {}
             Event::Answer(node, _, blob, effect) => self.answer(node, blob, effect),
             Event::Message { from, life, to, message } => self.deliver(from, life, to, message),
             Event::Piece { from, life, to, send, wrong } => self.deliver_piece((from, life), to, send, wrong),
@@ -487,7 +494,7 @@ impl Cluster {
         let sending = node.uploads.len();
         check!(
             self,
-            sending <= UPLOADS_MAX + UPLOADS_TO_SLOW_MAX,
+            sending <= UPLOADS_MAX + UPLOADS_DOUBTED_MAX,
             "{number} sends {sending} pieces at a time"
         );
         let mut by_reader: BTreeMap<&PeerId, usize> = BTreeMap::new();
@@ -546,7 +553,7 @@ impl Cluster {
     }
 
     fn note(&mut self, line: String) {
-        if self.trace.len() == TRACE_TAIL {
+        if self.trace.len() == self.trace_tail {
             self.trace.pop_front();
         }
         self.trace.push_back(line);

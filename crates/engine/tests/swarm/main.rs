@@ -12,6 +12,7 @@ mod node;
 mod outside;
 mod properties;
 mod sharing;
+mod stories;
 mod upstream;
 
 const KIB: u64 = 1 << 10;

@@ -16,15 +16,15 @@ use crate::outside::Act;
 
 /// A story: nodes, blobs, and what happens to them when.
 #[derive(Clone, Debug)]
-struct Story {
-    seed: u64,
-    nodes: usize,
-    pace: Pace,
-    sizes: Vec<u64>,
-    acts: Vec<(Duration, Act)>,
+pub struct Story {
+    pub seed: u64,
+    pub nodes: usize,
+    pub pace: Pace,
+    pub sizes: Vec<u64>,
+    pub acts: Vec<(Duration, Act)>,
 }
 
-fn tell(story: &Story) -> Cluster {
+pub fn tell(story: &Story) -> Cluster {
     let mut cluster = Cluster::with(story.pace, story.nodes, story.seed);
     for &size in &story.sizes {
         cluster.add(size);
@@ -118,9 +118,19 @@ fn story(faults: bool, lies: bool) -> impl Strategy<Value = Story> {
 
 // ---- properties ----
 
-/// Stories of fixed seeds, so that each run of the tests is told the same ones; those that are ignored try new ones.
+/// Stories of a fixed seed, so that each run of the tests is told the same ones. `STORIES=7,3000` tells 3,000 others.
 fn fixed(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, max_shrink_iters: 60, rng_seed: RngSeed::Fixed(4), ..ProptestConfig::default() }
+    let asked = std::env::var("STORIES").ok();
+    let asked = asked.as_deref().and_then(|a| a.split_once(',')).map(|(seed, cases)| {
+        (seed.parse().expect("STORIES is a seed and a number"), cases.parse().expect("a number of stories"))
+    });
+    let (seed, cases) = asked.unwrap_or((4, cases));
+    ProptestConfig {
+        cases,
+        max_shrink_iters: 60,
+        rng_seed: RngSeed::Fixed(seed),
+        ..ProptestConfig::default()
+    }
 }
 
 /// What happens to the upstream bytes and the clients of a story with faults.
@@ -148,9 +158,8 @@ proptest! {
         }
     }
 
-    /// And upstream sends it once.
+    /// And upstream sends it once, but for the piece in which a lease is cut that somebody else goes on with.
     #[test]
-    #[ignore = "with slow links a feed counts as silent while it sends, and what it was to send is fetched again"]
     fn without_faults_each_blob_is_fetched_once(mut story in story(false, false)) {
         story.acts.retain(|(_, act)| matches!(act, Act::Open(..)));
         let cluster = tell(&story);
@@ -158,7 +167,10 @@ proptest! {
             prop_assert!(matches!(client.outcome, Some(Outcome::Delivered | Outcome::Stored)), "{:?}", client);
         }
         for blob in &cluster.blobs {
-            prop_assert!(blob.fetched == 0 || blob.fetched == blob.size, "{:?} of {}", blob.requests, blob.size);
+            let cut = blob.requests.len().saturating_sub(1) as u64 * PIECE;
+            if blob.fetched > blob.size + cut {
+                cluster.fail(&format!("{} of {}: {:?}", blob.fetched, blob.size, blob.requests));
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use shoal_engine::Input;
 use shoal_engine::demand::Part;
 use shoal_engine::io::Outcome;
+use shoal_engine::wire::Message;
 
 use crate::cluster::{Cluster, Pace};
 use crate::{KIB, PIECE};
@@ -252,5 +253,19 @@ fn slow_hashing_costs_no_byte_and_no_pull() {
         cluster.run();
         delivered(&cluster, &tickets);
         assert_eq!(cluster.blobs[blob].fetched, 40 * PIECE);
+    }
+}
+
+#[test]
+fn a_member_that_does_not_receive_says_so_when_a_home_asks() {
+    let mut cluster = Cluster::new(3);
+    let blob = cluster.add(4 * PIECE);
+    cluster.give(1, blob);
+    cluster.run();
+    let (home, digest) = (cluster.nodes[2].peer(), cluster.blobs[blob].digest);
+    for (node, answer) in [(0, "Leave"), (1, "Whole")] {
+        cluster.input(node, Input::Heard { from: home, message: Message::Feeds { digest, feeds: vec![] } });
+        let told = cluster.trace.back().expect("something was said");
+        assert!(told.contains("Tell") && told.contains(answer), "{told}");
     }
 }

@@ -68,10 +68,11 @@ impl Exchange {
         let idle = now - class.last_piece.max(class.complained.unwrap_or_default());
         let quiet = idle >= FEED_SILENCE_MAX.max(view.patience);
         let silent = idle >= ALL_SILENT_MAX.max(view.patience);
-        // The one that was to send what is missing first.
-        let first =
-            (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
-        let due = |s: &&Source| first.is_some_and(|piece| s.runs.iter().any(|run| run.contains(piece)));
+        // The one that was to send what is missing first. What this node fetches itself no feed is asked for.
+        let fetches = |piece: u32| self.leases.values().any(|work| work.run.contains(piece));
+        let mut missing = (at as u32..self.have.total()).step_by(self.classes.len());
+        let Some(first) = missing.find(|p| !self.have.contains(*p) && !fetches(*p)) else { return };
+        let due = |s: &&Source| s.runs.iter().any(|run| run.contains(first));
         let Some(source) = class.sources.iter().find(due).or(class.sources.last()) else {
             if quiet && (view.moves || silent) && self.leases.is_empty() {
                 self.complain(now, at as u8, PeerId([0; 32]), Complaint::Silent, mail);
@@ -96,7 +97,8 @@ impl Exchange {
     /// The pieces that this node has gained since it last looked, and those that were new to everybody: a node that catches
     /// up has its feeds wait for it as well. `None` where all is listed already, so that nobody knows how far others are.
     fn went_round(&mut self) -> Option<(f64, f64)> {
-        let now = (self.have.count(), self.list.front());
+        // Not the last one that is known: with several leases that one jumps.
+        let now = (self.have.count(), self.list.known().count());
         let before = std::mem::replace(&mut self.compared_at, now);
         let gained = f64::from(now.0.saturating_sub(before.0));
         let new = f64::from(now.1.saturating_sub(before.1));

@@ -71,9 +71,11 @@ impl Book {
                 if why != Complaint::Slow {
                     let there = |run: &Run| !self.leases.active().any(|(_, a)| a.run.contains(run.first));
                     let lost: Vec<_> = missing.iter().copied().filter(there).collect();
-                    match self.forest.has_seeds() {
-                        true => self.forest.replace(node, class, false),
-                        false => self.leases.misses(now, &lost),
+                    if self.forest.has_seeds() {
+                        self.forest.replace(node, class, false);
+                    }
+                    if self.forest.parent(node, class) == Parent::Source {
+                        self.leases.misses(now, &lost);
                     }
                 }
             }

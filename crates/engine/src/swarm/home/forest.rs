@@ -156,9 +156,10 @@ impl Forest {
         self.nodes.iter().filter(|n| n.whole && !n.closed).map(|n| n.peer)
     }
 
-    /// Whether somebody has everything.
+    /// Whether somebody has everything, busy or not, and was not found to be of no use.
     pub fn has_seeds(&self) -> bool {
-        self.seeds.iter().any(|zone| !zone.is_empty())
+        let any = self.whole.iter().any(|whole| *whole > 0);
+        any && self.nodes.iter().any(|n| n.whole && n.slots > 0)
     }
 
     /// Members that do not have everything and have not left; those that fetch upstream are among them.

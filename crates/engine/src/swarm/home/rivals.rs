@@ -3,8 +3,10 @@
 //! Question: what may a home grant that cannot be sure to be the only one? Answer: when it opens a book and knows nobody
 //! who has the blob, it asks those that would be home without it, and lets nobody in before they have answered or
 //! [`HOME_RECOVERY`] has passed. The asked one tells who has the blob and names the heaviest home that it has
-//! heard of. If that is the asker, its own receivers go there and bring their leases and feeds along; if not, the asker's
-//! go. Prevents: a copy from upstream for each home that a growing cluster has had, and for each view of it.
+//! heard of. If that is the asker, its own receivers go there and bring their leases and feeds along; if not, the asker asks
+//! the named one, and its receivers go there as soon as that one says itself that it is home. Prevents: a copy from upstream
+//! for each home that a growing cluster has had, and for each view of it; and a member that sends others to a home that is
+//! none.
 //!
 //! Invariant: a book goes only to a heavier member, so nothing goes round in a circle.
 
@@ -14,7 +16,8 @@ use super::{Book, Home, Joining, Mail};
 use crate::homes::{first_of, homes, outranks};
 use crate::ids::Digest;
 use crate::limits::{
-    BETTER_REMEMBERED, BOOKS_MAX, DEPARTED_MAX, HOLDERS_PER_BLOB_MAX, HOME_RECOVERY, RIVALS_ASKED_MAX,
+    BEHIND_WAIT, BETTER_REMEMBERED, BOOKS_MAX, DEPARTED_MAX, HOLDERS_PER_BLOB_MAX, HOME_RECOVERY,
+    RIVALS_ASKED_MAX, RIVALS_NAMED_MAX,
 };
 use crate::peer::{PeerId, Roster};
 use crate::time::Time;
@@ -33,6 +36,8 @@ pub(super) struct Rivals {
 pub(super) struct Asked {
     rivals: BTreeSet<PeerId>,
     pub(super) until: Time,
+    /// Whether this node's list of members is behind that of those who join: whom to ask, it does not know yet.
+    behind: bool,
     /// Members that have joined meanwhile, in order, with their zones.
     joined: Vec<(PeerId, Box<str>, Joining)>,
 }
@@ -60,20 +65,53 @@ impl Home {
         }
     }
 
-    /// A book has been opened: those that would be home without this node may know more.
-    pub(super) fn ask_rivals(&mut self, now: Time, digest: &Digest, roster: &Roster, mail: &mut Mail) {
+    /// A book has been opened for `from`: those that would be home without this node may know more. One that is not on the
+    /// list of members shows that this node has just come and does not know yet whom to ask.
+    pub(super) fn ask_rivals(
+        &mut self,
+        now: Time,
+        digest: &Digest,
+        from: &PeerId,
+        roster: &Roster,
+        mail: &mut Mail,
+    ) {
         // One that was asked because others did not answer must not wait for those others.
-        if homes(digest, roster).first() != Some(self.me) {
+        if homes(digest, roster).first().is_some_and(|first| first != self.me) {
             return;
         }
+        let behind = *from != self.me && !roster.contains(from);
+        let rivals = self.rivals_of(digest, roster);
         let fresh = |book: &&mut Book| !book.forest.has_seeds() && !book.forest.is_held();
         let Some(book) = self.books.get_mut(digest).filter(fresh) else { return };
+        if !rivals.is_empty() || behind {
+            mail.extend(rivals.iter().map(|rival| (*rival, Message::Inquire { digest: *digest })));
+            let until = now + if behind { BEHIND_WAIT } else { HOME_RECOVERY };
+            book.asked = Some(Asked { rivals, until, behind, joined: Vec::new() });
+        }
+    }
+
+    /// Those that would be home of a blob without this node.
+    fn rivals_of(&self, digest: &Digest, roster: &Roster) -> BTreeSet<PeerId> {
         let others =
             roster.iter().map(|m| m.peer).filter(|p| *p != self.me && !self.rivals.departed.contains(p));
-        let rivals: BTreeSet<_> = first_of(digest, others, RIVALS_ASKED_MAX).into_iter().collect();
-        if !rivals.is_empty() {
-            mail.extend(rivals.iter().map(|rival| (*rival, Message::Inquire { digest: *digest })));
-            book.asked = Some(Asked { rivals, until: now + HOME_RECOVERY, joined: Vec::new() });
+        first_of(digest, others, RIVALS_ASKED_MAX).into_iter().collect()
+    }
+
+    /// The list of members has changed: books that waited for it know now whom to ask.
+    pub fn roster_changed(&mut self, now: Time, roster: &Roster, mail: &mut Mail) {
+        let waits = |book: &Book| book.asked.as_ref().is_some_and(|asked| asked.behind);
+        let waiting: Vec<_> =
+            self.books.values().filter(|book| waits(book)).map(|book| book.digest).collect();
+        for digest in waiting {
+            let rivals = self.rivals_of(&digest, roster);
+            let Some(asked) = self.books.get_mut(&digest).and_then(|book| book.asked.as_mut()) else {
+                continue;
+            };
+            if asked.joined.iter().any(|(peer, _, _)| *peer != self.me && !roster.contains(peer)) {
+                continue;
+            }
+            mail.extend(rivals.iter().map(|rival| (*rival, Message::Inquire { digest })));
+            (asked.behind, asked.rivals, asked.until) = (false, rivals, now + HOME_RECOVERY);
         }
     }
 
@@ -124,13 +162,16 @@ impl Home {
         let holders: Vec<_> = told.holders.into_iter().take(HOLDERS_PER_BLOB_MAX).collect();
         let holders: Vec<_> = holders.into_iter().filter(|holder| roster.contains(holder)).collect();
         holders.iter().for_each(|holder| self.announce(*holder, digest, told.size));
-        if let Some(better) = told.better
-            && outranks(&digest, &better, &self.me)
-            && !self.rivals.departed.contains(&better)
-        {
-            return self.give_way(now, digest, better, mail);
+        let credible =
+            |peer: &PeerId| outranks(&digest, peer, &self.me) && !self.rivals.departed.contains(peer);
+        let better = told.better.filter(credible);
+        if better == Some(from) {
+            return self.give_way(now, digest, from, mail);
         }
         let Some(book) = self.books.get_mut(&digest) else { return };
+        if let Some(better) = better {
+            book.ask_named(better, mail);
+        }
         if told.size == book.size {
             for holder in holders {
                 // It has got the blob elsewhere since it joined.
@@ -188,6 +229,16 @@ impl Book {
         Some(joining)
     }
 
+    /// A rival has named a better home, which has to say so itself.
+    fn ask_named(&mut self, better: PeerId, mail: &mut Mail) {
+        if self.named.len() < RIVALS_NAMED_MAX && self.named.insert(better) {
+            mail.push_back((better, Message::Inquire { digest: self.digest }));
+            if let Some(asked) = &mut self.asked {
+                asked.rivals.insert(better);
+            }
+        }
+    }
+
     /// Members that wait to be let in.
     pub(super) fn waiting(&self) -> impl Iterator<Item = PeerId> + '_ {
         self.asked.iter().flat_map(|asked| asked.joined.iter().map(|(peer, _, _)| *peer))
@@ -206,7 +257,7 @@ impl Book {
         if !asked.rivals.remove(&from) {
             return;
         }
-        let all = asked.rivals.is_empty();
+        let all = asked.rivals.is_empty() && !asked.behind;
         if receiving {
             self.succeed(now);
         }
@@ -223,3 +274,6 @@ impl Book {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

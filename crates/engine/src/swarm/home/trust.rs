@@ -130,7 +130,8 @@ impl Book {
     /// Everything starts over without them.
     pub(super) fn mismatch(&mut self, now: Time, from: PeerId, mail: &mut Mail) {
         let by_receiver = self.forest.find(&from).is_some_and(|n| !self.forest.is_whole(n));
-        // Its exchange has ended; if it tries again, it joins again.
+        // Its exchange has ended; if it tries again, it joins again, and finds no lease from before.
+        self.take_leases(&from, mail);
         self.lose(&from);
         // One report for each life of the list: the others say the same.
         if !by_receiver || !self.list.is_complete() {

@@ -104,3 +104,18 @@ fn a_member_that_is_gone_is_forgotten() {
     uploads.sent(at(1), send.upload);
     assert!(uploads.is_empty() && uploads.next(at(2)).is_none() && uploads.fast == 0);
 }
+
+#[test]
+fn readers_that_stand_still_hold_a_bounded_number_of_places() {
+    let mut uploads = Uploads::default();
+    uploads.subscribe(peer(0), blob(), 0, 1, vec![ALL], |piece| piece == 0);
+    let quick = uploads.next(at(0)).unwrap();
+    uploads.sent(at(1), quick.upload);
+    (1..=200).for_each(|reader| uploads.subscribe(peer(reader), blob(), 0, 1, vec![ALL], |_| true));
+    let mut running = 0;
+    for now in 2..2000 {
+        running += std::iter::from_fn(|| uploads.next(at(now))).count();
+        assert!(running <= UPLOADS_MAX + UPLOADS_DOUBTED_MAX, "{running} at {now} ms");
+    }
+    assert!(running > UPLOADS_MAX + UPLOADS_TO_SLOW_MAX);
+}

@@ -1,0 +1,96 @@
+//! Whose word moves a book.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::ids::Algorithm;
+use crate::peer::Member;
+
+fn member(number: u8) -> Arc<Member> {
+    Arc::new(Member {
+        peer: PeerId([number; 32]),
+        generation: 1,
+        addresses: Box::default(),
+        data_port: 1,
+        zone: "".into(),
+        labels: Box::default(),
+        version: "".into(),
+    })
+}
+
+/// A home that has opened a book and asked, a rival, and a member that outranks the home and that its list lacks.
+fn asked() -> (Home, Digest, Roster, [PeerId; 3]) {
+    let digest = Digest::new(Algorithm::Sha256, &[7; 32]);
+    let everybody = Roster::new((1..6).map(member));
+    let unlisted = homes(&digest, &everybody).first().unwrap();
+    let roster = Roster::new(everybody.iter().filter(|m| m.peer != unlisted).cloned());
+    let ranked: Vec<_> = homes(&digest, &roster).iter().collect();
+    let mut home = Home::new(ranked[0]);
+    let mut mail = Mail::new();
+    let joining = Joining { size: 1 << 20, have: vec![], leases: vec![], again: false, feeds: vec![] };
+    home.join(Time::ZERO, ranked[2], digest, joining, &roster, &mut mail);
+    let asks =
+        |(to, message): &(PeerId, Message)| *to == ranked[1] && matches!(message, Message::Inquire { .. });
+    assert!(mail.iter().any(asks), "{mail:?}");
+    (home, digest, roster, [ranked[0], ranked[1], unlisted])
+}
+
+fn told(better: PeerId) -> Told {
+    Told { size: 0, holders: vec![], receiving: false, better: Some(better) }
+}
+
+#[test]
+fn a_better_home_that_another_names_has_to_say_so_itself() {
+    let (mut home, digest, roster, [me, rival, better]) = asked();
+    let mut mail = Mail::new();
+    home.told(Time::ZERO, rival, digest, told(better), &roster, &mut mail);
+    assert!(home.keeps(&digest));
+    assert_eq!(home.first(Time::ZERO, &digest, &roster), Some(me));
+    assert_eq!(mail, [(better, Message::Inquire { digest })]);
+    mail.clear();
+    home.told(Time::ZERO, better, digest, told(better), &roster, &mut mail);
+    assert!(!home.keeps(&digest));
+    assert_eq!(home.first(Time::ZERO, &digest, &roster), Some(better));
+    assert!(
+        mail.iter().all(|(_, m)| matches!(m, Message::NotHome { home, .. } if *home == better)),
+        "{mail:?}"
+    );
+}
+
+#[test]
+fn homes_that_are_made_up_cost_a_bounded_number_of_questions() {
+    let (mut home, digest, roster, [me, rival, _]) = asked();
+    let mut mail = Mail::new();
+    let made_up = (0..=255).map(|n| PeerId([n; 32])).filter(|peer| outranks(&digest, peer, &me));
+    made_up.for_each(|peer| home.told(Time::ZERO, rival, digest, told(peer), &roster, &mut mail));
+    assert_eq!(mail.len(), RIVALS_NAMED_MAX);
+    assert!(home.keeps(&digest));
+    // Those that wait are let in all the same.
+    home.advance(Time::ZERO + HOME_RECOVERY, &mut mail);
+    assert!(mail.iter().any(|(_, m)| matches!(m, Message::Welcome { .. })), "{mail:?}");
+}
+
+#[test]
+fn a_home_that_knows_nobody_yet_waits_for_its_list() {
+    let digest = Digest::new(Algorithm::Sha256, &[7; 32]);
+    let roster = Roster::new((1..6).map(member));
+    let ranked: Vec<_> = homes(&digest, &roster).iter().collect();
+    let (me, second, joiner) = (ranked[0], ranked[1], ranked[2]);
+    let mut home = Home::new(me);
+    let joining = || Joining { size: 1 << 20, have: vec![], leases: vec![], again: false, feeds: vec![] };
+    let mut mail = Mail::new();
+    home.join(Time::ZERO, joiner, digest, joining(), &Roster::default(), &mut mail);
+    assert_eq!(mail, [], "nobody is let in");
+    let soon = Time::ZERO + BEHIND_WAIT / 2;
+    home.roster_changed(soon, &roster, &mut mail);
+    assert!(mail.contains(&(second, Message::Inquire { digest })), "{mail:?}");
+    mail.clear();
+    home.advance(soon + HOME_RECOVERY, &mut mail);
+    assert!(mail.iter().any(|(to, m)| *to == joiner && matches!(m, Message::Welcome { .. })), "{mail:?}");
+    // Nor for ever: a list that never comes ends the wait.
+    let mut home = Home::new(me);
+    mail.clear();
+    home.join(Time::ZERO, joiner, digest, joining(), &Roster::default(), &mut mail);
+    home.advance(Time::ZERO + BEHIND_WAIT, &mut mail);
+    assert!(mail.iter().any(|(to, m)| *to == joiner && matches!(m, Message::Welcome { .. })), "{mail:?}");
+}
