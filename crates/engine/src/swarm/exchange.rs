@@ -119,7 +119,7 @@ pub struct Exchange {
     compared: Time,
     /// Whether this node was seen to receive more slowly than the others.
     is_slow: bool,
-    /// The pieces that were there, and the last one that was listed, when the rates were last compared.
+    /// The pieces that were there, and those that were listed, when the rates were last compared.
     compared_at: (u32, u32),
     /// Smoothed time between two pieces that come, seconds, and when the last one came.
     pace: (f64, Option<Time>),
@@ -261,7 +261,8 @@ impl Exchange {
             return;
         }
         if self.classes.len() != usize::from(classes) {
-            self.classes = (0..classes).map(|_| Class::default()).collect();
+            // Nobody has been silent before it could be asked.
+            self.classes = (0..classes).map(|_| Class { last_piece: now, ..Class::default() }).collect();
             for piece in 0..self.have.total() {
                 let class = &mut self.classes[usize::from(class_of(piece, classes))];
                 class.total += 1;

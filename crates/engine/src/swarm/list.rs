@@ -45,7 +45,6 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 pub struct PieceList {
     known: PieceSet,
-    front: u32,
     hashes: Vec<PieceHash>,
     /// For each hash, an index into `vouchers`.
     via: Vec<u8>,
@@ -61,7 +60,6 @@ impl PieceList {
     pub fn new(pieces: u32) -> Self {
         PieceList {
             known: PieceSet::new(pieces),
-            front: 0,
             hashes: vec![PieceHash([0; 32]); pieces as usize],
             via: vec![0; pieces as usize],
             vouchers: vec![None, None],
@@ -73,11 +71,6 @@ impl PieceList {
     /// Whether every hash is known.
     pub fn is_complete(&self) -> bool {
         self.known.is_full()
-    }
-
-    /// The piece behind the last one whose hash is known.
-    pub fn front(&self) -> u32 {
-        self.front
     }
 
     /// Pieces whose hashes are known.
@@ -109,7 +102,6 @@ impl PieceList {
         }
         let at = entry.piece as usize;
         let news = self.known.insert(entry.piece);
-        self.front = self.front.max(entry.piece + 1);
         let voucher = self.voucher(via);
         let better = !news && voucher.min(HOME + 1) < self.via[at].min(HOME + 1);
         if news || better {
