@@ -43,7 +43,7 @@ impl Exchange {
         }
         // The time that each class takes for some pieces, at the pace at which they come.
         let turns = if receives_slowly || self.is_slow { FEED_PATIENCE_PIECES } else { FEED_TURNS_MAX };
-        let takes = Duration::from_secs_f64(turns * self.pace.0 * self.classes.len() as f64);
+        let takes = Duration::from_secs_f64(turns * self.pace.gap * self.classes.len() as f64);
         let patience = takes.min(FEED_PATIENCE_MAX);
         for at in 0..self.classes.len() {
             let class = &self.classes[at];
@@ -67,9 +67,15 @@ impl Exchange {
         let idle = now - class.last_piece.max(class.complained.unwrap_or_default());
         let quiet = idle >= FEED_SILENCE_MAX.max(view.patience);
         let silent = idle >= ALL_SILENT_MAX.max(view.patience);
+        // What this node fetches itself no feed owes it.
+        let own = |piece: u32| self.leases.values().any(|work| work.run.contains(piece));
+        let first = (at as u32..self.have.total())
+            .step_by(self.classes.len())
+            .find(|piece| !self.have.contains(*piece) && !own(*piece));
+        if first.is_none() {
+            return;
+        }
         // The one that was to send what is missing first.
-        let first =
-            (at as u32..self.have.total()).step_by(self.classes.len()).find(|p| !self.have.contains(*p));
         let due = |s: &&Source| first.is_some_and(|piece| s.runs.iter().any(|run| run.contains(piece)));
         let Some(source) = class.sources.iter().find(due).or(class.sources.last()) else {
             if quiet && (view.moves || silent) && self.leases.is_empty() {
