@@ -278,6 +278,9 @@ pub const FEED_SILENCE_MAX: Duration = Duration::from_secs(1);
 /// which they come.
 pub const FEED_PATIENCE_PIECES: f64 = 4.0;
 
+/// The same for a member that is as fast as the others: where all links are slow, each class has to wait for its turn.
+pub const FEED_TURNS_MAX: f64 = 3.0;
+
 /// And no longer than this.
 pub const FEED_PATIENCE_MAX: Duration = Duration::from_secs(15);
 
@@ -469,6 +472,9 @@ pub const LAG_STARVED_SHARE: f64 = 0.12;
 /// Time over which the gains of classes are compared. Shorter, and what is only the turn of the others looks like a slow
 /// feed.
 pub const COMPARE_TIME: Duration = Duration::from_millis(300);
+
+/// Pieces of each class that have to go round in that time: on slow links it takes longer.
+pub const COMPARE_ROWS_MIN: f64 = 3.0;
 
 /// A class that gains less than this share of what the others gain crawls.
 pub const CRAWL_SHARE_MAX: f64 = 0.6;

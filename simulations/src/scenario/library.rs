@@ -8,12 +8,13 @@ macro_rules! library {
 }
 
 /// Names and texts of the built-in scenarios.
-pub const LIBRARY: [(&str, &str); 25] = library![
+pub const LIBRARY: [(&str, &str); 26] = library![
     "layers"
     "large-layer"
     "kraken"
     "volcano"
     "image"
+    "rollout"
     "slow-origin"
     "zones"
     "faults"

@@ -94,7 +94,7 @@ impl Node {
             engine: None,
             membership: None,
             life: 0,
-            card: scenario.link.down,
+            card: scenario.link.card,
             links: Links { up: scenario.link.up, down: scenario.link.down, zone },
             seed,
             blobs: scenario.layers.iter().map(blob).collect(),

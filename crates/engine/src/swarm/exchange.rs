@@ -65,6 +65,24 @@ struct Class {
     complained: Option<Time>,
 }
 
+/// At which pieces come from members.
+#[derive(Default)]
+struct Pace {
+    /// Smoothed time between two pieces, seconds; the mean of the first ones, which come in bursts.
+    gap: f64,
+    gaps: u32,
+    last: Option<Time>,
+}
+
+impl Pace {
+    fn add(&mut self, now: Time) {
+        let Some(last) = self.last.replace(now) else { return };
+        self.gaps = self.gaps.saturating_add(1);
+        let weight = (1.0 / f64::from(self.gaps)).max(0.1);
+        self.gap += weight * ((now - last).as_secs_f64() - self.gap);
+    }
+}
+
 /// A lease that this node works on.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
@@ -121,8 +139,7 @@ pub struct Exchange {
     is_slow: bool,
     /// How many pieces were there, and how many were listed, when the rates were last compared.
     compared_at: (u32, u32),
-    /// Smoothed time between two pieces that come, seconds, and when the last one came.
-    pace: (f64, Option<Time>),
+    pace: Pace,
     me: PeerId,
 }
 
@@ -162,7 +179,7 @@ impl Exchange {
             compared: now,
             is_slow: false,
             compared_at: (0, 0),
-            pace: (0.0, None),
+            pace: Pace::default(),
             me,
         };
         exchange.join(now, 0, mail);
@@ -272,6 +289,8 @@ impl Exchange {
             self.tell_of_slowness(true, mail);
         }
         (self.heard, self.checked) = (now, now);
+        // The wait for the first piece counts: those behind it may come together.
+        self.pace.last.get_or_insert(now);
         self.homes.retain(|home| *home != from);
         self.homes.insert(0, from);
         self.handle_feeds(now, feeds, mail);
@@ -378,10 +397,7 @@ impl Exchange {
         }
         class.last_piece = now;
         self.heard = now;
-        if let Some(last) = self.pace.1.replace(now) {
-            let gap = (now - last).as_secs_f64();
-            self.pace.0 = if self.pace.0 == 0.0 { gap } else { 0.9 * self.pace.0 + 0.1 * gap };
-        }
+        self.pace.add(now);
         self.judge(now, from, piece, hash, mail)
     }
 

@@ -497,6 +497,7 @@ impl Book {
             if fetched < self.pieces {
                 self.forest.attach_all(node);
             }
+            self.forest.level();
         }
     }
 
@@ -571,6 +572,7 @@ impl Book {
         for action in actions {
             self.carry_out(action, mail);
         }
+        self.forest.level();
         let roots: Vec<_> = self.forest.fed_by_source().collect();
         self.tell_feeds(roots.into_iter(), mail);
     }

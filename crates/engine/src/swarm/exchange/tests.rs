@@ -33,16 +33,20 @@ const WRONG: PieceHash = PieceHash([0xff; 32]);
 
 /// In the book, with one feed for each of the four classes, and the list if `listed`.
 fn joined(listed: bool) -> (Exchange, Mail) {
+    joined_at(Time::ZERO, listed)
+}
+
+fn joined_at(now: Time, listed: bool) -> (Exchange, Mail) {
     let (digest, mut mail) = (Digest::new(Algorithm::Sha256, &[5; 32]), Mail::new());
     let size = u64::from(PIECES) * crate::pieces::PIECE_BYTES_MIN;
     let have = PieceSet::new(PIECES);
     let me = PeerId([9; 32]);
-    let mut exchange = Exchange::new(Time::ZERO, me, (digest, size), have, vec![HOME], &mut mail);
+    let mut exchange = Exchange::new(now, me, (digest, size), have, vec![HOME], &mut mail);
     let run = Run { first: 0, end: PIECES };
     let feeds = (0..4).map(|class| ClassFeeds { class, feeds: vec![Feed { peer: feed(class), run }] });
-    exchange.handle_welcome(Time::ZERO, HOME, (4, LIST), feeds.collect(), &mut mail);
+    exchange.handle_welcome(now, HOME, (4, LIST), feeds.collect(), &mut mail);
     if listed {
-        exchange.handle_hashes(Time::ZERO, &signed(HOME, LIST, 0..PIECES), |_| false, &mut mail);
+        exchange.handle_hashes(now, &signed(HOME, LIST, 0..PIECES), |_| false, &mut mail);
     }
     mail.clear();
     (exchange, mail)
@@ -50,10 +54,12 @@ fn joined(listed: bool) -> (Exchange, Mail) {
 
 /// Looks at the feeds every 100 ms, while `pieces` says which come when; what was complained about, with the moment.
 fn complaints(time: Duration, mut arrives: impl FnMut(u32) -> Option<u64>) -> Vec<(u8, Complaint, Duration)> {
-    let (mut exchange, mut mail) = joined(true);
+    // The node has been up for long: nobody is silent for as long as that.
+    let begun = Time::ZERO + Duration::from_secs(3600);
+    let (mut exchange, mut mail) = joined_at(begun, true);
     let mut told = Vec::new();
     for millis in (0..time.as_millis() as u64).step_by(100) {
-        let now = Time::ZERO + Duration::from_millis(millis);
+        let now = begun + Duration::from_millis(millis);
         for piece in (0..PIECES).filter(|p| arrives(*p) == Some(millis)) {
             let from = feed((piece % 4) as u8);
             exchange.handle_arrived(now, from, (piece, right(piece), 0), &mut mail);
@@ -61,7 +67,7 @@ fn complaints(time: Duration, mut arrives: impl FnMut(u32) -> Option<u64>) -> Ve
         exchange.advance(now, || vec![HOME], &mut mail);
         for (_, message) in mail.drain(..) {
             match message {
-                Message::Complain { class, why, .. } => told.push((class, why, now.since_origin())),
+                Message::Complain { class, why, .. } => told.push((class, why, now - begun)),
                 // The home lives, and changes nothing.
                 Message::Join { .. } => exchange.heard = now,
                 _ => {}
@@ -76,6 +82,12 @@ fn complaints(time: Duration, mut arrives: impl FnMut(u32) -> Option<u64>) -> Ve
 fn who_is_complained_about_and_when() {
     let second = Duration::from_secs(1);
     assert_eq!(complaints(3 * second, |piece| Some(u64::from(piece) * 100)), [], "all is well");
+    let slowly = |piece| Some(1000 + u64::from(piece) * 500);
+    assert_eq!(complaints(10 * second, slowly), [], "each class waits for two seconds, on slow links");
+    // The feeds of two classes send two pieces at a time: who is ahead says nothing.
+    let by_turns =
+        |piece| Some(500 * u64::from(if piece % 4 < 2 { piece - piece / 4 % 2 * 4 } else { piece }));
+    assert_eq!(complaints(10 * second, by_turns), [], "a piece more or less is no difference");
     let one_is_silent = complaints(4 * second, |p| (p % 4 != 2).then_some(u64::from(p) * 100));
     assert!(one_is_silent.iter().all(|(class, ..)| *class == 2), "{one_is_silent:?}");
     assert!(one_is_silent.iter().any(|(_, why, _)| *why == Complaint::Silent), "{one_is_silent:?}");

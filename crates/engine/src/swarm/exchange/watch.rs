@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::{Exchange, Source};
 use crate::limits::{
-    ALL_SILENT_MAX, COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_GAIN_MAX, CRAWL_ROWS_MIN, CRAWL_SHARE_MAX,
-    FEED_PATIENCE_MAX, FEED_PATIENCE_PIECES, FEED_SILENCE_MAX, GAIN_SHARE_MAX, LAG_PIECES_MIN,
-    LAG_STARVED_SHARE, RUNS_PER_MESSAGE_MAX,
+    ALL_SILENT_MAX, COMPARE_ROWS_MIN, COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_GAIN_MAX, CRAWL_ROWS_MIN,
+    CRAWL_SHARE_MAX, FEED_PATIENCE_MAX, FEED_PATIENCE_PIECES, FEED_SILENCE_MAX, FEED_TURNS_MAX,
+    GAIN_SHARE_MAX, LAG_PIECES_MIN, LAG_STARVED_SHARE, RUNS_PER_MESSAGE_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::home::Mail;
@@ -21,7 +21,7 @@ impl Exchange {
     /// Compares the classes with each other: their feeds have the same to do, so one that falls behind is the feed's
     /// fault, and not that of the source or of this node.
     pub(super) fn check_classes(&mut self, now: Time, mail: &mut Mail) {
-        let compares = now >= self.compared + COMPARE_TIME;
+        let compares = now >= self.compared + COMPARE_TIME && self.has_moved();
         let shares = median(self.classes.iter().map(|c| f64::from(c.got) / f64::from(c.total.max(1))));
         let gains =
             median(self.classes.iter().filter(|c| c.got < c.total).map(|c| f64::from(c.got - c.got_before)));
@@ -41,11 +41,10 @@ impl Exchange {
             });
             self.tell_of_slowness((receives_slowly && falls_behind) || crawls, mail);
         }
-        // The time that each class takes for a piece where this node is what is slow.
-        let open = self.classes.iter().filter(|c| c.got < c.total).count();
-        let takes = Duration::from_secs_f64(FEED_PATIENCE_PIECES * self.pace.0 * open as f64);
-        let slow = receives_slowly || self.is_slow;
-        let patience = if slow { takes.min(FEED_PATIENCE_MAX) } else { Duration::ZERO };
+        // The time that each class takes for some pieces, at the pace at which they come.
+        let turns = if receives_slowly || self.is_slow { FEED_PATIENCE_PIECES } else { FEED_TURNS_MAX };
+        let takes = Duration::from_secs_f64(turns * self.pace.gap * self.classes.len() as f64);
+        let patience = takes.min(FEED_PATIENCE_MAX);
         for at in 0..self.classes.len() {
             let class = &self.classes[at];
             let paused = class.complained.is_some_and(|since| now < since + COMPLAINT_PAUSE);
@@ -92,6 +91,15 @@ impl Exchange {
         } else if quiet && ((view.moves && (lag >= 1.0 || ending)) || silent) {
             self.complain(now, at as u8, peer, Complaint::Silent, mail);
         }
+    }
+
+    /// Whether so much has gone round since the classes were last compared that their gains tell something: with one or two
+    /// pieces of each, which of two feeds is ahead is only a matter of whose turn it was.
+    fn has_moved(&self) -> bool {
+        let (have, listed) = self.compared_at;
+        let new = self.list.known().count().saturating_sub(listed);
+        let gained = self.have.count().saturating_sub(have).max(new);
+        f64::from(gained) >= COMPARE_ROWS_MIN * self.classes.len() as f64
     }
 
     /// The pieces that this node has gained since it last looked, and those that were new to everybody: a node that catches
@@ -151,7 +159,7 @@ struct View {
     receives_slowly: bool,
     /// Whether a silent feed can be told from a source that sends nothing.
     moves: bool,
-    /// Time for which a feed may be silent because what it sends takes long.
+    /// Time for which a feed may be silent because it has to wait for its turn.
     patience: Duration,
 }
 

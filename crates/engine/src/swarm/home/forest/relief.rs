@@ -1,6 +1,8 @@
 //! Relief: members that feed others badly, or have something else to send, feed fewer or nobody.
 
 use super::{Forest, Node, Parent};
+use crate::limits::FOREST_SEARCH_MAX;
+use crate::swarm::classes::nominal_slots;
 
 impl Forest {
     /// A member receives more slowly than the others do: it feeds nobody any more.
@@ -36,6 +38,37 @@ impl Forest {
                 self.attach(node, class);
             }
         }
+    }
+
+    /// Those that feed more than they receive, because nobody else had room, hand leaves to those that have some by now. One
+    /// child too many slows all that is below.
+    pub fn level(&mut self) {
+        let nominal = nominal_slots(self.classes);
+        for node in 0..self.nodes.len() as Node {
+            // Those that are to feed less have been told so for a reason, and are dealt with where it is known.
+            while self.nodes[node as usize].slots == nominal && self.nodes[node as usize].used > nominal {
+                let Some((child, class, taker)) = self.movable(node) else { break };
+                self.adopt(taker, child, class);
+            }
+        }
+    }
+
+    /// A leaf of a member that feeds too many, its class, and who can take it.
+    fn movable(&self, node: Node) -> Option<(Node, u8, Node)> {
+        let entry = &self.nodes[node as usize];
+        let spare = &self.spare[usize::from(entry.zone)];
+        (0u8..).zip(&entry.children).find_map(|(class, children)| {
+            let is_leaf = |n: &&Node| self.nodes[**n as usize].children[usize::from(class)].is_empty();
+            let child = *children.iter().rev().find(is_leaf)?;
+            let fits = |n: &Node| {
+                let entry = &self.nodes[*n as usize];
+                let attached = entry.whole || entry.parents[usize::from(class)] != Parent::None;
+                *n != child && attached && !entry.closed && entry.used < entry.slots
+            };
+            let takers = spare.iter().copied().filter(fits).take(FOREST_SEARCH_MAX);
+            let taker = takers.min_by_key(|n| (self.nodes[*n as usize].used, self.depth(*n, class)))?;
+            Some((child, class, taker))
+        })
     }
 
     /// A member's feed in a class is of no use to it: finds another one. `slow` says that the feed works and has more
