@@ -90,7 +90,7 @@ pub(super) fn report(status: &WarmStatus) -> String {
         ("READY", Align::Right),
     ]);
     for image in &status.images {
-        let digest = image.digest.map_or_else(|| "-".to_owned(), |digest| digest.short().to_string());
+        let digest = image.digest.map_or_else(|| "-".to_owned(), |digest| digest.short());
         let ready = format!("{}/{}", image.ready, status.nodes);
         table.row([image.image.clone(), digest, image.blobs.to_string(), bytes(image.size), ready]);
     }
@@ -166,7 +166,7 @@ pub(super) fn plan(plan: &WarmPlan) -> String {
     for image in plan.images.iter().filter(|image| image.error.is_none()) {
         table.row([
             image.image.clone(),
-            image.digest.map_or_else(|| "-".to_owned(), |digest| digest.short().to_string()),
+            image.digest.map_or_else(|| "-".to_owned(), |digest| digest.short()),
             image.blobs.to_string(),
             bytes(image.size),
             bytes(image.upstream_bytes),

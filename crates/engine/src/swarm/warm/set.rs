@@ -181,8 +181,7 @@ impl Set {
 
     pub(super) fn handle_order(&mut self, desk: &mut Desk<'_>, from: PeerId, order: WarmOrder) {
         self.takes_part = true;
-        self.keep_longer(desk, order.keep_until);
-        if !self.runs.contains(&order.run) {
+        if self.keep_longer(desk, order.keep_until) || !self.runs.contains(&order.run) {
             self.begin_run(desk, order.run, Duration::from_millis(order.deadline_ms));
         }
         self.add(&order.targets);
@@ -211,16 +210,21 @@ impl Set {
         }
     }
 
-    /// The blobs shall stay longer than was known: those that are there are told of at once.
-    fn keep_longer(&mut self, desk: &mut Desk<'_>, until: u64) {
+    /// Whether the blobs shall stay longer than was known: those that are there are told of at once, and the members below,
+    /// ready or not, have to hear of it, too. A run begins then.
+    fn keep_longer(&mut self, desk: &mut Desk<'_>, until: u64) -> bool {
         if until <= self.keep_until {
-            return;
+            return false;
         }
         self.keep_until = until;
+        self.targets.values_mut().for_each(|standing| *standing = Standing::Waiting);
+        self.children.clear();
+        self.parts.clear();
         if self.takes_part {
             let keep = |digest| Output::Keep { digest, until };
             desk.outputs.extend(self.blobs.ready().map(keep));
         }
+        true
     }
 
     pub(super) fn postponed(&mut self, now: Time, digest: &Digest) {
@@ -256,6 +260,7 @@ impl Set {
         if self.runs.len() >= WARM_RUNS_MAX {
             self.runs.pop_front();
         }
+        self.runs.retain(|known| *known != run);
         self.runs.push_back(run);
         self.deadline = desk.now + deadline.min(WARM_DEADLINE_MAX);
         self.stopped = None;

@@ -77,7 +77,17 @@ fn the_end() {
             {"node": node("fedcba9876543210", ""), "image": "docker.io/library/redis:7", "why": "it was cancelled"}
         ]
     }));
-    insta::assert_snapshot!(report(&done), @"");
+    let expected = "\
+IMAGE                      DIGEST               BLOBS     SIZE  READY
+docker.io/library/redis:7  sha256:abababababab      9  45.0 MB  14/40
+
+NOT READY     ADDRESS   ZONE  IMAGE                      WHY
+0123456789ab  10.0.0.7  b     docker.io/library/redis:7  it does not answer
+fedcba987654  10.0.0.7  -     docker.io/library/redis:7  it was cancelled
+
+38 of 40 nodes ready in 12.3 s; 45.0 MB from upstream for 1.7 GB on the nodes; kept until 2026-09-22T14:13:20Z
+";
+    assert_eq!(report(&done), expected);
     let cancelled = report(&status(json!({"phase": "cancelled"})));
     assert!(cancelled.contains("the same command goes on from there"), "{cancelled}");
 }
@@ -104,5 +114,16 @@ fn what_would_be_done() {
         "upstream_bytes": 5_000_000, "missing_bytes": 50_000_000
     }))
     .unwrap();
-    insta::assert_snapshot!(super::plan(&plan), @"");
+    let expected = "\
+IMAGE                      DIGEST               BLOBS     SIZE  FROM UPSTREAM  NODES READY
+docker.io/library/redis:7  sha256:abababababab      9  45.0 MB         5.0 MB          1/3
+
+cannot be warmed: docker.io/library/nginx:1: no source has it
+NODE          ADDRESS   ZONE              HAS  WOULD RECEIVE
+fedcba987654  10.0.0.7  a             40.0 MB         5.0 MB
+00000000aaaa  10.0.0.7  -     does not answer        45.0 MB
+
+2 nodes would receive 50.0 MB in all, of which 5.0 MB would come from upstream; 1 have everything
+";
+    assert_eq!(super::plan(&plan), expected);
 }
