@@ -128,6 +128,7 @@ fn kind(output: &Output) -> &'static str {
         Output::List { .. } => "list",
         Output::Serve { .. } => "serve",
         Output::Ready { .. } => "ready",
+        Output::Keep { .. } => "keep",
         Output::Warming { .. } => "warming",
         Output::Warmed { .. } => "warmed",
         Output::End { .. } => "end",

@@ -13,6 +13,7 @@ mod socket;
 pub mod status;
 #[cfg(test)]
 mod tests;
+pub mod warm;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::driver;
 use crate::metrics::Metrics;
 use crate::swarm::Swarm;
 use crate::upstream::Upstream;
+use crate::warm::Warmer;
 
 pub use observe::{Instance, ObserveState, Readiness, observe_router, serve_observe};
 pub use socket::{SocketError, bind, serve};
@@ -44,6 +46,8 @@ pub struct AdminState {
     pub upstream: Upstream,
     /// The other members, if there are any.
     pub swarm: Option<Swarm>,
+    /// Warms this node and others.
+    pub warmer: Warmer,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// When the agent started.
@@ -62,6 +66,9 @@ pub fn admin_router(state: AdminState) -> Router {
         .route("/v1/blobs/{digest}/story", get(peers::story))
         .route("/v1/blobs/{digest}/verify", post(blobs::verify))
         .route("/v1/blobs/{digest}/pin", put(blobs::pin).delete(blobs::unpin))
+        .route("/v1/warm", post(warm::begin).get(warm::list))
+        .route("/v1/warm/{id}", get(warm::show).delete(warm::cancel))
+        .route("/v1/warm/{id}/events", get(warm::events))
         .fallback(|| async {
             Refusal::new(StatusCode::NOT_FOUND, "there is no such path in the admin API of this version")
         })

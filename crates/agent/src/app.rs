@@ -25,6 +25,7 @@ use crate::sources::Sources;
 use crate::swarm::{self, Bound, Swarm, SwarmError};
 use crate::tier::{Tier, TierSettingsError};
 use crate::upstream::{SettingsError, Upstream};
+use crate::warm::Warmer;
 
 /// Why the agent does not start. Each error names the thing and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -162,11 +163,13 @@ impl App {
         });
         let watched = TaskTracker::new();
         watched.spawn(admin::serve_observe(observe, observing, background.clone()));
+        let warmer = Warmer::new(node.clone(), swarm.clone());
         let state = AdminState {
             store: store.clone(),
             driver: driver.clone(),
             upstream,
             swarm,
+            warmer: warmer.clone(),
             metrics: Arc::clone(&metrics),
             started: Instant::now(),
             listeners: addresses.clone(),
@@ -180,6 +183,7 @@ impl App {
             driver,
             store,
             tier,
+            warmer,
             swarming,
             leaving,
             serving,
@@ -198,6 +202,7 @@ pub struct Running {
     driver: driver::Handle,
     store: Store,
     tier: Option<Tier>,
+    warmer: Warmer,
     swarming: TaskTracker,
     leaving: CancellationToken,
     serving: TaskTracker,
@@ -222,6 +227,7 @@ impl Running {
         self.readiness.not_ready("the agent is shutting down");
         self.stopping.cancel();
         self.serving.close();
+        self.warmer.stop().await;
         // Clients first: what they wait for must still arrive. Both ends have the same deadline.
         let begun = Instant::now();
         tokio::join!(self.serving.wait(), self.driver.drain(deadline));

@@ -12,6 +12,7 @@ mod import;
 mod mirrors;
 mod output;
 mod peers;
+mod prewarm;
 mod process;
 mod status;
 #[cfg(test)]
@@ -36,6 +37,7 @@ Examples:
   shoal mirrors explain redis:7     who is asked for an image, and in which order
   shoal status                      what the agent on this node is doing
   shoal blob ls --sort size         what it has stored
+  shoal prewarm redis:7             bring an image to every node before it is needed
   shoal demo                        see it work, on this machine, in ten seconds
 
 Exit status:
@@ -80,6 +82,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Show the other agents that this one knows.
     Peers(peers::PeersArgs),
+    /// Bring images to nodes before anybody asks for them, and wait until they are there.
+    Prewarm(Box<prewarm::PrewarmArgs>),
     /// See it work: a real registry, an agent and a client for each node, all at once, on this machine.
     Demo(crate::demo::Args),
     /// Print a completion script for a shell.
@@ -158,6 +162,7 @@ impl Cli {
             Command::Status(args) => process::light_runtime()?.block_on(status::run(&args, &mut out)),
             Command::Explain(args) => process::light_runtime()?.block_on(explain::run(&args, &mut out)),
             Command::Peers(args) => process::light_runtime()?.block_on(peers::run(&args, &mut out)),
+            Command::Prewarm(args) => process::light_runtime()?.block_on(prewarm::run(&args, &mut out)),
             Command::Demo(args) => {
                 process::runtime()?.block_on(crate::demo::run(args)).map_err(Failure::Demo)
             }

@@ -13,8 +13,9 @@ mod hashes;
 mod pass;
 mod story;
 mod ticket;
+mod warm;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use shoal_engine::io::Outcome;
 use shoal_engine::limits::SCOPES_PER_FLIGHT_MAX;
 use shoal_engine::{Digest, Engine, FetchId, Input, Output, Scope, TicketId, Time};
 use shoal_store::Store;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -39,6 +40,7 @@ pub use body::{BlobBody, BodyError, Opened};
 pub(crate) use flight::{FlightIo, FlightProof, OfferError};
 pub use story::{BlobStory, Book, ClassStory, Lease, SourceShare};
 pub use ticket::{Ending, Ticket};
+pub(crate) use warm::{WarmNews, WarmOrder};
 
 use pass::PassThrough;
 use ticket::Shared;
@@ -85,6 +87,8 @@ enum Command {
     Explain(Digest, oneshot::Sender<BlobStory>),
     Book(Digest, oneshot::Sender<Option<Book>>),
     Idle(oneshot::Sender<()>),
+    Warm(Box<WarmOrder>, oneshot::Sender<watch::Receiver<WarmNews>>),
+    UpstreamBytes(HashSet<Digest>, Duration, oneshot::Sender<u64>),
 }
 
 /// One flight, for a person who looks.
@@ -227,6 +231,8 @@ struct Driver {
     stories: HashMap<Digest, Story>,
     /// Where the last blobs came from.
     come: story::Stories,
+    /// Who listens to warm sets.
+    watched: warm::Watched,
     idlers: Vec<oneshot::Sender<()>>,
 }
 
@@ -284,6 +290,7 @@ pub fn spawn(
         fetches: HashMap::new(),
         stories: HashMap::new(),
         come: story::Stories::default(),
+        watched: warm::Watched::default(),
         idlers: Vec::new(),
     };
     if driver.swarm.is_some() {
@@ -363,6 +370,12 @@ impl Driver {
                 let me = self.swarm.as_ref().map(Swarm::me);
                 let _ = tell.send(me.zip(account).map(|(me, account)| Book::of(&me, &account)));
             }
+            Command::Warm(order, tell) => {
+                let _ = tell.send(self.warm(*order));
+            }
+            Command::UpstreamBytes(blobs, age, tell) => {
+                let _ = tell.send(self.upstream_bytes(&blobs, age));
+            }
             Command::Idle(tell) => {
                 self.idlers.push(tell);
                 self.tell_idlers();
@@ -436,8 +449,9 @@ impl Driver {
             Output::Discard { digest, piece, from } => self.discard(digest, piece, from),
             Output::Inspect { digest } => self.inspect(digest),
             Output::List { digest } => self.list(digest),
-            // Nothing here starts a warm set yet; one that another member has started is answered by the engine.
-            Output::Warming { .. } | Output::Warmed { .. } => {}
+            Output::Keep { digest, until } => self.keep(digest, until),
+            Output::Warming { set, tally } => self.tell_warm(set, tally, false),
+            Output::Warmed { set, tally } => self.tell_warm(set, tally, true),
             Output::End { ticket, outcome } => {
                 if let Some(open) = self.tickets.remove(&ticket) {
                     let causes = self.stories.get(&open.digest).map(|s| s.causes.clone()).unwrap_or_default();

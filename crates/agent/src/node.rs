@@ -7,6 +7,7 @@ mod members;
 mod proof;
 mod single;
 mod verdicts;
+mod warming;
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -31,6 +32,7 @@ use access::Access;
 use single::Single;
 
 pub use shoal_engine::demand::Part;
+pub(crate) use warming::Held;
 
 /// Who asks, and for which repository.
 #[derive(Clone, Debug)]

@@ -6,6 +6,8 @@
 //! that may change (tags, lists) are never asked of the store. Prevents: that a bucket decides what a tag means, that
 //! it fails a pull, and that it gives an agent what this agent's own registry would refuse to it.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use shoal_engine::{Digest, Reference, Scope};
 use shoal_store::{Content, Visibility};
@@ -79,6 +81,8 @@ pub struct Incoming {
 enum Body {
     Tier(TierStream),
     Upstream(Box<BlobStream>),
+    /// What is left of something that came in one.
+    Whole(Option<Bytes>),
 }
 
 impl Incoming {
@@ -90,6 +94,7 @@ impl Incoming {
         match &mut self.body {
             Body::Tier(stream) => stream.next().await.map_err(UpstreamError::of_tier),
             Body::Upstream(stream) => stream.next().await,
+            Body::Whole(bytes) => Ok(bytes.take()),
         }
     }
 }
@@ -130,6 +135,25 @@ impl Sources {
         let (total, visibility) = (stream.total, stream.visibility);
         let sender = sender(scope, stream.mirror(), visibility);
         Ok(Incoming { total, visibility, sender, body: Body::Upstream(Box::new(stream)) })
+    }
+
+    /// A part of a manifest, as the manifests' own endpoint has it: registries do not give manifests as blobs, and who
+    /// receives one for a warm set knows its digest and nothing else.
+    ///
+    /// # Errors
+    /// What mirrors and registry said.
+    pub async fn open_manifest(
+        &self,
+        asked: &Asked,
+        digest: &Digest,
+        range: Range<u64>,
+    ) -> Result<Option<Incoming>, UpstreamError> {
+        let (got, sender) = self.get_manifest(asked, &Reference::Digest(*digest)).await?;
+        let ManifestGet::Found { bytes, visibility, .. } = got else { return Ok(None) };
+        let total = Some(bytes.len() as u64);
+        let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+        let part = bytes.slice(at(range.start)..at(range.end.max(range.start)));
+        Ok(Some(Incoming { total, sender, visibility, body: Body::Whole(Some(part)) }))
     }
 
     /// Whether a source has a blob, and its size.

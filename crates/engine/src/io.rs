@@ -197,6 +197,9 @@ pub enum Input {
         /// Time after which whoever is not ready has failed; at most
         /// [`WARM_DEADLINE_MAX`](crate::limits::WARM_DEADLINE_MAX).
         deadline: Duration,
+        /// Until when each of them shall keep the blobs, in seconds since 1970; 0: as long as any other blob. The engine
+        /// compares it with other such times only.
+        keep_until: u64,
     },
     /// Nobody wants the set any more. What has come stays on disk.
     WarmCancel {
@@ -382,6 +385,14 @@ pub enum Output {
         ticket: TicketId,
         /// How.
         outcome: Outcome,
+    },
+    /// A blob of a warm set is in the store, and shall stay there for a while. Told of each that this node itself was
+    /// asked to have, and again when it shall stay longer.
+    Keep {
+        /// The blob.
+        digest: Digest,
+        /// Until when, in seconds since 1970.
+        until: u64,
     },
     /// A set that this node was told to warm moves on. Not more often than each
     /// [`WARM_REPORT_PAUSE`](crate::limits::WARM_REPORT_PAUSE).

@@ -295,6 +295,8 @@ impl Swarm {
 
     /// See [`Input::Warm`](crate::Input::Warm).
     pub fn warm(&mut self, now: Time, set: WarmSetId, asked: Asked) {
+        // What this node has of the set shall be known to the homes before the first target asks them.
+        self.announcements.flush(&mut self.mail);
         self.with_warming(now, |warming, desk| warming.ask(desk, set, asked));
     }
 

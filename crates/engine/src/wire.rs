@@ -191,6 +191,8 @@ pub struct WarmOrder {
     pub targets: Vec<PeerId>,
     /// Time that is left, milliseconds.
     pub deadline_ms: u64,
+    /// Until when the blobs shall be kept, in seconds since 1970; 0: as long as any other.
+    pub keep_until: u64,
 }
 
 /// What one member tells another.

@@ -60,6 +60,8 @@ pub struct BlobInfo {
     pub inline: bool,
     /// Whether eviction and expiry leave it alone.
     pub pinned: bool,
+    /// When a pin that has an end ends.
+    pub pinned_until: Option<SystemTime>,
     /// When it was stored; the file's time of modification for the runtime's blobs and after a rebuild.
     pub stored_at: SystemTime,
     /// When it was last used.

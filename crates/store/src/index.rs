@@ -128,7 +128,7 @@ impl Index {
     pub(crate) fn blob(&self, digest: &Digest) -> Result<Option<BlobRecord>, IndexFault> {
         self.with(|db| {
             let found = db.get_pinned_cf(family(db, Family::Blobs), record::digest_key(digest))?;
-            Ok(found.map(|bytes| record::decode(&bytes)).transpose()?)
+            Ok(found.map(|bytes| record::decode_blob(&bytes)).transpose()?)
         })
     }
 
@@ -181,7 +181,7 @@ impl Index {
         let after = after.map(record::digest_key);
         self.with(|db| {
             each(db, Family::Blobs, after.as_deref(), |key, value| {
-                Ok(visit(record::digest_of_key(key)?, record::decode(value)?))
+                Ok(visit(record::digest_of_key(key)?, record::decode_blob(value)?))
             })
         })
     }
@@ -246,7 +246,7 @@ fn add(db: &DB, batch: &mut WriteBatch, change: &Change<'_>) -> Result<(), Index
     let key = record::digest_key;
     match change {
         Change::PutBlob(digest, blob) => {
-            batch.put_cf(family(db, Family::Blobs), key(digest), record::encode(*blob));
+            batch.put_cf(family(db, Family::Blobs), key(digest), record::encode_blob(blob));
         }
         Change::DeleteBlob(digest) => {
             batch.delete_cf(family(db, Family::Blobs), key(digest));

@@ -201,6 +201,7 @@ impl Partial {
             stored_at: now,
             used_at: now,
             hits: 0,
+            pinned_until: 0,
         };
         if inner.present(&hold, &shared.digest, &record)? {
             inner.delete_partial(&hold, &shared.digest)?;

@@ -15,6 +15,8 @@ use crate::blob::{TagRecord, Visibility};
 const RECORD_VERSION: u8 = 1;
 /// Version of partials and tags that say how they were obtained. Those without it are written as they always were.
 const RECORD_VERSION_OBTAINED: u8 = 2;
+/// Version of blobs that are pinned for a while. All others are written as they always were.
+const RECORD_VERSION_PINNED: u8 = 2;
 /// Version of tags that say which mirror has told them. Those told by the registry itself are written as before.
 const RECORD_VERSION_TOLD: u8 = 3;
 /// Largest record, bytes: the piece map of the largest blob (32 KiB) and room to spare.
@@ -46,7 +48,7 @@ pub enum RecordError {
 }
 
 /// Family `blobs`: a whole blob.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BlobRecord {
     pub size: u64,
     pub media_type: Option<String>,
@@ -57,6 +59,27 @@ pub(crate) struct BlobRecord {
     pub stored_at: u64,
     pub used_at: u64,
     pub hits: u64,
+    /// It is pinned until then; 0 if not. A sweep takes the pin away.
+    pub pinned_until: u64,
+}
+
+impl BlobRecord {
+    /// Whether eviction and expiry leave it alone.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned || self.pinned_until > 0
+    }
+}
+
+/// [`BlobRecord`] as it stands in the index; the end of its pin follows where there is one.
+#[derive(Encode, Decode)]
+struct StoredBlob {
+    size: u64,
+    media_type: Option<String>,
+    inline: bool,
+    pinned: bool,
+    stored_at: u64,
+    used_at: u64,
+    hits: u64,
 }
 
 /// Family `partials`: what of a partial blob is on disk.
@@ -117,7 +140,32 @@ const fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<RECORD_BYTES_MAX>()
 }
 
-pub(crate) fn encode<T: Encode>(fields: &T) -> Vec<u8> {
+pub(crate) fn encode_blob(record: &BlobRecord) -> Vec<u8> {
+    let stored = StoredBlob {
+        size: record.size,
+        media_type: record.media_type.clone(),
+        inline: record.inline,
+        pinned: record.pinned,
+        stored_at: record.stored_at,
+        used_at: record.used_at,
+        hits: record.hits,
+    };
+    match record.pinned_until {
+        0 => encode(&stored),
+        until => encode_as(RECORD_VERSION_PINNED, &(stored, until)),
+    }
+}
+
+pub(crate) fn decode_blob(bytes: &[u8]) -> Result<BlobRecord, RecordError> {
+    let (stored, pinned_until): (StoredBlob, u64) = match bytes {
+        [RECORD_VERSION_PINNED, fields @ ..] => decode_fields(fields)?,
+        _ => (decode(bytes)?, 0),
+    };
+    let StoredBlob { size, media_type, inline, pinned, stored_at, used_at, hits } = stored;
+    Ok(BlobRecord { size, media_type, inline, pinned, stored_at, used_at, hits, pinned_until })
+}
+
+fn encode<T: Encode>(fields: &T) -> Vec<u8> {
     encode_as(RECORD_VERSION, fields)
 }
 
@@ -128,7 +176,7 @@ fn encode_as<T: Encode>(version: u8, fields: &T) -> Vec<u8> {
     bytes
 }
 
-pub(crate) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, RecordError> {
+fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, RecordError> {
     let [RECORD_VERSION, fields @ ..] = bytes else {
         return Err(RecordError::Version(bytes.first().copied()));
     };
@@ -351,6 +399,7 @@ mod tests {
             stored_at: 1_700_000_000_000,
             used_at: 1_700_000_000_001,
             hits: 3,
+            pinned_until: 0,
         }
     }
 
@@ -385,7 +434,14 @@ mod tests {
     fn golden_bytes() {
         let key = format!("01{}", "a5".repeat(32));
         let table = [
-            (encode(&blob()), "01fc701101000103612f620100fd0068e5cf8b010000fd0168e5cf8b01000003".to_owned()),
+            (
+                encode_blob(&BlobRecord { pinned_until: 7, ..blob() }),
+                "02fc701101000103612f620100fd0068e5cf8b010000fd0168e5cf8b0100000307".to_owned(),
+            ),
+            (
+                encode_blob(&blob()),
+                "01fc701101000103612f620100fd0068e5cf8b010000fd0168e5cf8b01000003".to_owned(),
+            ),
             (encode_partial(&partial()), "01fc00001000fc000004000105010005".into()),
             (
                 encode_partial(&obtained(Visibility::Public)),
@@ -418,7 +474,9 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read() {
-        assert_eq!(decode::<BlobRecord>(&encode(&blob())).unwrap(), blob());
+        for record in [blob(), BlobRecord { pinned_until: 300, ..blob() }] {
+            assert_eq!(decode_blob(&encode_blob(&record)).unwrap(), record);
+        }
         for record in [partial(), obtained(Visibility::Private), obtained(Visibility::Mirrored)] {
             assert_eq!(decode_partial(&encode_partial(&record)).unwrap(), record);
         }

@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -99,6 +100,8 @@ pub(crate) struct Inner {
     /// One thread at a time looks for what to evict; a second one would look for the same.
     evicting: Mutex<()>,
     sweeping: Mutex<sweep::Progress>,
+    /// No pin ends before, in milliseconds since 1970; 0: not looked for yet.
+    next_pin_end: AtomicU64,
     runtime: Option<RuntimeContent>,
     departures: Departures,
 }
@@ -158,6 +161,7 @@ impl Store {
                 home: Home::Runtime,
                 inline: false,
                 pinned: false,
+                pinned_until: None,
                 stored_at: written,
                 used_at: written,
                 hits: 0,
@@ -200,7 +204,21 @@ impl Store {
         self.inner.set_pinned(digest, true)
     }
 
-    /// Takes the pin away; says whether there is such a blob.
+    /// The same until `end`, or longer if it is pinned longer already. The pin is taken away by the first
+    /// [`Store::sweep`] afterwards.
+    pub fn pin_until(&self, digest: &Digest, end: SystemTime) -> Result<bool, StoreError> {
+        let (inner, until) = (&*self.inner, to_millis(end));
+        let hold = inner.claims.hold(digest);
+        let Some(record) = inner.record(digest)? else { return Ok(false) };
+        if record.pinned_until < until {
+            let record = BlobRecord { pinned_until: until, ..record };
+            inner.put_record(&hold, digest, &record, Durability::Disk)?;
+            inner.next_pin_end.fetch_min(until, Ordering::Relaxed);
+        }
+        Ok(true)
+    }
+
+    /// Takes the pin away, one with an end too; says whether there is such a blob.
     pub fn unpin(&self, digest: &Digest) -> Result<bool, StoreError> {
         self.inner.set_pinned(digest, false)
     }
@@ -364,8 +382,10 @@ impl Inner {
     fn set_pinned(&self, digest: &Digest, pinned: bool) -> Result<bool, StoreError> {
         let hold = self.claims.hold(digest);
         let Some(record) = self.record(digest)? else { return Ok(false) };
-        if record.pinned != pinned {
-            self.put_record(&hold, digest, &BlobRecord { pinned, ..record }, Durability::Disk)?;
+        let pinned_until = if pinned { record.pinned_until } else { 0 };
+        if (record.pinned, record.pinned_until) != (pinned, pinned_until) {
+            let record = BlobRecord { pinned, pinned_until, ..record };
+            self.put_record(&hold, digest, &record, Durability::Disk)?;
         }
         Ok(true)
     }
@@ -412,13 +432,15 @@ impl Inner {
 
     fn info(&self, digest: Digest, record: BlobRecord) -> BlobInfo {
         let (used_at, hits) = self.use_of(&digest, &record);
+        let pinned = record.is_pinned();
         BlobInfo {
             digest,
             size: record.size,
             media_type: record.media_type,
             home: Home::Own,
             inline: record.inline,
-            pinned: record.pinned,
+            pinned,
+            pinned_until: (record.pinned_until > 0).then(|| from_millis(record.pinned_until)),
             stored_at: from_millis(record.stored_at),
             used_at: from_millis(used_at),
             hits,

@@ -619,3 +619,34 @@ fn everybody_at_once() {
     assert_eq!(usage.file_bytes + usage.inline_bytes, listed, "the sums have kept up");
     assert_eq!(usage.partials, 0);
 }
+
+/// A pin with an end keeps a blob until then, also over a restart, and the longer one counts.
+#[test]
+fn a_pin_that_ends() {
+    let dir = tempdir().unwrap();
+    let store = Store::open(capped(dir.path(), 30_000)).unwrap().store;
+    let kept = put(&store, 1, 10_000, 0);
+    assert!(store.pin_until(&kept, at(100)).unwrap());
+    assert!(store.pin_until(&kept, at(50)).unwrap(), "a shorter one changes nothing");
+    assert!(!store.pin_until(&digest(b"nothing"), at(100)).unwrap());
+    let info = |store: &Store| store.peek(&kept).unwrap().map(|info| (info.pinned, info.pinned_until));
+    assert_eq!(info(&store), Some((true, Some(at(100)))));
+    for seed in 2..6 {
+        put(&store, seed, 10_000, seed);
+    }
+    assert!(has(&store, &kept), "it was the oldest");
+    drop(store);
+
+    let store = Store::open(capped(dir.path(), 30_000)).unwrap().store;
+    store.sweep(at(99)).unwrap();
+    assert_eq!(info(&store), Some((true, Some(at(100)))));
+    store.sweep(at(100)).unwrap();
+    assert_eq!(info(&store), Some((false, None)));
+    put(&store, 7, 10_000, 101);
+    assert!(!has(&store, &kept));
+
+    let other = put(&store, 8, 10_000, 102);
+    store.pin_until(&other, at(200)).unwrap();
+    store.unpin(&other).unwrap();
+    assert_eq!(store.peek(&other).unwrap().map(|info| info.pinned_until), Some(None));
+}

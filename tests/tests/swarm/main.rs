@@ -3,6 +3,7 @@
 
 mod admission;
 mod faults;
+mod prewarm;
 mod rollout;
 mod runtime;
 

@@ -32,6 +32,9 @@ pub struct BlobEntry {
     pub used_at: u64,
     /// Whether eviction and expiry leave it alone.
     pub pinned: bool,
+    /// When a pin that has an end ends, in Unix seconds.
+    #[serde(default)]
+    pub pinned_until: Option<u64>,
     /// Whether it lies in the index itself.
     pub inline: bool,
     /// Whether it belongs to the container runtime.
@@ -48,6 +51,7 @@ impl From<BlobInfo> for BlobEntry {
             stored_at: unix_seconds(info.stored_at),
             used_at: unix_seconds(info.used_at),
             pinned: info.pinned,
+            pinned_until: info.pinned_until.map(unix_seconds),
             inline: info.inline,
             runtime: info.home == Home::Runtime,
         }

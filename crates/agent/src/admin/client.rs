@@ -4,20 +4,24 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use shoal_engine::Digest;
 use tokio::net::UnixStream;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Refusal;
 use super::blobs::{BlobEntry, Page, Verified};
 use super::peers::Peers;
 use super::status::Status;
+use super::warm::WarmList;
 use crate::driver::BlobStory;
+use crate::warm::{WarmPlan, WarmRequest, WarmStatus};
 
 /// How long an agent may take to answer on its own machine. Verifying reads the whole blob and has no limit.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -120,6 +124,48 @@ impl AdminClient {
         self.tell(method, &format!("/v1/blobs/{digest}/pin")).await
     }
 
+    /// Begins to warm.
+    pub async fn warm(&self, request: &WarmRequest) -> Result<WarmStatus, ClientError> {
+        self.post(request).await
+    }
+
+    /// What warming would do. Takes as long as the registry and the slowest member, and has no limit here.
+    pub async fn plan_warm(&self, request: &WarmRequest) -> Result<WarmPlan, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| self.broken(error))?;
+        let body = self.send(Method::POST, "/v1/warm", body.into()).await?;
+        self.parsed(&body)
+    }
+
+    /// The requests to warm that the agent knows.
+    pub async fn warm_list(&self) -> Result<WarmList, ClientError> {
+        self.ask(Method::GET, "/v1/warm").await
+    }
+
+    /// How far one of them is.
+    pub async fn warm_status(&self, id: &str) -> Result<WarmStatus, ClientError> {
+        self.ask(Method::GET, &format!("/v1/warm/{}", escaped(id))).await
+    }
+
+    /// Ends one of them.
+    pub async fn cancel_warm(&self, id: &str) -> Result<(), ClientError> {
+        self.tell(Method::DELETE, &format!("/v1/warm/{}", escaped(id))).await
+    }
+
+    /// How far one of them is, from now on until it is over.
+    pub async fn warm_events(&self, id: &str) -> Result<WarmEvents, ClientError> {
+        let target = format!("/v1/warm/{}/events", escaped(id));
+        let opened = self.in_time(self.open(Method::GET, &target, Bytes::new())).await?;
+        let (response, connection) = opened;
+        let (client, body) = (self.clone(), response.into_body());
+        Ok(WarmEvents { client, body, waiting: BytesMut::new(), _connection: connection })
+    }
+
+    async fn post<T: DeserializeOwned>(&self, request: &WarmRequest) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| self.broken(error))?;
+        let body = self.in_time(self.send(Method::POST, "/v1/warm", body.into())).await?;
+        self.parsed(&body)
+    }
+
     async fn tell(&self, method: Method, target: &str) -> Result<(), ClientError> {
         self.in_time(self.request(method, target)).await.map(drop)
     }
@@ -140,21 +186,39 @@ impl AdminClient {
     }
 
     async fn request(&self, method: Method, target: &str) -> Result<Bytes, ClientError> {
+        self.send(method, target, Bytes::new()).await
+    }
+
+    async fn send(&self, method: Method, target: &str, body: Bytes) -> Result<Bytes, ClientError> {
+        let (response, _connection) = self.open(method, target, body).await?;
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        Ok(body.map_err(|error| self.broken(error))?.to_bytes())
+    }
+
+    /// Sends a request; the answer's body is still on its way, and ends with the connection.
+    async fn open(
+        &self,
+        method: Method,
+        target: &str,
+        body: Bytes,
+    ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), ClientError> {
         let stream = UnixStream::connect(&self.path).await.map_err(|source| self.unreachable(source))?;
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.broken(error))?;
-        let connection = tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(target).header("host", "shoal");
-        let request = request.body(Empty::<Bytes>::new()).map_err(|error| self.broken(error))?;
-        let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
-        let (head, body) = response.into_parts();
-        let body =
-            Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| self.broken(error))?;
-        connection.abort();
-        let body = body.to_bytes();
-        if head.status.is_success() {
-            return Ok(body);
+        // How it ends is seen by whoever reads from it.
+        let connection = AbortOnDropHandle::new(tokio::spawn(async move { connection.await.unwrap_or(()) }));
+        let mut request = Request::builder().method(method).uri(target).header("host", "shoal");
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json");
         }
+        let request = request.body(Full::new(body)).map_err(|error| self.broken(error))?;
+        let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
+        if response.status().is_success() {
+            return Ok((response, connection));
+        }
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| self.broken(error))?.to_bytes();
         let refusal: Result<Refusal, _> = serde_json::from_slice(&body);
         let error =
             refusal.map_or_else(|_| format!("the agent answered {}", head.status), |refusal| refusal.error);
@@ -173,4 +237,41 @@ impl AdminClient {
     fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
         ClientError::Broken { path: self.path.clone(), source: source.into() }
     }
+}
+
+/// What comes of a request to warm, as it happens.
+pub struct WarmEvents {
+    client: AdminClient,
+    body: Incoming,
+    waiting: BytesMut,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl WarmEvents {
+    /// The next news. `None` when there are no more: after the request is over, or because the agent has ended.
+    ///
+    /// # Errors
+    /// The agent is gone or hangs.
+    pub async fn next(&mut self) -> Result<Option<WarmStatus>, ClientError> {
+        loop {
+            if let Some(end) = self.waiting.iter().position(|byte| *byte == b'\n') {
+                let line = self.waiting.split_to(end + 1);
+                return self.client.parsed(&line).map(Some);
+            }
+            // An agent that has no news says so from time to time.
+            let frame = self.client.in_time(async { Ok(self.body.frame().await) }).await?;
+            let Some(frame) = frame else { return Ok(None) };
+            if let Ok(bytes) = frame.map_err(|error| self.client.broken(error))?.into_data() {
+                self.waiting.extend_from_slice(&bytes);
+            }
+            if self.waiting.len() > ANSWER_BYTES_MAX {
+                return Err(self.client.broken("its line does not end"));
+            }
+        }
+    }
+}
+
+/// A word of the user's as a part of a path.
+fn escaped(word: &str) -> String {
+    percent_encoding::utf8_percent_encode(word, percent_encoding::NON_ALPHANUMERIC).to_string()
 }

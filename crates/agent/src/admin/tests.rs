@@ -18,8 +18,11 @@ use super::client::{AdminClient, ClientError};
 use super::{AdminState, Instance, ObserveState, Readiness, SocketError, bind, observe_router, serve};
 use crate::config::Config;
 use crate::driver;
+use crate::listing::{ListingSettings, Listings};
 use crate::metrics::{Metrics, Served};
+use crate::node::{Node, Parts};
 use crate::upstream::{self, Upstream};
+use crate::warm::Warmer;
 
 /// A store with the admin API before it.
 struct Stand {
@@ -45,6 +48,15 @@ impl Stand {
             Arc::clone(&metrics),
             None,
         );
+        let parts = Parts {
+            store: store.clone(),
+            sources: upstream.clone().into(),
+            driver: driver.clone(),
+            swarm: None,
+            listings: Listings::new(upstream.clone(), ListingSettings::default()),
+            metrics: Arc::clone(&metrics),
+        };
+        let warmer = Warmer::new(Node::new(parts, Config::default().node_settings()), None);
         let socket = folder.path().join("run").join("admin.sock");
         let listener = bind(&socket).await.unwrap();
         let state = AdminState {
@@ -52,6 +64,7 @@ impl Stand {
             driver,
             upstream,
             swarm: None,
+            warmer,
             metrics: Arc::clone(&metrics),
             started: Instant::now(),
             listeners: vec!["127.0.0.1:5000".parse().unwrap()],

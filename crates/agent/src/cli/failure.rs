@@ -12,6 +12,7 @@ use shoal_store::{OpenError, StoreError};
 use crate::admin::client::ClientError;
 use crate::app::StartError;
 use crate::config::ConfigErrors;
+use crate::image::ImageError;
 use crate::import::ImportError;
 use crate::logging;
 
@@ -25,12 +26,32 @@ pub enum Failure {
     #[error("--log: {0}")]
     Filter(#[from] logging::FilterError),
     /// What is not the name of an image.
-    #[error("{image:?} is no image: {reason}")]
-    Image {
-        /// What was given.
-        image: String,
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// There is nothing to warm.
+    #[error("no image is named")]
+    NothingToWarm,
+    /// A file with Kubernetes objects is of no use.
+    #[error("{place}: {reason}")]
+    Manifest {
+        /// The file.
+        place: String,
         /// Why.
         reason: String,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The agent ended while it was warming.
+    #[error("the agent ended before the nodes were ready")]
+    WarmLost {
+        /// What was seen of that, if it was an error.
+        source: Option<ClientError>,
     },
     /// The files to import are wrong.
     #[error(transparent)]
@@ -126,13 +147,23 @@ impl Failure {
             Failure::NoSuchPrefix(_) | Failure::Missing(_) => "list what there is: shoal blob ls".into(),
             Failure::Ambiguous { .. } => "give more of the digest".into(),
             Failure::Store(_) => "look at the disk that the path lies on".into(),
-            Failure::Image { .. } => "write it as for a runtime: redis:7, quay.io/team/app@sha256:...".into(),
+            Failure::Image(_) => "write it as for a runtime: redis:7, quay.io/team/app@sha256:...".into(),
+            Failure::NothingToWarm => {
+                "name images, or files with --file or --from-manifest: shoal prewarm --help".into()
+            }
+            Failure::WarmLost { .. } => {
+                "give the same command to the agent of another node, or to this one when it is back: what has come stays, \
+                 and it goes on from there"
+                    .into()
+            }
             Failure::Exists(_) => "name another file, or overwrite it with --force".into(),
             Failure::Output(_) => "look at where standard output goes".into(),
             // These say it themselves.
             Failure::Agent(ClientError::Refused { .. })
             | Failure::Filter(_)
             | Failure::Import(_)
+            | Failure::Manifest { .. }
+            | Failure::Read { .. }
             | Failure::Write { .. }
             | Failure::Start(_)
             | Failure::Open { .. }
@@ -145,11 +176,18 @@ impl Failure {
     /// The exit codes of the command, as its help lists them.
     fn exit_code(&self) -> u8 {
         match self {
-            Failure::Filter(_) | Failure::Image { .. } => 2,
+            Failure::Filter(_)
+            | Failure::Image(_)
+            | Failure::NothingToWarm
+            | Failure::Manifest { .. }
+            | Failure::Read { .. } => 2,
+            Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 400 => 2,
             Failure::Import(_)
             | Failure::Config(_)
             | Failure::Start(StartError::Upstream(_) | StartError::Tier(_)) => 3,
-            Failure::Agent(ClientError::NoAgent { .. }) | Failure::NoStore { .. } => 4,
+            Failure::Agent(ClientError::NoAgent { .. })
+            | Failure::NoStore { .. }
+            | Failure::WarmLost { .. } => 4,
             Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 404 => 5,
             Failure::Missing(_) | Failure::NoSuchPrefix(_) => 5,
             _ => 1,

@@ -10,8 +10,9 @@ use clap::{Args, Subcommand};
 
 use super::output::{Align, Output, Table};
 use super::{ConfigArgs, Failure};
+use crate::image::Image;
 
-use explanation::{Explanation, Image, Walk};
+use explanation::{Explanation, Walk};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MirrorsCommand {

@@ -35,6 +35,13 @@ fn what_can_be_said() {
         "shoal blob pin abcdef",
         "shoal status --json",
         "shoal demo",
+        "shoal prewarm redis:7 --select zone=a,pool=gpu --pin 24h --deadline 10m --json",
+        "shoal prewarm -f images.txt --from-manifest a.yaml --from-manifest - --platform linux/amd64,linux/arm64",
+        "shoal prewarm redis --nodes all --count 3 --dry-run",
+        "shoal prewarm redis --percent 10 --detach --socket /run/x.sock",
+        "shoal prewarm ls --json",
+        "shoal prewarm status 0a1b2c3d",
+        "shoal prewarm cancel 0a1b2c3d --config x.toml",
         "shoal completion zsh",
         "shoal version --json",
     ] {
@@ -55,6 +62,11 @@ fn what_can_be_said() {
         "shoal agent --log-format xml",
         "shoal completion tcl",
         "shoal status extra",
+        "shoal prewarm redis --select zone",
+        "shoal prewarm redis --count 1 --percent 2",
+        "shoal prewarm redis --pin soon",
+        "shoal prewarm redis --detach --dry-run",
+        "shoal prewarm status",
     ] {
         assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
     }
@@ -131,7 +143,10 @@ fn exit_codes_are_those_of_the_help() {
     };
     let table = [
         (refused(404), 5),
+        (refused(400), 2),
         (refused(503), 1),
+        (Failure::WarmLost { source: None }, 4),
+        (Failure::NothingToWarm, 2),
         (Failure::NoSuchPrefix("abcdef".into()), 5),
         (Failure::Config(Config::parse("x", None).unwrap_err()), 3),
         (Failure::Filter(crate::logging::filter("loud").unwrap_err()), 2),

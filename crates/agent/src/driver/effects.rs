@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use shoal_engine::io::{FetchFault, FetchReason, Found};
-use shoal_engine::{ByteRanges, Digest, FetchId, Input, LocalFault, Scope};
+use shoal_engine::{ByteRanges, Digest, FetchId, Input, LocalFault, Scope, SourceFault};
 use shoal_store::StoreError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use super::{Driver, Handle, Running};
 use crate::node::{Asked, Cause};
 use crate::sources::{Incoming, Sources};
 use crate::swarm::Swarm;
-use crate::upstream::UpstreamError;
+use crate::upstream::{MANIFEST_BYTES_MAX, UpstreamError};
 
 impl Driver {
     pub(super) fn look(&mut self, digest: Digest) {
@@ -313,7 +313,10 @@ impl Transfer {
         };
         let mut stream = match opened {
             Ok(stream) => stream,
-            Err(error) => return Err(self.blame(error).await),
+            Err(error) => match self.as_manifest(&error, end).await {
+                Some(stream) => stream,
+                None => return Err(self.blame(error).await),
+            },
         };
         // Before the first byte is there: whoever asked through this repository waits for nothing more.
         self.flight.vouch(&self.asked.scope, stream.visibility);
@@ -351,6 +354,23 @@ impl Transfer {
             return Err(FetchFault::Local(error.fault()));
         }
         Ok(())
+    }
+
+    /// The same bytes from where manifests are: what is small and no blob may be one.
+    async fn as_manifest(&self, error: &UpstreamError, end: Option<u64>) -> Option<Incoming> {
+        let size = self.flight.size().filter(|size| *size <= MANIFEST_BYTES_MAX as u64)?;
+        if error.fault() != SourceFault::Missing {
+            return None;
+        }
+        let range = self.start..end.unwrap_or(size);
+        let opened = tokio::select! {
+            () = self.cancel.cancelled() => return None,
+            opened = self.sources.open_manifest(&self.asked, &self.digest, range) => opened,
+        };
+        opened.unwrap_or_else(|error| {
+            tracing::debug!(digest = %self.digest.short(), %error, "it is no manifest either");
+            None
+        })
     }
 
     async fn forward(&self, stream: &mut Incoming, batches: &mut Batches) -> Result<(), FetchFault> {

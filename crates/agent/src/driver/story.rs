@@ -155,6 +155,14 @@ impl Shares {
         share.last = now;
     }
 
+    /// Bytes from upstream by whoever began to send after `since`; all, if there is no such time.
+    pub fn from_upstream(&self, since: Option<Instant>) -> u64 {
+        let counts = |(source, share): &(&Source, &Share)| {
+            matches!(source, Source::Upstream(_)) && since.is_none_or(|since| share.first >= since)
+        };
+        self.0.iter().filter(counts).map(|(_, share)| share.bytes).sum()
+    }
+
     /// For a person, most first.
     pub fn told(&self) -> Vec<SourceShare> {
         let mut told: Vec<SourceShare> = self
@@ -187,6 +195,11 @@ impl Stories {
             self.0.pop_front();
         }
         self.0.push_back((digest, shares));
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &(Digest, Shares)> {
+        self.0.iter()
     }
 
     /// The story of a blob.

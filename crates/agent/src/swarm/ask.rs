@@ -18,7 +18,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use serde::{Deserialize, Serialize};
 use shoal_engine::homes::{homes, tag_homes};
-use shoal_engine::limits::{ALONE_PAUSE_MAX, ALONE_PAUSE_PER_MEMBER};
+use shoal_engine::limits::{ALONE_PAUSE_MAX, ALONE_PAUSE_PER_MEMBER, WARM_BLOBS_MAX};
 use shoal_engine::peer::PeerId;
 use shoal_engine::{Digest, Reference, Scope};
 
@@ -26,12 +26,16 @@ use super::Swarm;
 use super::dial::Connection;
 use crate::driver::{Book, Handle};
 use crate::manifest::MANIFEST_BYTES_MAX;
-use crate::node::Node;
+use crate::node::{Held, Node};
 
 /// Where a manifest is asked for.
 const MANIFEST_PATH: &str = "/shoal/1/manifest";
 /// Where the size of a blob is asked for.
 const SIZE_PATH: &str = "/shoal/1/size";
+/// Where it is asked which blobs a member has.
+const HELD_PATH: &str = "/shoal/1/held";
+/// Longest answer to that: a letter for each blob of a warm set, and room.
+const HELD_BYTES_MAX: usize = WARM_BLOBS_MAX + 1024;
 /// Longest answer to that.
 const SIZE_BYTES_MAX: usize = 1024;
 /// Where a home's book of a blob is asked for.
@@ -124,7 +128,47 @@ struct SizeAnswer {
     size: u64,
 }
 
+/// Which blobs a member is asked about, and for how long back it counts what came from upstream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct HeldQuestion {
+    digests: Vec<Digest>,
+    age_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct HeldAnswer {
+    /// `1` for each blob that is there whole, `0` for each other one, in the order of the question.
+    here: String,
+    /// Bytes of them that came to this member from upstream.
+    upstream_bytes: u64,
+}
+
 impl Swarm {
+    /// Asks a member what it has of some blobs, at most [`WARM_BLOBS_MAX`]. `None` if it does not answer.
+    pub(crate) async fn ask_held(&self, peer: PeerId, digests: &[Digest], age: Duration) -> Option<Held> {
+        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let question = HeldQuestion { digests: digests.to_vec(), age_ms };
+        let asked = async {
+            let (response, connection) = self.post(peer, HELD_PATH, &question).await?;
+            let bytes = Limited::new(response.into_body(), HELD_BYTES_MAX).collect().await;
+            let bytes = bytes.map_err(|error| error.to_string())?.to_bytes();
+            self.0.dialer.keep(connection);
+            serde_json::from_slice::<HeldAnswer>(&bytes).map_err(|error| error.to_string())
+        };
+        match tokio::time::timeout(ASK_TIMEOUT, asked).await {
+            Ok(Ok(answer)) if answer.here.len() == digests.len() => Some(Held {
+                here: answer.here.bytes().map(|letter| letter == b'1').collect(),
+                upstream_bytes: answer.upstream_bytes,
+            }),
+            Ok(Ok(_)) => None,
+            Ok(Err(why)) => {
+                tracing::debug!(?peer, %why, "a member did not say what it has");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
     /// Asks the home of a tag or of a manifest. The home itself asks the next ones for a manifest that they may have: it may
     /// be home since a moment ago. `None` if nobody can tell: then it is to be asked for upstream.
     pub async fn ask(
@@ -254,7 +298,10 @@ impl Swarm {
 
 /// What other members may ask for here.
 pub fn router(node: Node, driver: Handle) -> Router {
-    let nodes = Router::new().route(MANIFEST_PATH, post(manifest)).route(SIZE_PATH, post(size));
+    let nodes = Router::new()
+        .route(MANIFEST_PATH, post(manifest))
+        .route(SIZE_PATH, post(size))
+        .route(HELD_PATH, post(held));
     nodes.with_state(node).merge(Router::new().route(BOOK_PATH, post(book)).with_state(driver))
 }
 
@@ -274,6 +321,15 @@ async fn size(State(node): State<Node>, Json(question): Json<SizeQuestion>) -> R
         Some(size) => Json(SizeAnswer { size }).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+async fn held(State(node): State<Node>, Json(question): Json<HeldQuestion>) -> Response {
+    if question.digests.len() > WARM_BLOBS_MAX {
+        return StatusCode::BAD_REQUEST.into_response();
+    }
+    let held = node.held(question.digests, Duration::from_millis(question.age_ms)).await;
+    let here = held.here.iter().map(|here| if *here { '1' } else { '0' }).collect();
+    Json(HeldAnswer { here, upstream_bytes: held.upstream_bytes }).into_response()
 }
 
 async fn manifest(State(node): State<Node>, Json(question): Json<Question>) -> Response {

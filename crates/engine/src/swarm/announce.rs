@@ -109,7 +109,9 @@ impl Announcements {
                 Vec::new()
             }
         };
-        self.flush(now, mail);
+        if self.flush_at.is_some_and(|at| at <= now) {
+            self.flush(mail);
+        }
         mine
     }
 
@@ -147,10 +149,8 @@ impl Announcements {
         }
     }
 
-    fn flush(&mut self, now: Time, mail: &mut Mail) {
-        if self.flush_at.is_none_or(|at| at > now) {
-            return;
-        }
+    /// Tells all that waits, without gathering more.
+    pub fn flush(&mut self, mail: &mut Mail) {
         self.flush_at = None;
         for (home, blobs) in std::mem::take(&mut self.waiting) {
             for blobs in blobs.chunks(ANNOUNCE_BLOBS_MAX) {

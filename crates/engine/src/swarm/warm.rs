@@ -49,6 +49,8 @@ pub struct Asked {
     pub targets: Vec<PeerId>,
     /// Time from now.
     pub deadline: Duration,
+    /// See [`Input::Warm`](crate::Input::Warm).
+    pub keep_until: u64,
 }
 
 impl Asked {
@@ -144,7 +146,7 @@ impl Warming {
     pub fn flight_over(&mut self, desk: &mut Desk<'_>, digest: Digest, result: Result<(), WarmFault>) {
         if self.flying.remove(&digest) {
             for set in self.sets.values_mut() {
-                set.flight_over(&digest, result);
+                set.flight_over(desk, &digest, result);
             }
             self.advance_all(desk);
         }

@@ -114,6 +114,7 @@ fn one_of_each() -> Vec<Message> {
             repository: "a/b".into(),
             targets: vec![peer(0xa5)],
             deadline_ms: 60_000,
+            keep_until: 252,
         }),
         Message::WarmProgress {
             set: WarmSetId(5),
@@ -246,8 +247,8 @@ const GOLDEN: &[&str] = &[
     "01 15 01 00 d1*32",
     // Alone
     "01 16 00 d1*32 01",
-    // Warm: set, run, order, blobs, registry, repository, targets, deadline
-    "0117fb0b0a03040100 d1*32 fbfb0009722e6578616d706c6503612f6201 a5*32 fb60ea",
+    // Warm: set, run, order, blobs, registry, repository, targets, deadline, keep
+    "0117fb0b0a03040100 d1*32 fbfb0009722e6578616d706c6503612f6201 a5*32 fb60ea fbfc00",
     // WarmProgress: set, order, ready, failed, bytes
     "011805060105010709fc00001000",
     // WarmRefuse

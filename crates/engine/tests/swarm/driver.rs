@@ -26,7 +26,7 @@ impl Cluster {
     pub fn carry_out(&mut self, node: NodeNo, output: Output) {
         match output {
             // Nothing is warmed here.
-            Output::Warming { .. } | Output::Warmed { .. } => {}
+            Output::Keep { .. } | Output::Warming { .. } | Output::Warmed { .. } => {}
             Output::Look { digest } => self.begin(node, digest, "look"),
             Output::Size { digest, .. } => self.begin(node, digest, "size"),
             Output::Prepare { digest, size } => {

@@ -323,6 +323,7 @@ impl World {
             | Output::Discard { .. }
             | Output::Inspect { .. }
             | Output::List { .. }
+            | Output::Keep { .. }
             | Output::Warming { .. }
             | Output::Warmed { .. } => self.fail("a node that works alone talks to members"),
         }

@@ -109,7 +109,7 @@ fn survey(db: &DB) -> Result<Survey, IndexFault> {
     let mut found = Survey::default();
     super::each(db, Family::Blobs, None, |key, value| {
         record::digest_of_key(key)?;
-        let blob: BlobRecord = record::decode(value)?;
+        let blob = record::decode_blob(value)?;
         found.blobs += 1;
         *if blob.inline { &mut found.inline_bytes } else { &mut found.file_bytes } += blob.size;
         Ok(ControlFlow::Continue(()))
@@ -168,7 +168,11 @@ fn fill(db: &DB, layout: &Layout) -> Result<(), OpenError> {
                 let Some(blob) = record_of_file(&path).map_err(OpenError::io("look at", &path))? else {
                     continue;
                 };
-                batch.put_cf(family(db, Family::Blobs), record::digest_key(&digest), record::encode(&blob));
+                batch.put_cf(
+                    family(db, Family::Blobs),
+                    record::digest_key(&digest),
+                    record::encode_blob(&blob),
+                );
                 if batch.len() >= FILL_BATCH {
                     db.write(std::mem::take(&mut batch)).map_err(failed)?;
                 }
@@ -197,5 +201,6 @@ pub(crate) fn record_of_file(path: &Path) -> io::Result<Option<BlobRecord>> {
         stored_at: written,
         used_at: written,
         hits: 0,
+        pinned_until: 0,
     }))
 }

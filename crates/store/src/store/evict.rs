@@ -112,7 +112,7 @@ impl Inner {
     fn evict(&self, wanted: u64) -> Result<u64, StoreError> {
         let mut victims = Victims::new(wanted);
         let visit = |digest: Digest, record: BlobRecord| {
-            if !record.pinned && !self.claims.is_busy(&digest) {
+            if !record.is_pinned() && !self.claims.is_busy(&digest) {
                 let (used_at, _) = self.use_of(&digest, &record);
                 victims.offer(Victim { used_at, size: record.size, digest, partial: false });
             }
@@ -134,7 +134,7 @@ impl Inner {
             } else {
                 // Pinned or used again since it was chosen: then it stays.
                 let same = |record: &BlobRecord| {
-                    !record.pinned && self.use_of(&victim.digest, record).0 <= victim.used_at
+                    !record.is_pinned() && self.use_of(&victim.digest, record).0 <= victim.used_at
                 };
                 self.take_blob(&victim.digest, same)
             };

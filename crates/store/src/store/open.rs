@@ -57,6 +57,7 @@ impl Store {
             touched: parking_lot::Mutex::default(),
             evicting: parking_lot::Mutex::default(),
             sweeping: parking_lot::Mutex::default(),
+            next_pin_end: std::sync::atomic::AtomicU64::new(0),
             runtime,
             departures: super::Departures::default(),
         });

@@ -63,6 +63,7 @@ impl Inner {
             stored_at: now,
             used_at: now,
             hits: 0,
+            pinned_until: 0,
         };
         let hold = self.claims.hold(digest);
         if self.present(&hold, digest, &record)? {

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use shoal_engine::{Algorithm, Digest};
@@ -75,6 +76,7 @@ impl Store {
             count: after.evicted - before.evicted,
             bytes: after.evicted_bytes - before.evicted_bytes,
         };
+        inner.end_pins(now)?;
         inner.expire_partials(now, &mut swept.partials)?;
         if let Some(max_age) = inner.options.max_age {
             inner.expire_blobs(now, max_age, &mut swept.expired)?;
@@ -147,6 +149,45 @@ impl Inner {
         Ok(())
     }
 
+    /// Takes away the pins that have ended. Looks through the index only when one is due.
+    fn end_pins(&self, now: SystemTime) -> Result<(), StoreError> {
+        let now = to_millis(now);
+        if self.next_pin_end.load(Ordering::Relaxed) > now {
+            return Ok(());
+        }
+        // What is pinned meanwhile lowers it again.
+        self.next_pin_end.store(u64::MAX, Ordering::Relaxed);
+        let next = self.end_pins_of(now);
+        self.next_pin_end.fetch_min(*next.as_ref().unwrap_or(&0), Ordering::Relaxed);
+        next.map(|_| ())
+    }
+
+    /// Says when the next pin ends.
+    fn end_pins_of(&self, now: u64) -> Result<u64, StoreError> {
+        let (mut ended, mut next) = (Vec::new(), u64::MAX);
+        let visit = |digest: Digest, record: BlobRecord| {
+            match record.pinned_until {
+                0 => {}
+                until if until <= now => ended.push(digest),
+                until => next = next.min(until),
+            }
+            ControlFlow::Continue(())
+        };
+        self.index.each_blob(None, visit).map_err(|fault| self.index_fault("look for ended pins", fault))?;
+        for digest in ended {
+            let Some(hold) = self.claims.try_hold(&digest) else {
+                next = now;
+                continue;
+            };
+            let Some(record) = self.record(&digest)? else { continue };
+            if record.pinned_until <= now {
+                let record = BlobRecord { pinned_until: 0, ..record };
+                self.put_record(&hold, &digest, &record, Durability::Kernel)?;
+            }
+        }
+        Ok(next)
+    }
+
     fn expire_blobs(
         &self,
         now: SystemTime,
@@ -154,8 +195,9 @@ impl Inner {
         expired: &mut Taken,
     ) -> Result<(), StoreError> {
         let Some(oldest) = now.checked_sub(max_age).map(to_millis) else { return Ok(()) };
-        let is_old =
-            |digest: &Digest, record: &BlobRecord| !record.pinned && self.use_of(digest, record).0 < oldest;
+        let is_old = |digest: &Digest, record: &BlobRecord| {
+            !record.is_pinned() && self.use_of(digest, record).0 < oldest
+        };
         loop {
             let mut old = Vec::new();
             let visit = |digest: Digest, record: BlobRecord| {

@@ -3,53 +3,12 @@
 //! What is configured is all that is in it. What an agent knows about its sources, such as one that it does not ask for a
 //! while, belongs beside each [`Asked`].
 
-use std::fmt;
-use std::str::FromStr;
-
-use oci_spec::distribution::Reference;
 use serde::Serialize;
 use shoal_engine::mirrors::{Asking, Candidate, CandidateKind, LeftOut};
-use shoal_engine::{Digest, Registry, Repository, Scope, Tag};
 
 use crate::cli::Failure;
+use crate::image::Image;
 use crate::upstream::Settings;
-
-/// An image as users write it.
-#[derive(Clone, Debug)]
-pub(super) struct Image {
-    pub scope: Scope,
-    pub tag: Option<Tag>,
-    pub digest: Option<Digest>,
-}
-
-impl FromStr for Image {
-    type Err = Failure;
-
-    fn from_str(text: &str) -> Result<Self, Failure> {
-        let wrong = |reason: &dyn fmt::Display| Failure::Image {
-            image: text.chars().take(120).collect(),
-            reason: reason.to_string(),
-        };
-        let parsed = text.parse::<Reference>().map_err(|error| wrong(&error))?;
-        let scope = Scope {
-            registry: parsed.registry().parse::<Registry>().map_err(|error| wrong(&error))?,
-            repository: parsed.repository().parse::<Repository>().map_err(|error| wrong(&error))?,
-        };
-        let tag = parsed.tag().map(Tag::from_str).transpose().map_err(|error| wrong(&error))?;
-        let digest = parsed.digest().map(Digest::from_str).transpose().map_err(|error| wrong(&error))?;
-        Ok(Image { scope, tag, digest })
-    }
-}
-
-impl fmt::Display for Image {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.scope, f)?;
-        if let Some(tag) = &self.tag {
-            write!(f, ":{tag}")?;
-        }
-        self.digest.as_ref().map_or(Ok(()), |digest| write!(f, "@{digest}"))
-    }
-}
 
 /// Who is asked for an image.
 #[derive(Debug, Serialize)]

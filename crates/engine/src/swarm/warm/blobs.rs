@@ -72,6 +72,11 @@ impl Blobs {
         self.blobs.iter().fold(0, |sum, b| sum.saturating_add(bytes(b)))
     }
 
+    /// Those that are there.
+    pub fn ready(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.blobs.iter().filter(|b| b.standing == Standing::Ready).map(|b| b.digest)
+    }
+
     /// Whether a blob is on its way for this set.
     pub fn flies(&self, digest: &Digest) -> bool {
         self.blobs.iter().any(|b| b.flying && b.digest == *digest)

@@ -65,6 +65,8 @@ pub struct Set {
     asked_twice: BTreeSet<PeerId>,
     parts: VecDeque<Part>,
     deadline: Time,
+    /// Seconds since 1970; 0 for none.
+    keep_until: u64,
     stopped: Option<WarmFault>,
     begin_again_at: Option<Time>,
     over_since: Option<Time>,
@@ -95,6 +97,7 @@ impl Set {
             asked_twice: BTreeSet::new(),
             parts: VecDeque::new(),
             deadline: Time::ZERO,
+            keep_until: 0,
             stopped: None,
             begin_again_at: None,
             over_since: None,
@@ -115,6 +118,12 @@ impl Set {
     /// How this node itself stands; ready if it is not asked for.
     pub fn own(&self) -> Standing {
         if self.takes_part { self.blobs.standing() } else { Standing::Ready }
+    }
+
+    /// The members that this node's own driver has asked for, and how each stands.
+    pub fn asked(&self) -> impl Iterator<Item = (PeerId, Standing)> + '_ {
+        let targets = self.asker.as_ref().map(|asker| &asker.targets[..]).unwrap_or_default();
+        targets.iter().map(|peer| (*peer, self.standing(peer)))
     }
 
     /// Members that this node has spoken to.
@@ -156,12 +165,15 @@ impl Set {
     // ---- handlers ----
 
     pub(super) fn ask(&mut self, desk: &mut Desk<'_>, asked: &Asked) {
-        let mut targets = self.asker.take().map(|asker| asker.targets).unwrap_or_default();
+        // Who asks again after the end asks for these targets; meanwhile, for more.
+        let under_way = self.asker.take().filter(|asker| !asker.over);
+        let mut targets = under_way.map(|asker| asker.targets).unwrap_or_default();
         let mut seen: BTreeSet<_> = targets.iter().copied().collect();
         targets.extend(asked.targets.iter().copied().filter(|peer| seen.insert(*peer)));
         self.takes_part |= targets.contains(&self.me);
         // No two askers, and no two lives of one, name a beginning alike.
         let run = self.me.prefix() ^ desk.now.since_origin().as_nanos() as u64;
+        self.keep_longer(desk, asked.keep_until);
         self.begin_run(desk, run, asked.deadline);
         self.add(&targets);
         self.asker = Some(Asker { targets, told: None, told_at: desk.now, over: false });
@@ -169,7 +181,7 @@ impl Set {
 
     pub(super) fn handle_order(&mut self, desk: &mut Desk<'_>, from: PeerId, order: WarmOrder) {
         self.takes_part = true;
-        if !self.runs.contains(&order.run) {
+        if self.keep_longer(desk, order.keep_until) || !self.runs.contains(&order.run) {
             self.begin_run(desk, order.run, Duration::from_millis(order.deadline_ms));
         }
         self.add(&order.targets);
@@ -185,8 +197,34 @@ impl Set {
         }
     }
 
-    pub(super) fn flight_over(&mut self, digest: &Digest, result: Result<(), WarmFault>) {
-        self.dirty |= self.blobs.handle_over(digest, result);
+    pub(super) fn flight_over(
+        &mut self,
+        desk: &mut Desk<'_>,
+        digest: &Digest,
+        result: Result<(), WarmFault>,
+    ) {
+        let is_ours = self.blobs.handle_over(digest, result);
+        self.dirty |= is_ours;
+        if is_ours && result.is_ok() && self.keep_until > 0 {
+            desk.outputs.push_back(Output::Keep { digest: *digest, until: self.keep_until });
+        }
+    }
+
+    /// Whether the blobs shall stay longer than was known: those that are there are told of at once, and the members below,
+    /// ready or not, have to hear of it, too. A run begins then.
+    fn keep_longer(&mut self, desk: &mut Desk<'_>, until: u64) -> bool {
+        if until <= self.keep_until {
+            return false;
+        }
+        self.keep_until = until;
+        self.targets.values_mut().for_each(|standing| *standing = Standing::Waiting);
+        self.children.clear();
+        self.parts.clear();
+        if self.takes_part {
+            let keep = |digest| Output::Keep { digest, until };
+            desk.outputs.extend(self.blobs.ready().map(keep));
+        }
+        true
     }
 
     pub(super) fn postponed(&mut self, now: Time, digest: &Digest) {
@@ -222,6 +260,7 @@ impl Set {
         if self.runs.len() >= WARM_RUNS_MAX {
             self.runs.pop_front();
         }
+        self.runs.retain(|known| *known != run);
         self.runs.push_back(run);
         self.deadline = desk.now + deadline.min(WARM_DEADLINE_MAX);
         self.stopped = None;

@@ -54,6 +54,7 @@ struct Node {
     reports: BTreeMap<u64, u64>,
     told: Vec<WarmTally>,
     ends: Vec<WarmTally>,
+    kept: Vec<(Digest, u64)>,
 }
 
 struct Cluster {
@@ -66,6 +67,8 @@ struct Cluster {
     /// One in so many messages about sets is lost.
     loses_one_in: Option<u64>,
     blobs: Vec<(Digest, u64)>,
+    /// What each order says.
+    keep_until: u64,
 }
 
 fn peer(node: usize) -> PeerId {
@@ -116,6 +119,7 @@ impl Cluster {
             wakes: BTreeSet::new(),
             loses_one_in: None,
             blobs: blobs.collect(),
+            keep_until: 0,
         };
         let members = roster(0..=targets);
         for node in 0..=targets {
@@ -132,6 +136,7 @@ impl Cluster {
                 reports: BTreeMap::new(),
                 told: Vec::new(),
                 ends: Vec::new(),
+                kept: Vec::new(),
             });
             cluster.input(node, Input::Roster(Arc::clone(&members)));
         }
@@ -149,7 +154,10 @@ impl Cluster {
 
     fn warm_these(&mut self, at: usize, targets: Vec<PeerId>, deadline: f64) {
         let (blobs, deadline) = (self.blobs.clone(), seconds(deadline));
-        self.input(at, Input::Warm { set: SET, blobs, scope: scope(), targets, deadline });
+        self.input(
+            at,
+            Input::Warm { set: SET, blobs, scope: scope(), targets, deadline, keep_until: self.keep_until },
+        );
     }
 
     fn restart(&mut self, node: usize, kind: Kind) {
@@ -204,6 +212,7 @@ impl Cluster {
                 self.plan(Duration::ZERO, node, Happening::Input(Input::Shut { digest }));
             }
             Output::Tell { to, message } => self.tell(node, to, message),
+            Output::Keep { digest, until } => self.nodes[node].kept.push((digest, until)),
             Output::Warming { set, tally } => {
                 assert_eq!(set, SET);
                 self.nodes[node].told.push(tally);
@@ -576,6 +585,7 @@ fn a_node_that_drains_takes_nothing_on() {
             scope: scope(),
             targets: vec![peer(2)],
             deadline: seconds(1.0),
+            keep_until: 0,
         },
     );
     assert_eq!(cluster.end(1).failures, [(peer(2), WarmFault::Draining)]);
@@ -603,4 +613,37 @@ fn news_are_told_at_a_bounded_rate() {
     assert!(told.is_sorted_by_key(|t| t.ready), "what is ready stays so");
     assert!(told.len() as f64 <= 15.0 / WARM_REPORT_PAUSE.as_secs_f64(), "{}", told.len());
     assert!(cluster.reports_per_second_max(0) <= 2 * WARM_FANOUT as u64);
+}
+
+#[test]
+fn every_target_is_told_what_to_keep() {
+    let mut cluster = Cluster::new(30, |_| AT_ONCE);
+    cluster.warm(0, 60.0);
+    cluster.run_for(5.0);
+    assert!(cluster.nodes.iter().all(|node| node.kept.is_empty()), "nobody asked for that");
+    let kept = |cluster: &Cluster, until: u64| {
+        let all: Vec<_> = cluster.blobs.iter().map(|(digest, _)| (*digest, until)).collect();
+        assert!(cluster.nodes[0].kept.is_empty(), "it is no target");
+        cluster.nodes[1..].iter().all(|node| node.kept.ends_with(&all))
+    };
+    // What is there already is told of as well, and a shorter time is no news.
+    for (until, known) in [(100, 100), (50, 100), (200, 200)] {
+        cluster.keep_until = until;
+        cluster.warm(0, 60.0);
+        cluster.run_for(5.0);
+        assert!(kept(&cluster, known), "{until}: {:?}", cluster.nodes[7].kept);
+    }
+    assert!(cluster.nodes[1..].iter().all(|node| node.kept.len() == 2 * cluster.blobs.len()));
+}
+
+#[test]
+fn who_asks_again_after_the_end_asks_for_others() {
+    let mut cluster = Cluster::new(3, |_| AT_ONCE);
+    cluster.warm_these(0, vec![peer(1), peer(2)], 60.0);
+    cluster.run_for(3.0);
+    cluster.warm_these(0, vec![peer(3)], 60.0);
+    cluster.run_for(3.0);
+    let set = cluster.nodes[0].engine.swarm().unwrap().warming().set(SET).unwrap();
+    assert_eq!(set.asked().collect::<Vec<_>>(), [(peer(3), super::blobs::Standing::Ready)]);
+    assert_eq!(cluster.nodes[0].ends.iter().map(|end| end.of).collect::<Vec<_>>(), [2, 1]);
 }

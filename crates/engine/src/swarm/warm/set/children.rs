@@ -222,6 +222,7 @@ impl Set {
             repository: self.scope.repository.as_str().to_owned(),
             targets: child.members[1..].to_vec(),
             deadline_ms,
+            keep_until: self.keep_until,
         };
         desk.mail.push_back((*peer, Message::Warm(order)));
     }

@@ -1,0 +1,134 @@
+//! `/v1/warm`: requests to warm, how far they are, and an end to them.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{AdminState, Refusal};
+use crate::warm::{Phase, RequestError, WarmRequest, WarmStatus};
+
+/// Media type of the news: one JSON object in each line.
+const LINES: &str = "application/x-ndjson";
+
+/// Least pause between two news: a person cannot follow more.
+const NEWS_PAUSE: Duration = Duration::from_millis(100);
+
+/// Pause after which something is said although there are no news, so that whoever listens knows that the agent lives.
+const NEWS_CALM: Duration = Duration::from_secs(5);
+
+/// The requests that the agent knows, newest first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WarmList {
+    /// The requests.
+    pub requests: Vec<Arc<WarmStatus>>,
+}
+
+/// `POST /v1/warm`: begins, or with `dry_run` tells what would be done.
+pub(super) async fn begin(
+    State(state): State<AdminState>,
+    request: Result<Json<WarmRequest>, JsonRejection>,
+) -> Result<Response, Refusal> {
+    let Json(request) = request.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    if request.dry_run {
+        let plan = state.warmer.plan(&request).await.map_err(refused)?;
+        return Ok(Json(plan).into_response());
+    }
+    let status = state.warmer.begin(&request).map_err(refused)?;
+    Ok((StatusCode::ACCEPTED, Json(status)).into_response())
+}
+
+pub(super) async fn list(State(state): State<AdminState>) -> Json<WarmList> {
+    Json(WarmList { requests: state.warmer.list() })
+}
+
+pub(super) async fn show(
+    State(state): State<AdminState>,
+    Path(id): Path<String>,
+) -> Result<Json<Arc<WarmStatus>>, Refusal> {
+    let news = state.warmer.watch(&id).ok_or_else(|| unknown(&id))?;
+    let status = Arc::clone(&news.borrow());
+    Ok(Json(status))
+}
+
+/// `GET /v1/warm/{id}/events`: how far it is, now and whenever that changes, until it is over.
+pub(super) async fn events(
+    State(state): State<AdminState>,
+    Path(id): Path<String>,
+) -> Result<Response, Refusal> {
+    let news = state.warmer.watch(&id).ok_or_else(|| unknown(&id))?;
+    let lines = stream::unfold(Some(News::new(news, state.warmer.stopped())), |news| async {
+        let mut news = news?;
+        let status = news.next().await?;
+        let mut line = serde_json::to_vec(&*status).ok()?;
+        line.push(b'\n');
+        let next = (status.phase == Phase::Warming).then_some(news);
+        Some((Ok::<_, Infallible>(Bytes::from(line)), next))
+    });
+    Ok(([(header::CONTENT_TYPE, LINES)], Body::from_stream(lines)).into_response())
+}
+
+pub(super) async fn cancel(
+    State(state): State<AdminState>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    if state.warmer.cancel(&id) { Ok(StatusCode::NO_CONTENT) } else { Err(unknown(&id)) }
+}
+
+struct News {
+    from: watch::Receiver<Arc<WarmStatus>>,
+    stopped: CancellationToken,
+    is_first: bool,
+}
+
+impl News {
+    fn new(from: watch::Receiver<Arc<WarmStatus>>, stopped: CancellationToken) -> Self {
+        News { from, stopped, is_first: true }
+    }
+
+    /// `None` when the agent ends.
+    async fn next(&mut self) -> Option<Arc<WarmStatus>> {
+        if !std::mem::take(&mut self.is_first) {
+            let stopped = self.stopped.clone();
+            stopped.run_until_cancelled(self.changed()).await?;
+        }
+        Some(Arc::clone(&self.from.borrow_and_update()))
+    }
+
+    async fn changed(&mut self) {
+        tokio::time::sleep(NEWS_PAUSE).await;
+        // An error means that the request is forgotten; then it is over, and its last news are still there.
+        let _ = tokio::time::timeout(NEWS_CALM, self.from.changed()).await;
+    }
+}
+
+fn refused(error: RequestError) -> Refusal {
+    let status = match error {
+        RequestError::Busy | RequestError::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        RequestError::Empty
+        | RequestError::TooMany(_)
+        | RequestError::Image(_)
+        | RequestError::Platform(_)
+        | RequestError::Time { .. }
+        | RequestError::Select(_) => StatusCode::BAD_REQUEST,
+    };
+    Refusal::new(status, error.to_string())
+}
+
+fn unknown(id: &str) -> Refusal {
+    let id: String = id.chars().take(40).collect();
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        format!("no request to warm has the name {id:?}; shoal prewarm ls lists them"),
+    )
+}

@@ -1,0 +1,281 @@
+//! `shoal prewarm`: images onto nodes before anybody asks for them.
+//!
+//! Invariants: what comes of it is on standard output, how far it is on standard error; a second start of the same command
+//! goes on where the first one was, on whichever node; the command never ends before it has said which nodes are not ready.
+
+mod images;
+mod kubernetes;
+mod progress;
+mod text;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueHint};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::output::Output;
+use super::{AgentSocket, Failure};
+use crate::admin::client::{AdminClient, ClientError, WarmEvents};
+use crate::warm::select::Selection;
+use crate::warm::{Phase, WarmRequest, WarmStatus};
+
+use progress::Progress;
+
+/// How long the last news may take after the request has been cancelled.
+const LAST_NEWS_MAX: Duration = Duration::from_secs(15);
+
+/// What a shell expects of a command that was interrupted.
+const INTERRUPTED: u8 = 130;
+
+const EXAMPLES: &str = "\
+Examples:
+  shoal prewarm redis:7                                    onto every node
+  shoal prewarm registry.example.com/app:v2 --select zone=eu-1a,pool=gpu --pin 24h
+  shoal prewarm -f images.txt --percent 10 --dry-run       what would be done
+  helm template ./chart | shoal prewarm --from-manifest -  all images of a release
+  kubectl get deploy,sts,ds -A -o yaml | shoal prewarm --from-manifest -
+  shoal prewarm ls                                         what is under way on this agent
+
+Any agent can be asked: it tells the others, which get each blob once from upstream and all else from each other. Give the
+command again, here or on another node, and it goes on where it was.
+
+Exit status:
+  0    every node has every image
+  1    some are missing; they are listed, with the reason
+  2    no node has any, or the command line, an image's name or the choice of nodes is wrong
+  4    no agent answers, or it ended; give the same command to the agent of another node
+  130  interrupted (Ctrl-C, SIGTERM): cancelled on all nodes, what has come stays";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub(super) struct PrewarmArgs {
+    #[command(subcommand)]
+    command: Option<PrewarmCommand>,
+    #[command(flatten)]
+    warm: WarmArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum PrewarmCommand {
+    /// List what this agent was asked to warm since it started, newest first.
+    Ls(ListArgs),
+    /// Show how far one request is, image by image and zone by zone.
+    Status(OneArgs),
+    /// Cancel one request. What has come stays on the nodes.
+    ///
+    /// An image that others are warming at the same time through other agents is begun again there.
+    Cancel(CancelArgs),
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    #[command(flatten)]
+    agent: AgentSocket,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct OneArgs {
+    /// Its name, as `shoal prewarm ls` shows it.
+    id: String,
+    #[command(flatten)]
+    agent: AgentSocket,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct CancelArgs {
+    /// Its name, as `shoal prewarm ls` shows it.
+    id: String,
+    #[command(flatten)]
+    agent: AgentSocket,
+}
+
+#[derive(Debug, Args)]
+struct WarmArgs {
+    /// Images, as for a runtime: redis:7, quay.io/team/app@sha256:...
+    ///
+    /// An image named `ls`, `status` or `cancel` is written in full: docker.io/library/ls.
+    #[arg(value_name = "IMAGE")]
+    images: Vec<String>,
+    /// File with one image a line; `#` begins a comment, `-` is standard input.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    file: Vec<PathBuf>,
+    /// File with Kubernetes objects, YAML or JSON, whose containers' images are taken; `-` is standard input.
+    ///
+    /// Init containers, ephemeral containers and image volumes count as well. What has no pod in it is skipped.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    from_manifest: Vec<PathBuf>,
+    /// Platforms of images that are for several, or `all`. Without it: what the agent that is asked runs on.
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    platform: Vec<String>,
+    /// Which nodes: `all`, or the beginnings of names as `shoal peers` shows them.
+    #[arg(long, value_name = "NODES", value_delimiter = ',', default_value = "all")]
+    nodes: Vec<String>,
+    /// Only nodes with these labels; `zone` is their zone. One key twice: either value.
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = term)]
+    select: Vec<(String, String)>,
+    /// At most so many of them, spread over the zones; the same ones each time.
+    #[arg(long, value_name = "N", conflicts_with = "percent")]
+    count: Option<usize>,
+    /// So many of a hundred of them, rounded up, spread over the zones; the same ones each time.
+    #[arg(long, value_name = "P")]
+    percent: Option<u8>,
+    /// Keep the blobs from eviction on every one of these nodes, for so long from now: 24h, 7days.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pin: Option<Duration>,
+    /// Time after which whoever is not ready has failed; at most 24h. What has come until then stays.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1h")]
+    deadline: Duration,
+    /// Only tell what each node has, what it would receive, and what nobody has. Nothing moves but manifests.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not wait: print the request's name, for `shoal prewarm status`.
+    #[arg(long, conflicts_with = "dry_run")]
+    detach: bool,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    agent: AgentSocket,
+}
+
+fn term(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("write it as key=value, such as zone=eu-1a or pool=gpu".into()),
+    }
+}
+
+pub(super) async fn run(args: &PrewarmArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    match &args.command {
+        None => warm(&args.warm, out).await,
+        Some(PrewarmCommand::Ls(args)) => {
+            let list = AdminClient::new(&args.agent.path()?).warm_list().await?;
+            if args.json {
+                out.json(&list)?;
+            } else if list.requests.is_empty() {
+                out.line(format_args!("this agent has not been asked to warm anything since it started"))?;
+            } else {
+                out.table(&text::list(&list.requests))?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(PrewarmCommand::Status(args)) => {
+            let status = AdminClient::new(&args.agent.path()?).warm_status(&args.id).await?;
+            if args.json {
+                out.json(&status)?;
+            } else {
+                out.bytes(text::report(&status).as_bytes())?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(PrewarmCommand::Cancel(args)) => {
+            AdminClient::new(&args.agent.path()?).cancel_warm(&args.id).await?;
+            out.line(format_args!("{} is cancelled; what has come stays on the nodes", args.id))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+impl WarmArgs {
+    fn request(&self) -> Result<WarmRequest, Failure> {
+        let mut labels: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (key, value) in &self.select {
+            labels.entry(key.clone()).or_default().insert(value.clone());
+        }
+        let is_all = self.nodes.iter().any(|name| name == "all");
+        let names = if is_all { Vec::new() } else { self.nodes.clone() };
+        Ok(WarmRequest {
+            images: images::gather(&self.images, &self.file, &self.from_manifest)?,
+            platforms: self.platform.clone(),
+            nodes: Selection { names, labels, count: self.count, percent: self.percent },
+            pin_seconds: self.pin.map(|pin| pin.as_secs()),
+            deadline_seconds: Some(self.deadline.as_secs()),
+            dry_run: self.dry_run,
+        })
+    }
+}
+
+async fn warm(args: &WarmArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    let request = args.request()?;
+    let client = AdminClient::new(&args.agent.path()?);
+    if args.dry_run {
+        let plan = client.plan_warm(&request).await?;
+        match args.json {
+            true => out.json(&plan)?,
+            false => out.bytes(text::plan(&plan).as_bytes())?,
+        }
+        return Ok(if plan.is_complete() { ExitCode::SUCCESS } else { ExitCode::from(1) });
+    }
+    let begun = client.warm(&request).await?;
+    if args.detach {
+        match args.json {
+            true => out.json(&begun)?,
+            false => out.line(format_args!("{}", begun.id))?,
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (status, interrupted) = follow(&client, begun).await?;
+    match args.json {
+        true => out.json(&status)?,
+        false => out.bytes(text::report(&status).as_bytes())?,
+    }
+    Ok(exit_code(&status, interrupted))
+}
+
+fn exit_code(status: &WarmStatus, interrupted: bool) -> ExitCode {
+    ExitCode::from(match () {
+        () if interrupted => INTERRUPTED,
+        () if status.is_complete() => 0,
+        () if status.is_any() => 1,
+        () => 2,
+    })
+}
+
+/// Shows how far it is until it is over. A signal cancels it.
+async fn follow(client: &AdminClient, begun: WarmStatus) -> Result<(WarmStatus, bool), Failure> {
+    let id = begun.id.clone();
+    let system = |source| Failure::System { operation: "wait for signals", source };
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
+    let lost = |source: Option<ClientError>| Failure::WarmLost { source };
+    let mut events = client.warm_events(&id).await.map_err(|error| lost(Some(error)))?;
+    let mut progress = Progress::new(&begun);
+    let news = async {
+        let mut last = begun;
+        while last.phase == Phase::Warming {
+            last = events.next().await.map_err(|error| lost(Some(error)))?.ok_or_else(|| lost(None))?;
+            progress.show(&last);
+        }
+        Ok(last)
+    };
+    tokio::select! {
+        last = news => return last.map(|last| (last, false)),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    progress.say("interrupted: the nodes are told to stop; what has come stays there");
+    client.cancel_warm(&id).await.map_err(|error| lost(Some(error)))?;
+    match tokio::time::timeout(LAST_NEWS_MAX, last_of(client.warm_events(&id).await?)).await {
+        Ok(Ok(Some(status))) => Ok((status, true)),
+        Ok(Err(error)) => Err(lost(Some(error))),
+        Ok(Ok(None)) | Err(_) => Err(lost(None)),
+    }
+}
+
+async fn last_of(mut events: WarmEvents) -> Result<Option<WarmStatus>, ClientError> {
+    while let Some(status) = events.next().await? {
+        if status.phase != Phase::Warming {
+            return Ok(Some(status));
+        }
+    }
+    Ok(None)
+}

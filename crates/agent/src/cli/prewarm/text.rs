@@ -1,0 +1,278 @@
+//! What is said of requests to warm, in words.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::cli::output::{Align, Table, bytes, member_name, percent, seconds};
+use crate::warm::{ImageState, NodeName, Phase, WarmPlan, WarmStatus};
+
+/// Nodes that are listed with their reasons; all of them are in the JSON.
+const LISTED_MAX: usize = 50;
+
+/// The first line.
+pub(super) fn beginning(status: &WarmStatus) -> String {
+    let what = match &status.images[..] {
+        [image] => image.image.clone(),
+        images => format!("{} images", images.len()),
+    };
+    format!("{}: {what} for {}", status.id, nodes(status.nodes))
+}
+
+/// How far it is, in one line.
+pub(super) fn line(status: &WarmStatus, rate: u64) -> String {
+    let mut text = counts(status);
+    if status.bytes_of > 0 {
+        let _ = write!(
+            text,
+            "; {} of {} ({})",
+            bytes(status.bytes),
+            bytes(status.bytes_of),
+            percent(status.bytes, status.bytes_of)
+        );
+    }
+    if rate > 0 {
+        let _ = write!(text, ", {}/s", bytes(rate));
+    }
+    if let Some(upstream) = status.upstream_bytes.filter(|bytes| *bytes > 0) {
+        let _ = write!(text, ", {} from upstream", bytes(upstream));
+    }
+    let left = status.bytes_of.saturating_sub(status.bytes);
+    if let Some(left) = left.checked_div(rate).filter(|left| *left > 0) {
+        let _ = write!(text, ", {} left", seconds(left));
+    }
+    text
+}
+
+/// What has become of the nodes, and of images that are not known yet.
+pub(super) fn counts(status: &WarmStatus) -> String {
+    let mut text = format!("{} of {} ready", status.ready, nodes(status.nodes));
+    if status.failed > 0 {
+        let _ = write!(text, ", {} failed", status.failed);
+    }
+    let of = |state| status.images.iter().filter(|image| image.state == state).count();
+    let unknown = of(ImageState::Waiting) + of(ImageState::Resolving);
+    if unknown > 0 && status.phase == Phase::Warming {
+        let _ = write!(text, ", {} to be looked up", images(unknown));
+    }
+    if of(ImageState::Failed) > 0 {
+        let _ = write!(text, ", {} failed", images(of(ImageState::Failed)));
+    }
+    text
+}
+
+/// A line for each zone, or for each node that is still at it when there are few.
+pub(super) fn details(status: &WarmStatus, most: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    if status.zones.len() > 1 {
+        let width = status.zones.iter().map(|zone| zone_name(&zone.zone).chars().count()).max().unwrap_or(0);
+        let open = status.zones.iter().filter(|zone| zone.ready + zone.failed < zone.nodes);
+        lines.extend(open.map(|zone| {
+            let failed = if zone.failed > 0 { format!(", {} failed", zone.failed) } else { String::new() };
+            format!("{:<width$}  {} of {} ready{failed}", zone_name(&zone.zone), zone.ready, zone.nodes)
+        }));
+    }
+    let undecided = status.nodes - status.ready - status.failed;
+    if undecided == status.waiting.len() && undecided < status.nodes {
+        lines.extend(status.waiting.iter().map(|node| format!("waiting for {}", node_name(node))));
+    }
+    lines.truncate(most);
+    lines
+}
+
+/// How it ended, or how it stands: images, zones, nodes that are not ready, and the sum in the last line.
+pub(super) fn report(status: &WarmStatus) -> String {
+    let mut text = String::new();
+    let mut table = Table::new(&[
+        ("IMAGE", Align::Left),
+        ("DIGEST", Align::Left),
+        ("BLOBS", Align::Right),
+        ("SIZE", Align::Right),
+        ("READY", Align::Right),
+    ]);
+    for image in &status.images {
+        let digest = image.digest.map_or_else(|| "-".to_owned(), |digest| digest.short());
+        let ready = format!("{}/{}", image.ready, status.nodes);
+        table.row([image.image.clone(), digest, image.blobs.to_string(), bytes(image.size), ready]);
+    }
+    let _ = write!(text, "{table}");
+    for image in &status.images {
+        if let Some(error) = image.error.as_ref().filter(|_| image.state == ImageState::Failed) {
+            let _ = writeln!(text, "not warmed: {}: {error}", image.image);
+        }
+        if let Some(note) = &image.note {
+            let _ = writeln!(text, "note: {}: {note}", image.image);
+        }
+    }
+    if !status.unready.is_empty() {
+        let _ = write!(text, "\n{}", unready(status));
+        if status.failed > LISTED_MAX {
+            let _ = writeln!(text, "... and {} more: --json lists them", status.failed - LISTED_MAX);
+        }
+    }
+    let _ = writeln!(text, "\n{}", sum(status));
+    text
+}
+
+fn unready(status: &WarmStatus) -> Table {
+    let columns = ["NOT READY", "ADDRESS", "ZONE", "IMAGE", "WHY"];
+    let mut table = Table::new(&columns.map(|column| (column, Align::Left)));
+    for unready in status.unready.iter().take(LISTED_MAX) {
+        let NodeName { peer, address, zone } = &unready.node;
+        table.row([
+            if peer.is_empty() { "this node".to_owned() } else { member_name(peer) },
+            address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
+            zone_name(zone).to_owned(),
+            unready.image.clone(),
+            unready.why.clone(),
+        ]);
+    }
+    table
+}
+
+fn sum(status: &WarmStatus) -> String {
+    let took = Duration::from_millis(status.elapsed_ms).as_secs_f64();
+    let mut text = match status.phase {
+        Phase::Warming => format!("{} of {} ready after {took:.1} s", status.ready, nodes(status.nodes)),
+        Phase::Done => format!("{} of {} ready in {took:.1} s", status.ready, nodes(status.nodes)),
+        Phase::Cancelled => format!(
+            "cancelled: {} of {} ready after {took:.1} s; what has come stays, and the same command goes on from there",
+            status.ready,
+            nodes(status.nodes)
+        ),
+    };
+    if status.images_failed() > 0 {
+        let _ = write!(text, ", {} not warmed", images(status.images_failed()));
+    }
+    if let Some(upstream) = status.upstream_bytes {
+        let _ = write!(text, "; {} from upstream for {} on the nodes", bytes(upstream), bytes(status.bytes));
+    }
+    if let Some(until) = status.pinned_until {
+        let _ = write!(text, "; kept until {}", moment(until));
+    }
+    text
+}
+
+/// What would be done.
+pub(super) fn plan(plan: &WarmPlan) -> String {
+    let mut text = String::new();
+    let mut table = Table::new(&[
+        ("IMAGE", Align::Left),
+        ("DIGEST", Align::Left),
+        ("BLOBS", Align::Right),
+        ("SIZE", Align::Right),
+        ("FROM UPSTREAM", Align::Right),
+        ("NODES READY", Align::Right),
+    ]);
+    for image in plan.images.iter().filter(|image| image.error.is_none()) {
+        table.row([
+            image.image.clone(),
+            image.digest.map_or_else(|| "-".to_owned(), |digest| digest.short()),
+            image.blobs.to_string(),
+            bytes(image.size),
+            bytes(image.upstream_bytes),
+            format!("{}/{}", image.nodes_ready, plan.nodes.len()),
+        ]);
+    }
+    if !table.is_empty() {
+        let _ = writeln!(text, "{table}");
+    }
+    for image in &plan.images {
+        if let Some(error) = &image.error {
+            let _ = writeln!(text, "cannot be warmed: {}: {error}", image.image);
+        }
+        if let Some(note) = &image.note {
+            let _ = writeln!(text, "note: {}: {note}", image.image);
+        }
+    }
+    let mut table = Table::new(&[
+        ("NODE", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("ZONE", Align::Left),
+        ("HAS", Align::Right),
+        ("WOULD RECEIVE", Align::Right),
+    ]);
+    for node in plan.nodes.iter().filter(|node| node.missing_bytes > 0).take(LISTED_MAX) {
+        let NodeName { peer, address, zone } = &node.node;
+        table.row([
+            if peer.is_empty() { "this node".to_owned() } else { member_name(peer) },
+            address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
+            zone_name(zone).to_owned(),
+            if node.answers { bytes(node.here_bytes) } else { "does not answer".to_owned() },
+            bytes(node.missing_bytes),
+        ]);
+    }
+    if !table.is_empty() {
+        let _ = writeln!(text, "{table}");
+    }
+    let cold = plan.nodes.iter().filter(|node| node.missing_bytes > 0).count();
+    if cold > LISTED_MAX {
+        let _ = writeln!(text, "... and {} more: --json lists them\n", cold - LISTED_MAX);
+    }
+    let _ = writeln!(
+        text,
+        "{} would receive {} in all, of which {} would come from upstream; {} have everything",
+        nodes(cold),
+        bytes(plan.missing_bytes),
+        bytes(plan.upstream_bytes),
+        plan.nodes.len() - cold
+    );
+    text
+}
+
+/// Requests, one a line.
+pub(super) fn list<S: AsRef<WarmStatus>>(requests: &[S]) -> Table {
+    let mut table = Table::new(&[
+        ("ID", Align::Left),
+        ("STATE", Align::Left),
+        ("READY", Align::Right),
+        ("FAILED", Align::Right),
+        ("BEGUN", Align::Left),
+        ("PINNED UNTIL", Align::Left),
+        ("IMAGES", Align::Left),
+    ]);
+    for status in requests.iter().map(AsRef::as_ref) {
+        let first = status.images.first().map_or_else(String::new, |image| image.image.clone());
+        let more = status.images.len().saturating_sub(1);
+        table.row([
+            status.id.clone(),
+            format!("{:?}", status.phase).to_lowercase(),
+            format!("{}/{}", status.ready, status.nodes),
+            status.failed.to_string(),
+            moment(status.started_at),
+            status.pinned_until.map_or_else(|| "-".to_owned(), moment),
+            if more > 0 { format!("{first} and {more} more") } else { first },
+        ]);
+    }
+    table
+}
+
+fn nodes(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "node" } else { "nodes" })
+}
+
+fn images(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "image" } else { "images" })
+}
+
+fn zone_name(zone: &str) -> &str {
+    if zone.is_empty() { "-" } else { zone }
+}
+
+fn node_name(node: &NodeName) -> String {
+    if node.peer.is_empty() {
+        return "this node".into();
+    }
+    let address = node.address.map_or_else(String::new, |address| format!(" at {address}"));
+    let zone = if node.zone.is_empty() { String::new() } else { format!(" in {}", node.zone) };
+    format!("{}{address}{zone}", member_name(&node.peer))
+}
+
+fn moment(unix: u64) -> String {
+    // What an agent says that no calendar has is shown as the end of the calendar.
+    let latest = 253_402_300_799;
+    let at: SystemTime = UNIX_EPOCH + Duration::from_secs(unix.min(latest));
+    humantime::format_rfc3339_seconds(at).to_string()
+}
+
+#[cfg(test)]
+mod tests;

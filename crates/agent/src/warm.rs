@@ -1,0 +1,289 @@
+//! Warming: images that nodes shall have before anybody asks for them.
+//!
+//! Question: an operator names images and nodes; how do the bytes get there, and how is it known that they are there?
+//! Answer: the agent that is asked resolves each image once ([`resolve`]), chooses the nodes from the list of members
+//! ([`select`]), and hands each image's blobs to the engine as one warm set, whose order travels down a tree of members. The
+//! set's name follows from its blobs and their repository alone, so that whoever asks for the same, later or elsewhere, meets
+//! in the same set. Manifests are blobs of the set like all others: a warm node answers for the whole image by itself.
+//!
+//! This module keeps no order that outlives the agent: what has been received stays on the nodes, and the same request, to
+//! this agent or another, goes on from there.
+//!
+//! Invariant: there are never more than [`RUNNING_MAX`] requests under way; each ends by its deadline.
+
+mod alone;
+mod job;
+mod plan;
+mod resolve;
+pub mod select;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use shoal_engine::limits::WARM_DEADLINE_MAX;
+use shoal_engine::peer::{Member, PeerId};
+use shoal_engine::{Digest, Scope, WarmSetId};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::image::{Image, ImageError};
+use crate::node::Node;
+use crate::swarm::Swarm;
+
+use job::Job;
+use select::{SelectError, Selection};
+
+pub use plan::{PlannedImage, PlannedNode, WarmPlan};
+pub use resolve::Platforms;
+pub use status::{ImageState, ImageStatus, NodeName, Phase, Unready, WarmStatus, ZoneStatus};
+
+/// Images of one request. A cluster's own ones are some dozens.
+pub const IMAGES_MAX: usize = 512;
+/// Requests that are under way at a time.
+pub const RUNNING_MAX: usize = 16;
+/// Requests that are remembered, those under way included.
+const REMEMBERED_MAX: usize = 64;
+/// Longest time for which blobs are kept: a pin that is meant to stay is put on the blob itself.
+pub const KEEP_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// Deadline of a request that names none.
+pub const DEADLINE: Duration = Duration::from_secs(60 * 60);
+
+/// What shall be warmed, as the admin API takes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WarmRequest {
+    /// Images, as for a runtime.
+    pub images: Vec<String>,
+    /// Platforms of images that are for several, `os/architecture[/variant]`, or `all`; empty: that of the agent.
+    #[serde(default)]
+    pub platforms: Vec<String>,
+    /// Which nodes; all if it says nothing.
+    #[serde(default)]
+    pub nodes: Selection,
+    /// How long the blobs are kept from eviction, from the beginning on, seconds; unset: like all others.
+    #[serde(default)]
+    pub pin_seconds: Option<u64>,
+    /// Time after which whoever is not ready has failed, seconds.
+    #[serde(default)]
+    pub deadline_seconds: Option<u64>,
+    /// Only tell what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Why a request was not begun. Whoever asked has to change it, or to wait.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// There is nothing to warm.
+    #[error("no image is named")]
+    Empty,
+    /// There is too much.
+    #[error("{0} images are more than {IMAGES_MAX}; ask for them in several requests")]
+    TooMany(usize),
+    /// What is no image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// What is no platform.
+    #[error("{0:?} is no platform; write it as linux/amd64 or linux/arm/v7, or \"all\"")]
+    Platform(String),
+    /// A time that is none.
+    #[error("{what} of {seconds} s is not between 1 s and {max:?}")]
+    Time {
+        /// Which.
+        what: &'static str,
+        /// What was given.
+        seconds: u64,
+        /// The most.
+        max: Duration,
+    },
+    /// The nodes cannot be chosen.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// Others are under way.
+    #[error(
+        "{RUNNING_MAX} requests to warm are under way on this agent; wait for one (shoal prewarm ls) or cancel it"
+    )]
+    Busy,
+    /// The agent ends.
+    #[error("the agent is shutting down; ask another one")]
+    Draining,
+}
+
+/// Warms, and knows what is being warmed. Cheap to clone.
+#[derive(Clone)]
+pub struct Warmer(Arc<Inner>);
+
+struct Inner {
+    node: Node,
+    swarm: Option<Swarm>,
+    /// Newest last.
+    jobs: Mutex<VecDeque<Arc<Job>>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// A request that has been looked through.
+struct Wanted {
+    images: Vec<Image>,
+    platforms: Platforms,
+    targets: Vec<Arc<Member>>,
+    keep: Option<Duration>,
+    deadline: Duration,
+}
+
+impl Warmer {
+    /// Nothing is warmed yet.
+    pub fn new(node: Node, swarm: Option<Swarm>) -> Self {
+        let (jobs, tasks, stop) = (Mutex::default(), TaskTracker::new(), CancellationToken::new());
+        Warmer(Arc::new(Inner { node, swarm, jobs, tasks, stop }))
+    }
+
+    /// Begins; what follows is told by [`watch`](Self::watch).
+    ///
+    /// # Errors
+    /// Why it was not begun.
+    pub fn begin(&self, request: &WarmRequest) -> Result<Arc<WarmStatus>, RequestError> {
+        let wanted = self.wanted(request)?;
+        let mut jobs = self.0.jobs.lock();
+        if self.0.stop.is_cancelled() {
+            return Err(RequestError::Draining);
+        }
+        if jobs.iter().filter(|job| !job.is_over()).count() >= RUNNING_MAX {
+            return Err(RequestError::Busy);
+        }
+        while jobs.len() >= REMEMBERED_MAX {
+            // There are more remembered than may be under way, so one of them is over.
+            let Some(oldest) = jobs.iter().position(|job| job.is_over()) else { break };
+            jobs.remove(oldest);
+        }
+        let job = Arc::new(Job::new(wanted));
+        jobs.push_back(Arc::clone(&job));
+        drop(jobs);
+        tracing::info!(
+            id = job.id(),
+            images = job.images().len(),
+            nodes = job.targets().len(),
+            "a request to warm begins"
+        );
+        let status = job.status();
+        self.0.tasks.spawn(job.run(self.clone()));
+        Ok(status)
+    }
+
+    /// What would be done.
+    ///
+    /// # Errors
+    /// Why it would not be begun.
+    pub async fn plan(&self, request: &WarmRequest) -> Result<WarmPlan, RequestError> {
+        Ok(plan::plan(self, self.wanted(request)?).await)
+    }
+
+    /// The requests that are known, newest first.
+    pub fn list(&self) -> Vec<Arc<WarmStatus>> {
+        self.0.jobs.lock().iter().rev().map(|job| job.status()).collect()
+    }
+
+    /// A request by its name; its news end when it is over.
+    pub fn watch(&self, id: &str) -> Option<watch::Receiver<Arc<WarmStatus>>> {
+        self.job(id).map(|job| job.watch())
+    }
+
+    /// Ends a request; what has come stays. Whether it is known.
+    pub fn cancel(&self, id: &str) -> bool {
+        self.job(id).map(|job| job.cancel()).is_some()
+    }
+
+    /// The agent ends: whoever listens is let go, and what was handed to other members goes on there.
+    pub async fn stop(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Cancelled when the agent ends.
+    pub fn stopped(&self) -> CancellationToken {
+        self.0.stop.clone()
+    }
+
+    fn job(&self, id: &str) -> Option<Arc<Job>> {
+        self.0.jobs.lock().iter().find(|job| job.id() == id).cloned()
+    }
+
+    /// Whether a request other than `job` that is under way has begun the set.
+    fn is_wanted_by_others(&self, job: &Job, set: WarmSetId) -> bool {
+        self.0
+            .jobs
+            .lock()
+            .iter()
+            .any(|other| other.id() != job.id() && !other.is_over() && other.has_begun(set))
+    }
+
+    fn wanted(&self, request: &WarmRequest) -> Result<Wanted, RequestError> {
+        let mut images: Vec<Image> = Vec::new();
+        for text in &request.images {
+            let image = text.parse()?;
+            if !images.contains(&image) {
+                images.push(image);
+            }
+        }
+        match images.len() {
+            0 => return Err(RequestError::Empty),
+            n if n > IMAGES_MAX => return Err(RequestError::TooMany(n)),
+            _ => {}
+        }
+        let keep = request.pin_seconds.map(|seconds| period("a pin", seconds, KEEP_MAX)).transpose()?;
+        let deadline =
+            request.deadline_seconds.map(|s| period("a deadline", s, WARM_DEADLINE_MAX)).transpose()?;
+        Ok(Wanted {
+            images,
+            platforms: Platforms::parse(&request.platforms).map_err(RequestError::Platform)?,
+            targets: request.nodes.choose(&self.members())?,
+            keep,
+            deadline: deadline.unwrap_or(DEADLINE),
+        })
+    }
+
+    /// All members; without a swarm this node alone, which has no name then.
+    fn members(&self) -> Vec<Arc<Member>> {
+        match &self.0.swarm {
+            Some(swarm) => swarm.roster().iter().cloned().collect(),
+            None => vec![Arc::new(Member {
+                peer: PeerId([0; 32]),
+                generation: 0,
+                addresses: Box::default(),
+                data_port: 0,
+                zone: "".into(),
+                labels: Box::default(),
+                version: env!("CARGO_PKG_VERSION").into(),
+            })],
+        }
+    }
+}
+
+fn period(what: &'static str, seconds: u64, max: Duration) -> Result<Duration, RequestError> {
+    match Duration::from_secs(seconds) {
+        period if period.is_zero() || period > max => Err(RequestError::Time { what, seconds, max }),
+        period => Ok(period),
+    }
+}
+
+/// The name of a set: it follows from the blobs and their repository, in whatever order they come, and from nothing else.
+fn set_id(scope: &Scope, blobs: &[(Digest, u64)]) -> WarmSetId {
+    let mut sorted: Vec<_> = blobs.to_vec();
+    sorted.sort_unstable();
+    let mut text = format!("shoal warm set 1\n{}\n{}\n", scope.registry, scope.repository);
+    for (digest, size) in sorted {
+        let _ = writeln!(text, "{digest} {size}");
+    }
+    let mut name = [0; 8];
+    name.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..8]);
+    WarmSetId(u64::from_be_bytes(name))
+}

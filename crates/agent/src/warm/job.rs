@@ -1,0 +1,468 @@
+//! One request: its images one after the other, and how each node stands.
+//!
+//! Invariants: a node counts as ready only for images that it has whole; a request ends when each of its images has, when it
+//! is cancelled, or when the agent ends; what it began elsewhere is taken back only if nobody else on this agent wants it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
+use shoal_engine::limits::{WARM_BLOBS_MAX, WARM_GRACE, WARM_SETS_MAX};
+use shoal_engine::peer::{Member, PeerId};
+use shoal_engine::swarm::warm::blobs::Standing;
+use shoal_engine::wire::WarmFault;
+use shoal_engine::{Digest, WarmSetId};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::resolve::{Resolved, resolve};
+use super::status::{
+    ImageState, ImageStatus, NodeName, Phase, UNREADY_MAX, Unready, WAITING_MAX, WarmStatus, ZoneStatus, why,
+};
+use super::{Platforms, Wanted, Warmer, set_id};
+use crate::driver::{WarmNews, WarmOrder};
+use crate::image::Image;
+use crate::node::Node;
+use crate::swarm::Swarm;
+
+/// Images of a request that are under way at a time: two requests and what others ask of this node leave sets free.
+const IMAGES_AT_ONCE: usize = WARM_SETS_MAX / 4;
+/// Nodes up to which each is asked what it received from upstream.
+const ACCOUNTED_MAX: usize = 256;
+/// Nodes that are asked at the same time.
+pub(super) const ASKED_AT_ONCE: usize = 32;
+/// Pause between two rounds of asking them.
+const ACCOUNT_EVERY: Duration = Duration::from_secs(2);
+/// Times a set is begun again that somebody else has cancelled.
+const BEGINNINGS_MAX: u32 = 4;
+/// How much longer than the engine's own deadline its last word may take.
+const LAST_WORD_MAX: Duration = Duration::from_secs(5);
+
+/// See the module's head.
+pub(super) struct Job {
+    id: String,
+    images: Vec<Image>,
+    platforms: Platforms,
+    targets: Vec<Arc<Member>>,
+    numbers: HashMap<PeerId, usize>,
+    deadline: Instant,
+    deadline_at: u64,
+    keep_until: u64,
+    began: Instant,
+    started_at: u64,
+    cancelled: CancellationToken,
+    state: Mutex<State>,
+    told: watch::Sender<Arc<WarmStatus>>,
+}
+
+struct State {
+    phase: Phase,
+    took: Option<Duration>,
+    images: Vec<Progress>,
+    sets: BTreeSet<WarmSetId>,
+    /// What each node said that it received from upstream, by its number.
+    upstream: Option<Vec<u64>>,
+}
+
+/// How far one image is.
+struct Progress {
+    state: ImageState,
+    resolved: Option<Arc<Resolved>>,
+    /// By the numbers of the nodes.
+    standings: Vec<Standing>,
+    /// Bytes that those have who are not ready.
+    partial: u64,
+    error: Option<String>,
+}
+
+impl Job {
+    pub fn new(wanted: Wanted) -> Self {
+        let Wanted { images, platforms, targets, keep, deadline } = wanted;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let began = Instant::now();
+        let progress = || Progress {
+            state: ImageState::Waiting,
+            resolved: None,
+            standings: vec![Standing::Waiting; targets.len()],
+            partial: 0,
+            error: None,
+        };
+        let state = State {
+            phase: Phase::Warming,
+            took: None,
+            images: images.iter().map(|_| progress()).collect(),
+            sets: BTreeSet::new(),
+            upstream: (targets.len() <= ACCOUNTED_MAX).then(|| vec![0; targets.len()]),
+        };
+        let mut job = Job {
+            id: format!("{:08x}", rand::random::<u32>()),
+            numbers: targets.iter().enumerate().map(|(number, member)| (member.peer, number)).collect(),
+            images,
+            platforms,
+            targets,
+            deadline: began + deadline,
+            deadline_at: (now + deadline).as_secs(),
+            keep_until: keep.map_or(0, |keep| (now + keep).as_secs()),
+            began,
+            started_at: now.as_secs(),
+            cancelled: CancellationToken::new(),
+            state: Mutex::new(state),
+            told: watch::channel(Arc::new(empty())).0,
+        };
+        let first = Arc::new(job.look());
+        job.told = watch::channel(first).0;
+        job
+    }
+
+    // ---- getters ----
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn images(&self) -> &[Image] {
+        &self.images
+    }
+
+    pub fn targets(&self) -> &[Arc<Member>] {
+        &self.targets
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.state.lock().phase != Phase::Warming
+    }
+
+    pub fn has_begun(&self, set: WarmSetId) -> bool {
+        self.state.lock().sets.contains(&set)
+    }
+
+    pub fn status(&self) -> Arc<WarmStatus> {
+        Arc::clone(&self.told.borrow())
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Arc<WarmStatus>> {
+        self.told.subscribe()
+    }
+
+    // ---- what is done ----
+
+    pub fn cancel(&self) {
+        self.cancelled.cancel();
+    }
+
+    pub async fn run(self: Arc<Self>, warmer: Warmer) {
+        let swarm = warmer.0.swarm.clone();
+        let images = stream::iter(0..self.images.len())
+            .for_each_concurrent(IMAGES_AT_ONCE, |at| self.image(at, &warmer.0.node, swarm.as_ref()));
+        let phase = tokio::select! {
+            () = warmer.0.stop.cancelled() => return,
+            () = self.cancelled.cancelled() => Phase::Cancelled,
+            () = images => Phase::Done,
+            () = self.account(&warmer.0.node, swarm.as_ref()) => unreachable!("it goes on until it is dropped"),
+        };
+        if phase == Phase::Cancelled {
+            let begun: Vec<_> = self.state.lock().sets.iter().copied().collect();
+            for set in begun.into_iter().filter(|set| !warmer.is_wanted_by_others(&self, *set)) {
+                warmer.0.node.driver().cancel_warm(set).await;
+            }
+        }
+        self.ask_upstream(&warmer.0.node, swarm.as_ref()).await;
+        self.change(|state| {
+            state.phase = phase;
+            state.took = Some(self.began.elapsed());
+            for image in &mut state.images {
+                let left = image.standings.iter_mut().filter(|standing| **standing == Standing::Waiting);
+                left.for_each(|standing| *standing = Standing::Failed(WarmFault::Cancelled));
+            }
+        });
+        let status = self.status();
+        tracing::info!(
+            id = self.id,
+            ?phase,
+            ready = status.ready,
+            failed = status.failed,
+            of = status.nodes,
+            elapsed_ms = status.elapsed_ms,
+            "a request to warm has ended"
+        );
+    }
+
+    async fn image(&self, at: usize, node: &Node, swarm: Option<&Swarm>) {
+        self.change(|state| state.images[at].state = ImageState::Resolving);
+        let resolved =
+            tokio::time::timeout_at(self.deadline, resolve(node, &self.images[at], &self.platforms));
+        let resolved = match resolved.await {
+            Ok(Ok(resolved)) => Arc::new(resolved),
+            Ok(Err(error)) => return self.fail(at, error.to_string()),
+            Err(_) => return self.fail(at, "its manifests had not come at the deadline".into()),
+        };
+        self.change(|state| {
+            state.images[at].state = ImageState::Warming;
+            state.images[at].resolved = Some(Arc::clone(&resolved));
+        });
+        let swarm_warms = async {
+            match swarm {
+                Some(_) => self.in_swarm(at, node, &resolved).await,
+                None => self.alone(at, node, &resolved).await,
+            }
+        };
+        let latest = self.deadline + WARM_GRACE + LAST_WORD_MAX;
+        let why = tokio::time::timeout_at(latest, swarm_warms).await.unwrap_or(WarmFault::Deadline);
+        self.change(|state| {
+            let image = &mut state.images[at];
+            image.state = ImageState::Done;
+            let left = image.standings.iter_mut().filter(|standing| **standing == Standing::Waiting);
+            left.for_each(|standing| *standing = Standing::Failed(why));
+        });
+    }
+
+    /// Until every node is decided. Why those that are not then have failed.
+    async fn in_swarm(&self, at: usize, node: &Node, resolved: &Resolved) -> WarmFault {
+        let set = set_id(&resolved.scope, &resolved.blobs);
+        self.state.lock().sets.insert(set);
+        for _ in 0..BEGINNINGS_MAX {
+            let order = WarmOrder {
+                set,
+                blobs: resolved.blobs.clone(),
+                scope: resolved.scope.clone(),
+                targets: self.targets.iter().map(|member| member.peer).collect(),
+                deadline: self.deadline.saturating_duration_since(Instant::now()),
+                keep_until: self.keep_until,
+            };
+            let Some(mut news) = node.driver().warm(order).await else { return WarmFault::Draining };
+            loop {
+                if news.changed().await.is_err() {
+                    return WarmFault::Draining;
+                }
+                let is_over = self.hear(at, resolved.size(), &news.borrow_and_update());
+                if is_over {
+                    break;
+                }
+            }
+            // Whoever else warms the same image may have cancelled it for all; here it is still wanted.
+            let is_cancelled = |standing: &Standing| *standing == Standing::Failed(WarmFault::Cancelled);
+            if !self.state.lock().images[at].standings.iter().any(is_cancelled) {
+                break;
+            }
+        }
+        WarmFault::Silent
+    }
+
+    /// Whether there is nothing more to be heard.
+    fn hear(&self, at: usize, size: u64, news: &WarmNews) -> bool {
+        self.change(|state| {
+            let image = &mut state.images[at];
+            if let Some(why) = news.refused {
+                image.standings.iter_mut().for_each(|standing| *standing = Standing::Failed(why));
+            }
+            for (peer, standing) in &news.members {
+                if let Some(number) = self.numbers.get(peer) {
+                    image.standings[*number] = *standing;
+                }
+            }
+            image.partial = news.tally.bytes.saturating_sub(size.saturating_mul(news.tally.ready as u64));
+            news.over || image.standings.iter().all(|standing| *standing == Standing::Ready)
+        })
+    }
+
+    pub(super) fn progress(&self, at: usize, bytes: u64) {
+        self.change(|state| state.images[at].partial += bytes);
+    }
+
+    /// The only node has this image, or will not.
+    pub(super) fn decide(&self, at: usize, standing: Standing, error: Option<String>) {
+        self.change(|state| {
+            let image = &mut state.images[at];
+            image.standings.fill(standing);
+            image.error = error;
+        });
+    }
+
+    pub(super) fn keep_until(&self) -> u64 {
+        self.keep_until
+    }
+
+    fn fail(&self, at: usize, error: String) {
+        tracing::warn!(image = %self.images[at], %error, "an image cannot be warmed");
+        self.change(|state| {
+            let image = &mut state.images[at];
+            (image.state, image.error) = (ImageState::Failed, Some(error));
+        });
+    }
+
+    /// Asks the nodes from time to time what they received from upstream.
+    async fn account(&self, node: &Node, swarm: Option<&Swarm>) {
+        loop {
+            tokio::time::sleep(ACCOUNT_EVERY).await;
+            self.ask_upstream(node, swarm).await;
+        }
+    }
+
+    async fn ask_upstream(&self, node: &Node, swarm: Option<&Swarm>) {
+        if self.state.lock().upstream.is_none() {
+            return;
+        }
+        let digests = self.digests();
+        let age = self.began.elapsed();
+        let ask = |number: usize| {
+            let (digests, peer) = (&digests, self.targets[number].peer);
+            async move {
+                let mut bytes = 0;
+                for part in digests.chunks(WARM_BLOBS_MAX) {
+                    bytes += held(node, swarm, peer, part, age).await?.upstream_bytes;
+                }
+                Some((number, bytes))
+            }
+        };
+        let told: Vec<_> =
+            stream::iter(0..self.targets.len()).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await;
+        self.change(|state| {
+            let Some(upstream) = &mut state.upstream else { return };
+            // Who does not answer now has still received what it said before.
+            told.into_iter()
+                .flatten()
+                .for_each(|(number, bytes)| upstream[number] = bytes.max(upstream[number]));
+        });
+    }
+
+    fn digests(&self) -> Vec<Digest> {
+        let state = self.state.lock();
+        let resolved = state.images.iter().filter_map(|image| image.resolved.as_ref());
+        let all: HashSet<Digest> = resolved.flat_map(|r| r.blobs.iter().map(|(digest, _)| *digest)).collect();
+        all.into_iter().collect()
+    }
+
+    // ---- what is told ----
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state.lock());
+        self.told.send_replace(Arc::new(self.look()));
+        result
+    }
+
+    fn look(&self) -> WarmStatus {
+        let state = self.state.lock();
+        let begun: Vec<_> =
+            state.images.iter().enumerate().filter(|(_, image)| image.state != ImageState::Failed).collect();
+        let mut zones: BTreeMap<&str, ZoneStatus> = BTreeMap::new();
+        let (mut ready, mut failed) = (0, 0);
+        let (mut waiting, mut unready) = (Vec::new(), Vec::new());
+        for (number, member) in self.targets.iter().enumerate() {
+            let fault = begun.iter().find_map(|(at, image)| match image.standings[number] {
+                Standing::Failed(fault) => {
+                    Some((*at, image.error.clone().unwrap_or_else(|| why(fault).into())))
+                }
+                _ => None,
+            });
+            let is_ready = !begun.is_empty()
+                && begun.iter().all(|(_, image)| image.standings[number] == Standing::Ready);
+            let zone = zones.entry(&member.zone).or_insert_with(|| ZoneStatus {
+                zone: member.zone.to_string(),
+                nodes: 0,
+                ready: 0,
+                failed: 0,
+            });
+            zone.nodes += 1;
+            match fault {
+                _ if is_ready => (zone.ready, ready) = (zone.ready + 1, ready + 1),
+                Some((at, why)) => {
+                    (zone.failed, failed) = (zone.failed + 1, failed + 1);
+                    if unready.len() < UNREADY_MAX {
+                        let image = self.images[at].to_string();
+                        unready.push(Unready { node: NodeName::of(member), image, why });
+                    }
+                }
+                None if waiting.len() < WAITING_MAX => waiting.push(NodeName::of(member)),
+                None => {}
+            }
+        }
+        let nodes = self.targets.len() as u64;
+        let bytes = |image: &Progress| {
+            let size = image.resolved.as_ref().map_or(0, |resolved| resolved.size());
+            let whole = size.saturating_mul(count_ready(image) as u64);
+            (whole.saturating_add(image.partial).min(size.saturating_mul(nodes)), size.saturating_mul(nodes))
+        };
+        let sums = begun.iter().map(|(_, image)| bytes(image));
+        let (there, of) =
+            sums.fold((0u64, 0u64), |(a, b), (c, d)| (a.saturating_add(c), b.saturating_add(d)));
+        WarmStatus {
+            id: self.id.clone(),
+            phase: state.phase,
+            started_at: self.started_at,
+            elapsed_ms: state.took.unwrap_or_else(|| self.began.elapsed()).as_millis() as u64,
+            deadline_at: self.deadline_at,
+            pinned_until: (self.keep_until > 0).then_some(self.keep_until),
+            images: self
+                .images
+                .iter()
+                .zip(&state.images)
+                .map(|(name, image)| image_status(name, image))
+                .collect(),
+            nodes: self.targets.len(),
+            ready,
+            failed,
+            zones: zones.into_values().collect(),
+            waiting,
+            unready,
+            bytes: there,
+            bytes_of: of,
+            upstream_bytes: state.upstream.as_ref().map(|told| told.iter().sum()),
+        }
+    }
+}
+
+fn count_ready(image: &Progress) -> usize {
+    image.standings.iter().filter(|standing| **standing == Standing::Ready).count()
+}
+
+fn image_status(name: &Image, image: &Progress) -> ImageStatus {
+    let resolved = image.resolved.as_deref();
+    ImageStatus {
+        image: name.to_string(),
+        digest: resolved.map(|resolved| resolved.digest),
+        state: image.state,
+        blobs: resolved.map_or(0, |resolved| resolved.blobs.len()),
+        size: resolved.map_or(0, Resolved::size),
+        ready: count_ready(image),
+        error: image.error.clone(),
+        note: resolved.and_then(|resolved| resolved.note.clone()),
+    }
+}
+
+/// What a node has of some blobs; `None` if it does not answer.
+pub(super) async fn held(
+    node: &Node,
+    swarm: Option<&Swarm>,
+    peer: PeerId,
+    digests: &[Digest],
+    age: Duration,
+) -> Option<crate::node::Held> {
+    match swarm.filter(|swarm| swarm.me() != peer) {
+        Some(swarm) => swarm.ask_held(peer, digests, age).await,
+        None => Some(node.held(digests.to_vec(), age).await),
+    }
+}
+
+fn empty() -> WarmStatus {
+    WarmStatus {
+        id: String::new(),
+        phase: Phase::Warming,
+        started_at: 0,
+        elapsed_ms: 0,
+        deadline_at: 0,
+        pinned_until: None,
+        images: Vec::new(),
+        nodes: 0,
+        ready: 0,
+        failed: 0,
+        zones: Vec::new(),
+        waiting: Vec::new(),
+        unready: Vec::new(),
+        bytes: 0,
+        bytes_of: 0,
+        upstream_bytes: None,
+    }
+}

@@ -1,0 +1,177 @@
+//! What a request would do: what each node has already, what it would receive, and what nobody has.
+//!
+//! Nothing moves but manifests, which say what there is to move: they are read, and stored as for a client.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use shoal_engine::Digest;
+use shoal_engine::limits::WARM_BLOBS_MAX;
+use shoal_engine::peer::{Member, PeerId};
+
+use super::job::{ASKED_AT_ONCE, held};
+use super::resolve::{Resolved, resolve};
+use super::status::NodeName;
+use super::{Wanted, Warmer};
+
+/// Images that are resolved at a time.
+const RESOLVED_AT_ONCE: usize = 8;
+
+/// One image of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedImage {
+    /// Its name, in full.
+    pub image: String,
+    /// The digest that it was resolved to.
+    pub digest: Option<Digest>,
+    /// Blobs that a node has to have, manifests included.
+    pub blobs: usize,
+    /// Their size in bytes.
+    pub size: u64,
+    /// Those of them that no member has: they come from upstream, once.
+    pub upstream_blobs: usize,
+    /// Their size in bytes.
+    pub upstream_bytes: u64,
+    /// Nodes that have all of it.
+    pub nodes_ready: usize,
+    /// Why it cannot be warmed.
+    pub error: Option<String>,
+    /// What the operator should know of it.
+    pub note: Option<String>,
+}
+
+/// One node of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedNode {
+    /// Which.
+    pub node: NodeName,
+    /// Whether it has said what it has.
+    pub answers: bool,
+    /// Bytes of the images that it has.
+    pub here_bytes: u64,
+    /// Bytes of the images that it would receive.
+    pub missing_bytes: u64,
+}
+
+/// What would be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmPlan {
+    /// The images.
+    pub images: Vec<PlannedImage>,
+    /// The nodes that would be warm.
+    pub nodes: Vec<PlannedNode>,
+    /// Bytes that would come from upstream. A blob that several images have counts once.
+    pub upstream_bytes: u64,
+    /// Bytes that all nodes together would receive, from upstream or from each other.
+    pub missing_bytes: u64,
+}
+
+impl WarmPlan {
+    /// Whether every image can be warmed and every node answers.
+    pub fn is_complete(&self) -> bool {
+        self.images.iter().all(|image| image.error.is_none()) && self.nodes.iter().all(|node| node.answers)
+    }
+}
+
+/// What each member has; those that do not answer are not in it.
+type Holdings = BTreeMap<PeerId, BTreeSet<Digest>>;
+
+pub(super) async fn plan(warmer: &Warmer, wanted: Wanted) -> WarmPlan {
+    let node = &warmer.0.node;
+    let platforms = &wanted.platforms;
+    let resolved: Vec<Result<Resolved, String>> = stream::iter(wanted.images.clone())
+        .map(|image| async move { resolve(node, &image, platforms).await.map_err(|error| error.to_string()) })
+        .buffered(RESOLVED_AT_ONCE)
+        .collect()
+        .await;
+    // Not only the targets: what any member has need not come from upstream.
+    let blobs: BTreeMap<Digest, u64> =
+        resolved.iter().flatten().flat_map(|image| image.blobs.iter().copied()).collect();
+    let holdings = holdings(warmer, &blobs).await;
+    let images = wanted.images.iter().zip(&resolved).map(|(name, resolved)| match resolved {
+        Ok(resolved) => planned(name.to_string(), resolved, &holdings, &wanted.targets),
+        Err(error) => PlannedImage { error: Some(error.clone()), ..named(name.to_string()) },
+    });
+    let images: Vec<_> = images.collect();
+    let nodes: Vec<_> = wanted.targets.iter().map(|member| planned_node(member, &blobs, &holdings)).collect();
+    WarmPlan {
+        upstream_bytes: blobs
+            .iter()
+            .filter(|(digest, _)| !is_held(&holdings, digest))
+            .map(|(_, size)| size)
+            .sum(),
+        missing_bytes: nodes.iter().map(|node| node.missing_bytes).sum(),
+        images,
+        nodes,
+    }
+}
+
+async fn holdings(warmer: &Warmer, blobs: &BTreeMap<Digest, u64>) -> Holdings {
+    let digests: Vec<Digest> = blobs.keys().copied().collect();
+    let ask = |member: Arc<Member>| {
+        let digests = &digests;
+        async move {
+            let (node, swarm) = (&warmer.0.node, warmer.0.swarm.as_ref());
+            let mut found = BTreeSet::new();
+            for part in digests.chunks(WARM_BLOBS_MAX) {
+                let held = held(node, swarm, member.peer, part, Duration::ZERO).await?;
+                found.extend(part.iter().zip(held.here).filter(|(_, here)| *here).map(|(digest, _)| *digest));
+            }
+            Some((member.peer, found))
+        }
+    };
+    let told: Vec<_> =
+        stream::iter(warmer.members()).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await;
+    told.into_iter().flatten().collect()
+}
+
+fn is_held(holdings: &Holdings, digest: &Digest) -> bool {
+    holdings.values().any(|held| held.contains(digest))
+}
+
+fn named(image: String) -> PlannedImage {
+    PlannedImage {
+        image,
+        digest: None,
+        blobs: 0,
+        size: 0,
+        upstream_blobs: 0,
+        upstream_bytes: 0,
+        nodes_ready: 0,
+        error: None,
+        note: None,
+    }
+}
+
+fn planned(image: String, resolved: &Resolved, holdings: &Holdings, targets: &[Arc<Member>]) -> PlannedImage {
+    let missing: Vec<_> = resolved.blobs.iter().filter(|(digest, _)| !is_held(holdings, digest)).collect();
+    let has_all = |member: &&Arc<Member>| {
+        let held = holdings.get(&member.peer);
+        held.is_some_and(|held| resolved.blobs.iter().all(|(digest, _)| held.contains(digest)))
+    };
+    PlannedImage {
+        digest: Some(resolved.digest),
+        blobs: resolved.blobs.len(),
+        size: resolved.size(),
+        upstream_blobs: missing.len(),
+        upstream_bytes: missing.iter().map(|(_, size)| size).sum(),
+        nodes_ready: targets.iter().filter(has_all).count(),
+        note: resolved.note.clone(),
+        ..named(image)
+    }
+}
+
+fn planned_node(member: &Member, blobs: &BTreeMap<Digest, u64>, holdings: &Holdings) -> PlannedNode {
+    let held = holdings.get(&member.peer);
+    let is_here = |digest: &Digest| held.is_some_and(|held| held.contains(digest));
+    let here_bytes = blobs.iter().filter(|(digest, _)| is_here(digest)).map(|(_, size)| size).sum();
+    PlannedNode {
+        node: NodeName::of(member),
+        answers: held.is_some(),
+        here_bytes,
+        missing_bytes: blobs.values().sum::<u64>() - here_bytes,
+    }
+}

@@ -1,0 +1,383 @@
+//! Images on nodes before anybody asks for them: by the command line, over real agents.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use shoal_tests::agent::{Agent, REGISTRY, Setup, shoal};
+use shoal_tests::cluster::Cluster;
+use shoal_tests::docker_registry::DockerRegistry;
+use shoal_tests::image::{Blob, Image};
+use shoal_tests::origin::{Gate, Kind, Match, Origin, Plan};
+use shoal_tests::process::{Finished, Process};
+use shoal_tests::{place, wait};
+
+use super::REPOSITORY;
+
+/// How long a step may take that only waits for others.
+const STEP_MAX: Duration = Duration::from_secs(60);
+
+fn name(reference: &str) -> String {
+    format!("{REGISTRY}/{REPOSITORY}:{reference}")
+}
+
+fn socket(agent: &Agent) -> String {
+    agent.setup().socket().display().to_string()
+}
+
+/// `shoal prewarm` with these words, asked of an agent.
+async fn prewarm(agent: &Agent, words: &[&str]) -> Finished {
+    let socket = socket(agent);
+    shoal(&[&["prewarm", "--socket", &socket], words].concat()).await
+}
+
+/// The JSON object that it ends with.
+fn json(finished: &Finished) -> serde_json::Value {
+    let start = finished.output.find('{').unwrap_or_else(|| panic!("no JSON in\n{}", finished.output));
+    serde_json::from_str(&finished.output[start..]).unwrap_or_else(|e| panic!("{e} in\n{}", finished.output))
+}
+
+#[track_caller]
+fn expect(finished: &Finished, code: i32, text: &str) {
+    assert_eq!(finished.code, Some(code), "{}", finished.output);
+    assert!(finished.output.contains(text), "{text:?} is not in\n{}", finished.output);
+}
+
+/// Whether everything of an image is served by a node, byte for byte.
+async fn expect_served(agent: &Agent, image: &Image, manifests: &[&Blob]) {
+    for manifest in manifests {
+        agent.get_manifest(REPOSITORY, &manifest.digest).await.expect(200, &manifest.bytes);
+    }
+    agent.get_manifest(REPOSITORY, &image.manifest.digest).await.expect(200, &image.manifest.bytes);
+    for blob in image.blobs() {
+        agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
+    }
+}
+
+fn requests(origin: &Origin) -> usize {
+    origin.seen().iter().filter(|seen| matches!(seen.kind, Kind::Blob | Kind::Manifest)).count()
+}
+
+/// Two platforms in an index, the first of which is this machine's.
+fn both(seed: u64) -> (Image, Image, Blob) {
+    let own = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let image = Image::for_platform(seed, &[3_000_000, 400_000, 100], own);
+    let other = Image::for_platform(seed + 1, &[50_000], "riscv64");
+    let index = Image::index(&[(&image, own), (&other, "riscv64")]);
+    (image, other, index)
+}
+
+fn add(origin: &Origin, tag: &str, (image, other, index): &(Image, Image, Blob)) {
+    origin.add_image(REPOSITORY, "own", image);
+    origin.add_image(REPOSITORY, "other", other);
+    origin.add_manifest(REPOSITORY, index);
+    origin.tag(REPOSITORY, tag, &index.digest);
+}
+
+/// The mission: every node has the whole image, upstream sent each part once, and then the registry may be gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_is_warm() {
+    let origin = Origin::start().await;
+    let images = both(900);
+    add(&origin, "v1", &images);
+    let (image, other, index) = &images;
+    let cluster = Cluster::start(&origin.url(), 5).await;
+    let finished = prewarm(&cluster.agents[1], &[&name("v1"), "--pin", "24h"]).await;
+    expect(&finished, 0, "5 of 5 nodes ready");
+    for blob in image.blobs() {
+        assert_eq!(origin.blob_gets(&blob.digest), 1, "{}", blob.digest);
+    }
+    let manifests = |reference: &str| {
+        let seen = origin.seen().into_iter();
+        seen.filter(|seen| seen.kind == Kind::Manifest && seen.reference == reference).count()
+    };
+    assert_eq!([manifests("v1"), manifests(&index.digest), manifests(&image.manifest.digest)], [1, 0, 1]);
+    assert_eq!(origin.blob_gets(&index.digest) + origin.blob_gets(&image.manifest.digest), 0);
+    assert_eq!(manifests(&other.manifest.digest), 0, "another platform was not asked for");
+
+    origin.refuse().await;
+    for agent in &cluster.agents {
+        expect_served(agent, image, &[index]).await;
+        let blobs = shoal(&["blob", "ls", "--json", "--socket", &socket(agent)]).await.expect_ok("blob ls");
+        let blobs = blobs.output;
+        assert!(blobs.contains("pinned_until") && !blobs.contains("\"pinned\": false"), "{blobs}");
+    }
+    // By its tag as well, where that was resolved.
+    cluster.agents[1].get_manifest(REPOSITORY, "v1").await.expect(200, &index.bytes);
+}
+
+/// A second start fetches nothing and says the same; a node that came later is made warm from the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_start_goes_on_where_the_first_was() {
+    let registry = DockerRegistry::start().await;
+    let image = Image::new(910, &[2_000_000, 300]);
+    registry.push(REPOSITORY, "v1", &image).await;
+    let mut cluster = Cluster::start(&registry.url(), 3).await;
+    expect(&prewarm(&cluster.agents[0], &[&name("v1")]).await, 0, "3 of 3 nodes ready");
+    let before = cluster.upstream_bytes().await;
+    expect(&prewarm(&cluster.agents[0], &[&name("v1")]).await, 0, "3 of 3 nodes ready");
+    assert_eq!(cluster.upstream_bytes().await, before);
+    // Another agent, and one more node.
+    let late = cluster.join().await;
+    cluster.until_met(4).await;
+    let finished = prewarm(&cluster.agents[late], &[&name("v1"), "--json"]).await;
+    assert_eq!(json(&finished)["upstream_bytes"], 0, "{}", finished.output);
+    expect(&finished, 0, "\"ready\": 4");
+    for blob in image.blobs() {
+        assert_eq!(registry.blob_gets(&blob.digest), 1, "{}", blob.digest);
+    }
+    expect_served(&cluster.agents[late], &image, &[]).await;
+    let listed =
+        shoal(&["prewarm", "ls", "--socket", &socket(&cluster.agents[0])]).await.expect_ok("ls").output;
+    assert_eq!(listed.matches(&name("v1")).count(), 2, "{listed}");
+}
+
+/// Only those that are meant become warm; which are not there is said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_selected() {
+    let origin = Origin::start().await;
+    let image = Image::new(920, &[200_000]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let cluster = Cluster::start_with(&origin.url(), 4, |node, setup| {
+        let pool = if node % 2 == 0 { "gpu" } else { "cpu" };
+        setup.set("swarm.zone", if node < 2 { "a" } else { "b" }).set("swarm.labels.pool", pool)
+    })
+    .await;
+    let has = async |node: usize| {
+        let blobs = shoal(&["blob", "ls", "--json", "--socket", &socket(&cluster.agents[node])]).await;
+        blobs.output.contains(&image.layers[0].digest)
+    };
+    let finished = prewarm(&cluster.agents[1], &[&name("v1"), "--select", "zone=b,pool=gpu"]).await;
+    expect(&finished, 0, "1 of 1 node ready");
+    assert_eq!([has(0).await, has(1).await, has(2).await, has(3).await], [false, false, true, false]);
+    let finished = prewarm(&cluster.agents[1], &[&name("v1"), "--select", "zone=a"]).await;
+    expect(&finished, 0, "2 of 2 nodes ready");
+    assert!(has(0).await && has(1).await && !has(3).await);
+    let finished = prewarm(&cluster.agents[1], &[&name("v1"), "--select", "zone=c"]).await;
+    expect(&finished, 2, "no member has zone=c; there is zone=a, b");
+    let finished = prewarm(&cluster.agents[1], &[&name("v1"), "--percent", "25", "--json"]).await;
+    assert_eq!(json(&finished)["nodes"], 1);
+}
+
+/// A node that dies meanwhile is reported with the reason, all others become warm, and the exit status says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_node_is_named() {
+    let origin = Origin::start().await;
+    let image = Image::new(930, &[4_000_000]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let gate = Gate::closed();
+    let layer = &image.layers[0].digest;
+    origin.script(Match::blob(layer), Plan::pause_after(1_000_000, &gate));
+    let mut cluster = Cluster::start(&origin.url(), 4).await;
+    let folder = place::scratch();
+    let mut process = begin(&cluster.agents[0], &[&name("v1")], &log_file(&folder));
+    origin.until_sent(layer, 1_000_000).await;
+    cluster.agents[3].kill();
+    gate.open();
+    let status = process.exit(STEP_MAX).await;
+    let log = process.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("3 of 4 nodes ready"), "{log}");
+    let address = cluster.agents[3].address().ip().to_string();
+    let line = log.lines().find(|line| line.contains(&address)).unwrap_or_else(|| panic!("{log}"));
+    assert!(line.contains("it cannot be reached") || line.contains("it does not answer"), "{line}");
+    for node in 0..3 {
+        expect_served(&cluster.agents[node], &image, &[]).await;
+    }
+}
+
+/// Cancelled, nothing moves any more; asked for again, it goes on at the byte reached.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_can_be_cancelled() {
+    let origin = Origin::start().await;
+    let image = Image::new(940, &[8_000_000]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let gate = Gate::closed();
+    let layer = &image.layers[0].digest;
+    origin.script(Match::blob(layer), Plan::pause_after(4_000_000, &gate));
+    let cluster = Cluster::start(&origin.url(), 3).await;
+    let begun = prewarm(&cluster.agents[0], &[&name("v1"), "--detach"]).await.expect_ok("prewarm --detach");
+    let (id, socket) = (begun.output.trim().to_owned(), socket(&cluster.agents[0]));
+    origin.until_sent(layer, 4_000_000).await;
+    shoal(&["prewarm", "cancel", &id, "--socket", &socket]).await.expect_ok("cancel");
+    for agent in &cluster.agents {
+        agent.until_idle().await;
+    }
+    let listed = shoal(&["prewarm", "ls", "--socket", &socket]).await.expect_ok("ls").output;
+    assert!(listed.contains("cancelled"), "{listed}");
+    let unknown = shoal(&["prewarm", "cancel", "ffffffff", "--socket", &socket]).await;
+    expect(&unknown, 5, "shoal prewarm ls");
+    gate.open();
+    origin.heal();
+    expect(&prewarm(&cluster.agents[1], &[&name("v1")]).await, 0, "3 of 3 nodes ready");
+    assert!(origin.blob_bytes(layer) < 12_000_000, "{} bytes", origin.blob_bytes(layer));
+    expect_served(&cluster.agents[2], &image, &[]).await;
+}
+
+/// The command line as a process that can be sent signals.
+fn begin(agent: &Agent, words: &[&str], log: &Path) -> Process {
+    let mut command = Command::new(place::shoal_bin());
+    command.args(["prewarm", "--socket", &socket(agent)]).args(words);
+    Process::spawn("shoal prewarm", &mut command, log).expect("it starts")
+}
+
+fn log_file(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join("log")
+}
+
+/// Ctrl-C cancels and says so; an agent that dies is told of with what to do, and another one goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn interrupted_and_left_alone() {
+    let origin = Origin::start().await;
+    let image = Image::new(945, &[8_000_000]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let gate = Gate::closed();
+    let layer = &image.layers[0].digest;
+    origin.script(Match::blob(layer), Plan::pause_after(2_000_000, &gate));
+    let mut cluster = Cluster::start(&origin.url(), 3).await;
+    let folder = place::scratch();
+    let mut process = begin(&cluster.agents[0], &[&name("v1")], &log_file(&folder));
+    origin.until_sent(layer, 2_000_000).await;
+    process.signal(libc::SIGINT);
+    let status = process.exit(STEP_MAX).await;
+    assert_eq!(status.code(), Some(130), "{}", process.log());
+    assert!(process.log().contains("the same command goes on from there"), "{}", process.log());
+    for agent in &cluster.agents {
+        agent.until_idle().await;
+    }
+
+    let folder = place::scratch();
+    let mut process = begin(&cluster.agents[0], &[&name("v1")], &log_file(&folder));
+    wait::until("it to be under way again", STEP_MAX, || async {
+        cluster.agents[1].metric("flights", &[]).await > 0.0
+    })
+    .await;
+    cluster.agents[0].kill();
+    let status = process.exit(STEP_MAX).await;
+    assert_eq!(status.code(), Some(4), "{}", process.log());
+    assert!(process.log().contains("the agent of another node"), "{}", process.log());
+    gate.open();
+    let finished = prewarm(&cluster.agents[1], &[&name("v1"), "--json"]).await;
+    assert!(json(&finished)["ready"].as_u64() >= Some(2), "{}", finished.output);
+    expect_served(&cluster.agents[2], &image, &[]).await;
+}
+
+/// What would be done is told, and not done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_tells_and_does_nothing() {
+    let origin = Origin::start().await;
+    let image = Image::new(950, &[700_000, 70_000]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let cluster = Cluster::start(&origin.url(), 3).await;
+    let all = image.blob_bytes() + image.manifest.len();
+    let plan = json(&prewarm(&cluster.agents[0], &[&name("v1"), "--dry-run", "--json"]).await);
+    // Its manifest was read, and is there.
+    assert_eq!(plan["upstream_bytes"], image.blob_bytes(), "{plan}");
+    assert_eq!(plan["images"][0]["size"], all);
+    assert_eq!(origin.count(Kind::Blob, "GET"), 0, "nothing has moved");
+    cluster.pull([2], REPOSITORY, &image).await;
+    cluster.agents[2].until_idle().await;
+    let plan = json(&prewarm(&cluster.agents[0], &[&name("v1"), "--dry-run", "--json"]).await);
+    assert_eq!(
+        (&plan["upstream_bytes"], &plan["images"][0]["nodes_ready"]),
+        (&0.into(), &1.into()),
+        "{plan}"
+    );
+    let text = prewarm(&cluster.agents[0], &[&name("v1"), "--dry-run"]).await.expect_ok("--dry-run").output;
+    assert!(text.contains("2 nodes would receive") && text.contains("1 have everything"), "{text}");
+}
+
+/// Two agents are asked for the same in the same second: one set, each part once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_askers_share() {
+    let origin = Origin::start().await;
+    let images = both(960);
+    add(&origin, "v1", &images);
+    let cluster = Cluster::start(&origin.url(), 4).await;
+    let image = name("v1");
+    let words = [&*image];
+    let (one, two) = tokio::join!(prewarm(&cluster.agents[0], &words), prewarm(&cluster.agents[3], &words));
+    expect(&one, 0, "4 of 4 nodes ready");
+    expect(&two, 0, "4 of 4 nodes ready");
+    for blob in images.0.blobs() {
+        assert_eq!(origin.blob_gets(&blob.digest), 1, "{}", blob.digest);
+    }
+}
+
+/// What a registry does not give as a blob comes from where manifests are: nobody has to have announced it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_that_is_asked_for_as_a_blob() {
+    let origin = Origin::start().await;
+    let images = both(970);
+    add(&origin, "v1", &images);
+    let manifest = &images.0.manifest;
+    let agent = Setup::new(&origin.url()).start().await;
+    // The index tells how big it is; a warm set tells the same.
+    agent.get_manifest(REPOSITORY, "v1").await.expect(200, &images.2.bytes);
+    agent.get_blob(REPOSITORY, &manifest.digest).await.expect(200, &manifest.bytes);
+    agent.until_idle().await;
+    let before = requests(&origin);
+    let answer = agent.get_manifest(REPOSITORY, &manifest.digest).await;
+    assert_eq!(answer.header("Content-Type"), manifest.media_type);
+    answer.expect(200, &manifest.bytes);
+    assert_eq!(requests(&origin), before, "it is here, with its type and the repository's right to it");
+}
+
+/// Without a swarm an agent warms itself, and keeps what it was told to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_alone_warms_itself() {
+    let origin = Origin::start().await;
+    let images = both(980);
+    add(&origin, "v1", &images);
+    let agent = Setup::new(&origin.url()).start().await;
+    let finished = prewarm(&agent, &[&name("v1"), "--pin", "1h"]).await;
+    expect(&finished, 0, "1 of 1 node ready");
+    let before = requests(&origin);
+    expect(&prewarm(&agent, &[&name("v1")]).await, 0, "1 of 1 node ready");
+    assert_eq!(requests(&origin), before);
+    origin.refuse().await;
+    expect_served(&agent, &images.0, &[&images.2]).await;
+    let blobs = shoal(&["blob", "ls", "--json", "--socket", &socket(&agent)]).await.expect_ok("ls").output;
+    assert!(!blobs.contains("\"pinned\": false"), "{blobs}");
+}
+
+/// What cannot be done is said at once, each thing with its place, and nothing is begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_is_said() {
+    let origin = Origin::start().await;
+    let images = both(990);
+    add(&origin, "v1", &images);
+    let agent = Setup::new(&origin.url()).start().await;
+    let folder = place::scratch();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("the folder is ours");
+        path.display().to_string()
+    };
+    let (v1, missing) = (name("v1"), name("v9"));
+    let list = write("images.txt", "# ours\nNot An Image\n");
+    let empty = write("service.yaml", "kind: Service\nmetadata: {name: web}\n");
+    let table: [(&[&str], &str); 8] = [
+        (&["Redis:7"], "\"Redis:7\" is no image"),
+        (&["-f", &list], "images.txt:2"),
+        (&["--from-manifest", &empty], "it names no image"),
+        (&["--from-manifest", "/does/not/exist.yaml"], "cannot read /does/not/exist.yaml"),
+        (&[], "no image is named"),
+        (&[&v1, "--platform", "linux"], "\"linux\" is no platform"),
+        (&[&v1, "--platform", "linux/s390x"], "it is not for linux/s390x; it is for linux/"),
+        (&[&missing], "no source has it"),
+    ];
+    for (words, text) in table {
+        expect(&prewarm(&agent, words).await, 2, text);
+    }
+    let nobody = shoal(&["prewarm", &v1, "--socket", "/does/not/exist.sock"]).await;
+    expect(&nobody, 4, "no agent answers");
+    assert_eq!(origin.count(Kind::Blob, "GET"), 0);
+
+    // One that can be warmed beside one that cannot.
+    expect(&prewarm(&agent, &[&v1, &missing]).await, 1, "1 image not warmed");
+    let pod = "kind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: a, image: '";
+    let pod = write("pod.yaml", &format!("{pod}{v1}'}}]}}\n"));
+    expect(&prewarm(&agent, &["--from-manifest", &pod]).await, 0, "1 of 1 node ready");
+    expect(&prewarm(&agent, &[&v1, "--platform", "all"]).await, 0, "1 of 1 node ready");
+}
