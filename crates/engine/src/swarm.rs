@@ -385,8 +385,8 @@ impl Swarm {
             // The membership is a machine of its own.
             M::Swim(_) => {}
             M::Join { digest, size, have, leases, again, insists, feeds } => {
-                let joining = Joining { size, have, leases, again, feeds };
-                self.handle_join(now, from, digest, joining, insists);
+                let joining = Joining { size, have, leases, again, insists, feeds };
+                self.handle_join(now, from, digest, joining);
             }
             M::Report { digest, lease, entries, busy } => {
                 self.home.report(now, from, digest, (lease, entries, busy), mail);
@@ -583,10 +583,10 @@ impl Swarm {
 
     // ---- handlers ----
 
-    fn handle_join(&mut self, now: Time, from: PeerId, digest: Digest, joining: Joining, insists: bool) {
+    fn handle_join(&mut self, now: Time, from: PeerId, digest: Digest, joining: Joining) {
         let first = self.home.first(now, &digest, &self.roster);
         // Who has tried those before this node is not sent round in a circle.
-        let mine = first == Some(self.me) || insists;
+        let mine = first == Some(self.me) || joining.insists;
         match first {
             Some(home) if !mine && home != from => {
                 self.mail.push_back((from, Message::NotHome { digest, home }));

@@ -116,6 +116,8 @@ pub struct Joining {
     pub leases: Vec<(LeaseId, Run)>,
     /// Whether it was in a book before.
     pub again: bool,
+    /// Whether homes before this one did not answer: they may have kept a book.
+    pub insists: bool,
     /// Who feeds it already.
     pub feeds: Vec<ClassFeeds>,
 }
@@ -171,7 +173,7 @@ impl Home {
             if let Some(distrust) = distrusts.remove(&digest) {
                 book.remember(now, distrust);
             }
-            if joining.again {
+            if joining.again || joining.insists {
                 book.succeed(now);
             }
             for holder in known.into_iter().filter(|k| k.size == joining.size).flat_map(|k| &k.holders) {
@@ -446,7 +448,7 @@ impl Book {
             self.forest.set_source(node);
         }
         self.leases.has(&joining.have);
-        if joining.again {
+        if joining.again || self.census.is_some() {
             self.take_census(now, from, &joining.have);
         }
         if is_new {

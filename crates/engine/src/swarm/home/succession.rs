@@ -232,3 +232,37 @@ fn cover(haves: &BTreeMap<PeerId, PieceSet>, mut rest: PieceSet) -> Vec<(PeerId,
     }
     chosen
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Algorithm;
+    use crate::limits::HOME_RECOVERY;
+    use crate::swarm::home::Joining;
+
+    /// One that was restarted comes first, and was in no book before; the others come a moment later.
+    #[test]
+    fn nothing_is_granted_to_the_first_who_lost_a_home_before_the_others_have_told() {
+        let (me, first, second) = (PeerId([1; 32]), PeerId([2; 32]), PeerId([3; 32]));
+        let (digest, roster) = (Digest::new(Algorithm::Sha256, &[7; 32]), Roster::default());
+        let (mut home, mut mail) = (Home::new(me), Mail::new());
+        let joining = |end, again| Joining {
+            size: 1 << 20,
+            have: vec![Run { first: 0, end }],
+            leases: vec![],
+            again,
+            insists: true,
+            feeds: vec![],
+        };
+        home.join(Time::ZERO, first, digest, joining(1, false), &roster, &mut mail);
+        home.join(Time::ZERO, second, digest, joining(3, true), &roster, &mut mail);
+        let is_lease = |(_, message): &(PeerId, Message)| matches!(message, Message::Lease { .. });
+        assert!(!mail.iter().any(is_lease), "{mail:?}");
+        while let Some(at) = home.next_wakeup().filter(|at| *at <= Time::ZERO + HOME_RECOVERY) {
+            home.advance(at, &mut mail);
+        }
+        let leases: Vec<_> = mail.iter().filter(|m| is_lease(m)).map(|(_, message)| message).collect();
+        let [Message::Lease { run, .. }] = leases[..] else { panic!("{leases:?}") };
+        assert_eq!(*run, Run { first: 3, end: 4 });
+    }
+}

@@ -27,7 +27,8 @@ fn asked() -> (Home, Digest, Roster, [PeerId; 3]) {
     let ranked: Vec<_> = homes(&digest, &roster).iter().collect();
     let mut home = Home::new(ranked[0]);
     let mut mail = Mail::new();
-    let joining = Joining { size: 1 << 20, have: vec![], leases: vec![], again: false, feeds: vec![] };
+    let joining =
+        Joining { size: 1 << 20, have: vec![], leases: vec![], again: false, insists: false, feeds: vec![] };
     home.join(Time::ZERO, ranked[2], digest, joining, &roster, &mut mail);
     let asks =
         |(to, message): &(PeerId, Message)| *to == ranked[1] && matches!(message, Message::Inquire { .. });
@@ -77,7 +78,14 @@ fn a_home_that_knows_nobody_yet_waits_for_its_list() {
     let ranked: Vec<_> = homes(&digest, &roster).iter().collect();
     let (me, second, joiner) = (ranked[0], ranked[1], ranked[2]);
     let mut home = Home::new(me);
-    let joining = || Joining { size: 1 << 20, have: vec![], leases: vec![], again: false, feeds: vec![] };
+    let joining = || Joining {
+        size: 1 << 20,
+        have: vec![],
+        leases: vec![],
+        again: false,
+        insists: false,
+        feeds: vec![],
+    };
     let mut mail = Mail::new();
     home.join(Time::ZERO, joiner, digest, joining(), &Roster::default(), &mut mail);
     assert_eq!(mail, [], "nobody is let in");
