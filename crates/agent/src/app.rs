@@ -163,7 +163,9 @@ impl App {
         });
         let watched = TaskTracker::new();
         watched.spawn(admin::serve_observe(observe, observing, background.clone()));
-        let warmer = Warmer::new(node.clone(), swarm.clone());
+        let pinned = config.store_options().path.join("prewarm.json");
+        let warmer = Warmer::new(node.clone(), swarm.clone(), Some(pinned));
+        warmer.spawn();
         let state = AdminState {
             store: store.clone(),
             driver: driver.clone(),

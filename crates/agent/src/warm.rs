@@ -6,8 +6,8 @@
 //! set's name follows from its blobs and their repository alone, so that whoever asks for the same, later or elsewhere, meets
 //! in the same set. Manifests are blobs of the set like all others: a warm node answers for the whole image by itself.
 //!
-//! This module keeps no order that outlives the agent: what has been received stays on the nodes, and the same request, to
-//! this agent or another, goes on from there.
+//! A request does not outlive the agent: what has been received stays on the nodes, and the same request, to this agent or
+//! another, goes on from there. Only what is pinned is kept, for nodes that join later ([`standing`]).
 //!
 //! Invariant: there are never more than [`RUNNING_MAX`] requests under way; each ends by its deadline.
 
@@ -16,14 +16,16 @@ mod job;
 mod plan;
 mod resolve;
 pub mod select;
+mod standing;
 mod status;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,7 @@ use crate::swarm::Swarm;
 
 use job::Job;
 use select::{SelectError, Selection};
+use standing::Standing;
 
 pub use plan::{PlannedImage, PlannedNode, WarmPlan};
 pub use resolve::Platforms;
@@ -57,7 +60,7 @@ pub const KEEP_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 pub const DEADLINE: Duration = Duration::from_secs(60 * 60);
 
 /// What shall be warmed, as the admin API takes it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WarmRequest {
     /// Images, as for a runtime.
@@ -124,6 +127,7 @@ pub struct Warmer(Arc<Inner>);
 struct Inner {
     node: Node,
     swarm: Option<Swarm>,
+    standing: Standing,
     /// Newest last.
     jobs: Mutex<VecDeque<Arc<Job>>>,
     tasks: TaskTracker,
@@ -140,10 +144,18 @@ struct Wanted {
 }
 
 impl Warmer {
-    /// Nothing is warmed yet.
-    pub fn new(node: Node, swarm: Option<Swarm>) -> Self {
+    /// Nothing is warmed yet. What is pinned is kept in `file`, for nodes that join later; without one it is not.
+    pub fn new(node: Node, swarm: Option<Swarm>, file: Option<PathBuf>) -> Self {
         let (jobs, tasks, stop) = (Mutex::default(), TaskTracker::new(), CancellationToken::new());
-        Warmer(Arc::new(Inner { node, swarm, jobs, tasks, stop }))
+        let standing = Standing::open(file.filter(|_| swarm.is_some()));
+        Warmer(Arc::new(Inner { node, swarm, standing, jobs, tasks, stop }))
+    }
+
+    /// Begins to look for nodes that join.
+    pub fn spawn(&self) {
+        if self.0.swarm.is_some() {
+            self.0.tasks.spawn(self.clone().see_to_newcomers());
+        }
     }
 
     /// Begins; what follows is told by [`watch`](Self::watch).
@@ -151,6 +163,15 @@ impl Warmer {
     /// # Errors
     /// Why it was not begun.
     pub fn begin(&self, request: &WarmRequest) -> Result<Arc<WarmStatus>, RequestError> {
+        let job = self.start(request)?;
+        if let Some(seconds) = request.pin_seconds {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            self.0.standing.remember(request, now.saturating_add(seconds), job.targets());
+        }
+        Ok(job.status())
+    }
+
+    fn start(&self, request: &WarmRequest) -> Result<Arc<Job>, RequestError> {
         let wanted = self.wanted(request)?;
         let mut jobs = self.0.jobs.lock();
         if self.0.stop.is_cancelled() {
@@ -164,7 +185,7 @@ impl Warmer {
             let Some(oldest) = jobs.iter().position(|job| job.is_over()) else { break };
             jobs.remove(oldest);
         }
-        let job = Arc::new(Job::new(wanted));
+        let job = Arc::new(Job::new(request.clone(), wanted));
         jobs.push_back(Arc::clone(&job));
         drop(jobs);
         tracing::info!(
@@ -173,9 +194,8 @@ impl Warmer {
             nodes = job.targets().len(),
             "a request to warm begins"
         );
-        let status = job.status();
-        self.0.tasks.spawn(job.run(self.clone()));
-        Ok(status)
+        self.0.tasks.spawn(Arc::clone(&job).run(self.clone()));
+        Ok(job)
     }
 
     /// What would be done.
@@ -196,9 +216,12 @@ impl Warmer {
         self.job(id).map(|job| job.watch())
     }
 
-    /// Ends a request; what has come stays. Whether it is known.
+    /// Ends a request, also for nodes that join later; what has come stays. Whether it is known.
     pub fn cancel(&self, id: &str) -> bool {
-        self.job(id).map(|job| job.cancel()).is_some()
+        let Some(job) = self.job(id) else { return false };
+        job.cancel();
+        self.0.standing.forget(job.request());
+        true
     }
 
     /// The agent ends: whoever listens is let go, and what was handed to other members goes on there.

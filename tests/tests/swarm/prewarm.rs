@@ -100,7 +100,7 @@ async fn every_node_is_warm() {
         expect_served(agent, image, &[index]).await;
         let blobs = shoal(&["blob", "ls", "--json", "--socket", &socket(agent)]).await.expect_ok("blob ls");
         let blobs = blobs.output;
-        assert!(blobs.contains("pinned_until") && !blobs.contains("\"pinned\": false"), "{blobs}");
+        assert!(blobs.contains("pinned_until") && !blobs.contains("\"pinned\":false"), "{blobs}");
     }
     // By its tag as well, where that was resolved.
     cluster.agents[1].get_manifest(REPOSITORY, "v1").await.expect(200, &index.bytes);
@@ -130,6 +130,29 @@ async fn a_second_start_goes_on_where_the_first_was() {
     let listed =
         shoal(&["prewarm", "ls", "--socket", &socket(&cluster.agents[0])]).await.expect_ok("ls").output;
     assert_eq!(listed.matches(&name("v1")).count(), 2, "{listed}");
+}
+
+/// A node that joins while an image is pinned gets it without being asked for, until the request is cancelled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_joins_later_becomes_warm() {
+    let origin = Origin::start().await;
+    let image = Image::new(915, &[300_000]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let mut cluster = Cluster::start(&origin.url(), 2).await;
+    let finished = prewarm(&cluster.agents[0], &[&name("v1"), "--pin", "1h"]).await;
+    expect(&finished, 0, "2 of 2 nodes ready");
+    // Also by an agent that has been started again meanwhile.
+    cluster.agents[0].restart().await;
+    let late = cluster.join().await;
+    cluster.until_met(3).await;
+    wait::until("the node that joined to be warm", STEP_MAX, || async {
+        let blobs = shoal(&["blob", "ls", "--json", "--socket", &socket(&cluster.agents[late])]).await.output;
+        image.blobs().all(|blob| blobs.contains(&blob.digest)) && !blobs.contains("\"pinned\":false")
+    })
+    .await;
+    for blob in image.blobs() {
+        assert_eq!(origin.blob_gets(&blob.digest), 1, "{}", blob.digest);
+    }
 }
 
 /// Only those that are meant become warm; which are not there is said.
@@ -338,7 +361,7 @@ async fn an_agent_alone_warms_itself() {
     origin.refuse().await;
     expect_served(&agent, &images.0, &[&images.2]).await;
     let blobs = shoal(&["blob", "ls", "--json", "--socket", &socket(&agent)]).await.expect_ok("ls").output;
-    assert!(!blobs.contains("\"pinned\": false"), "{blobs}");
+    assert!(!blobs.contains("\"pinned\":false"), "{blobs}");
 }
 
 /// What cannot be done is said at once, each thing with its place, and nothing is begun.

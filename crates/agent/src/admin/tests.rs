@@ -56,7 +56,7 @@ impl Stand {
             listings: Listings::new(upstream.clone(), ListingSettings::default()),
             metrics: Arc::clone(&metrics),
         };
-        let warmer = Warmer::new(Node::new(parts, Config::default().node_settings()), None);
+        let warmer = Warmer::new(Node::new(parts, Config::default().node_settings()), None, None);
         let socket = folder.path().join("run").join("admin.sock");
         let listener = bind(&socket).await.unwrap();
         let state = AdminState {

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueHint};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::output::Output;
 use super::{AgentSocket, Failure};
@@ -39,14 +39,15 @@ Examples:
   kubectl get deploy,sts,ds -A -o yaml | shoal prewarm --from-manifest -
   shoal prewarm ls                                         what is under way on this agent
 
-Any agent can be asked: it tells the others, which get each blob once from upstream and all else from each other. Give the
-command again, here or on another node, and it goes on where it was.
+Any agent can be asked: it tells the others, which get each blob once from upstream and all
+else from each other. Give the command again, here or on another node, and it goes on where
+it was.
 
 Exit status:
   0    every node has every image
   1    some are missing; they are listed, with the reason
-  2    no node has any, or the command line, an image's name or the choice of nodes is wrong
-  4    no agent answers, or it ended; give the same command to the agent of another node
+  2    no node has any; or the command line, an image's name or the choice of nodes is wrong
+  4    no agent answers, or it ended: give the same command to the agent of another node
   130  interrupted (Ctrl-C, SIGTERM): cancelled on all nodes, what has come stays";
 
 #[derive(Debug, Args)]
@@ -129,6 +130,8 @@ struct WarmArgs {
     #[arg(long, value_name = "P")]
     percent: Option<u8>,
     /// Keep the blobs from eviction on every one of these nodes, for so long from now: 24h, 7days.
+    ///
+    /// As long, nodes that join and are meant by --nodes or --select become warm, too (not with --count or --percent).
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pin: Option<Duration>,
     /// Time after which whoever is not ready has failed; at most 24h. What has come until then stays.
@@ -215,6 +218,8 @@ async fn warm(args: &WarmArgs, out: &mut Output) -> Result<ExitCode, Failure> {
         }
         return Ok(if plan.is_complete() { ExitCode::SUCCESS } else { ExitCode::from(1) });
     }
+    // Before anything is begun: a signal that comes in between must end it, too.
+    let signals = Signals::new()?;
     let begun = client.warm(&request).await?;
     if args.detach {
         match args.json {
@@ -223,7 +228,7 @@ async fn warm(args: &WarmArgs, out: &mut Output) -> Result<ExitCode, Failure> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let (status, interrupted) = follow(&client, begun).await?;
+    let (status, interrupted) = follow(&client, begun, signals).await?;
     match args.json {
         true => out.json(&status)?,
         false => out.bytes(text::report(&status).as_bytes())?,
@@ -240,12 +245,37 @@ fn exit_code(status: &WarmStatus, interrupted: bool) -> ExitCode {
     })
 }
 
+/// What may end the command early.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let listen =
+            |kind| signal(kind).map_err(|source| Failure::System { operation: "wait for signals", source });
+        Ok(Signals {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
 /// Shows how far it is until it is over. A signal cancels it.
-async fn follow(client: &AdminClient, begun: WarmStatus) -> Result<(WarmStatus, bool), Failure> {
+async fn follow(
+    client: &AdminClient,
+    begun: WarmStatus,
+    mut signals: Signals,
+) -> Result<(WarmStatus, bool), Failure> {
     let id = begun.id.clone();
-    let system = |source| Failure::System { operation: "wait for signals", source };
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
     let lost = |source: Option<ClientError>| Failure::WarmLost { source };
     let mut events = client.warm_events(&id).await.map_err(|error| lost(Some(error)))?;
     let mut progress = Progress::new(&begun);
@@ -259,8 +289,7 @@ async fn follow(client: &AdminClient, begun: WarmStatus) -> Result<(WarmStatus, 
     };
     tokio::select! {
         last = news => return last.map(|last| (last, false)),
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        () = signals.any() => {}
     }
     progress.say("interrupted: the nodes are told to stop; what has come stays there");
     client.cancel_warm(&id).await.map_err(|error| lost(Some(error)))?;

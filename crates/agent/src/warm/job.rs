@@ -22,7 +22,7 @@ use super::resolve::{Resolved, resolve};
 use super::status::{
     ImageState, ImageStatus, NodeName, Phase, UNREADY_MAX, Unready, WAITING_MAX, WarmStatus, ZoneStatus, why,
 };
-use super::{Platforms, Wanted, Warmer, set_id};
+use super::{Platforms, Wanted, WarmRequest, Warmer, set_id};
 use crate::driver::{WarmNews, WarmOrder};
 use crate::image::Image;
 use crate::node::Node;
@@ -36,6 +36,8 @@ const ACCOUNTED_MAX: usize = 256;
 pub(super) const ASKED_AT_ONCE: usize = 32;
 /// Pause between two rounds of asking them.
 const ACCOUNT_EVERY: Duration = Duration::from_secs(2);
+/// Longest such round: some nodes may be silent, and nobody waits for a figure.
+const ACCOUNT_MAX: Duration = Duration::from_secs(5);
 /// Times a set is begun again that somebody else has cancelled.
 const BEGINNINGS_MAX: u32 = 4;
 /// How much longer than the engine's own deadline its last word may take.
@@ -44,6 +46,7 @@ const LAST_WORD_MAX: Duration = Duration::from_secs(5);
 /// See the module's head.
 pub(super) struct Job {
     id: String,
+    request: WarmRequest,
     images: Vec<Image>,
     platforms: Platforms,
     targets: Vec<Arc<Member>>,
@@ -79,7 +82,7 @@ struct Progress {
 }
 
 impl Job {
-    pub fn new(wanted: Wanted) -> Self {
+    pub fn new(request: WarmRequest, wanted: Wanted) -> Self {
         let Wanted { images, platforms, targets, keep, deadline } = wanted;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let began = Instant::now();
@@ -99,6 +102,7 @@ impl Job {
         };
         let mut job = Job {
             id: format!("{:08x}", rand::random::<u32>()),
+            request,
             numbers: targets.iter().enumerate().map(|(number, member)| (member.peer, number)).collect(),
             images,
             platforms,
@@ -121,6 +125,10 @@ impl Job {
 
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    pub fn request(&self) -> &WarmRequest {
+        &self.request
     }
 
     pub fn images(&self) -> &[Image] {
@@ -163,16 +171,20 @@ impl Job {
             () = images => Phase::Done,
             () = self.account(&warmer.0.node, swarm.as_ref()) => unreachable!("it goes on until it is dropped"),
         };
+        let took = self.began.elapsed();
         if phase == Phase::Cancelled {
             let begun: Vec<_> = self.state.lock().sets.iter().copied().collect();
             for set in begun.into_iter().filter(|set| !warmer.is_wanted_by_others(&self, *set)) {
                 warmer.0.node.driver().cancel_warm(set).await;
             }
         }
-        self.ask_upstream(&warmer.0.node, swarm.as_ref()).await;
+        let asked = self.ask_upstream(&warmer.0.node, swarm.as_ref());
+        if warmer.0.stop.run_until_cancelled(asked).await.is_none() {
+            return;
+        }
         self.change(|state| {
             state.phase = phase;
-            state.took = Some(self.began.elapsed());
+            state.took = Some(took);
             for image in &mut state.images {
                 let left = image.standings.iter_mut().filter(|standing| **standing == Standing::Waiting);
                 left.for_each(|standing| *standing = Standing::Failed(WarmFault::Cancelled));
@@ -317,8 +329,11 @@ impl Job {
                 Some((number, bytes))
             }
         };
-        let told: Vec<_> =
-            stream::iter(0..self.targets.len()).map(ask).buffer_unordered(ASKED_AT_ONCE).collect().await;
+        let mut answers = stream::iter(0..self.targets.len()).map(ask).buffer_unordered(ASKED_AT_ONCE);
+        let (mut told, until) = (Vec::new(), Instant::now() + ACCOUNT_MAX);
+        while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
+            told.extend(answer);
+        }
         self.change(|state| {
             let Some(upstream) = &mut state.upstream else { return };
             // Who does not answer now has still received what it said before.

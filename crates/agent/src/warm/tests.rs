@@ -16,7 +16,7 @@ const MEMBERS: [(u8, &str, &[(&str, &str)]); 6] = [
     (0x60, "", &[]),
 ];
 
-fn members() -> Vec<Arc<Member>> {
+pub(super) fn members() -> Vec<Arc<Member>> {
     let member = |(number, zone, labels): (u8, &str, &[(&str, &str)])| {
         Arc::new(Member {
             peer: PeerId([number; 32]),
@@ -43,6 +43,17 @@ fn selection(text: &str) -> Selection {
         }
     }
     selection
+}
+
+pub(super) fn request(nodes: &str) -> WarmRequest {
+    WarmRequest {
+        images: vec!["redis:7".into()],
+        platforms: Vec::new(),
+        nodes: selection(nodes),
+        pin_seconds: Some(1000),
+        deadline_seconds: None,
+        dry_run: false,
+    }
 }
 
 #[test]
