@@ -8,10 +8,15 @@ use std::time::{Duration, SystemTime};
 use http_body_util::BodyExt as _;
 use shoal_engine::{Digest, Input, Reference, Scope};
 
-use super::{Asked, BlobReply, ManifestReply, Node, Part, PullError, on_disk};
+use super::{Asked, BlobReply, Cause, ManifestReply, Node, Part, PullError, on_disk};
 use crate::driver::{self, BodyError};
 use crate::metrics::Served;
 use crate::upstream::{Hops, Sought};
+
+/// Longest time from a blob's last byte until the store has it: a disk that is busy syncs a large one for long.
+const STORED_MAX: Duration = Duration::from_secs(60);
+/// Pause between two looks whether it has.
+const STORED_LOOK: Duration = Duration::from_millis(25);
 
 /// What a node has of some blobs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,6 +52,10 @@ impl Node {
         let asked = asked(scope);
         let reply = self.in_time(async {
             let admitted = self.0.access.admit(&asked, &Sought::Manifest(reference.clone())).await?;
+            if !admitted.stores {
+                let reason = "what it has is not stored here (cache = false), so no node can be warm".into();
+                return Err(PullError::Withheld(vec![Cause { source: scope.registry.to_string(), reason }]));
+            }
             let result = self.0.manifest_reply(&admitted, reference, true).await;
             self.0.access.answered(&admitted, result).await
         });
@@ -64,22 +73,25 @@ impl Node {
     ) -> Result<(), WarmError> {
         let asked = asked(scope);
         let admitted = self.0.access.admit(&asked, &Sought::Blob(digest)).await?;
-        // Once more after it has come: the last byte is there a moment before the store has it for good.
-        for _ in 0..2 {
-            let result = self.0.open_blob(&admitted, digest, Part::Whole).await;
-            let BlobReply { mut body, source, .. } = self.0.access.answered(&admitted, result).await?;
-            match source {
-                Served::Store | Served::Runtime => return Ok(()),
-                Served::PassThrough => return Err(WarmError::NotStored),
-                _ => {}
-            }
-            while let Some(frame) = body.frame().await {
-                if let Ok(bytes) = frame?.into_data() {
-                    progress(bytes.len() as u64);
-                }
+        let result = self.0.open_blob(&admitted, digest, Part::Whole).await;
+        let BlobReply { mut body, source, .. } = self.0.access.answered(&admitted, result).await?;
+        match source {
+            Served::Store | Served::Runtime => return Ok(()),
+            Served::PassThrough => return Err(WarmError::NotStored),
+            _ => {}
+        }
+        while let Some(frame) = body.frame().await {
+            if let Ok(bytes) = frame?.into_data() {
+                progress(bytes.len() as u64);
             }
         }
-        Err(WarmError::NotStored)
+        // The last byte is ready a moment before the store has the blob for good.
+        let stored = async {
+            while self.0.stored(&admitted, digest).await.is_none() {
+                tokio::time::sleep(STORED_LOOK).await;
+            }
+        };
+        tokio::time::timeout(STORED_MAX, stored).await.map_err(|_| WarmError::NotStored)
     }
 
     /// Which of some blobs are here, and what of them came from upstream to this node within the last `age`.

@@ -337,9 +337,7 @@ impl Job {
         self.change(|state| {
             let Some(upstream) = &mut state.upstream else { return };
             // Who does not answer now has still received what it said before.
-            told.into_iter()
-                .flatten()
-                .for_each(|(number, bytes)| upstream[number] = bytes.max(upstream[number]));
+            told.into_iter().for_each(|(number, bytes)| upstream[number] = bytes.max(upstream[number]));
         });
     }
 

@@ -131,8 +131,8 @@ pub(super) enum ResolveError {
     #[error("its indexes are nested deeper than {DEPTH_MAX}")]
     Depth,
     /// A manifest came without its bytes.
-    #[error("its registry's content is not stored (cache = false), so no node can be warm")]
-    NotStored,
+    #[error("its manifest came without its bytes")]
+    NoBytes,
 }
 
 /// The error with what the sources said.
@@ -159,7 +159,7 @@ pub(super) async fn resolve(
 ) -> Result<Resolved, ResolveError> {
     let scope = &image.scope;
     // A name without tag and digest has the tag `latest`.
-    let reference = image.reference().ok_or(ResolveError::NotStored)?;
+    let reference = image.reference().ok_or(ResolveError::NoBytes)?;
     let mut walk = Walk {
         node,
         scope,
@@ -199,7 +199,7 @@ impl Walk<'_> {
             if let Some(why) = reply.stale {
                 self.note = Some(why);
             }
-            let bytes = reply.bytes.ok_or(ResolveError::NotStored)?;
+            let bytes = reply.bytes.ok_or(ResolveError::NoBytes)?;
             if self.seen.insert(reply.digest) {
                 self.manifests.push((reply.digest, reply.size));
             }
