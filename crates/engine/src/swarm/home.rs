@@ -499,7 +499,7 @@ impl Book {
             if fetched < self.pieces {
                 self.forest.attach_all(node);
             }
-            self.forest.level();
+            self.level();
         }
     }
 
@@ -574,9 +574,16 @@ impl Book {
         for action in actions {
             self.carry_out(action, mail);
         }
-        self.forest.level();
+        self.level();
         let roots: Vec<_> = self.forest.fed_by_source().collect();
         self.tell_feeds(roots.into_iter(), mail);
+    }
+
+    /// Not at the end: what is on its way comes sooner from where it is.
+    fn level(&mut self) {
+        if !self.leases.is_there() {
+            self.forest.level();
+        }
     }
 
     fn carry_out(&mut self, action: Action, mail: &mut Mail) {

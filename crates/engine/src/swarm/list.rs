@@ -111,15 +111,21 @@ impl PieceList {
         news || better
     }
 
-    /// Takes in what a home has signed; answers the entries that are news.
-    pub fn take(&mut self, hashes: &Arc<Hashes>, via: Via) -> Vec<Entry> {
+    /// Takes in what a home has signed; answers the entries that are news, and whether it is worth passing on. That it is also
+    /// where this node has fetched the pieces itself: its own word is none to others.
+    pub fn take(&mut self, hashes: &Arc<Hashes>, via: Via) -> (Vec<Entry>, bool) {
+        let own = hashes
+            .entries
+            .iter()
+            .any(|entry| self.known.contains(entry.piece) && self.via[entry.piece as usize] == OWN);
         let news: Vec<_> = hashes.entries.iter().copied().filter(|entry| self.set(*entry, via)).collect();
+        let worth = own || !news.is_empty();
         let entries = self.signed_entries + hashes.entries.len();
-        if !news.is_empty() && entries <= SIGNED_ENTRIES_PER_PIECE_MAX * self.hashes.len() {
+        if worth && entries <= SIGNED_ENTRIES_PER_PIECE_MAX * self.hashes.len() {
             self.signed.push(Arc::clone(hashes));
             self.signed_entries = entries;
         }
-        news
+        (news, worth)
     }
 
     /// What homes have signed of these pieces, as it came, without what is in others of it.
@@ -247,17 +253,22 @@ mod tests {
         };
         let mut list = PieceList::new(8);
         let (a, b, all) = (signed(0..2, 7), signed(2..4, 7), signed(0..8, 7));
-        assert_eq!(list.take(&a, Via::Home), a.entries);
-        assert_eq!(list.take(&a, Via::Home), []);
-        assert_eq!(list.take(&b, Via::Home), b.entries);
+        assert_eq!(list.take(&a, Via::Home), (a.entries.clone(), true));
+        assert_eq!(list.take(&a, Via::Home), (Vec::new(), false));
+        assert_eq!(list.take(&b, Via::Home), (b.entries.clone(), true));
         assert_eq!(list.signed(Run { first: 1, end: 3 }), [a.clone(), b.clone()]);
         assert_eq!(list.signed(Run { first: 2, end: 8 }), [b]);
-        assert_eq!(list.take(&all, Via::Home), all.entries[4..]);
+        assert_eq!(list.take(&all, Via::Home), (all.entries[4..].to_vec(), true));
         assert_eq!(list.signed(Run { first: 0, end: 8 }), [all], "it says everything");
         // Of one piece each time, and all are sent along: no more than so many are kept.
         let mut list = PieceList::new(64);
         (0..64).for_each(|piece| _ = list.take(&signed(0..piece + 1, 7), Via::Home));
         assert!(list.signed_entries <= SIGNED_ENTRIES_PER_PIECE_MAX * 64);
         assert!(list.is_complete());
+        let mut list = PieceList::new(8);
+        let own = signed(0..1, 7);
+        assert!(list.set(own.entries[0], Via::Own));
+        assert_eq!(list.take(&own, Via::Home), (Vec::new(), true), "no news here, but to those below");
+        assert_eq!(list.signed(Run { first: 0, end: 1 }), [own]);
     }
 }

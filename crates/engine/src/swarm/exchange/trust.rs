@@ -48,7 +48,7 @@ impl Exchange {
     }
 
     /// See [`Message::Hashes`]. `is_home` tells whether a member may keep the book of this blob. Answers the pieces that
-    /// were waiting and are judged now, with their senders and whether they count; and whether anything is news.
+    /// were waiting and are judged now, with their senders and whether they count; and whether it is to be passed on.
     pub fn handle_hashes(
         &mut self,
         now: Time,
@@ -57,7 +57,7 @@ impl Exchange {
         mail: &mut Mail,
     ) -> (Vec<(u32, PeerId, bool)>, bool) {
         let Some(via) = self.vouched(hashes, is_home) else { return (Vec::new(), false) };
-        let news = self.list.take(hashes, via);
+        let (news, worth) = self.list.take(hashes, via);
         let mut judged = Vec::new();
         for entry in &news {
             let Some((sender, hash, _)) = self.pending.remove(&entry.piece) else { continue };
@@ -66,7 +66,7 @@ impl Exchange {
                 arrival => judged.push((entry.piece, sender, arrival == Arrival::Accepted)),
             }
         }
-        (judged, !news.is_empty())
+        (judged, worth)
     }
 
     /// The home has begun a new list: what it said before is void.

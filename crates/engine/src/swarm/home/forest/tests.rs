@@ -174,10 +174,28 @@ fn a_forest_is_taken_over_as_it_stands() {
     assert!(most <= nominal_slots(16) + 1, "one feeds {most}");
 }
 
+#[test]
+fn who_feeds_too_many_hands_on_to_who_has_room_again() {
+    let (mut forest, first, second) = (grown(50, 8, 1), 0, 49);
+    let most = |forest: &Forest| forest.nodes.iter().map(|n| n.used).max().unwrap();
+    // With the second lease holder out, 49 receivers are more than the others have places for.
+    forest.set_source(second);
+    forest.unset_source(first);
+    forest.relieve(second);
+    forest.attach_all(first);
+    forest.level();
+    check(&forest);
+    assert!(most(&forest) > nominal_slots(8), "one feeds {}", most(&forest));
+    forest.unset_source(second);
+    forest.level();
+    check(&forest);
+    assert_eq!(most(&forest), nominal_slots(8));
+}
+
 proptest! {
     #[test]
     fn whatever_happens_the_edges_are_trees(
-        steps in prop::collection::vec((0u8..12, any::<prop::sample::Index>(), 0u8..16), 1..200),
+        steps in prop::collection::vec((0u8..13, any::<prop::sample::Index>(), 0u8..16), 1..200),
         classes in prop::sample::select(vec![1u8, 4, 8, 16]), zones in 1u32..4,
     ) {
         let mut forest = grown(12, classes, zones);
@@ -201,6 +219,7 @@ proptest! {
                 9 => forest.demote(node),
                 10 => forest.relieve(node),
                 11 => forest = taken_over(&forest, &[node], zones),
+                12 => forest.level(),
                 _ => {}
             }
             check(&forest);
