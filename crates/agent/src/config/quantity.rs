@@ -31,12 +31,13 @@ impl Period {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(&str, u64); 6] = [
+        const UNITS: [(&str, u64); 7] = [
             ("TiB", bytesize::TIB),
             ("TB", bytesize::TB),
             ("GiB", bytesize::GIB),
             ("GB", bytesize::GB),
             ("MiB", bytesize::MIB),
+            ("MB", bytesize::MB),
             ("KiB", bytesize::KIB),
         ];
         match UNITS.iter().find(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit)) {
