@@ -34,41 +34,40 @@ struct Stand {
     served: JoinHandle<()>,
 }
 
+/// What the API works on, beside the store: everything an agent has that works alone.
+fn state(store: &Store, metrics: &Arc<Metrics>) -> AdminState {
+    let upstream = Upstream::new(upstream::Settings::default(), Arc::clone(metrics)).unwrap();
+    let settings = Config::default().driver_settings();
+    let driver = driver::spawn(settings, store.clone(), upstream.clone(), Arc::clone(metrics), None);
+    let parts = Parts {
+        store: store.clone(),
+        sources: upstream.clone().into(),
+        driver: driver.clone(),
+        swarm: None,
+        listings: Listings::new(upstream.clone(), ListingSettings::default()),
+        metrics: Arc::clone(metrics),
+    };
+    AdminState {
+        store: store.clone(),
+        driver,
+        upstream,
+        swarm: None,
+        warmer: Warmer::new(Node::new(parts, Config::default().node_settings()), None, None),
+        metrics: Arc::clone(metrics),
+        started: Instant::now(),
+        listeners: vec!["127.0.0.1:5000".parse().unwrap()],
+    }
+}
+
 impl Stand {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = Options { disk_free_min: 0, ..Options::new(folder.path().join("store")) };
         let store = Store::open(options).unwrap().store;
         let metrics = Metrics::new();
-        let upstream = Upstream::new(upstream::Settings::default(), Arc::clone(&metrics)).unwrap();
-        let driver = driver::spawn(
-            Config::default().driver_settings(),
-            store.clone(),
-            upstream.clone(),
-            Arc::clone(&metrics),
-            None,
-        );
-        let parts = Parts {
-            store: store.clone(),
-            sources: upstream.clone().into(),
-            driver: driver.clone(),
-            swarm: None,
-            listings: Listings::new(upstream.clone(), ListingSettings::default()),
-            metrics: Arc::clone(&metrics),
-        };
-        let warmer = Warmer::new(Node::new(parts, Config::default().node_settings()), None, None);
         let socket = folder.path().join("run").join("admin.sock");
         let listener = bind(&socket).await.unwrap();
-        let state = AdminState {
-            store: store.clone(),
-            driver,
-            upstream,
-            swarm: None,
-            warmer,
-            metrics: Arc::clone(&metrics),
-            started: Instant::now(),
-            listeners: vec!["127.0.0.1:5000".parse().unwrap()],
-        };
+        let state = state(&store, &metrics);
         let drain = CancellationToken::new();
         let served = tokio::spawn(serve(listener, state, drain.clone()));
         Stand { store, metrics, client: AdminClient::new(&socket), drain, served, folder }
@@ -156,24 +155,7 @@ async fn status_tells_what_the_metrics_tell() {
 #[tokio::test]
 async fn what_is_not_in_the_api_is_refused_in_words() {
     let stand = Stand::start().await;
-    let router = super::admin_router(AdminState {
-        store: stand.store.clone(),
-        driver: {
-            let upstream = Upstream::new(upstream::Settings::default(), Arc::clone(&stand.metrics)).unwrap();
-            driver::spawn(
-                Config::default().driver_settings(),
-                stand.store.clone(),
-                upstream,
-                Arc::clone(&stand.metrics),
-                None,
-            )
-        },
-        upstream: Upstream::new(upstream::Settings::default(), Arc::clone(&stand.metrics)).unwrap(),
-        swarm: None,
-        metrics: Arc::clone(&stand.metrics),
-        started: Instant::now(),
-        listeners: Vec::new(),
-    });
+    let router = super::admin_router(state(&stand.store, &stand.metrics));
     let table = [
         ("GET", "/v2/", 404),
         ("GET", "/v1/blobs/sha256:zz", 400),
@@ -181,6 +163,10 @@ async fn what_is_not_in_the_api_is_refused_in_words() {
         ("GET", "/v1/blobs?after=zz", 400),
         ("GET", "/v1/blobs?max=many", 400),
         ("POST", "/v1/status", 405),
+        ("POST", "/v1/warm", 400),
+        ("GET", "/v1/warm/nothing", 404),
+        ("GET", "/v1/warm/nothing/events", 404),
+        ("DELETE", "/v1/warm/ffffffff", 404),
     ];
     for (method, target, status) in table {
         let request =
