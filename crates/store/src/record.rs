@@ -496,11 +496,11 @@ mod tests {
 
     #[test]
     fn what_was_not_written_is_an_error() {
-        assert!(matches!(decode::<BlobRecord>(&[]), Err(RecordError::Version(None))));
-        assert!(matches!(decode::<BlobRecord>(&[9, 0]), Err(RecordError::Version(Some(9)))));
-        let mut long = encode(&blob());
+        assert!(matches!(decode_blob(&[]), Err(RecordError::Version(None))));
+        assert!(matches!(decode_blob(&[9, 0]), Err(RecordError::Version(Some(9)))));
+        let mut long = encode_blob(&blob());
         long.push(0);
-        assert!(matches!(decode::<BlobRecord>(&long), Err(RecordError::Trailing(1))));
+        assert!(matches!(decode_blob(&long), Err(RecordError::Trailing(1))));
         for key in [&[][..], &[3; 33], &[1; 32], &[1; 34]] {
             assert!(matches!(digest_of_key(key), Err(RecordError::Key(_))), "{key:?}");
         }
@@ -509,7 +509,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode::<BlobRecord>(&bytes);
+            let _ = decode_blob(&bytes);
             let _ = decode_partial(&bytes);
             let _ = decode_link(&bytes);
             let _ = decode_tag(&bytes);
@@ -518,8 +518,8 @@ mod tests {
 
         #[test]
         fn a_record_that_lost_its_end_is_an_error(cut in 1usize..30) {
-            let bytes = encode(&blob());
-            prop_assert!(decode::<BlobRecord>(&bytes[..bytes.len() - cut.min(bytes.len())]).is_err());
+            let bytes = encode_blob(&blob());
+            prop_assert!(decode_blob(&bytes[..bytes.len() - cut.min(bytes.len())]).is_err());
             let bytes = encode_partial(&obtained(Visibility::Public));
             prop_assert!(decode_partial(&bytes[..bytes.len() - cut.min(bytes.len())]).is_err());
         }
