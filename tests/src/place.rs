@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// An address of 127.0.0.0/8 that no other test uses, so that every server can listen on its usual port and no port
-/// has to be guessed and raced for. Built from this process's id (15 bits) and a counter (7 bits).
+/// has to be guessed and raced for. Built from this process's id (14 bits) and a counter (9 bits).
 pub fn loopback() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(1);
-    let own = ((std::process::id() & 0x7fff) << 7) | (NEXT.fetch_add(1, Ordering::Relaxed) & 0x7f);
+    let own = ((std::process::id() & 0x3fff) << 9) | (NEXT.fetch_add(1, Ordering::Relaxed) & 0x1ff);
     let [_, high, middle, low] = own.to_be_bytes();
-    Ipv4Addr::new(127, 64 + high, middle, low)
+    Ipv4Addr::new(127, 128 + high, middle, low)
 }
 
 /// A fresh directory under the system's temporary directory, removed when dropped.

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use shoal_engine::peer::{Member, PeerId};
 use shoal_net::{Identity, client_tls, notice_death};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -50,6 +51,11 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Bytes that are read at once: what has been read is hashed and written while it is in the CPU's cache.
 const READ_BYTES_MAX: usize = 256 << 10;
+
+/// How streams share a link, the preferred way first. A node sends and receives a dozen at a time over one link; where the
+/// system has BBR, as many estimates of one bottleneck lose a fifth of it to packets that are sent again
+/// (`docs/decisions/0017-many-streams-on-one-link.md`).
+const CONGESTION_CONTROLS: [&[u8]; 2] = [b"cubic", b"reno"];
 
 /// Why a member could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -297,5 +303,8 @@ pub struct Connection {
 /// What all data connections have in common. Failures concern a socket that is gone already, as its first use will say.
 pub fn settle_socket(tcp: &TcpStream) {
     let _ = tcp.set_nodelay(true);
+    let socket = SockRef::from(tcp);
+    // The first one that this process may choose; without any, what the system has chosen stays.
+    let _ = CONGESTION_CONTROLS.iter().any(|name| socket.set_tcp_congestion(name).is_ok());
     let _ = notice_death(tcp, UNACKNOWLEDGED_MAX);
 }
