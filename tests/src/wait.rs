@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// How long a local server may take until it answers, on two busy cores.
-pub const START_MAX: Duration = Duration::from_secs(20);
+pub const START_MAX: Duration = Duration::from_secs(60);
 
 /// Looks until `condition` holds. Panics with `what` after `within`.
 pub async fn until<F>(what: impl Display, within: Duration, mut condition: impl FnMut() -> F)

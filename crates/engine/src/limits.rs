@@ -148,6 +148,12 @@ pub const BEHIND_WAIT: Duration = Duration::from_millis(500);
 /// and no more work for a member that makes them up.
 pub const RIVALS_NAMED_MAX: usize = RIVALS_ASKED_MAX;
 
+/// Members that have the blob that are enough to begin with: as many as classes have one each.
+pub const HOLDERS_ENOUGH: usize = 8;
+
+/// Time from the first of them in which a home that has just opened a book waits for the answers of the others.
+pub const HOLDERS_WAIT: Duration = Duration::from_millis(30);
+
 /// Time for which a better home that has made itself known is remembered; the list of members names it by then.
 pub const BETTER_REMEMBERED: Duration = Duration::from_secs(10);
 

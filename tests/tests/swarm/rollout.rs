@@ -124,6 +124,41 @@ async fn bytes_are_passed_on_while_they_arrive() {
     assert_eq!(origin.blob_bytes(&layer.digest), layer.len());
 }
 
+/// `shoal explain` tells of a blob on its way who fetches it and who receives it, and afterwards who has it and where it came from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_is_explained() {
+    let origin = Origin::start().await;
+    let image = Image::new(750, &[6_000_000]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let gate = shoal_tests::origin::Gate::closed();
+    let layer = image.layers[0].clone();
+    origin.script(Match::blob(&layer.digest), Plan::pause_after(3_000_000, &gate));
+    let cluster = Cluster::start(&origin.url(), 3).await;
+    let pulls: Vec<_> = (0..3).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
+    origin.until_sent(&layer.digest, 3_000_000).await;
+    let socket = cluster.agents[2].setup().socket().display().to_string();
+    let explained = async |flags: &[&str]| {
+        let arguments = [&["explain", layer.digest.as_str(), "--socket", socket.as_str()], flags].concat();
+        shoal(&arguments).await.expect_ok("shoal explain").output
+    };
+    wait::until("all to be in the book", Duration::from_secs(30), || async {
+        explained(&[]).await.contains("nobody has it, 3 members receive it")
+    })
+    .await;
+    let shown = explained(&[]).await;
+    assert!(shown.contains("fetches 6.0 MB from upstream, from byte 0"), "{shown}");
+    gate.open();
+    for pull in pulls {
+        pull.await.expect("the pull ends well");
+    }
+    wait::until("all to be known to have it", Duration::from_secs(30), || async {
+        let told: serde_json::Value =
+            serde_json::from_str(&explained(&["--json"]).await).expect("it is JSON");
+        told["state"] == "stored" && told["books"][0]["holder_count"] == 3
+    })
+    .await;
+}
+
 /// `shoal peers` shows every member.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_can_be_looked_at() {

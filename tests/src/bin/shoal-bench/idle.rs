@@ -25,14 +25,14 @@ pub struct Options {
     /// Seconds that are looked at.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(5..=600))]
     seconds: u64,
+    /// Seconds before that in which the last news of who is there may go around.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=600))]
+    settle: u64,
 }
 
 /// The layers of the image, bytes: twelve, together small enough for as many stores on one disk.
 const LAYERS: [usize; 12] =
     [1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 300_000, 500_000, 800_000, 1_200_000];
-/// How long the agents may settle before the idle time is measured: until the last news of who is there has gone around.
-const SETTLE: Duration = Duration::from_secs(10);
-
 /// Runs it.
 pub async fn run(options: &Options) -> Result<Table> {
     let nodes = usize::from(options.nodes);
@@ -49,7 +49,7 @@ pub async fn run(options: &Options) -> Result<Table> {
         started.as_secs_f64(),
         meeting.as_secs_f64()
     ));
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(Duration::from_secs(options.settle)).await;
 
     say(&format!("looking at {} s in which nothing happens", options.seconds));
     let (cpu, sent, begun) = (cpu_seconds(&cluster)?, loopback_bytes()?, Instant::now());

@@ -16,8 +16,8 @@ use super::{Book, Home, Joining, Mail};
 use crate::homes::{first_of, homes, outranks};
 use crate::ids::Digest;
 use crate::limits::{
-    BEHIND_WAIT, BETTER_REMEMBERED, BOOKS_MAX, DEPARTED_MAX, HOLDERS_PER_BLOB_MAX, HOME_RECOVERY,
-    RIVALS_ASKED_MAX, RIVALS_NAMED_MAX,
+    BEHIND_WAIT, BETTER_REMEMBERED, BOOKS_MAX, DEPARTED_MAX, HOLDERS_ENOUGH, HOLDERS_PER_BLOB_MAX,
+    HOLDERS_WAIT, HOME_RECOVERY, RIVALS_ASKED_MAX, RIVALS_NAMED_MAX,
 };
 use crate::peer::{PeerId, Roster};
 use crate::time::Time;
@@ -261,8 +261,13 @@ impl Book {
         if receiving {
             self.succeed(now);
         }
-        if receiving || all || self.forest.has_seeds() {
+        if receiving || all || self.forest.seeds().count() >= HOLDERS_ENOUGH {
             self.begin(now, mail);
+        } else if self.forest.has_seeds()
+            && let Some(asked) = &mut self.asked
+        {
+            // The other answers are on their way: one holder alone would have to feed every class.
+            asked.until = asked.until.min(now + HOLDERS_WAIT);
         }
     }
 
