@@ -110,7 +110,8 @@ impl Exchange {
         let before = std::mem::replace(&mut self.compared_at, now);
         let gained = f64::from(now.0.saturating_sub(before.0));
         let new = f64::from(now.1.saturating_sub(before.1));
-        (!self.list.is_complete()).then_some((gained, new))
+        // What had not reached this node when it last looked may have been on its way here from the start.
+        (before.0 > 0 && !self.list.is_complete()).then_some((gained, new))
     }
 
     pub(super) fn tell_of_slowness(&mut self, receives_slowly: bool, mail: &mut Mail) {
