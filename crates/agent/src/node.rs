@@ -47,6 +47,13 @@ pub struct Asked {
     pub bearer: Option<ClientToken>,
 }
 
+impl Asked {
+    /// Nobody's own request: what a client would ask that has no token.
+    pub fn without_token(scope: Scope) -> Self {
+        Asked { scope, hops: Hops::default(), client: None, bearer: None }
+    }
+}
+
 /// A blob, or a part of one, on its way.
 pub struct BlobReply {
     /// Size of the whole blob, bytes.

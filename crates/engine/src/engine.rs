@@ -449,16 +449,19 @@ fn follow(flight: &mut Flight, swarm: &mut Swarm, now: Time, out: &mut VecDeque<
     }
 }
 
+/// Time over which the nodes of a swarm with so many members spread what each of them asks upstream without the others.
+pub fn alone_spread(members: usize) -> Duration {
+    let members = u32::try_from(members).unwrap_or(u32::MAX);
+    ALONE_PAUSE_PER_MEMBER.saturating_mul(members).min(ALONE_PAUSE_MAX)
+}
+
 /// What a node does that the swarm cannot help: how long it waits before it asks upstream itself, or with what fault it
 /// gives up. The pauses of a cluster's nodes are spread so that a sick swarm does not become a stampede.
 fn alone(end: LeaseEnd, digest: &Digest, me: PeerId, members: usize) -> (Duration, Option<PullFault>) {
-    let spread = ALONE_PAUSE_PER_MEMBER.saturating_mul(u32::try_from(members).unwrap_or(u32::MAX));
     let mixed = crate::homes::mix(me.prefix() ^ u64::from(digest.hash()[31]));
     let part = (mixed % 1024) as f64 / 1024.0;
     match end {
         LeaseEnd::Failed => (Duration::ZERO, Some(PullFault::Exhausted)),
-        LeaseEnd::Denied | LeaseEnd::GivenUp | LeaseEnd::Done => {
-            (spread.min(ALONE_PAUSE_MAX).mul_f64(part), None)
-        }
+        LeaseEnd::Denied | LeaseEnd::GivenUp | LeaseEnd::Done => (alone_spread(members).mul_f64(part), None),
     }
 }

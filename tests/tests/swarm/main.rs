@@ -7,4 +7,17 @@ mod prewarm;
 mod rollout;
 mod runtime;
 
+use shoal_tests::image::Image;
+use shoal_tests::origin::{Gate, Match, Origin, Plan};
+
 const REPOSITORY: &str = "team/app";
+
+/// An origin that sends the first bytes of an image's only layer, and the rest once the gate is open.
+async fn paused_image(seed: u64, layer_bytes: usize, first: u64) -> (Origin, Image, Gate) {
+    let origin = Origin::start().await;
+    let image = Image::new(seed, &[layer_bytes]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let gate = Gate::closed();
+    origin.script(Match::blob(&image.layers[0].digest), Plan::pause_after(first, &gate));
+    (origin, image, gate)
+}

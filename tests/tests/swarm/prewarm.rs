@@ -8,11 +8,11 @@ use shoal_tests::agent::{Agent, REGISTRY, Setup, shoal};
 use shoal_tests::cluster::Cluster;
 use shoal_tests::docker_registry::DockerRegistry;
 use shoal_tests::image::{Blob, Image};
-use shoal_tests::origin::{Gate, Kind, Match, Origin, Plan};
+use shoal_tests::origin::{Kind, Origin};
 use shoal_tests::process::{Finished, Process};
 use shoal_tests::{place, wait};
 
-use super::REPOSITORY;
+use super::{REPOSITORY, paused_image};
 
 /// How long a step may take that only waits for others.
 const STEP_MAX: Duration = Duration::from_secs(60);
@@ -193,12 +193,8 @@ async fn nodes_are_selected() {
 /// A node that dies meanwhile is reported with the reason, all others become warm, and the exit status says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_node_is_named() {
-    let origin = Origin::start().await;
-    let image = Image::new(930, &[4_000_000]);
-    origin.add_image(REPOSITORY, "v1", &image);
-    let gate = Gate::closed();
+    let (origin, image, gate) = paused_image(930, 4_000_000, 1_000_000).await;
     let layer = &image.layers[0].digest;
-    origin.script(Match::blob(layer), Plan::pause_after(1_000_000, &gate));
     let mut cluster = Cluster::start(&origin.url(), 4).await;
     let folder = place::scratch();
     let mut process = begin(&cluster.agents[0], &[&name("v1")], &log_file(&folder));
@@ -220,12 +216,8 @@ async fn a_dead_node_is_named() {
 /// Cancelled, nothing moves any more; asked for again, it costs one copy at most, whoever of the nodes is the first to ask.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_can_be_cancelled() {
-    let origin = Origin::start().await;
-    let image = Image::new(940, &[8_000_000]);
-    origin.add_image(REPOSITORY, "v1", &image);
-    let gate = Gate::closed();
+    let (origin, image, gate) = paused_image(940, 8_000_000, 4_000_000).await;
     let layer = &image.layers[0].digest;
-    origin.script(Match::blob(layer), Plan::pause_after(4_000_000, &gate));
     let cluster = Cluster::start(&origin.url(), 3).await;
     let begun = prewarm(&cluster.agents[0], &[&name("v1"), "--detach"]).await.expect_ok("prewarm --detach");
     let (id, socket) = (begun.output.trim().to_owned(), socket(&cluster.agents[0]));
@@ -259,12 +251,8 @@ fn log_file(folder: &tempfile::TempDir) -> PathBuf {
 /// Ctrl-C cancels and says so; an agent that dies is told of with what to do, and another one goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interrupted_and_left_alone() {
-    let origin = Origin::start().await;
-    let image = Image::new(945, &[8_000_000]);
-    origin.add_image(REPOSITORY, "v1", &image);
-    let gate = Gate::closed();
+    let (origin, image, gate) = paused_image(945, 8_000_000, 2_000_000).await;
     let layer = &image.layers[0].digest;
-    origin.script(Match::blob(layer), Plan::pause_after(2_000_000, &gate));
     let mut cluster = Cluster::start(&origin.url(), 3).await;
     let folder = place::scratch();
     let mut process = begin(&cluster.agents[0], &[&name("v1")], &log_file(&folder));

@@ -6,10 +6,10 @@ use shoal_tests::agent::shoal;
 use shoal_tests::cluster::Cluster;
 use shoal_tests::docker_registry::DockerRegistry;
 use shoal_tests::image::Image;
-use shoal_tests::origin::{Kind, Match, Origin, Plan};
+use shoal_tests::origin::{Kind, Origin};
 use shoal_tests::wait;
 
-use super::REPOSITORY;
+use super::{REPOSITORY, paused_image};
 
 /// The mission: everybody at once, and a real registry sends each blob once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,12 +102,8 @@ async fn what_is_stored_is_announced_after_a_restart() {
 /// Clients get bytes while they are still on their way from upstream to another node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_are_passed_on_while_they_arrive() {
-    let origin = Origin::start().await;
-    let image = Image::new(740, &[6_000_000]);
-    origin.add_image(REPOSITORY, "v1", &image);
-    let gate = shoal_tests::origin::Gate::closed();
+    let (origin, image, gate) = paused_image(740, 6_000_000, 3_000_000).await;
     let layer = image.layers[0].clone();
-    origin.script(Match::blob(&layer.digest), Plan::pause_after(3_000_000, &gate));
     let cluster = Cluster::start(&origin.url(), 4).await;
     let mut waiting = Vec::new();
     for agent in &cluster.agents {
@@ -127,12 +123,8 @@ async fn bytes_are_passed_on_while_they_arrive() {
 /// `shoal explain` tells of a blob on its way who fetches it and who receives it, and afterwards who has it and where it came from.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_is_explained() {
-    let origin = Origin::start().await;
-    let image = Image::new(750, &[6_000_000]);
-    origin.add_image(REPOSITORY, "v1", &image);
-    let gate = shoal_tests::origin::Gate::closed();
+    let (origin, image, gate) = paused_image(750, 6_000_000, 3_000_000).await;
     let layer = image.layers[0].clone();
-    origin.script(Match::blob(&layer.digest), Plan::pause_after(3_000_000, &gate));
     let cluster = Cluster::start(&origin.url(), 3).await;
     let pulls: Vec<_> = (0..3).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
     origin.until_sent(&layer.digest, 3_000_000).await;

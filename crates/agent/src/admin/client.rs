@@ -126,14 +126,12 @@ impl AdminClient {
 
     /// Begins to warm.
     pub async fn warm(&self, request: &WarmRequest) -> Result<WarmStatus, ClientError> {
-        self.post(request).await
+        self.in_time(self.send_warm(request)).await
     }
 
     /// What warming would do. Takes as long as the registry and the slowest member, and has no limit here.
     pub async fn plan_warm(&self, request: &WarmRequest) -> Result<WarmPlan, ClientError> {
-        let body = serde_json::to_vec(request).map_err(|error| self.broken(error))?;
-        let body = self.send(Method::POST, "/v1/warm", body.into()).await?;
-        self.parsed(&body)
+        self.send_warm(request).await
     }
 
     /// The requests to warm that the agent knows.
@@ -160,9 +158,9 @@ impl AdminClient {
         Ok(WarmEvents { client, body, waiting: BytesMut::new(), _connection: connection })
     }
 
-    async fn post<T: DeserializeOwned>(&self, request: &WarmRequest) -> Result<T, ClientError> {
+    async fn send_warm<T: DeserializeOwned>(&self, request: &WarmRequest) -> Result<T, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| self.broken(error))?;
-        let body = self.in_time(self.send(Method::POST, "/v1/warm", body.into())).await?;
+        let body = self.send(Method::POST, "/v1/warm", body.into()).await?;
         self.parsed(&body)
     }
 

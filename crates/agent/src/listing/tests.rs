@@ -59,7 +59,7 @@ fn failed(fault: SourceFault) -> Result<RawList, ListFailure> {
 
 fn asked() -> Asked {
     let scope = Scope { registry: "r.test".parse().unwrap(), repository: "a/b".parse().unwrap() };
-    Asked { scope, hops: Default::default(), client: None, bearer: None }
+    Asked::without_token(scope)
 }
 
 fn tags() -> Listing {

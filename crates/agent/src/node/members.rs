@@ -15,7 +15,7 @@ use super::manifests::Fetched;
 use super::{Asked, Cause, FetchError, Inner, Node, on_disk};
 use crate::driver::hash_function;
 use crate::swarm::Answer;
-use crate::upstream::{Hops, Sought};
+use crate::upstream::Sought;
 
 impl Node {
     /// What another member asks for: it is looked up here or, unless only what is `stored` counts, upstream, never at a
@@ -72,8 +72,7 @@ impl Node {
 
     /// On what terms another member is answered: those of a client without a token.
     async fn admit_member(&self, scope: Scope, sought: &Sought) -> Option<Admitted> {
-        let asked = Asked { scope, hops: Hops::default(), client: None, bearer: None };
-        let admitted = self.0.access.admit(&asked, sought).await.ok()?;
+        let admitted = self.0.access.admit(&Asked::without_token(scope), sought).await.ok()?;
         Some(Admitted { asks_members: false, ..admitted })
     }
 }

@@ -11,7 +11,7 @@ use shoal_engine::{Digest, Input, Reference, Scope};
 use super::{Asked, BlobReply, Cause, ManifestReply, Node, Part, PullError, on_disk};
 use crate::driver::{self, BodyError};
 use crate::metrics::Served;
-use crate::upstream::{Hops, Sought};
+use crate::upstream::Sought;
 
 /// Longest time from a blob's last byte until the store has it: a disk that is busy syncs a large one for long.
 const STORED_MAX: Duration = Duration::from_secs(60);
@@ -49,7 +49,7 @@ impl Node {
         scope: &Scope,
         reference: &Reference,
     ) -> Result<ManifestReply, PullError> {
-        let asked = asked(scope);
+        let asked = Asked::without_token(scope.clone());
         let reply = self.in_time(async {
             let admitted = self.0.access.admit(&asked, &Sought::Manifest(reference.clone())).await?;
             if !admitted.stores {
@@ -71,7 +71,7 @@ impl Node {
         digest: Digest,
         progress: impl Fn(u64),
     ) -> Result<(), WarmError> {
-        let asked = asked(scope);
+        let asked = Asked::without_token(scope.clone());
         let admitted = self.0.access.admit(&asked, &Sought::Blob(digest)).await?;
         let result = self.0.open_blob(&admitted, digest, Part::Whole).await;
         let BlobReply { mut body, source, .. } = self.0.access.answered(&admitted, result).await?;
@@ -115,9 +115,4 @@ impl Node {
     pub(crate) fn driver(&self) -> &driver::Handle {
         &self.0.parts.driver
     }
-}
-
-/// Who warms is a client without a token.
-fn asked(scope: &Scope) -> Asked {
-    Asked { scope: scope.clone(), hops: Hops::default(), client: None, bearer: None }
 }

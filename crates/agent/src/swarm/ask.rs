@@ -16,9 +16,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use shoal_engine::engine::alone_spread;
 use shoal_engine::homes::{homes, tag_homes};
-use shoal_engine::limits::{ALONE_PAUSE_MAX, ALONE_PAUSE_PER_MEMBER, WARM_BLOBS_MAX};
+use shoal_engine::limits::WARM_BLOBS_MAX;
 use shoal_engine::peer::PeerId;
 use shoal_engine::{Digest, Reference, Scope};
 
@@ -148,13 +151,7 @@ impl Swarm {
     pub(crate) async fn ask_held(&self, peer: PeerId, digests: &[Digest], age: Duration) -> Option<Held> {
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let question = HeldQuestion { digests: digests.to_vec(), age_ms };
-        let asked = async {
-            let (response, connection) = self.post(peer, HELD_PATH, &question).await?;
-            let bytes = Limited::new(response.into_body(), HELD_BYTES_MAX).collect().await;
-            let bytes = bytes.map_err(|error| error.to_string())?.to_bytes();
-            self.0.dialer.keep(connection);
-            serde_json::from_slice::<HeldAnswer>(&bytes).map_err(|error| error.to_string())
-        };
+        let asked = self.ask_json::<HeldAnswer>(peer, HELD_PATH, &question, HELD_BYTES_MAX);
         match tokio::time::timeout(ASK_TIMEOUT, asked).await {
             Ok(Ok(answer)) if answer.here.len() == digests.len() => Some(Held {
                 here: answer.here.bytes().map(|letter| letter == b'1').collect(),
@@ -212,22 +209,14 @@ impl Swarm {
     /// How long this node waits for a home before it asks the registry as well. The more members there are, the further they
     /// are spread: all of them at once would be what homes are there to prevent.
     pub fn patience(&self) -> Duration {
-        let members = u32::try_from(self.roster().len()).unwrap_or(u32::MAX);
-        let spread = ALONE_PAUSE_PER_MEMBER.saturating_mul(members).min(ALONE_PAUSE_MAX);
-        HOME_PATIENCE + spread.mul_f64(rand::random())
+        HOME_PATIENCE + alone_spread(self.roster().len()).mul_f64(rand::random())
     }
 
     /// Asks the home of a blob how big it is. `None` if this node is the home, and if the home cannot tell.
     pub async fn ask_size(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
         let home = homes(digest, &self.roster()).first().filter(|home| *home != self.me())?;
         let question = SizeQuestion { repository: Where::of(scope), digest: digest.to_string() };
-        let asked = async {
-            let (response, connection) = self.post(home, SIZE_PATH, &question).await?;
-            let bytes = Limited::new(response.into_body(), SIZE_BYTES_MAX).collect().await;
-            let bytes = bytes.map_err(|error| error.to_string())?.to_bytes();
-            self.0.dialer.keep(connection);
-            serde_json::from_slice::<SizeAnswer>(&bytes).map_err(|error| error.to_string())
-        };
+        let asked = self.ask_json::<SizeAnswer>(home, SIZE_PATH, &question, SIZE_BYTES_MAX);
         match tokio::time::timeout(ASK_TIMEOUT, asked).await {
             Ok(Ok(answer)) => Some(answer.size),
             Ok(Err(why)) => {
@@ -245,15 +234,9 @@ impl Swarm {
             if home == self.me() {
                 return driver.book(digest).await;
             }
-            let asked = async {
-                let question = BookQuestion { digest: digest.to_string() };
-                let (response, connection) = self.post(home, BOOK_PATH, &question).await.ok()?;
-                let bytes =
-                    Limited::new(response.into_body(), BOOK_BYTES_MAX).collect().await.ok()?.to_bytes();
-                self.0.dialer.keep(connection);
-                serde_json::from_slice(&bytes).ok()
-            };
-            tokio::time::timeout(BOOK_TIMEOUT, asked).await.ok().flatten()
+            let question = BookQuestion { digest: digest.to_string() };
+            let asked = self.ask_json(home, BOOK_PATH, &question, BOOK_BYTES_MAX);
+            tokio::time::timeout(BOOK_TIMEOUT, asked).await.ok()?.ok()
         });
         futures_util::future::join_all(asked).await.into_iter().flatten().collect()
     }
@@ -273,10 +256,34 @@ impl Swarm {
         let (response, connection) = self.post(home, MANIFEST_PATH, &question).await?;
         let answer = response.headers().get(ANSWER_HEADER).ok_or("its answer is none")?;
         let answer: Answer = serde_json::from_slice(answer.as_bytes()).map_err(|error| error.to_string())?;
-        let bytes = Limited::new(response.into_body(), MANIFEST_BYTES_MAX).collect().await;
-        let bytes = bytes.map_err(|error| error.to_string())?.to_bytes();
-        self.0.dialer.keep(connection);
+        let bytes = self.read(response, connection, MANIFEST_BYTES_MAX).await?;
         Ok((answer, body.then_some(bytes)))
+    }
+
+    /// Asks a member something whose answer is one JSON object.
+    async fn ask_json<T: DeserializeOwned>(
+        &self,
+        to: PeerId,
+        path: &'static str,
+        question: &impl Serialize,
+        bytes_max: usize,
+    ) -> Result<T, String> {
+        let (response, connection) = self.post(to, path, question).await?;
+        let bytes = self.read(response, connection, bytes_max).await?;
+        serde_json::from_slice(&bytes).map_err(|error| error.to_string())
+    }
+
+    /// An answer's whole body, after which its connection is free for others.
+    async fn read(
+        &self,
+        response: http::Response<Incoming>,
+        connection: Connection,
+        bytes_max: usize,
+    ) -> Result<Bytes, String> {
+        let body = Limited::new(response.into_body(), bytes_max).collect().await;
+        let bytes = body.map_err(|error| error.to_string())?.to_bytes();
+        self.0.dialer.keep(connection);
+        Ok(bytes)
     }
 
     async fn post(
@@ -284,7 +291,7 @@ impl Swarm {
         to: PeerId,
         path: &'static str,
         question: &impl Serialize,
-    ) -> Result<(http::Response<hyper::body::Incoming>, Connection), String> {
+    ) -> Result<(http::Response<Incoming>, Connection), String> {
         let member = self.roster().get(&to).cloned().ok_or("it is gone")?;
         let question = Bytes::from(serde_json::to_vec(question).map_err(|error| error.to_string())?);
         let posted = self.0.dialer.post(&member, path, "application/json", question).await;

@@ -157,7 +157,7 @@ fn respond(status: u16, headers: &[(&str, &str)], body: impl Into<Body>) -> Resp
 fn asked() -> Asked {
     let registry = "registry.test".parse().unwrap();
     let scope = shoal_engine::Scope { registry, repository: "library/app".parse().unwrap() };
-    Asked { scope, hops: Default::default(), client: None, bearer: None }
+    Asked::without_token(scope)
 }
 
 /// Settings with deadlines a test can wait for.

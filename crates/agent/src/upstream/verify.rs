@@ -66,7 +66,7 @@ impl Upstream {
     pub async fn ping(&self, registry: &Registry) -> Result<Verdict, UpstreamError> {
         // The place wants a repository, and the version check is about none.
         let scope = Scope { registry: registry.clone(), repository: NO_REPOSITORY.parse().expect("a name") };
-        let asked = Asked { scope, hops: Default::default(), client: None, bearer: None };
+        let asked = Asked::without_token(scope);
         let exchange = &self.inner.exchange;
         let ask = |place: Place| async move {
             let question = question(&place, Method::GET, place.source.base(), "application/json");

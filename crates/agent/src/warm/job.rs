@@ -4,6 +4,7 @@
 //! is cancelled, or when the agent ends; what it began elsewhere is taken back only if nobody else on this agent wants it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,7 +26,7 @@ use super::status::{
 use super::{Platforms, Wanted, WarmRequest, Warmer, set_id};
 use crate::driver::{WarmNews, WarmOrder};
 use crate::image::Image;
-use crate::node::Node;
+use crate::node::{Held, Node};
 use crate::swarm::Swarm;
 
 /// Images of a request that are under way at a time: two requests and what others ask of this node leave sets free.
@@ -81,6 +82,18 @@ struct Progress {
     error: Option<String>,
 }
 
+impl Progress {
+    /// Whoever is not decided yet has failed.
+    fn give_up(&mut self, why: WarmFault) {
+        let left = self.standings.iter_mut().filter(|standing| **standing == Standing::Waiting);
+        left.for_each(|standing| *standing = Standing::Failed(why));
+    }
+
+    fn ready(&self) -> usize {
+        self.standings.iter().filter(|standing| **standing == Standing::Ready).count()
+    }
+}
+
 impl Job {
     pub fn new(request: WarmRequest, wanted: Wanted) -> Self {
         let Wanted { images, platforms, targets, keep, deadline } = wanted;
@@ -100,7 +113,7 @@ impl Job {
             sets: BTreeSet::new(),
             upstream: (targets.len() <= ACCOUNTED_MAX).then(|| vec![0; targets.len()]),
         };
-        let mut job = Job {
+        let job = Job {
             id: format!("{:08x}", rand::random::<u32>()),
             request,
             numbers: targets.iter().enumerate().map(|(number, member)| (member.peer, number)).collect(),
@@ -114,10 +127,9 @@ impl Job {
             started_at: now.as_secs(),
             cancelled: CancellationToken::new(),
             state: Mutex::new(state),
-            told: watch::channel(Arc::new(empty())).0,
+            told: watch::channel(Arc::default()).0,
         };
-        let first = Arc::new(job.look());
-        job.told = watch::channel(first).0;
+        job.told.send_replace(Arc::new(job.look()));
         job
     }
 
@@ -185,10 +197,7 @@ impl Job {
         self.change(|state| {
             state.phase = phase;
             state.took = Some(took);
-            for image in &mut state.images {
-                let left = image.standings.iter_mut().filter(|standing| **standing == Standing::Waiting);
-                left.for_each(|standing| *standing = Standing::Failed(WarmFault::Cancelled));
-            }
+            state.images.iter_mut().for_each(|image| image.give_up(WarmFault::Cancelled));
         });
         let status = self.status();
         tracing::info!(
@@ -226,8 +235,7 @@ impl Job {
         self.change(|state| {
             let image = &mut state.images[at];
             image.state = ImageState::Done;
-            let left = image.standings.iter_mut().filter(|standing| **standing == Standing::Waiting);
-            left.for_each(|standing| *standing = Standing::Failed(why));
+            image.give_up(why);
         });
     }
 
@@ -321,13 +329,7 @@ impl Job {
         let age = self.began.elapsed();
         let ask = |number: usize| {
             let (digests, peer) = (&digests, self.targets[number].peer);
-            async move {
-                let mut bytes = 0;
-                for part in digests.chunks(WARM_BLOBS_MAX) {
-                    bytes += held(node, swarm, peer, part, age).await?.upstream_bytes;
-                }
-                Some((number, bytes))
-            }
+            async move { Some((number, held(node, swarm, peer, digests, age).await?.upstream_bytes)) }
         };
         let mut answers = stream::iter(0..self.targets.len()).map(ask).buffer_unordered(ASKED_AT_ONCE);
         let (mut told, until) = (Vec::new(), Instant::now() + ACCOUNT_MAX);
@@ -395,7 +397,7 @@ impl Job {
         let nodes = self.targets.len() as u64;
         let bytes = |image: &Progress| {
             let size = image.resolved.as_ref().map_or(0, |resolved| resolved.size());
-            let whole = size.saturating_mul(count_ready(image) as u64);
+            let whole = size.saturating_mul(image.ready() as u64);
             (whole.saturating_add(image.partial).min(size.saturating_mul(nodes)), size.saturating_mul(nodes))
         };
         let sums = begun.iter().map(|(_, image)| bytes(image));
@@ -427,10 +429,6 @@ impl Job {
     }
 }
 
-fn count_ready(image: &Progress) -> usize {
-    image.standings.iter().filter(|standing| **standing == Standing::Ready).count()
-}
-
 fn image_status(name: &Image, image: &Progress) -> ImageStatus {
     let resolved = image.resolved.as_deref();
     ImageStatus {
@@ -439,43 +437,29 @@ fn image_status(name: &Image, image: &Progress) -> ImageStatus {
         state: image.state,
         blobs: resolved.map_or(0, |resolved| resolved.blobs.len()),
         size: resolved.map_or(0, Resolved::size),
-        ready: count_ready(image),
+        ready: image.ready(),
         error: image.error.clone(),
         note: resolved.and_then(|resolved| resolved.note.clone()),
     }
 }
 
-/// What a node has of some blobs; `None` if it does not answer.
+/// What a node has of some blobs, however many; `None` if it does not answer.
 pub(super) async fn held(
     node: &Node,
     swarm: Option<&Swarm>,
     peer: PeerId,
     digests: &[Digest],
     age: Duration,
-) -> Option<crate::node::Held> {
-    match swarm.filter(|swarm| swarm.me() != peer) {
-        Some(swarm) => swarm.ask_held(peer, digests, age).await,
-        None => Some(node.held(digests.to_vec(), age).await),
+) -> Option<Held> {
+    let mut all = Held::default();
+    for part in digests.chunks(WARM_BLOBS_MAX) {
+        let held = match swarm.filter(|swarm| swarm.me() != peer) {
+            Some(swarm) => swarm.ask_held(peer, part, age).await?,
+            None => node.held(part.to_vec(), age).await,
+        };
+        // What a node could not look up is not known to be there.
+        all.here.extend(held.here.into_iter().chain(iter::repeat(false)).take(part.len()));
+        all.upstream_bytes += held.upstream_bytes;
     }
-}
-
-fn empty() -> WarmStatus {
-    WarmStatus {
-        id: String::new(),
-        phase: Phase::Warming,
-        started_at: 0,
-        elapsed_ms: 0,
-        deadline_at: 0,
-        pinned_until: None,
-        images: Vec::new(),
-        nodes: 0,
-        ready: 0,
-        failed: 0,
-        zones: Vec::new(),
-        waiting: Vec::new(),
-        unready: Vec::new(),
-        bytes: 0,
-        bytes_of: 0,
-        upstream_bytes: None,
-    }
+    Some(all)
 }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use shoal_engine::Digest;
-use shoal_engine::limits::WARM_BLOBS_MAX;
 use shoal_engine::peer::{Member, PeerId};
 
 use super::job::{ASKED_AT_ONCE, held};
@@ -21,7 +20,7 @@ use super::{Wanted, Warmer};
 const RESOLVED_AT_ONCE: usize = 8;
 
 /// One image of a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedImage {
     /// Its name, in full.
     pub image: String,
@@ -91,16 +90,23 @@ pub(super) async fn plan(warmer: &Warmer, wanted: Wanted) -> WarmPlan {
     let blobs: BTreeMap<Digest, u64> =
         resolved.iter().flatten().flat_map(|image| image.blobs.iter().copied()).collect();
     let holdings = holdings(warmer, &blobs).await;
+    let somewhere: BTreeSet<Digest> = holdings.values().flatten().copied().collect();
     let images = wanted.images.iter().zip(&resolved).map(|(name, resolved)| match resolved {
-        Ok(resolved) => planned(name.to_string(), resolved, &holdings, &wanted.targets),
-        Err(error) => PlannedImage { error: Some(error.clone()), ..named(name.to_string()) },
+        Ok(resolved) => PlannedImage {
+            image: name.to_string(),
+            nodes_ready: count_ready(resolved, &holdings, &wanted.targets),
+            ..planned(resolved, &somewhere)
+        },
+        Err(error) => {
+            PlannedImage { image: name.to_string(), error: Some(error.clone()), ..Default::default() }
+        }
     });
     let images: Vec<_> = images.collect();
     let nodes: Vec<_> = wanted.targets.iter().map(|member| planned_node(member, &blobs, &holdings)).collect();
     WarmPlan {
         upstream_bytes: blobs
             .iter()
-            .filter(|(digest, _)| !is_held(&holdings, digest))
+            .filter(|(digest, _)| !somewhere.contains(digest))
             .map(|(_, size)| size)
             .sum(),
         missing_bytes: nodes.iter().map(|node| node.missing_bytes).sum(),
@@ -115,12 +121,9 @@ async fn holdings(warmer: &Warmer, blobs: &BTreeMap<Digest, u64>) -> Holdings {
         let digests = &digests;
         async move {
             let (node, swarm) = (&warmer.0.node, warmer.0.swarm.as_ref());
-            let mut found = BTreeSet::new();
-            for part in digests.chunks(WARM_BLOBS_MAX) {
-                let held = held(node, swarm, member.peer, part, Duration::ZERO).await?;
-                found.extend(part.iter().zip(held.here).filter(|(_, here)| *here).map(|(digest, _)| *digest));
-            }
-            Some((member.peer, found))
+            let held = held(node, swarm, member.peer, digests, Duration::ZERO).await?;
+            let found = digests.iter().zip(held.here).filter(|(_, here)| *here).map(|(digest, _)| *digest);
+            Some((member.peer, found.collect()))
         }
     };
     let told: Vec<_> =
@@ -128,39 +131,24 @@ async fn holdings(warmer: &Warmer, blobs: &BTreeMap<Digest, u64>) -> Holdings {
     told.into_iter().flatten().collect()
 }
 
-fn is_held(holdings: &Holdings, digest: &Digest) -> bool {
-    holdings.values().any(|held| held.contains(digest))
-}
-
-fn named(image: String) -> PlannedImage {
-    PlannedImage {
-        image,
-        digest: None,
-        blobs: 0,
-        size: 0,
-        upstream_blobs: 0,
-        upstream_bytes: 0,
-        nodes_ready: 0,
-        error: None,
-        note: None,
-    }
-}
-
-fn planned(image: String, resolved: &Resolved, holdings: &Holdings, targets: &[Arc<Member>]) -> PlannedImage {
-    let missing: Vec<_> = resolved.blobs.iter().filter(|(digest, _)| !is_held(holdings, digest)).collect();
+fn count_ready(resolved: &Resolved, holdings: &Holdings, targets: &[Arc<Member>]) -> usize {
     let has_all = |member: &&Arc<Member>| {
         let held = holdings.get(&member.peer);
         held.is_some_and(|held| resolved.blobs.iter().all(|(digest, _)| held.contains(digest)))
     };
+    targets.iter().filter(has_all).count()
+}
+
+fn planned(resolved: &Resolved, somewhere: &BTreeSet<Digest>) -> PlannedImage {
+    let missing: Vec<_> = resolved.blobs.iter().filter(|(digest, _)| !somewhere.contains(digest)).collect();
     PlannedImage {
         digest: Some(resolved.digest),
         blobs: resolved.blobs.len(),
         size: resolved.size(),
         upstream_blobs: missing.len(),
         upstream_bytes: missing.iter().map(|(_, size)| size).sum(),
-        nodes_ready: targets.iter().filter(has_all).count(),
         note: resolved.note.clone(),
-        ..named(image)
+        ..Default::default()
     }
 }
 

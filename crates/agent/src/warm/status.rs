@@ -15,10 +15,11 @@ pub const UNREADY_MAX: usize = 1024;
 pub const WAITING_MAX: usize = 16;
 
 /// How a request stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// It is under way.
+    #[default]
     Warming,
     /// It is over: every node is ready or is not going to be.
     Done,
@@ -111,7 +112,7 @@ pub struct Unready {
 }
 
 /// How far a request is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WarmStatus {
     /// Its name.
     pub id: String,

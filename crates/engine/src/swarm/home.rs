@@ -122,6 +122,14 @@ pub struct Joining {
     pub feeds: Vec<ClassFeeds>,
 }
 
+#[cfg(test)]
+impl Joining {
+    /// Of a member that has nothing and has asked nobody before.
+    fn fresh() -> Self {
+        Joining { size: 1 << 20, have: vec![], leases: vec![], again: false, insists: false, feeds: vec![] }
+    }
+}
+
 impl Home {
     /// The books of `me`: none yet.
     pub fn new(me: PeerId) -> Self {

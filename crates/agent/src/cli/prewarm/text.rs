@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use shoal_engine::Digest;
+
 use crate::cli::output::{Align, Table, bytes, member_name, percent, seconds};
 use crate::warm::{ImageState, NodeName, Phase, WarmPlan, WarmStatus};
 
@@ -90,23 +92,20 @@ pub(super) fn report(status: &WarmStatus) -> String {
         ("READY", Align::Right),
     ]);
     for image in &status.images {
-        let digest = image.digest.map_or_else(|| "-".to_owned(), |digest| digest.short());
+        let digest = digest_cell(image.digest);
         let ready = format!("{}/{}", image.ready, status.nodes);
         table.row([image.image.clone(), digest, image.blobs.to_string(), bytes(image.size), ready]);
     }
     let _ = write!(text, "{table}");
     for image in &status.images {
-        if let Some(error) = image.error.as_ref().filter(|_| image.state == ImageState::Failed) {
-            let _ = writeln!(text, "not warmed: {}: {error}", image.image);
-        }
-        if let Some(note) = &image.note {
-            let _ = writeln!(text, "note: {}: {note}", image.image);
-        }
+        let error = image.error.as_deref().filter(|_| image.state == ImageState::Failed);
+        remark(&mut text, &image.image, "not warmed", error);
+        remark(&mut text, &image.image, "note", image.note.as_deref());
     }
     if !status.unready.is_empty() {
         let _ = write!(text, "\n{}", unready(status));
-        if status.failed > LISTED_MAX {
-            let _ = writeln!(text, "... and {} more: --json lists them", status.failed - LISTED_MAX);
+        if let Some(more) = more(status.failed) {
+            let _ = writeln!(text, "{more}");
         }
     }
     let _ = writeln!(text, "\n{}", sum(status));
@@ -117,14 +116,8 @@ fn unready(status: &WarmStatus) -> Table {
     let columns = ["NOT READY", "ADDRESS", "ZONE", "IMAGE", "WHY"];
     let mut table = Table::new(&columns.map(|column| (column, Align::Left)));
     for unready in status.unready.iter().take(LISTED_MAX) {
-        let NodeName { peer, address, zone } = &unready.node;
-        table.row([
-            if peer.is_empty() { "this node".to_owned() } else { member_name(peer) },
-            address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
-            zone_name(zone).to_owned(),
-            unready.image.clone(),
-            unready.why.clone(),
-        ]);
+        let [peer, address, zone] = node_cells(&unready.node);
+        table.row([peer, address, zone, unready.image.clone(), unready.why.clone()]);
     }
     table
 }
@@ -166,7 +159,7 @@ pub(super) fn plan(plan: &WarmPlan) -> String {
     for image in plan.images.iter().filter(|image| image.error.is_none()) {
         table.row([
             image.image.clone(),
-            image.digest.map_or_else(|| "-".to_owned(), |digest| digest.short()),
+            digest_cell(image.digest),
             image.blobs.to_string(),
             bytes(image.size),
             bytes(image.upstream_bytes),
@@ -177,12 +170,8 @@ pub(super) fn plan(plan: &WarmPlan) -> String {
         let _ = writeln!(text, "{table}");
     }
     for image in &plan.images {
-        if let Some(error) = &image.error {
-            let _ = writeln!(text, "cannot be warmed: {}: {error}", image.image);
-        }
-        if let Some(note) = &image.note {
-            let _ = writeln!(text, "note: {}: {note}", image.image);
-        }
+        remark(&mut text, &image.image, "cannot be warmed", image.error.as_deref());
+        remark(&mut text, &image.image, "note", image.note.as_deref());
     }
     let mut table = Table::new(&[
         ("NODE", Align::Left),
@@ -192,11 +181,11 @@ pub(super) fn plan(plan: &WarmPlan) -> String {
         ("WOULD RECEIVE", Align::Right),
     ]);
     for node in plan.nodes.iter().filter(|node| node.missing_bytes > 0).take(LISTED_MAX) {
-        let NodeName { peer, address, zone } = &node.node;
+        let [peer, address, zone] = node_cells(&node.node);
         table.row([
-            if peer.is_empty() { "this node".to_owned() } else { member_name(peer) },
-            address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
-            zone_name(zone).to_owned(),
+            peer,
+            address,
+            zone,
             if node.answers { bytes(node.here_bytes) } else { "does not answer".to_owned() },
             bytes(node.missing_bytes),
         ]);
@@ -205,8 +194,8 @@ pub(super) fn plan(plan: &WarmPlan) -> String {
         let _ = writeln!(text, "{table}");
     }
     let cold = plan.nodes.iter().filter(|node| node.missing_bytes > 0).count();
-    if cold > LISTED_MAX {
-        let _ = writeln!(text, "... and {} more: --json lists them\n", cold - LISTED_MAX);
+    if let Some(more) = more(cold) {
+        let _ = writeln!(text, "{more}\n");
     }
     let _ = writeln!(
         text,
@@ -244,6 +233,30 @@ pub(super) fn list<S: AsRef<WarmStatus>>(requests: &[S]) -> Table {
         ]);
     }
     table
+}
+
+/// A line about an image, if there is something to be said.
+fn remark(text: &mut String, image: &str, kind: &str, what: Option<&str>) {
+    if let Some(what) = what {
+        let _ = writeln!(text, "{kind}: {image}: {what}");
+    }
+}
+
+/// Says that a list has been cut.
+fn more(count: usize) -> Option<String> {
+    (count > LISTED_MAX).then(|| format!("... and {} more: --json lists them", count - LISTED_MAX))
+}
+
+fn digest_cell(digest: Option<Digest>) -> String {
+    digest.map_or_else(|| "-".to_owned(), |digest| digest.short())
+}
+
+fn node_cells(node: &NodeName) -> [String; 3] {
+    [
+        if node.peer.is_empty() { "this node".to_owned() } else { member_name(&node.peer) },
+        node.address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
+        zone_name(&node.zone).to_owned(),
+    ]
 }
 
 fn nodes(count: usize) -> String {

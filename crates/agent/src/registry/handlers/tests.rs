@@ -528,7 +528,7 @@ async fn a_manifest_without_its_bytes_is_no_answer() {
     let scope = Scope { registry: "r.test".parse().unwrap(), repository: "a".parse().unwrap() };
     let target = Target { scope: scope.clone(), addressing: path::Addressing { name: "a".into(), ns: None } };
     let (head, ()) = http::Request::new(()).into_parts();
-    let asked = Asked { scope, hops: Default::default(), client: None, bearer: None };
+    let asked = Asked::without_token(scope);
     let call = Call { head: &head, target: &target, asked, is_head: false };
     let fake = Fake::default();
     let mut reply = fake.manifest(&call.asked, &"v1".parse().unwrap(), true).await.unwrap();

@@ -38,14 +38,7 @@ mod tests {
         let (me, seed, receiver) = (PeerId([1; 32]), PeerId([2; 32]), PeerId([3; 32]));
         let (digest, roster) = (Digest::new(Algorithm::Sha256, &[7; 32]), Roster::default());
         let (mut home, mut mail) = (Home::new(me), Mail::new());
-        let joining = Joining {
-            size: 1 << 20,
-            have: vec![],
-            leases: vec![],
-            again: true,
-            insists: false,
-            feeds: vec![],
-        };
+        let joining = Joining { again: true, ..Joining::fresh() };
         home.join(Time::ZERO, receiver, digest, joining, &roster, &mut mail);
         home.whole(Time::ZERO, seed, digest, 1 << 20, &roster, &mut mail);
         let mut asked = 0;

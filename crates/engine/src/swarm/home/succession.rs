@@ -247,12 +247,10 @@ mod tests {
         let (digest, roster) = (Digest::new(Algorithm::Sha256, &[7; 32]), Roster::default());
         let (mut home, mut mail) = (Home::new(me), Mail::new());
         let joining = |end, again| Joining {
-            size: 1 << 20,
             have: vec![Run { first: 0, end }],
-            leases: vec![],
             again,
             insists: true,
-            feeds: vec![],
+            ..Joining::fresh()
         };
         home.join(Time::ZERO, first, digest, joining(1, false), &roster, &mut mail);
         home.join(Time::ZERO, second, digest, joining(3, true), &roster, &mut mail);

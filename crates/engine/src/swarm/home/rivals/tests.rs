@@ -27,9 +27,7 @@ fn asked() -> (Home, Digest, Roster, [PeerId; 3]) {
     let ranked: Vec<_> = homes(&digest, &roster).iter().collect();
     let mut home = Home::new(ranked[0]);
     let mut mail = Mail::new();
-    let joining =
-        Joining { size: 1 << 20, have: vec![], leases: vec![], again: false, insists: false, feeds: vec![] };
-    home.join(Time::ZERO, ranked[2], digest, joining, &roster, &mut mail);
+    home.join(Time::ZERO, ranked[2], digest, Joining::fresh(), &roster, &mut mail);
     let asks =
         |(to, message): &(PeerId, Message)| *to == ranked[1] && matches!(message, Message::Inquire { .. });
     assert!(mail.iter().any(asks), "{mail:?}");
@@ -78,16 +76,8 @@ fn a_home_that_knows_nobody_yet_waits_for_its_list() {
     let ranked: Vec<_> = homes(&digest, &roster).iter().collect();
     let (me, second, joiner) = (ranked[0], ranked[1], ranked[2]);
     let mut home = Home::new(me);
-    let joining = || Joining {
-        size: 1 << 20,
-        have: vec![],
-        leases: vec![],
-        again: false,
-        insists: false,
-        feeds: vec![],
-    };
     let mut mail = Mail::new();
-    home.join(Time::ZERO, joiner, digest, joining(), &Roster::default(), &mut mail);
+    home.join(Time::ZERO, joiner, digest, Joining::fresh(), &Roster::default(), &mut mail);
     assert_eq!(mail, [], "nobody is let in");
     let soon = Time::ZERO + BEHIND_WAIT / 2;
     home.roster_changed(soon, &roster, &mut mail);
@@ -98,7 +88,7 @@ fn a_home_that_knows_nobody_yet_waits_for_its_list() {
     // Nor for ever: a list that never comes ends the wait.
     let mut home = Home::new(me);
     mail.clear();
-    home.join(Time::ZERO, joiner, digest, joining(), &Roster::default(), &mut mail);
+    home.join(Time::ZERO, joiner, digest, Joining::fresh(), &Roster::default(), &mut mail);
     home.advance(Time::ZERO + BEHIND_WAIT, &mut mail);
     assert!(mail.iter().any(|(to, m)| *to == joiner && matches!(m, Message::Welcome { .. })), "{mail:?}");
 }
