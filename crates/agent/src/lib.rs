@@ -20,6 +20,7 @@ pub mod node;
 pub mod rate;
 pub mod registry;
 pub mod sources;
+pub mod stock;
 pub mod swarm;
 pub mod tier;
 pub mod upstream;
