@@ -14,6 +14,7 @@ mod output;
 mod peers;
 mod prewarm;
 mod process;
+mod pull;
 mod status;
 mod stock;
 #[cfg(test)]
@@ -85,6 +86,8 @@ enum Command {
     Peers(peers::PeersArgs),
     /// Bring images to nodes before anybody asks for them, and wait until they are there.
     Prewarm(Box<prewarm::PrewarmArgs>),
+    /// Pull an image through the agent, and tell where the time went.
+    Pull(pull::PullArgs),
     /// Remove images, from this node or from all.
     Evict(stock::EvictArgs),
     /// Keep images from being evicted, on this node or on all.
@@ -173,6 +176,7 @@ impl Cli {
             Command::Explain(args) => process::light_runtime()?.block_on(explain::run(&args, &mut out)),
             Command::Peers(args) => process::light_runtime()?.block_on(peers::run(&args, &mut out)),
             Command::Prewarm(args) => process::light_runtime()?.block_on(prewarm::run(&args, &mut out)),
+            Command::Pull(args) => process::runtime()?.block_on(pull::run(&args, &mut out)),
             Command::Evict(args) => process::light_runtime()?.block_on(stock::evict(&args, &mut out)),
             Command::Pin(args) => process::light_runtime()?.block_on(stock::pin(&args, &mut out)),
             Command::Unpin(args) => process::light_runtime()?.block_on(stock::unpin(&args, &mut out)),
