@@ -6,6 +6,7 @@
 
 pub mod blobs;
 pub mod client;
+mod client_events;
 pub mod events;
 pub mod observe;
 pub mod peers;
@@ -35,6 +36,7 @@ use crate::upstream::Upstream;
 use crate::warm::Warmer;
 use crate::watch::Feed;
 
+pub use client_events::Events;
 pub use observe::{Instance, ObserveState, Readiness, observe_router, serve_observe};
 pub use socket::{SocketError, bind, serve};
 

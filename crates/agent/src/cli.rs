@@ -19,6 +19,7 @@ mod status;
 mod stock;
 #[cfg(test)]
 mod tests;
+mod top;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -80,6 +81,8 @@ enum Command {
     Blob(blob::BlobCommand),
     /// Show what the agent of this node is doing.
     Status(status::StatusArgs),
+    /// Watch the agent and its cluster, live.
+    Top(top::TopArgs),
     /// Show where a blob came from, or is coming from, on this node.
     Explain(explain::ExplainArgs),
     /// Show the other agents that this one knows.
@@ -173,6 +176,7 @@ impl Cli {
             Command::Mirrors(command) => process::light_runtime()?.block_on(mirrors::run(&command, &mut out)),
             Command::Blob(command) => process::light_runtime()?.block_on(blob::run(&command, &mut out)),
             Command::Status(args) => process::light_runtime()?.block_on(status::run(&args, &mut out)),
+            Command::Top(args) => process::light_runtime()?.block_on(top::run(&args, &mut out)),
             Command::Explain(args) => process::light_runtime()?.block_on(explain::run(&args, &mut out)),
             Command::Peers(args) => process::light_runtime()?.block_on(peers::run(&args, &mut out)),
             Command::Prewarm(args) => process::light_runtime()?.block_on(prewarm::run(&args, &mut out)),

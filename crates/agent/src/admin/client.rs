@@ -30,7 +30,7 @@ use crate::warm::{WarmPlan, WarmRequest, WarmStatus};
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Longest answer: a page of blobs is a quarter of a MiB.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+pub(super) const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// Why the agent did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -190,13 +190,16 @@ impl AdminClient {
         self.parsed(&body)
     }
 
-    async fn in_time<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    pub(super) async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
         tokio::time::timeout(ANSWER_MAX, work)
             .await
             .unwrap_or_else(|_| Err(ClientError::Late(self.path.clone())))
     }
 
-    fn parsed<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+    pub(super) fn parsed<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
         serde_json::from_slice(body).map_err(|error| self.broken(error))
     }
 
@@ -211,7 +214,7 @@ impl AdminClient {
     }
 
     /// Sends a request; the answer's body is still on its way, and ends with the connection.
-    async fn open(
+    pub(super) async fn open(
         &self,
         method: Method,
         target: &str,
@@ -249,7 +252,7 @@ impl AdminClient {
         }
     }
 
-    fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
+    pub(super) fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
         ClientError::Broken { path: self.path.clone(), source: source.into() }
     }
 }

@@ -30,6 +30,21 @@ const SELF: u8 = 4;
 pub struct Standing(pub u16, pub u16, pub u8);
 
 impl Standing {
+    /// Whether it receives one of the followed blobs slowly.
+    pub fn is_slow(self) -> bool {
+        self.2 & SLOW != 0
+    }
+
+    /// Whether it will not be ready in a rollout.
+    pub fn has_failed(self) -> bool {
+        self.2 & FAILED != 0
+    }
+
+    /// Whether it is the node that is asked.
+    pub fn is_self(self) -> bool {
+        self.2 & SELF != 0
+    }
+
     fn of(member: &MemberView) -> Self {
         let bit = |is: bool, bit: u8| if is { bit } else { 0 };
         let bits = bit(member.is_slow, SLOW) | bit(member.has_failed, FAILED) | bit(member.is_self, SELF);
