@@ -11,6 +11,7 @@ mod neighbour;
 mod process;
 mod registries;
 mod report;
+mod runtimes;
 mod store;
 mod swarm;
 #[cfg(test)]
@@ -40,7 +41,15 @@ const PART_MAX: Duration = Duration::from_secs(14);
 
 /// Everything that can be found, in the order of the groups.
 pub fn kinds() -> Vec<&'static Kind> {
-    let all = [configuration::KINDS, agent::KINDS, KINDS, store::KINDS, registries::KINDS, swarm::KINDS];
+    let all = [
+        configuration::KINDS,
+        agent::KINDS,
+        KINDS,
+        store::KINDS,
+        registries::KINDS,
+        swarm::KINDS,
+        runtimes::KINDS,
+    ];
     let mut kinds: Vec<&'static Kind> = all.concat();
     kinds.sort_by_key(|kind| kind.group);
     kinds
@@ -73,14 +82,15 @@ pub async fn examine(patient: Patient) -> Report {
     let pid = status.map(|status| status.pid);
     let proxies = proxies(&patient, pid);
     let path = patient.config_path.as_deref();
-    let (files, agent, store, registries, swarm) = tokio::join!(
+    let (files, agent, store, registries, swarm, runtimes) = tokio::join!(
         in_time("the configuration's files", on_a_thread(files(path, &config, status))),
         in_time("the agent's ports", agent::check(&config, &answer)),
         in_time("the store's disk", on_a_thread(disk(&config, pid))),
         in_time("registries", look_at_registries(&config, status, &proxies)),
         in_time("other members", look_at_swarm(&config, &socket, status)),
+        in_time("the runtimes' files", on_a_thread(runtime_files(&config, &patient.root))),
     );
-    Report::new([files, agent, store, registries, swarm].concat())
+    Report::new([files, agent, store, registries, swarm, runtimes].concat())
 }
 
 async fn look_at_registries(config: &Config, status: Option<&Status>, proxies: &Proxies) -> Vec<Outcome> {
@@ -112,6 +122,11 @@ fn files(
 fn disk(config: &Config, agent: Option<u32>) -> impl FnOnce() -> Vec<Outcome> + use<> {
     let config = config.clone();
     move || store::check(&config, agent)
+}
+
+fn runtime_files(config: &Config, root: &Path) -> impl FnOnce() -> Vec<Outcome> + use<> {
+    let (config, root) = (config.clone(), root.to_owned());
+    move || runtimes::check(&config, &root)
 }
 
 /// Disks may hang, and threads cannot be stopped: this one is waited for, but not longer than others.

@@ -153,6 +153,12 @@ impl Upstream {
     }
 }
 
+/// An error and its innermost cause, which is what the system said. What lies between are the HTTP client's layers.
+fn brief(error: &UpstreamError) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.last().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
 /// The endpoint has an address, or a name that has one.
 async fn look_up(endpoint: &Url) -> Result<(), Trouble> {
     let (Some(url::Host::Domain(name)), Some(port)) = (endpoint.host(), endpoint.port_or_known_default())
@@ -182,7 +188,7 @@ fn clock_ahead(headers: &HeaderMap, now: SystemTime) -> Option<i64> {
 
 /// What a request that came to nothing says of the source.
 fn trouble(error: &UpstreamError) -> Trouble {
-    let text = chain(error);
+    let text = brief(error);
     match error.reason() {
         Reason::OwnAddress => Trouble::Loop,
         Reason::HeadersLate(_) => Trouble::Late(text),
@@ -225,7 +231,10 @@ fn tls_fault(error: &reqwest::Error) -> Option<&rustls::Error> {
 }
 
 fn auth_trouble(fault: &AuthFault, identified: bool) -> Trouble {
-    let text = chain(fault);
+    let text = match fault {
+        AuthFault::Token(error) => brief(error),
+        other => chain(other),
+    };
     match fault {
         AuthFault::Token(error) => match error.fault() {
             SourceFault::Denied { .. } | SourceFault::Stopped if identified => Trouble::Refused(text),
