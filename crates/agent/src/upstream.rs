@@ -69,6 +69,7 @@ pub use list::ListAnswer;
 pub use manifest::{ManifestGet, ManifestHead};
 pub use mirrors::MirrorSettings;
 pub use policy::{AccessMode, Policy};
+pub(crate) use probe::clock_ahead;
 pub use probe::{Sight, Trouble};
 pub use reach::Reach;
 pub use verify::{Sought, Verdict};

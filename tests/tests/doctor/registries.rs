@@ -127,6 +127,8 @@ async fn what_the_agent_knows_of_its_sources() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proxies() {
+    // The agent's environment is for root alone.
+    place::needs_root();
     let origin = Origin::start().await;
     let agent = Agent::start(&origin.url()).await;
     let found = doctor_with(agent.setup(), |command| {

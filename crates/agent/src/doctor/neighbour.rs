@@ -77,9 +77,7 @@ fn ahead(head: &str, now: SystemTime) -> Option<i64> {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("date").then_some(value.trim())
     })?;
-    let told = httpdate::parse_http_date(date).ok()?;
-    let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
-    Some(told.duration_since(now).map_or_else(|behind| -seconds(behind.duration()), seconds))
+    crate::upstream::clock_ahead(date, now)
 }
 
 #[cfg(test)]

@@ -99,12 +99,13 @@ impl Upstream {
 
     async fn greet(&self, source: &Source, looks_up: bool, sight: &mut Sight) -> Result<(), Trouble> {
         if looks_up {
-            look_up(&source.endpoint).await?;
+            look_up(&source.endpoint, self.inner.exchange.transport.connect_timeout).await?;
         }
         let begun = std::time::Instant::now();
         let first = self.check(source, None).await?;
         sight.took = Some(begun.elapsed());
-        sight.clock_ahead = clock_ahead(first.headers(), SystemTime::now());
+        let date = first.headers().get(DATE).and_then(|date| date.to_str().ok());
+        sight.clock_ahead = date.and_then(|date| clock_ahead(date, SystemTime::now()));
         if first.status() != 401 {
             return self.judge(source, first, sight.identified).await;
         }
@@ -155,20 +156,20 @@ impl Upstream {
 
 /// An error and its innermost cause, which is what the system said. What lies between are the HTTP client's layers.
 fn brief(error: &UpstreamError) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.last().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+    causes(error).last().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
-/// The endpoint has an address, or a name that has one.
-async fn look_up(endpoint: &Url) -> Result<(), Trouble> {
+/// Whether the endpoint has an address, or a name that has one.
+async fn look_up(endpoint: &Url, within: Duration) -> Result<(), Trouble> {
     let (Some(url::Host::Domain(name)), Some(port)) = (endpoint.host(), endpoint.port_or_known_default())
     else {
         return Ok(());
     };
-    match tokio::net::lookup_host((name, port)).await.map(|mut found| found.next()) {
-        Ok(Some(_)) => Ok(()),
-        Ok(None) => Err(Trouble::Name(format!("{name} has no address"))),
-        Err(error) => Err(Trouble::Name(format!("{name}: {error}"))),
+    match tokio::time::timeout(within, tokio::net::lookup_host((name, port))).await {
+        Ok(Ok(mut found)) if found.next().is_some() => Ok(()),
+        Ok(Ok(_)) => Err(Trouble::Name(format!("{name} has no address"))),
+        Ok(Err(error)) => Err(Trouble::Name(format!("{name}: {error}"))),
+        Err(_) => Err(Trouble::Name(format!("{name}: not looked up within {within:?}"))),
     }
 }
 
@@ -177,13 +178,11 @@ fn is_registry(headers: &HeaderMap) -> bool {
         || headers::media_type(headers).is_none_or(|kind| !kind.eq_ignore_ascii_case("text/html"))
 }
 
-fn clock_ahead(headers: &HeaderMap, now: SystemTime) -> Option<i64> {
-    let told = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+/// How far a clock is ahead of ours that says `date` (the header of RFC 9110, section 6.6.1), seconds.
+pub(crate) fn clock_ahead(date: &str, now: SystemTime) -> Option<i64> {
+    let told = httpdate::parse_http_date(date).ok()?;
     let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
-    Some(match told.duration_since(now) {
-        Ok(ahead) => seconds(ahead),
-        Err(behind) => -seconds(behind.duration()),
-    })
+    Some(told.duration_since(now).map_or_else(|behind| -seconds(behind.duration()), seconds))
 }
 
 /// What a request that came to nothing says of the source.
@@ -195,6 +194,8 @@ fn trouble(error: &UpstreamError) -> Trouble {
         Reason::Connect(cause) | Reason::Request(cause) => match tls_fault(cause) {
             Some(fault) => tls_trouble(fault, text),
             None if cause.is_timeout() => Trouble::Late(text),
+            // Whoever does not speak TLS hangs up.
+            None if cause.is_connect() && ends_early(cause) => Trouble::Tls(text),
             None => Trouble::Connect(text),
         },
         _ => Trouble::Sick(text),
@@ -218,16 +219,25 @@ fn tls_trouble(fault: &rustls::Error, text: String) -> Trouble {
 
 /// The TLS library's own word, however deep the HTTP client has put it.
 fn tls_fault(error: &reqwest::Error) -> Option<&rustls::Error> {
-    let mut next: Option<&(dyn Error + 'static)> = error.source();
-    while let Some(cause) = next {
+    causes(error).find_map(|cause| {
         let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let found = cause.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
-        if found.is_some() {
-            return found;
-        }
+        cause.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref()))
+    })
+}
+
+fn ends_early(error: &reqwest::Error) -> bool {
+    let mut io = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
+    io.any(|cause| cause.kind() == io::ErrorKind::UnexpectedEof)
+}
+
+/// What an error says is behind it, the outermost first.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    let mut next = error.source();
+    std::iter::from_fn(move || {
+        let cause = next?;
         next = cause.source();
-    }
-    None
+        Some(cause)
+    })
 }
 
 fn auth_trouble(fault: &AuthFault, identified: bool) -> Trouble {
@@ -259,14 +269,13 @@ mod tests {
     #[test]
     fn clocks() {
         let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
-        let at = |date: &str| HeaderMap::from_iter([(DATE, date.parse().unwrap())]);
         for (date, expected) in [
             ("Sun, 06 Nov 1994 08:49:37 GMT", Some(0)),
             ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
             ("Sun, 06 Nov 1994 07:49:37 GMT", Some(-3600)),
             ("yesterday", None),
         ] {
-            assert_eq!(clock_ahead(&at(date), now), expected, "{date}");
+            assert_eq!(clock_ahead(date, now), expected, "{date}");
         }
     }
 
