@@ -11,6 +11,7 @@ pub mod observe;
 pub mod peers;
 mod socket;
 pub mod status;
+pub mod stock;
 #[cfg(test)]
 mod tests;
 pub mod warm;
@@ -28,6 +29,7 @@ use shoal_store::{Store, StoreError};
 
 use crate::driver;
 use crate::metrics::Metrics;
+use crate::node::Node;
 use crate::swarm::Swarm;
 use crate::upstream::Upstream;
 use crate::warm::Warmer;
@@ -46,6 +48,8 @@ pub struct AdminState {
     pub upstream: Upstream,
     /// The other members, if there are any.
     pub swarm: Option<Swarm>,
+    /// This node.
+    pub node: Node,
     /// Warms this node and others.
     pub warmer: Warmer,
     /// Counters.
@@ -66,6 +70,8 @@ pub fn admin_router(state: AdminState) -> Router {
         .route("/v1/blobs/{digest}/story", get(peers::story))
         .route("/v1/blobs/{digest}/verify", post(blobs::verify))
         .route("/v1/blobs/{digest}/pin", put(blobs::pin).delete(blobs::unpin))
+        .route("/v1/stock", post(stock::stock))
+        .route("/v1/gc", post(stock::gc))
         .route("/v1/warm", post(warm::begin).get(warm::list))
         .route("/v1/warm/{id}", get(warm::show).delete(warm::cancel))
         .route("/v1/warm/{id}/events", get(warm::events))

@@ -15,6 +15,7 @@ use crate::config::ConfigErrors;
 use crate::image::ImageError;
 use crate::import::ImportError;
 use crate::logging;
+use crate::stock::StockError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,12 @@ pub enum Failure {
     /// What is not the name of an image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A request about images makes no sense.
+    #[error(transparent)]
+    Stock(#[from] StockError),
+    /// Other nodes are meant, and no agent runs that knows them.
+    #[error("no agent runs on this node that could ask the others")]
+    NoMembers,
     /// There is nothing to warm.
     #[error("no image is named")]
     NothingToWarm,
@@ -147,7 +154,7 @@ impl Failure {
             Failure::NoSuchPrefix(_) | Failure::Missing(_) => "list what there is: shoal blob ls".into(),
             Failure::Ambiguous { .. } => "give more of the digest".into(),
             Failure::Store(_) => "look at the disk that the path lies on".into(),
-            Failure::Image(_) => "write it as for a runtime: redis:7, quay.io/team/app@sha256:...".into(),
+            Failure::Image(_) | Failure::Stock(_) => "write it as for a runtime: redis:7, quay.io/team/app@sha256:...".into(),
             Failure::NothingToWarm => {
                 "name images, or files with --file or --from-manifest: shoal prewarm --help".into()
             }
@@ -156,6 +163,7 @@ impl Failure {
                  and it goes on from there"
                     .into()
             }
+            Failure::NoMembers => "start it with `shoal agent`, or leave out --cluster".into(),
             Failure::Exists(_) => "name another file, or overwrite it with --force".into(),
             Failure::Output(_) => "look at where standard output goes".into(),
             // These say it themselves.
@@ -178,6 +186,7 @@ impl Failure {
         match self {
             Failure::Filter(_)
             | Failure::Image(_)
+            | Failure::Stock(_)
             | Failure::NothingToWarm
             | Failure::Manifest { .. }
             | Failure::Read { .. } => 2,
@@ -186,6 +195,7 @@ impl Failure {
             | Failure::Config(_)
             | Failure::Start(StartError::Upstream(_) | StartError::Tier(_)) => 3,
             Failure::Agent(ClientError::NoAgent { .. })
+            | Failure::NoMembers
             | Failure::NoStore { .. }
             | Failure::WarmLost { .. } => 4,
             Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 404 => 5,
