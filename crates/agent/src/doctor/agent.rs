@@ -220,7 +220,7 @@ fn judge_watch(address: SocketAddr, watch: Watch) -> Option<Outcome> {
 }
 
 fn judge_files(files: u64, connections_max: u64) -> Option<Outcome> {
-    let wanted = connections_max.saturating_mul(FILES_PER_CONNECTION) + FILES_BESIDES;
+    let wanted = connections_max.saturating_mul(FILES_PER_CONNECTION).saturating_add(FILES_BESIDES);
     (files < wanted).then(|| {
         FILES
             .found(format!(
