@@ -2,7 +2,7 @@
 //! proxies it was told of. Read from `/proc`; what this user may not read is not known.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use rustix::process::{Resource, getrlimit};
 
@@ -34,11 +34,8 @@ impl std::fmt::Display for Process {
 /// Who listens on an address; `None` where nobody does, or where it is somebody whom this user cannot see.
 pub(super) fn listener(address: SocketAddr) -> Option<Process> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
-    let inodes: Vec<u64> = tables
-        .iter()
-        .flat_map(|table| table.lines())
-        .filter_map(|line| inode(line, address.port()))
-        .collect();
+    let inodes: Vec<u64> =
+        tables.iter().flat_map(|table| table.lines()).filter_map(|line| inode(line, address)).collect();
     let wanted: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
     if wanted.is_empty() {
         return None;
@@ -54,13 +51,25 @@ pub(super) fn listener(address: SocketAddr) -> Option<Process> {
     })
 }
 
-/// Inode of the socket in a line of the table, if it listens on the port.
-fn inode(line: &str, port: u16) -> Option<u64> {
+/// Inode of the socket in a line of the table, if it listens there, or at that port of every address.
+fn inode(line: &str, address: SocketAddr) -> Option<u64> {
     let mut fields = line.split_whitespace();
-    let local = fields.nth(1)?;
-    let (_, local_port) = local.rsplit_once(':')?;
-    let is_ours = u16::from_str_radix(local_port, 16).ok()? == port && fields.nth(1)? == LISTENING;
-    is_ours.then(|| fields.nth(5)?.parse().ok()).flatten()
+    let (ip, port) = fields.nth(1)?.rsplit_once(':')?;
+    let (ip, port) = (ip_of(ip)?, u16::from_str_radix(port, 16).ok()?);
+    let is_there = port == address.port() && (ip.is_unspecified() || ip == address.ip().to_canonical());
+    let is_listening = fields.nth(1)? == LISTENING;
+    (is_there && is_listening).then(|| fields.nth(5)?.parse().ok()).flatten()
+}
+
+/// An address as the tables have it: words of 32 bits, each in the machine's own order of bytes.
+fn ip_of(digits: &str) -> Option<IpAddr> {
+    const WORD: usize = 8;
+    let words = digits.as_bytes().chunks(WORD).map(|word| std::str::from_utf8(word).ok());
+    let words: Option<Vec<u32>> = words.map(|word| u32::from_str_radix(word?, 16).ok()).collect();
+    let bytes: Vec<u8> = words?.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let v4 = <[u8; 4]>::try_from(&*bytes).map(IpAddr::from);
+    let v6 = || <[u8; 16]>::try_from(&*bytes).map(IpAddr::from);
+    v4.or_else(|_| v6()).ok().map(|ip| ip.to_canonical())
 }
 
 /// How many files a process may open; of this process's own, which a service manager may treat otherwise, the most that it
@@ -106,10 +115,14 @@ mod tests {
     #[test]
     fn lines_of_the_table() {
         let line = "   0: 0100007F:1388 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 41234 1 0 100";
-        assert_eq!(inode(line, 5000), Some(41234));
-        assert_eq!(inode(line, 5001), None);
-        assert_eq!(inode(&line.replace(" 0A ", " 01 "), 5000), None, "a connection");
-        assert_eq!(inode("  sl  local_address rem_address   st tx_queue", 5000), None);
+        let inode = |line: &str, address: &str| inode(line, address.parse().unwrap());
+        let local = "127.0.0.1:5000".to_owned();
+        assert_eq!(inode(line, &local), Some(41234));
+        assert_eq!([inode(line, "127.0.0.1:5001"), inode(line, "127.0.0.2:5000")], [None, None]);
+        assert_eq!(inode(&line.replace(" 0A ", " 01 "), &local), None, "a connection");
+        assert_eq!(inode(&line.replace("0100007F", "00000000"), &local), Some(41234), "every address");
+        assert_eq!(inode(&line.replace("0100007F", &"0".repeat(32)), &local), Some(41234), "every address");
+        assert_eq!(inode("  sl  local_address rem_address   st tx_queue", &local), None);
     }
 
     #[test]
