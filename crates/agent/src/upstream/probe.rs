@@ -219,10 +219,7 @@ fn tls_trouble(fault: &rustls::Error, text: String) -> Trouble {
 
 /// The TLS library's own word, however deep the HTTP client has put it.
 fn tls_fault(error: &reqwest::Error) -> Option<&rustls::Error> {
-    causes(error).find_map(|cause| {
-        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        cause.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref()))
-    })
+    causes(error).find_map(|cause| cause.downcast_ref())
 }
 
 fn ends_early(error: &reqwest::Error) -> bool {
@@ -230,12 +227,15 @@ fn ends_early(error: &reqwest::Error) -> bool {
     io.any(|cause| cause.kind() == io::ErrorKind::UnexpectedEof)
 }
 
-/// What an error says is behind it, the outermost first.
+/// What an error says is behind it, the outermost first. An I/O error shows what it was made of only when it is asked.
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     let mut next = error.source();
     std::iter::from_fn(move || {
         let cause = next?;
-        next = cause.source();
+        next = match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        };
         Some(cause)
     })
 }
