@@ -101,9 +101,13 @@ impl Members {
                 tracing::warn!(%address, %why, "somebody who does not belong to this cluster was sent away");
                 self.swarm.0.news.rejected(address, (&why).into(), why.to_string());
             }
-            NetEvent::Missed { address, why } => {
-                tracing::debug!(%address, why, "nobody answers there");
-                self.swarm.0.news.rejected(address, Rejected::Silent, why);
+            NetEvent::Missed { address, refused, why } => {
+                tracing::debug!(%address, why, "no member was met there");
+                self.swarm.0.news.rejected(
+                    address,
+                    if refused { Rejected::OtherSecret } else { Rejected::Silent },
+                    why,
+                );
             }
         }
     }
