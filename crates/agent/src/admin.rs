@@ -6,7 +6,7 @@
 
 pub mod blobs;
 pub mod client;
-mod counters;
+pub mod events;
 pub mod observe;
 pub mod peers;
 mod socket;
@@ -23,7 +23,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodRouter, get, post, put};
 use serde::{Deserialize, Serialize};
 use shoal_store::{Store, StoreError};
 
@@ -33,6 +33,7 @@ use crate::node::Node;
 use crate::swarm::Swarm;
 use crate::upstream::Upstream;
 use crate::warm::Warmer;
+use crate::watch::Feed;
 
 pub use observe::{Instance, ObserveState, Readiness, observe_router, serve_observe};
 pub use socket::{SocketError, bind, serve};
@@ -52,6 +53,8 @@ pub struct AdminState {
     pub node: Node,
     /// Warms this node and others.
     pub warmer: Warmer,
+    /// Tells whoever watches.
+    pub feed: Feed,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// When the agent started.
@@ -64,6 +67,7 @@ pub struct AdminState {
 pub fn admin_router(state: AdminState) -> Router {
     Router::new()
         .route("/v1/status", get(status::status))
+        .route("/v1/events", get(events::events).with_state(state.feed.clone()))
         .route("/v1/peers", get(peers::list))
         .route("/v1/blobs", get(blobs::list))
         .route("/v1/blobs/{digest}", get(blobs::show).delete(blobs::remove))
@@ -81,6 +85,11 @@ pub fn admin_router(state: AdminState) -> Router {
         .with_state(state)
 }
 
+/// `GET /v1/blobs/{digest}/story` alone, for the status page.
+pub fn stories(state: AdminState) -> MethodRouter {
+    get(peers::story).with_state(state)
+}
+
 /// Why a request to the admin API was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
@@ -95,7 +104,7 @@ fn internal() -> StatusCode {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Refusal { error: error.into(), status }
     }
 }

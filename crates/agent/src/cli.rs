@@ -15,6 +15,7 @@ mod output;
 mod peers;
 mod prewarm;
 mod process;
+mod pull;
 mod status;
 mod stock;
 #[cfg(test)]
@@ -93,6 +94,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Bring images to nodes before anybody asks for them, and wait until they are there.
     Prewarm(Box<prewarm::PrewarmArgs>),
+    /// Pull an image through the agent, and tell where the time went.
+    Pull(pull::PullArgs),
     /// Remove images, from this node or from all.
     Evict(stock::EvictArgs),
     /// Keep images from being evicted, on this node or on all.
@@ -188,6 +191,7 @@ impl Cli {
                 outcome
             }
             Command::Prewarm(args) => process::light_runtime()?.block_on(prewarm::run(&args, &mut out)),
+            Command::Pull(args) => process::runtime()?.block_on(pull::run(&args, &mut out)),
             Command::Evict(args) => process::light_runtime()?.block_on(stock::evict(&args, &mut out)),
             Command::Pin(args) => process::light_runtime()?.block_on(stock::pin(&args, &mut out)),
             Command::Unpin(args) => process::light_runtime()?.block_on(stock::unpin(&args, &mut out)),

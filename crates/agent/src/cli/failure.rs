@@ -15,6 +15,7 @@ use crate::config::ConfigErrors;
 use crate::image::ImageError;
 use crate::import::ImportError;
 use crate::logging;
+use crate::pull::PullError;
 use crate::stock::StockError;
 
 /// Why a command failed.
@@ -35,6 +36,15 @@ pub enum Failure {
     /// Other nodes are meant, and no agent runs that knows them.
     #[error("no agent runs on this node that could ask the others")]
     NoMembers,
+    /// What is no platform.
+    #[error("{0:?} is no platform")]
+    NoPlatform(String),
+    /// Nothing says where the agent listens.
+    #[error("the configuration names no address for runtimes")]
+    NoListener,
+    /// A pull failed.
+    #[error(transparent)]
+    Pull(#[from] PullError),
     /// There is nothing to warm.
     #[error("no image is named")]
     NothingToWarm,
@@ -163,6 +173,12 @@ impl Failure {
                  and it goes on from there"
                     .into()
             }
+            Failure::NoPlatform(_) => "write it as os/architecture: linux/arm64".into(),
+            Failure::NoListener => "name it with --mirror".into(),
+            Failure::Pull(PullError::NoAgent { .. }) => {
+                "start it with `shoal agent`, or name its address with --mirror".into()
+            }
+            Failure::Pull(_) => "shoal status and the agent's log tell more; shoal mirrors explain tells who is asked".into(),
             Failure::NoMembers => "start it with `shoal agent`, or leave out --cluster".into(),
             Failure::Exists(_) => "name another file, or overwrite it with --force".into(),
             Failure::Output(_) => "look at where standard output goes".into(),
@@ -187,6 +203,7 @@ impl Failure {
             Failure::Filter(_)
             | Failure::Image(_)
             | Failure::Stock(_)
+            | Failure::NoPlatform(_)
             | Failure::NothingToWarm
             | Failure::Manifest { .. }
             | Failure::Read { .. } => 2,
@@ -195,6 +212,7 @@ impl Failure {
             | Failure::Config(_)
             | Failure::Start(StartError::Upstream(_) | StartError::Tier(_)) => 3,
             Failure::Agent(ClientError::NoAgent { .. })
+            | Failure::Pull(PullError::NoAgent { .. })
             | Failure::NoMembers
             | Failure::NoStore { .. }
             | Failure::WarmLost { .. } => 4,
