@@ -165,9 +165,10 @@ async fn look_up(endpoint: &Url, within: Duration) -> Result<(), Trouble> {
     else {
         return Ok(());
     };
-    match tokio::time::timeout(within, tokio::net::lookup_host((name, port))).await {
-        Ok(Ok(mut found)) if found.next().is_some() => Ok(()),
-        Ok(Ok(_)) => Err(Trouble::Name(format!("{name} has no address"))),
+    let first = async { tokio::net::lookup_host((name, port)).await.map(|mut found| found.next()) };
+    match tokio::time::timeout(within, first).await {
+        Ok(Ok(Some(_))) => Ok(()),
+        Ok(Ok(None)) => Err(Trouble::Name(format!("{name} has no address"))),
         Ok(Err(error)) => Err(Trouble::Name(format!("{name}: {error}"))),
         Err(_) => Err(Trouble::Name(format!("{name}: not looked up within {within:?}"))),
     }
