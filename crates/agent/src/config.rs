@@ -6,6 +6,7 @@
 //! private keys, which have no text form.
 
 mod document;
+mod files;
 mod problem;
 mod quantity;
 mod resolve;
@@ -29,6 +30,7 @@ use crate::upstream::{MirrorSettings, RegistrySettings};
 use crate::{driver, logging, node, upstream};
 
 pub(crate) use document::line_and_column;
+pub use files::{Holds, NamedFile};
 pub use problem::{ConfigErrors, Problem};
 pub use schema::LogFormat;
 

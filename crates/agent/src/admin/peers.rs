@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::blobs::{self, parsed};
 use super::{AdminState, Refusal, on_disk};
 use crate::driver::{BlobStory, Naming};
-use crate::swarm::MemberStatus;
+use crate::swarm::{Lately, MemberStatus};
 
 /// The members of the swarm.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub struct Peers {
     pub enabled: bool,
     /// All members that are believed to be alive, this agent first, then by zone and name.
     pub members: Vec<MemberStatus>,
+    /// What has happened between this agent and others lately.
+    #[serde(default)]
+    pub lately: Lately,
 }
 
 /// `GET /v1/blobs/{digest}/story`: where a blob came from.
@@ -42,5 +45,6 @@ pub(super) async fn story(
 pub(super) async fn list(State(state): State<AdminState>) -> Json<Peers> {
     let mut members = state.swarm.as_ref().map(|swarm| swarm.members()).unwrap_or_default();
     members.sort_by(|a, b| (!a.is_self, &a.zone, &a.peer).cmp(&(!b.is_self, &b.zone, &b.peer)));
-    Json(Peers { enabled: state.swarm.is_some(), members })
+    let lately = state.swarm.as_ref().map(|swarm| swarm.lately()).unwrap_or_default();
+    Json(Peers { enabled: state.swarm.is_some(), members, lately })
 }
