@@ -185,7 +185,7 @@ async fn install(args: &InstallArgs, out: &mut Output) -> Result<ExitCode, Failu
             .runtimes
             .retain(|runtime| !runtime.findings.iter().any(|finding| finding.trap == Trap::CriDisabled));
     }
-    if survey.runtimes.is_empty() && survey.platform.is_none() {
+    if survey.runtimes.is_empty() {
         return Err(Failure::NoRuntime(args.node.root.clone()));
     }
     let site = args.node.site();

@@ -106,7 +106,7 @@ pub(super) fn plan(root: &Root, runtime: &Runtime, platform: Option<Platform>, w
             );
             plan.restart = restart;
         }
-        Kind::Talos => {}
+        Kind::Talos => plan.advice.push(snippet::for_talos(wish)),
     }
     plan
 }
@@ -146,34 +146,31 @@ fn containerd_plan(root: &Root, runtime: &Runtime, wish: &Wish, registries: &[St
         let server = server(root, &folder, registry);
         plan.push(folder.join(HOSTS_FILE), Wanted::HostsToml { server }, &wish.mirror);
     }
-    let traps: Vec<&Trap> = runtime.findings.iter().map(|finding| &finding.trap).collect();
-    let hosts_dir = runtime.mirrors_at.display().to_string();
-    let is_unset = traps.iter().any(|trap| {
-        matches!(trap, Trap::HostsDirUnset | Trap::HostsDirList { .. } | Trap::HostsDirListInUse { .. })
-    });
-    if !is_unset {
-        return;
-    }
+    let Some(why) = runtime.findings.iter().find_map(|finding| why_not_asked(&finding.trap)) else { return };
     let settings = containerd::Settings::read(root, runtime.kind, &runtime.config, runtime.version);
-    let format = settings.format;
-    let target = config_target(root, runtime, &settings);
-    let lines = snippet::config_path(format, &hosts_dir);
-    let why = traps.iter().find(|trap| trap.is_fatal_to_all()).map_or(String::new(), ToString::to_string);
-    if traps.iter().any(|trap| matches!(trap, Trap::OldMirrors)) {
-        plan.advice.push(Advice::new(format!("{why}. {}", Trap::OldMirrors), Some(lines)));
+    let (format, hosts_dir) = (settings.format, runtime.mirrors_at.display().to_string());
+    let (target, restart) = (config_target(root, runtime, &settings), Places::of(runtime.kind).restart);
+    if settings.old_mirrors.is_some() && settings.config_path.is_none() {
+        plan.advice.push(Advice::new(format!("{why}. {}", Trap::OldMirrors), None));
     } else if wish.with_runtime_config {
-        let wanted = Wanted::ContainerdConfig { format, hosts_dir };
-        plan.push(target, wanted, &wish.mirror);
-        plan.restart = Some(Places::of(runtime.kind).restart);
+        plan.push(target, Wanted::ContainerdConfig { format, hosts_dir }, &wish.mirror);
+        plan.restart = Some(restart);
     } else {
-        let restart = Places::of(runtime.kind).restart;
         let text = format!(
-            "{}: {}. Lines for {}, then `{restart}`; --write-runtime-config writes them",
-            runtime.config.display(),
-            if why.is_empty() { "config_path is a list" } else { &why },
+            "{why}: this belongs into {}, and then `{restart}`; --write-runtime-config writes it",
             target.display()
         );
-        plan.advice.push(Advice::new(text, Some(lines)));
+        plan.advice.push(Advice::new(text, Some(snippet::config_path(format, &hosts_dir))));
+    }
+}
+
+/// Why mirrors are not asked, or soon will not be, as far as `config_path` is the reason.
+fn why_not_asked(trap: &Trap) -> Option<&'static str> {
+    match trap {
+        Trap::HostsDirUnset => Some("config_path is not set, so containerd asks no mirror"),
+        Trap::HostsDirList { .. } => Some("config_path is a list, so containerd asks no mirror"),
+        Trap::HostsDirListInUse { .. } => Some("config_path is a list, which works only by another key"),
+        _ => None,
     }
 }
 

@@ -19,10 +19,7 @@ pub(super) fn for_platform(platform: Platform, kind: Kind, wish: &Wish) -> (Opti
             "Bottlerocket: its files cannot be written; put this into the node's settings (user data)",
             Some(bottlerocket(wish)),
         ),
-        Platform::Talos => Advice::new(
-            "Talos: its files cannot be written; put this into the machine configuration",
-            Some(talos(wish)),
-        ),
+        Platform::Talos => for_talos(wish),
         Platform::Gke if is_containerd => Advice::new(
             "GKE: containerd's configuration is the node pool's; give this file to `gcloud container node-pools update --containerd-config-from-file`",
             Some(gke(wish)),
@@ -31,10 +28,20 @@ pub(super) fn for_platform(platform: Platform, kind: Kind, wish: &Wish) -> (Opti
             "OpenShift: the machine configuration operator reverts files; put this into a MachineConfig as /etc/containers/registries.conf.d/zz-shoal.conf",
             Some(open_shift(wish)),
         ),
+        // Their file is the same as CRI-O's.
+        Platform::OpenShift if kind == Kind::Podman => return (None, false),
         _ => return (None, true),
     };
     let is_writable = matches!(platform, Platform::Eks | Platform::Aks);
     (Some(advice), is_writable)
+}
+
+/// What to write for Talos.
+pub(super) fn for_talos(wish: &Wish) -> Advice {
+    Advice::new(
+        "Talos: its files cannot be written; put this into the machine configuration",
+        Some(talos(wish)),
+    )
 }
 
 /// The lines that give containerd its folder of hosts.

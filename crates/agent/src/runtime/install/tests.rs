@@ -154,6 +154,46 @@ fn an_installation_that_dies_half_way_is_taken_out_as_a_whole() {
     assert_eq!(snapshot(folder.path()), before);
 }
 
+/// Where no file can be written, or would not stay, nothing is, and the lines for it are told.
+#[test]
+fn what_only_the_operator_can_write_is_told() {
+    let table: &[(&[(&str, &str)], Kind, &str)] = &[
+        (
+            &[("etc/cri/conf.d/hosts/", ""), ("etc/os-release", "ID=talos")],
+            Kind::Talos,
+            "- http://127.0.0.1:5000",
+        ),
+        (
+            &[("etc/containerd/", ""), ("etc/os-release", "ID=bottlerocket")],
+            Kind::Containerd,
+            "registry = \"*\"",
+        ),
+        (
+            &[("etc/containerd/", ""), ("home/kubernetes/kube-env", "")],
+            Kind::Containerd,
+            "- server: \"docker.io\"",
+        ),
+        (&[("etc/crio/", ""), ("etc/machine-config-daemon/", "")], Kind::CriO, "127.0.0.1:5000/docker.io"),
+    ];
+    for (files, kind, line) in table {
+        let (folder, root) = tree(files);
+        let before = snapshot(folder.path());
+        let done = site(&root).install(&look(&root), &wish(&[EVERY_REGISTRY])).unwrap();
+        assert_eq!(snapshot(folder.path()), before, "{files:?}");
+        assert!(done[0].runtime == *kind && done[0].files.is_empty(), "{done:?}");
+        let snippet = done[0].advice[0].snippet.clone().unwrap_or_default();
+        assert!(snippet.contains(line), "{snippet}");
+    }
+    let (_folder, root) = tree(&[("etc/containerd/config.toml", "version = 2\n"), ("usr/bin/dockerd", "")]);
+    let wish = Wish { hub_mirror: None, with_runtime_config: false, ..wish(&["docker.io"]) };
+    let done = site(&root).install(&look(&root), &wish).unwrap();
+    let snippets: Vec<&str> = done.iter().filter_map(|done| done.advice[0].snippet.as_deref()).collect();
+    let section =
+        "[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"/etc/containerd/certs.d\"\n";
+    assert_eq!(snippets[0], section);
+    assert!(snippets[1].contains("default_registry = \"docker.io\""), "{snippets:?}");
+}
+
 #[test]
 fn another_installation_at_work_is_not_disturbed() {
     let (_folder, root) = tree(&[("etc/containerd/", ""), ("var/lib/shoal/", "")]);
