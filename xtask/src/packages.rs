@@ -26,6 +26,8 @@ pub const TEST: &[&str] = &[
     "mount",
     "util-linux",
     "nginx",
+    "chromium",
+    "fonts-dejavu-core",
 ];
 /// What the benchmarks compare with.
 pub const BENCH: &[&str] =

@@ -6,12 +6,13 @@
 
 pub mod blobs;
 pub mod client;
-mod counters;
+pub mod events;
 pub mod observe;
 pub mod peers;
 mod proof;
 mod socket;
 pub mod status;
+pub mod stock;
 #[cfg(test)]
 mod tests;
 pub mod warm;
@@ -23,16 +24,18 @@ use std::time::Instant;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodRouter, get, post, put};
 use serde::{Deserialize, Serialize};
 use shoal_store::{Store, StoreError};
 
 use crate::driver;
 use crate::metrics::Metrics;
+use crate::node::Node;
 use crate::registry::proof::Proofs;
 use crate::swarm::Swarm;
 use crate::upstream::Upstream;
 use crate::warm::Warmer;
+use crate::watch::Feed;
 
 pub use observe::{Instance, ObserveState, Readiness, observe_router, serve_observe};
 pub use socket::{SocketError, bind, serve};
@@ -48,8 +51,12 @@ pub struct AdminState {
     pub upstream: Upstream,
     /// The other members, if there are any.
     pub swarm: Option<Swarm>,
+    /// This node.
+    pub node: Node,
     /// Warms this node and others.
     pub warmer: Warmer,
+    /// Tells whoever watches.
+    pub feed: Feed,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// When the agent started.
@@ -64,6 +71,7 @@ pub struct AdminState {
 pub fn admin_router(state: AdminState) -> Router {
     Router::new()
         .route("/v1/status", get(status::status))
+        .route("/v1/events", get(events::events).with_state(state.feed.clone()))
         .route("/v1/peers", get(peers::list))
         .route("/v1/proofs", post(proof::hand_out))
         .route("/v1/blobs", get(blobs::list))
@@ -71,6 +79,8 @@ pub fn admin_router(state: AdminState) -> Router {
         .route("/v1/blobs/{digest}/story", get(peers::story))
         .route("/v1/blobs/{digest}/verify", post(blobs::verify))
         .route("/v1/blobs/{digest}/pin", put(blobs::pin).delete(blobs::unpin))
+        .route("/v1/stock", post(stock::stock))
+        .route("/v1/gc", post(stock::gc))
         .route("/v1/warm", post(warm::begin).get(warm::list))
         .route("/v1/warm/{id}", get(warm::show).delete(warm::cancel))
         .route("/v1/warm/{id}/events", get(warm::events))
@@ -78,6 +88,11 @@ pub fn admin_router(state: AdminState) -> Router {
             Refusal::new(StatusCode::NOT_FOUND, "there is no such path in the admin API of this version")
         })
         .with_state(state)
+}
+
+/// `GET /v1/blobs/{digest}/story` alone, for the status page.
+pub fn stories(state: AdminState) -> MethodRouter {
+    get(peers::story).with_state(state)
 }
 
 /// Why a request to the admin API was not carried out.
@@ -94,7 +109,7 @@ fn internal() -> StatusCode {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Refusal { error: error.into(), status }
     }
 }

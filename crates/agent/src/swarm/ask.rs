@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Json, State};
+use axum::extract::{Extension, Json, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -27,9 +27,11 @@ use shoal_engine::{Digest, Reference, Scope};
 
 use super::Swarm;
 use super::dial::Connection;
-use crate::driver::{Book, Handle};
+use super::serve::Peer;
+use crate::driver::{Book, Handle, Naming};
 use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::node::{Held, Node};
+use crate::stock::{self, StockReport, StockRequest};
 
 /// Where a manifest is asked for.
 const MANIFEST_PATH: &str = "/shoal/1/manifest";
@@ -41,10 +43,16 @@ const HELD_PATH: &str = "/shoal/1/held";
 const HELD_BYTES_MAX: usize = WARM_BLOBS_MAX + 1024;
 /// Longest answer to that.
 const SIZE_BYTES_MAX: usize = 1024;
+/// Where a member is asked to evict or pin images.
+const STOCK_PATH: &str = "/shoal/1/stock";
+/// Longest answer to that: some lines for each name.
+const STOCK_BYTES_MAX: usize = stock::NAMES_MAX * 1024;
+/// How long a member may take for it: it looks through its store, and unlinks some hundred files.
+const STOCK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Where a home's book of a blob is asked for.
 const BOOK_PATH: &str = "/shoal/1/book";
-/// Longest answer to that.
-const BOOK_BYTES_MAX: usize = 64 << 10;
+/// Longest answer to that: the names of a few members in full, or of thousands by twelve digits.
+const BOOK_BYTES_MAX: usize = 256 << 10;
 /// How long a person waits for homes that do not answer.
 const BOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// The header with what is known of a manifest, beside its bytes.
@@ -75,6 +83,9 @@ impl Where {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct BookQuestion {
     digest: String,
+    /// Whether all members are to be named, briefly, and not only some in full.
+    #[serde(default)]
+    brief: bool,
 }
 
 /// Which manifest a member wants to know.
@@ -228,17 +239,35 @@ impl Swarm {
     }
 
     /// What the homes of a blob know of it, as far as they answer.
-    pub async fn books(&self, digest: Digest, driver: &Handle) -> Vec<Book> {
+    pub(crate) async fn books(&self, digest: Digest, naming: Naming, driver: &Handle) -> Vec<Book> {
         let homes: Vec<_> = homes(&digest, &self.roster()).iter().collect();
         let asked = homes.into_iter().map(|home| async move {
             if home == self.me() {
-                return driver.book(digest).await;
+                return driver.book(digest, naming).await;
             }
-            let question = BookQuestion { digest: digest.to_string() };
+            let question = BookQuestion { digest: digest.to_string(), brief: naming == Naming::Brief };
             let asked = self.ask_json(home, BOOK_PATH, &question, BOOK_BYTES_MAX);
             tokio::time::timeout(BOOK_TIMEOUT, asked).await.ok()?.ok()
         });
         futures_util::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Has a member do something with images of its store.
+    ///
+    /// # Errors
+    /// Why nothing is known of it, in words for an operator.
+    pub(crate) async fn ask_stock(
+        &self,
+        peer: PeerId,
+        request: &StockRequest,
+    ) -> Result<Vec<StockReport>, String> {
+        let asked =
+            self.ask_json::<Result<Vec<StockReport>, String>>(peer, STOCK_PATH, request, STOCK_BYTES_MAX);
+        match tokio::time::timeout(STOCK_TIMEOUT, asked).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(why)) => Err(format!("it cannot be asked: {why}")),
+            Err(_) => Err(format!("it did not answer within {STOCK_TIMEOUT:?}")),
+        }
     }
 
     async fn ask_home(
@@ -308,13 +337,15 @@ pub fn router(node: Node, driver: Handle) -> Router {
     let nodes = Router::new()
         .route(MANIFEST_PATH, post(manifest))
         .route(SIZE_PATH, post(size))
-        .route(HELD_PATH, post(held));
+        .route(HELD_PATH, post(held))
+        .route(STOCK_PATH, post(stock));
     nodes.with_state(node).merge(Router::new().route(BOOK_PATH, post(book)).with_state(driver))
 }
 
 async fn book(State(driver): State<Handle>, Json(question): Json<BookQuestion>) -> Response {
     let Ok(digest) = question.digest.parse() else { return StatusCode::BAD_REQUEST.into_response() };
-    match driver.book(digest).await {
+    let naming = if question.brief { Naming::Brief } else { Naming::Full };
+    match driver.book(digest, naming).await {
         Some(book) => Json(book).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
@@ -337,6 +368,14 @@ async fn held(State(node): State<Node>, Json(question): Json<HeldQuestion>) -> R
     let held = node.held(question.digests, Duration::from_millis(question.age_ms)).await;
     let here = held.here.iter().map(|here| if *here { '1' } else { '0' }).collect();
     Json(HeldAnswer { here, upstream_bytes: held.upstream_bytes }).into_response()
+}
+
+async fn stock(
+    State(node): State<Node>,
+    Extension(Peer(from)): Extension<Peer>,
+    Json(request): Json<StockRequest>,
+) -> Json<Result<Vec<StockReport>, String>> {
+    Json(node.stock_for_member(from, &request).await)
 }
 
 async fn manifest(State(node): State<Node>, Json(question): Json<Question>) -> Response {
