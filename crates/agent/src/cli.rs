@@ -16,6 +16,7 @@ mod peers;
 mod prewarm;
 mod process;
 mod pull;
+mod runtime;
 mod status;
 mod stock;
 #[cfg(test)]
@@ -43,6 +44,7 @@ Examples:
   shoal status                      what the agent on this node is doing
   shoal doctor                      what is wrong with this node, and what to do
   shoal blob ls --sort size         what it has stored
+  shoal runtime install             have the runtimes of this node ask it
   shoal prewarm redis:7             bring an image to every node before it is needed
   shoal demo                        see it work, on this machine, in ten seconds
 
@@ -95,6 +97,9 @@ enum Command {
     /// Looks at the configuration, the agent, its disk, registries and mirrors, other members and the container runtimes,
     /// all at once; takes 20 s at most and changes nothing. Works when the agent is down, too.
     Doctor(doctor::DoctorArgs),
+    /// Point the container runtimes of this node at the agent.
+    #[command(subcommand)]
+    Runtime(runtime::RuntimeCommand),
     /// Bring images to nodes before anybody asks for them, and wait until they are there.
     Prewarm(Box<prewarm::PrewarmArgs>),
     /// Pull an image through the agent, and tell where the time went.
@@ -186,6 +191,7 @@ impl Cli {
             Command::Status(args) => process::light_runtime()?.block_on(status::run(&args, &mut out)),
             Command::Top(args) => process::light_runtime()?.block_on(top::run(&args, &mut out)),
             Command::Explain(args) => process::light_runtime()?.block_on(explain::run(&args, &mut out)),
+            Command::Runtime(command) => process::light_runtime()?.block_on(runtime::run(&command, &mut out)),
             Command::Peers(args) => process::light_runtime()?.block_on(peers::run(&args, &mut out)),
             Command::Doctor(args) => {
                 let runtime = process::light_runtime()?;

@@ -9,9 +9,16 @@ mod containerd;
 mod containers;
 mod detect;
 mod docker;
+mod files;
 mod hosts;
+mod install;
+mod merge;
+mod plan;
+mod prove;
 mod rancher;
+mod record;
 mod root;
+mod snippet;
 #[cfg(test)]
 mod tests;
 mod version;
@@ -20,9 +27,14 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use detect::Platform;
+pub use files::FileError;
+pub use install::{Change, Done, FileDone, FileStatus, RuntimeError, Site, State};
+pub use plan::{Advice, Wish};
+pub use prove::{ProofError, authority, prove};
+pub use record::{DEFAULT_RECORD, RecordError};
 pub use root::Root;
 pub use version::{Version, VersionError};
 
@@ -30,7 +42,7 @@ pub use version::{Version, VersionError};
 pub const EVERY_REGISTRY: &str = "*";
 
 /// Something that pulls images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// containerd with its configuration in /etc/containerd.
@@ -271,11 +283,7 @@ impl Own {
     pub fn new(listeners: impl IntoIterator<Item = SocketAddr>) -> Self {
         let mut names = Vec::new();
         for address in listeners {
-            let ip = match address.ip() {
-                IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
-                IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
-                ip => ip,
-            };
+            let ip = reachable(address.ip());
             names.push(SocketAddr::new(ip, address.port()).to_string());
             if ip.is_loopback() {
                 names.push(format!("localhost:{}", address.port()));
@@ -284,21 +292,31 @@ impl Own {
         Own(names)
     }
 
+    /// The URL of a listener, as this node reaches it.
+    pub fn url(listener: SocketAddr) -> String {
+        format!("http://{}", SocketAddr::new(reachable(listener.ip()), listener.port()))
+    }
+
     /// The agent at a URL or at `host:port`.
     #[must_use]
     pub fn and(mut self, url: &str) -> Self {
-        self.0.push(authority(url).to_owned());
+        self.0.push(host_and_port(url).to_owned());
         self
     }
 
     /// Whether a mirror is the agent, with or without scheme and path.
     pub fn has(&self, mirror: &str) -> bool {
-        self.0.iter().any(|name| name == authority(mirror))
+        self.0.iter().any(|name| name == host_and_port(mirror))
     }
 }
 
+/// Where one listens that listens everywhere.
+fn reachable(ip: IpAddr) -> IpAddr {
+    if ip.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { ip }
+}
+
 /// `host:port` of a URL, or of a location without scheme.
-fn authority(url: &str) -> &str {
+fn host_and_port(url: &str) -> &str {
     let after = url.split_once("://").map_or(url, |(_, rest)| rest);
     after.split('/').next().unwrap_or_default()
 }
@@ -310,6 +328,16 @@ pub fn survey(root: &Root, own: &Own, containerd: Option<Version>) -> Survey {
         .map(|(kind, evidence)| inspect(root, kind, evidence, own, containerd))
         .collect();
     Survey { platform: Platform::of(root), runtimes }
+}
+
+/// Looks at these runtimes, whether they are there or not.
+pub fn survey_of(root: &Root, kinds: &[Kind], own: &Own, containerd: Option<Version>) -> Survey {
+    let look = |kind: &Kind| {
+        let evidence =
+            detect::evidence(root, *kind).unwrap_or_else(|| detect::Places::of(*kind).config.into());
+        inspect(root, *kind, evidence, own, containerd)
+    };
+    Survey { platform: Platform::of(root), runtimes: kinds.iter().map(look).collect() }
 }
 
 /// Looks at one runtime.
@@ -343,9 +371,12 @@ fn inspect(root: &Root, kind: Kind, evidence: PathBuf, own: &Own, given: Option<
 }
 
 fn inspect_containerd(root: &Root, own: &Own, version: Option<Version>, runtime: &mut Runtime) {
-    let settings = containerd::Settings::read(root, &runtime.config, version);
+    let settings = containerd::Settings::read(root, runtime.kind, &runtime.config, version);
     if let Some(dir) = settings.hosts_dir(version) {
-        runtime.mirrors_at = dir;
+        // The only variable that the template of MicroK8s has in it.
+        let data = "/var/snap/microk8s/current";
+        runtime.mirrors_at =
+            dir.strip_prefix("${SNAP_DATA}").map_or(dir.clone(), |rest| Path::new(data).join(rest));
     }
     let hosts = hosts::read(root, &runtime.mirrors_at, own, version);
     runtime.version = version;

@@ -16,6 +16,7 @@ use crate::image::ImageError;
 use crate::import::ImportError;
 use crate::logging;
 use crate::pull::PullError;
+use crate::runtime::{ProofError, RuntimeError};
 use crate::stock::StockError;
 
 /// Why a command failed.
@@ -140,6 +141,21 @@ pub enum Failure {
     /// The answer cannot be written.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
+    /// The port that runtimes would be pointed at is not known to be the agent's.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
+    /// The configuration of a runtime cannot be written.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// There is nothing to point at the agent.
+    #[error("no container runtime is found below {}", .0.display())]
+    NoRuntime(PathBuf),
+    /// Files were left as they are; all others are done.
+    #[error("files left as they are: {count}, named above with the reason")]
+    FilesLeft {
+        /// How many.
+        count: usize,
+    },
     /// The demo failed.
     #[error("the demo failed: {0}")]
     Demo(anyhow::Error),
@@ -155,7 +171,7 @@ impl Failure {
             Failure::Config(ConfigErrors::Wrong { .. }) => {
                 "every key and what it may be: shoal config sample".into()
             }
-            Failure::Agent(ClientError::NoAgent { .. }) => {
+            Failure::Agent(ClientError::NoAgent { .. }) | Failure::Proof(ProofError::Agent(ClientError::NoAgent { .. })) => {
                 "start it with `shoal agent`, or name its socket with --socket or its configuration with --config".into()
             }
             Failure::NoStore { .. } => "name the agent's configuration with --config".into(),
@@ -173,6 +189,11 @@ impl Failure {
                  and it goes on from there"
                     .into()
             }
+            Failure::Proof(ProofError::NoAnswer { .. } | ProofError::Stranger { .. }) => {
+                "name the agent's address with --mirror; nothing was written".into()
+            }
+            Failure::NoRuntime(_) => "name it with --runtime, or the node's file tree with --root".into(),
+            Failure::FilesLeft { .. } => "add the agent to them by hand, or put them right and give the command again".into(),
             Failure::NoPlatform(_) => "write it as os/architecture: linux/arm64".into(),
             Failure::NoListener => "name it with --mirror".into(),
             Failure::Pull(PullError::NoAgent { .. }) => {
@@ -185,6 +206,8 @@ impl Failure {
             // These say it themselves.
             Failure::Agent(ClientError::Refused { .. })
             | Failure::Filter(_)
+            | Failure::Proof(_)
+            | Failure::Runtime(_)
             | Failure::Import(_)
             | Failure::Manifest { .. }
             | Failure::Read { .. }
@@ -205,6 +228,7 @@ impl Failure {
             | Failure::Stock(_)
             | Failure::NoPlatform(_)
             | Failure::NothingToWarm
+            | Failure::Proof(ProofError::Url(_))
             | Failure::Manifest { .. }
             | Failure::Read { .. } => 2,
             Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 400 => 2,
@@ -212,6 +236,7 @@ impl Failure {
             | Failure::Config(_)
             | Failure::Start(StartError::Upstream(_) | StartError::Tier(_)) => 3,
             Failure::Agent(ClientError::NoAgent { .. })
+            | Failure::Proof(ProofError::Agent(ClientError::NoAgent { .. }))
             | Failure::Pull(PullError::NoAgent { .. })
             | Failure::NoMembers
             | Failure::NoStore { .. }

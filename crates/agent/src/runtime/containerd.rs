@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::{Finding, Root, Trap, Version};
+use super::{Finding, Kind, Root, Trap, Version};
 
 /// What containerd 2.2 takes when nothing is said.
 const DEFAULT_LIST: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
+/// Where k0s looks for parts of its containerd's configuration.
+const K0S_DROP_INS: &str = "/etc/k0s/containerd.d/*.toml";
 /// Most files that a configuration is put together from.
 const FILES_MAX: usize = 64;
 
@@ -58,7 +60,7 @@ pub(super) fn format_of(version: Option<Version>) -> i64 {
 
 impl Settings {
     /// Reads the main file and what it imports.
-    pub fn read(root: &Root, main: &Path, version: Option<Version>) -> Self {
+    pub fn read(root: &Root, kind: Kind, main: &Path, version: Option<Version>) -> Self {
         let mut settings = Settings {
             files: Vec::new(),
             format: format_of(version),
@@ -71,6 +73,10 @@ impl Settings {
             unreadable: Vec::new(),
         };
         let (mut ahead, mut seen) = (VecDeque::from([main.to_owned()]), BTreeSet::new());
+        if kind == Kind::K0s {
+            // It hands them to its containerd itself.
+            ahead.extend(matching(root, main, K0S_DROP_INS));
+        }
         while let Some(path) = ahead.pop_front() {
             if seen.len() == FILES_MAX || !seen.insert(path.clone()) {
                 continue;
@@ -137,11 +143,6 @@ impl Settings {
             version.is_some_and(|version| version >= Version::LIST_BY_DEFAULT).then_some(DEFAULT_LIST);
         let said = self.config_path.as_ref().map(|(said, _)| said.as_str()).or(by_default)?;
         said.split(':').find(|path| !path.is_empty()).map(PathBuf::from)
-    }
-
-    /// Whether CRI is switched off, as where containerd is there for docker alone.
-    pub fn is_cri_disabled(&self) -> bool {
-        self.cri_disabled.is_some()
     }
 
     /// What keeps mirrors from being used, or may do so.
