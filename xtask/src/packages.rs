@@ -26,6 +26,10 @@ pub const TEST: &[&str] = &[
     "mount",
     "util-linux",
     "nginx",
+    "prometheus",
+    "python3-venv",
+    "systemd",
+    "dpkg",
 ];
 /// What the benchmarks compare with.
 pub const BENCH: &[&str] =
