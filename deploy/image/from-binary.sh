@@ -20,8 +20,11 @@ trap 'rm -rf "$work"; buildah rm "$container" >/dev/null' EXIT
 
 # Debug information is two thirds of a program, and of no use where no debugger is.
 strip -o "$work/shoal" "$program"
-"$here/root.sh" "$work/shoal" "$work/root"
+"$here/root.sh" "$work/shoal" "$work/root" "$work/own"
 buildah copy --quiet "$container" "$work/root" / >/dev/null
+for directory in /var/lib/shoal /run/shoal; do
+  buildah copy --quiet --chown 65532:65532 --chmod 0700 "$container" "$work/own$directory" "$directory" >/dev/null
+done
 buildah config --user 65532:65532 --entrypoint '["/usr/bin/shoal"]' --cmd agent \
   --port 5000 --port 5001 --port 5002 --port 5080 \
   --label org.opencontainers.image.title=shoal \

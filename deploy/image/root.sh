@@ -1,11 +1,11 @@
 #!/bin/sh
-# Lays out the root of the image: root.sh PROGRAM DIRECTORY. The program, the libraries that it is linked with, the loader, the CA certificates of this machine, and
-# the directories that the agent writes to where nothing is mounted.
+# Lays out the root of the image: root.sh PROGRAM ROOT OWN. ROOT gets the program, the libraries that it is linked with, the loader, and the CA certificates of this
+# machine; OWN the directories that the agent writes to where nothing is mounted, which have to be given to its user.
 set -eu
 
 program=$1
 root=$2
-user=65532
+own=$3
 
 mkdir -p "$root"
 install -D -m 0755 "$program" "$root/usr/bin/shoal"
@@ -25,11 +25,7 @@ install -m 0644 /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certi
 # Files first: without this, glibc asks DNS for what /etc/hosts has.
 printf 'hosts: files dns\n' > "$root/etc/nsswitch.conf"
 
-for directory in etc/shoal var/lib/shoal run/shoal; do
-  mkdir -p "$root/$directory"
-done
-chmod 0700 "$root/var/lib/shoal" "$root/run/shoal"
-chown "$user:$user" "$root/var/lib/shoal" "$root/run/shoal"
+mkdir -p "$root/etc/shoal" "$root/var/lib" "$root/run" "$own/var/lib/shoal" "$own/run/shoal"
 
 # The same files give the same layer, whenever they are laid out.
-find "$root" -exec touch --no-dereference --date=@"${SOURCE_DATE_EPOCH:-0}" {} +
+find "$root" "$own" -exec touch --no-dereference --date=@"${SOURCE_DATE_EPOCH:-0}" {} +

@@ -1,6 +1,7 @@
 //! The image, made of the program that is tested here: it has what the program needs and nothing that a shell would, and is the same
 //! each time.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -83,6 +84,10 @@ async fn the_image_runs_and_is_the_same_each_time() {
     let root = std::path::Path::new(root.trim());
     for file in ["usr/bin/shoal", "etc/ssl/certs/ca-certificates.crt", "etc/nsswitch.conf"] {
         assert!(root.join(file).is_file(), "{file}");
+    }
+    for own in ["var/lib/shoal", "run/shoal"] {
+        let owner = std::fs::metadata(root.join(own)).expect("it is there");
+        assert_eq!((owner.uid(), owner.gid()), (65532, 65532), "{own}");
     }
     for shell in ["bin/sh", "usr/bin/sh", "bin/bash"] {
         assert!(!root.join(shell).exists(), "{shell}");
