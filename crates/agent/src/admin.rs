@@ -9,6 +9,7 @@ pub mod client;
 mod counters;
 pub mod observe;
 pub mod peers;
+mod proof;
 mod socket;
 pub mod status;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use shoal_store::{Store, StoreError};
 
 use crate::driver;
 use crate::metrics::Metrics;
+use crate::registry::proof::Proofs;
 use crate::swarm::Swarm;
 use crate::upstream::Upstream;
 use crate::warm::Warmer;
@@ -54,6 +56,8 @@ pub struct AdminState {
     pub started: Instant,
     /// Where clients connect.
     pub listeners: Vec<SocketAddr>,
+    /// What the registry ports answer to whoever asks whose they are.
+    pub proofs: Proofs,
 }
 
 /// The admin API.
@@ -61,6 +65,7 @@ pub fn admin_router(state: AdminState) -> Router {
     Router::new()
         .route("/v1/status", get(status::status))
         .route("/v1/peers", get(peers::list))
+        .route("/v1/proofs", post(proof::hand_out))
         .route("/v1/blobs", get(blobs::list))
         .route("/v1/blobs/{digest}", get(blobs::show).delete(blobs::remove))
         .route("/v1/blobs/{digest}/story", get(peers::story))

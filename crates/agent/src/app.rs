@@ -20,6 +20,7 @@ use crate::listing::{ListingSettings, Listings};
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::registry::listen::{self, BindError};
+use crate::registry::proof::{Proofs, proof_router};
 use crate::registry::{self, FrontSettings};
 use crate::sources::Sources;
 use crate::swarm::{self, Bound, Swarm, SwarmError};
@@ -146,10 +147,11 @@ impl App {
             swarm.spawn(bound, &driver, swarm::router(node.clone(), driver.clone()), &swarming, &leaving);
         }
         let (serving, stopping) = (TaskTracker::new(), CancellationToken::new());
-        let mut addresses = Vec::new();
+        let (mut addresses, proofs) = (Vec::new(), Proofs::default());
         for (listener, front) in registry {
             addresses.extend(listener.local_addr());
             let app = registry::router(node.clone(), front, Arc::clone(&metrics));
+            let app = app.merge(proof_router(proofs.clone()));
             let limits = config.connection_limits();
             serving.spawn(listen::serve(listener, app, limits, Arc::clone(&metrics), stopping.clone()));
         }
@@ -176,6 +178,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             started: Instant::now(),
             listeners: addresses.clone(),
+            proofs,
         };
         watched.spawn(admin::serve(admin, state, background.clone()));
         watched.spawn(sweep(gauges, config.sweep_interval(), background.clone()));

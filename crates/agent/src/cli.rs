@@ -15,6 +15,7 @@ mod peers;
 mod prepare;
 mod prewarm;
 mod process;
+mod runtime;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ Examples:
   shoal mirrors explain redis:7     who is asked for an image, and in which order
   shoal status                      what the agent on this node is doing
   shoal blob ls --sort size         what it has stored
+  shoal runtime install             have the runtimes of this node ask it
   shoal prewarm redis:7             bring an image to every node before it is needed
   shoal demo                        see it work, on this machine, in ten seconds
 
@@ -83,6 +85,9 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Show the other agents that this one knows.
     Peers(peers::PeersArgs),
+    /// Point the container runtimes of this node at the agent.
+    #[command(subcommand)]
+    Runtime(runtime::RuntimeCommand),
     /// Bring images to nodes before anybody asks for them, and wait until they are there.
     Prewarm(Box<prewarm::PrewarmArgs>),
     /// Give directories to the user that the agent will run as.
@@ -212,6 +217,7 @@ impl Cli {
             Command::Blob(command) => process::light_runtime()?.block_on(blob::run(&command, &mut out)),
             Command::Status(args) => process::light_runtime()?.block_on(status::run(&args, &mut out)),
             Command::Explain(args) => process::light_runtime()?.block_on(explain::run(&args, &mut out)),
+            Command::Runtime(command) => process::light_runtime()?.block_on(runtime::run(&command, &mut out)),
             Command::Peers(args) => process::light_runtime()?.block_on(peers::run(&args, &mut out)),
             Command::Prewarm(args) => process::light_runtime()?.block_on(prewarm::run(&args, &mut out)),
             Command::Demo(args) => {

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod node;
 pub mod rate;
 pub mod registry;
+pub mod runtime;
 pub mod sources;
 pub mod swarm;
 pub mod tier;

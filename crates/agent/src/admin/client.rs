@@ -21,6 +21,7 @@ use super::peers::Peers;
 use super::status::Status;
 use super::warm::WarmList;
 use crate::driver::BlobStory;
+use crate::registry::proof::Proof;
 use crate::warm::{WarmPlan, WarmRequest, WarmStatus};
 
 /// How long an agent may take to answer on its own machine. Verifying reads the whole blob and has no limit.
@@ -89,6 +90,12 @@ impl AdminClient {
     /// Where a blob came from.
     pub async fn explain(&self, digest: &Digest) -> Result<BlobStory, ClientError> {
         self.ask(Method::GET, &format!("/v1/blobs/{digest}/story")).await
+    }
+
+    /// A challenge that the agent's registry ports will answer.
+    pub async fn proof(&self) -> Result<Proof, ClientError> {
+        let body = self.in_time(self.request(Method::POST, "/v1/proofs")).await?;
+        self.parsed(&body)
     }
 
     /// The members of the swarm.

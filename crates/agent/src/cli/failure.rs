@@ -15,6 +15,7 @@ use crate::config::ConfigErrors;
 use crate::image::ImageError;
 use crate::import::ImportError;
 use crate::logging;
+use crate::runtime::{ProofError, RuntimeError};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +134,21 @@ pub enum Failure {
     /// The answer cannot be written.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
+    /// The port that runtimes would be pointed at is not known to be the agent's.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
+    /// The configuration of a runtime cannot be written.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// There is nothing to point at the agent.
+    #[error("no container runtime is found below {}", .0.display())]
+    NoRuntime(PathBuf),
+    /// Files were left as they are; all others are done.
+    #[error("files left as they are: {count}, named above with the reason")]
+    FilesLeft {
+        /// How many.
+        count: usize,
+    },
     /// The demo failed.
     #[error("the demo failed: {0}")]
     Demo(anyhow::Error),
@@ -148,7 +164,7 @@ impl Failure {
             Failure::Config(ConfigErrors::Wrong { .. }) => {
                 "every key and what it may be: shoal config sample".into()
             }
-            Failure::Agent(ClientError::NoAgent { .. }) => {
+            Failure::Agent(ClientError::NoAgent { .. }) | Failure::Proof(ProofError::Agent(ClientError::NoAgent { .. })) => {
                 "start it with `shoal agent`, or name its socket with --socket or its configuration with --config".into()
             }
             Failure::NoStore { .. } => "name the agent's configuration with --config".into(),
@@ -169,11 +185,18 @@ impl Failure {
             Failure::Prepare { .. } => {
                 "run it as root (in a container: user 0 with CHOWN, FOWNER and DAC_OVERRIDE), on a directory and no link".into()
             }
+            Failure::Proof(ProofError::NoAnswer { .. } | ProofError::Stranger { .. }) => {
+                "name the agent's address with --mirror; nothing was written".into()
+            }
+            Failure::NoRuntime(_) => "name it with --runtime, or the node's file tree with --root".into(),
+            Failure::FilesLeft { .. } => "add the agent to them by hand, or put them right and give the command again".into(),
             Failure::Exists(_) => "name another file, or overwrite it with --force".into(),
             Failure::Output(_) => "look at where standard output goes".into(),
             // These say it themselves.
             Failure::Agent(ClientError::Refused { .. })
             | Failure::Filter(_)
+            | Failure::Proof(_)
+            | Failure::Runtime(_)
             | Failure::Import(_)
             | Failure::Manifest { .. }
             | Failure::Read { .. }
@@ -192,6 +215,7 @@ impl Failure {
             Failure::Filter(_)
             | Failure::Image(_)
             | Failure::NothingToWarm
+            | Failure::Proof(ProofError::Url(_))
             | Failure::Manifest { .. }
             | Failure::Read { .. } => 2,
             Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 400 => 2,
@@ -199,6 +223,7 @@ impl Failure {
             | Failure::Config(_)
             | Failure::Start(StartError::Upstream(_) | StartError::Tier(_)) => 3,
             Failure::Agent(ClientError::NoAgent { .. })
+            | Failure::Proof(ProofError::Agent(ClientError::NoAgent { .. }))
             | Failure::NoStore { .. }
             | Failure::WarmLost { .. } => 4,
             Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 404 => 5,
