@@ -12,6 +12,7 @@ pub mod peers;
 mod proof;
 mod socket;
 pub mod status;
+pub mod stock;
 #[cfg(test)]
 mod tests;
 pub mod warm;
@@ -30,6 +31,7 @@ use shoal_store::{Store, StoreError};
 use crate::driver;
 use crate::metrics::Metrics;
 use crate::registry::proof::Proofs;
+use crate::node::Node;
 use crate::swarm::Swarm;
 use crate::upstream::Upstream;
 use crate::warm::Warmer;
@@ -48,6 +50,8 @@ pub struct AdminState {
     pub upstream: Upstream,
     /// The other members, if there are any.
     pub swarm: Option<Swarm>,
+    /// This node.
+    pub node: Node,
     /// Warms this node and others.
     pub warmer: Warmer,
     /// Counters.
@@ -71,6 +75,8 @@ pub fn admin_router(state: AdminState) -> Router {
         .route("/v1/blobs/{digest}/story", get(peers::story))
         .route("/v1/blobs/{digest}/verify", post(blobs::verify))
         .route("/v1/blobs/{digest}/pin", put(blobs::pin).delete(blobs::unpin))
+        .route("/v1/stock", post(stock::stock))
+        .route("/v1/gc", post(stock::gc))
         .route("/v1/warm", post(warm::begin).get(warm::list))
         .route("/v1/warm/{id}", get(warm::show).delete(warm::cancel))
         .route("/v1/warm/{id}/events", get(warm::events))

@@ -174,6 +174,7 @@ impl App {
             driver: driver.clone(),
             upstream,
             swarm,
+            node,
             warmer: warmer.clone(),
             metrics: Arc::clone(&metrics),
             started: Instant::now(),

@@ -17,6 +17,7 @@ mod prewarm;
 mod process;
 mod runtime;
 mod status;
+mod stock;
 #[cfg(test)]
 mod tests;
 
@@ -96,6 +97,15 @@ enum Command {
     /// that are missing are made; what lies in those of somebody else changes hands with them.
     #[command(after_help = "Example:\n  shoal prepare /var/lib/shoal /run/shoal --owner 65532:65532")]
     Prepare(prepare::PrepareArgs),
+    /// Remove images, from this node or from all.
+    Evict(stock::EvictArgs),
+    /// Keep images from being evicted, on this node or on all.
+    Pin(stock::PinArgs),
+    /// Let images be evicted again, on this node or on all.
+    #[command(after_help = "Example:\n  shoal unpin registry.example.com/app:v2 --cluster")]
+    Unpin(stock::UnpinArgs),
+    /// Clean up the store now.
+    Gc(stock::GcArgs),
     /// See it work: a real registry, an agent and a client for each node, all at once, on this machine.
     Demo(crate::demo::Args),
     /// Print a completion script for a shell.
@@ -220,6 +230,10 @@ impl Cli {
             Command::Runtime(command) => process::light_runtime()?.block_on(runtime::run(&command, &mut out)),
             Command::Peers(args) => process::light_runtime()?.block_on(peers::run(&args, &mut out)),
             Command::Prewarm(args) => process::light_runtime()?.block_on(prewarm::run(&args, &mut out)),
+            Command::Evict(args) => process::light_runtime()?.block_on(stock::evict(&args, &mut out)),
+            Command::Pin(args) => process::light_runtime()?.block_on(stock::pin(&args, &mut out)),
+            Command::Unpin(args) => process::light_runtime()?.block_on(stock::unpin(&args, &mut out)),
+            Command::Gc(args) => process::light_runtime()?.block_on(stock::gc(&args, &mut out)),
             Command::Demo(args) => {
                 process::runtime()?.block_on(crate::demo::run(args)).map_err(Failure::Demo)
             }

@@ -21,6 +21,7 @@ pub mod rate;
 pub mod registry;
 pub mod runtime;
 pub mod sources;
+pub mod stock;
 pub mod swarm;
 pub mod tier;
 pub mod upstream;

@@ -52,12 +52,14 @@ fn state(store: &Store, metrics: &Arc<Metrics>) -> AdminState {
         listings: Listings::new(upstream.clone(), ListingSettings::default()),
         metrics: Arc::clone(metrics),
     };
-    let warmer = Warmer::new(Node::new(parts, Config::default().node_settings()), None, None);
+    let node = Node::new(parts, Config::default().node_settings());
+    let warmer = Warmer::new(node.clone(), None, None);
     AdminState {
         store: store.clone(),
         driver,
         upstream,
         swarm: None,
+        node,
         warmer,
         metrics: Arc::clone(metrics),
         started: Instant::now(),

@@ -16,6 +16,7 @@ use crate::image::ImageError;
 use crate::import::ImportError;
 use crate::logging;
 use crate::runtime::{ProofError, RuntimeError};
+use crate::stock::StockError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,12 @@ pub enum Failure {
     /// What is not the name of an image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A request about images makes no sense.
+    #[error(transparent)]
+    Stock(#[from] StockError),
+    /// Other nodes are meant, and no agent runs that knows them.
+    #[error("no agent runs on this node that could ask the others")]
+    NoMembers,
     /// There is nothing to warm.
     #[error("no image is named")]
     NothingToWarm,
@@ -173,7 +180,7 @@ impl Failure {
             Failure::NoSuchPrefix(_) | Failure::Missing(_) => "list what there is: shoal blob ls".into(),
             Failure::Ambiguous { .. } => "give more of the digest".into(),
             Failure::Store(_) => "look at the disk that the path lies on".into(),
-            Failure::Image(_) => "write it as for a runtime: redis:7, quay.io/team/app@sha256:...".into(),
+            Failure::Image(_) | Failure::Stock(_) => "write it as for a runtime: redis:7, quay.io/team/app@sha256:...".into(),
             Failure::NothingToWarm => {
                 "name images, or files with --file or --from-manifest: shoal prewarm --help".into()
             }
@@ -190,6 +197,7 @@ impl Failure {
             }
             Failure::NoRuntime(_) => "name it with --runtime, or the node's file tree with --root".into(),
             Failure::FilesLeft { .. } => "add the agent to them by hand, or put them right and give the command again".into(),
+            Failure::NoMembers => "start it with `shoal agent`, or leave out --cluster".into(),
             Failure::Exists(_) => "name another file, or overwrite it with --force".into(),
             Failure::Output(_) => "look at where standard output goes".into(),
             // These say it themselves.
@@ -214,6 +222,7 @@ impl Failure {
         match self {
             Failure::Filter(_)
             | Failure::Image(_)
+            | Failure::Stock(_)
             | Failure::NothingToWarm
             | Failure::Proof(ProofError::Url(_))
             | Failure::Manifest { .. }
@@ -224,6 +233,7 @@ impl Failure {
             | Failure::Start(StartError::Upstream(_) | StartError::Tier(_)) => 3,
             Failure::Agent(ClientError::NoAgent { .. })
             | Failure::Proof(ProofError::Agent(ClientError::NoAgent { .. }))
+            | Failure::NoMembers
             | Failure::NoStore { .. }
             | Failure::WarmLost { .. } => 4,
             Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 404 => 5,
