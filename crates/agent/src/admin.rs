@@ -30,8 +30,8 @@ use shoal_store::{Store, StoreError};
 
 use crate::driver;
 use crate::metrics::Metrics;
-use crate::registry::proof::Proofs;
 use crate::node::Node;
+use crate::registry::proof::Proofs;
 use crate::swarm::Swarm;
 use crate::upstream::Upstream;
 use crate::warm::Warmer;

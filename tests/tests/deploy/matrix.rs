@@ -96,7 +96,8 @@ const MATRIX: &[(&str, &str, u32)] = &[
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn helm_finds_nothing_to_object_to() {
     let folder = place::scratch();
-    for (name, values, _) in MATRIX {
+    // `helm lint` takes the version that it was built with for the cluster's.
+    for (name, values, _) in MATRIX.iter().filter(|(_, _, since)| since == MINORS.start()) {
         let file = folder.path().join(name);
         std::fs::write(&file, values).expect("the folder is ours");
         let (chart, file) = (helm::chart().display().to_string(), file.display().to_string());
