@@ -6,6 +6,7 @@
 //! id. Nothing sleeps to be right: what takes time is polled with a deadline ([`wait`]).
 
 pub mod agent;
+pub mod browser;
 pub mod clients;
 pub mod cluster;
 pub mod containerd;

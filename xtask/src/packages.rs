@@ -30,6 +30,8 @@ pub const TEST: &[&str] = &[
     "python3-venv",
     "systemd",
     "dpkg",
+    "chromium",
+    "fonts-dejavu-core",
 ];
 /// What the benchmarks compare with.
 pub const BENCH: &[&str] =

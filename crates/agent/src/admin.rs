@@ -6,7 +6,7 @@
 
 pub mod blobs;
 pub mod client;
-mod counters;
+pub mod events;
 pub mod observe;
 pub mod peers;
 mod proof;
@@ -24,7 +24,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodRouter, get, post, put};
 use serde::{Deserialize, Serialize};
 use shoal_store::{Store, StoreError};
 
@@ -35,6 +35,7 @@ use crate::registry::proof::Proofs;
 use crate::swarm::Swarm;
 use crate::upstream::Upstream;
 use crate::warm::Warmer;
+use crate::watch::Feed;
 
 pub use observe::{Instance, ObserveState, Readiness, observe_router, serve_observe};
 pub use socket::{SocketError, bind, serve};
@@ -54,6 +55,8 @@ pub struct AdminState {
     pub node: Node,
     /// Warms this node and others.
     pub warmer: Warmer,
+    /// Tells whoever watches.
+    pub feed: Feed,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// When the agent started.
@@ -68,6 +71,7 @@ pub struct AdminState {
 pub fn admin_router(state: AdminState) -> Router {
     Router::new()
         .route("/v1/status", get(status::status))
+        .route("/v1/events", get(events::events).with_state(state.feed.clone()))
         .route("/v1/peers", get(peers::list))
         .route("/v1/proofs", post(proof::hand_out))
         .route("/v1/blobs", get(blobs::list))
@@ -86,6 +90,11 @@ pub fn admin_router(state: AdminState) -> Router {
         .with_state(state)
 }
 
+/// `GET /v1/blobs/{digest}/story` alone, for the status page.
+pub fn stories(state: AdminState) -> MethodRouter {
+    get(peers::story).with_state(state)
+}
+
 /// Why a request to the admin API was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
@@ -100,7 +109,7 @@ fn internal() -> StatusCode {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, error: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Refusal { error: error.into(), status }
     }
 }

@@ -19,6 +19,7 @@ use crate::driver;
 use crate::listing::{ListingSettings, Listings};
 use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
+use crate::page;
 use crate::registry::listen::{self, BindError};
 use crate::registry::proof::{Proofs, proof_router};
 use crate::registry::{self, FrontSettings};
@@ -27,6 +28,7 @@ use crate::swarm::{self, Bound, Swarm, SwarmError};
 use crate::tier::{Tier, TierSettingsError};
 use crate::upstream::{SettingsError, Upstream};
 use crate::warm::Warmer;
+use crate::watch::{AgentLook, Feed};
 
 /// Why the agent does not start. Each error names the thing and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -165,10 +167,20 @@ impl App {
             move || gauges.refresh()
         });
         let watched = TaskTracker::new();
-        watched.spawn(admin::serve_observe(observe, observing, background.clone()));
         let pinned = config.store_options().path.join("prewarm.json");
         let warmer = Warmer::new(node.clone(), swarm.clone(), Some(pinned));
         warmer.spawn();
+        let started = Instant::now();
+        let look = AgentLook::new(
+            (store.clone(), driver.clone()),
+            upstream.clone(),
+            swarm.clone(),
+            warmer.clone(),
+            Arc::clone(&metrics),
+            started,
+        );
+        let feed = Feed::new(look, &watched, &background);
+        feed.spawn();
         let state = AdminState {
             store: store.clone(),
             driver: driver.clone(),
@@ -176,11 +188,20 @@ impl App {
             swarm,
             node,
             warmer: warmer.clone(),
+            feed,
             metrics: Arc::clone(&metrics),
-            started: Instant::now(),
+            started,
             listeners: addresses.clone(),
             proofs,
         };
+        let observing = if config.observe_page() {
+            let local_only = config.observe_address().ip().is_loopback();
+            let stories = admin::stories(state.clone());
+            observing.with_page(page::router(state.feed.clone(), stories, local_only))
+        } else {
+            observing
+        };
+        watched.spawn(admin::serve_observe(observe, observing, background.clone()));
         watched.spawn(admin::serve(admin, state, background.clone()));
         watched.spawn(sweep(gauges, config.sweep_interval(), background.clone()));
         tracing::info!(registry = ?addresses, observe = ?observe_address, "ready");

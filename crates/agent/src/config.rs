@@ -230,6 +230,11 @@ impl Config {
         self.checked.observe
     }
 
+    /// Whether the status page is served there.
+    pub fn observe_page(&self) -> bool {
+        self.file.observe.page.unwrap_or(self.checked.observe.ip().is_loopback())
+    }
+
     /// The unix socket of the command line.
     pub fn admin_socket(&self) -> &Path {
         &self.file.admin.socket

@@ -38,6 +38,7 @@ pub(crate) use flight::function as hash_function;
 
 pub use body::{BlobBody, BodyError, Opened};
 pub(crate) use flight::{FlightIo, FlightProof, OfferError};
+pub(crate) use story::{BRIEF_DIGITS, Naming, brief_name};
 pub use story::{BlobStory, Book, ClassStory, Lease, SourceShare};
 pub use ticket::{Ending, Ticket};
 pub(crate) use warm::{WarmNews, WarmOrder};
@@ -85,17 +86,21 @@ enum Command {
     Status(oneshot::Sender<Vec<FlightStatus>>),
     KnownSize(Digest, oneshot::Sender<Option<u64>>),
     Explain(Digest, oneshot::Sender<BlobStory>),
-    Book(Digest, oneshot::Sender<Option<Book>>),
+    Book(Digest, Naming, oneshot::Sender<Option<Book>>),
+    Busiest(usize, oneshot::Sender<Vec<Digest>>),
     Idle(oneshot::Sender<()>),
     Warm(Box<WarmOrder>, oneshot::Sender<watch::Receiver<WarmNews>>),
     UpstreamBytes(HashSet<Digest>, Duration, oneshot::Sender<u64>),
 }
 
 /// One flight, for a person who looks.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FlightStatus {
     /// The blob.
     pub digest: Digest,
+    /// The repository that it was first asked for through, with its registry; unset while nobody has said.
+    #[serde(default)]
+    pub repository: Option<String>,
     /// Size in bytes, if known.
     pub size: Option<u64>,
     /// Bytes received.
@@ -146,8 +151,13 @@ impl Handle {
     }
 
     /// What this node knows of a blob as one of its homes.
-    pub async fn book(&self, digest: Digest) -> Option<Book> {
-        self.ask(|tell| Command::Book(digest, tell)).await.flatten()
+    pub(crate) async fn book(&self, digest: Digest, naming: Naming) -> Option<Book> {
+        self.ask(|tell| Command::Book(digest, naming, tell)).await.flatten()
+    }
+
+    /// The blobs that most members are receiving by the books that this node keeps, most first.
+    pub(crate) async fn busiest(&self, max: usize) -> Vec<Digest> {
+        self.ask(|tell| Command::Busiest(max, tell)).await.unwrap_or_default()
     }
 
     /// The flights under way.
@@ -365,10 +375,14 @@ impl Driver {
             Command::Explain(digest, tell) => {
                 let _ = tell.send(self.explain(digest));
             }
-            Command::Book(digest, tell) => {
+            Command::Book(digest, naming, tell) => {
                 let account = self.engine.swarm().and_then(|swarm| swarm.home().account(&digest));
                 let me = self.swarm.as_ref().map(Swarm::me);
-                let _ = tell.send(me.zip(account).map(|(me, account)| Book::of(&me, &account)));
+                let _ = tell.send(me.zip(account).map(|(me, account)| Book::of(&me, &account, naming)));
+            }
+            Command::Busiest(max, tell) => {
+                let busiest = self.engine.swarm().map(|swarm| swarm.home().busiest(max));
+                let _ = tell.send(busiest.unwrap_or_default());
             }
             Command::Warm(order, tell) => {
                 let _ = tell.send(self.warm(*order));
@@ -525,6 +539,7 @@ impl Driver {
     fn status(&self) -> Vec<FlightStatus> {
         let status = |f: &shoal_engine::flight::Flight| FlightStatus {
             digest: f.digest(),
+            repository: f.first_scope().map(ToString::to_string),
             size: f.size(),
             received: f.received(),
             clients: f.ticket_count(),

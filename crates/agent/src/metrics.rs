@@ -1,6 +1,8 @@
 //! Every metric of the agent, in one place: name, help text, labels. Nobody else registers any, and every one that is
 //! registered here is set through a method or a handle below.
 
+mod counters;
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -10,6 +12,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+pub(crate) use counters::Counters;
 
 /// Where the bytes of an answer came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -438,6 +438,11 @@ impl Upstream {
         all
     }
 
+    /// Names of the registries that are configured as mirrors of others.
+    pub fn mirror_names(&self) -> BTreeSet<String> {
+        self.inner.mirrors.locations().map(|location| location.registry.to_string()).collect()
+    }
+
     /// Whether a registry is asked with credentials of ours, as of now.
     pub async fn has_credentials(&self, registry: &Registry) -> bool {
         match self.source(registry) {

@@ -185,6 +185,11 @@ impl Flight {
         self.scopes.first().map(|scope| &scope.registry)
     }
 
+    /// The repository that it was first asked for through.
+    pub fn first_scope(&self) -> Option<&Scope> {
+        self.scopes.first()
+    }
+
     /// What it is busy with.
     pub fn phase(&self) -> Phase {
         self.phase

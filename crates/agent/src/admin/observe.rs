@@ -1,4 +1,4 @@
-//! The port for everybody who watches: metrics, alive, ready.
+//! The port for everybody who watches: metrics, alive, ready, and the status page.
 //!
 //! Nothing here changes anything. `/healthz` names this very process, so that whoever writes a runtime's mirror
 //! configuration can compare it with what the admin socket says and be sure that the port is not somebody else's.
@@ -11,10 +11,11 @@ use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
 use parking_lot::RwLock;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -27,6 +28,9 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 /// How long a scrape waits for the disk's figures; a sick disk must not hide the other ones.
 const REFRESH_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a watcher may take nothing of what it was sent.
+const STALL_MAX: Duration = Duration::from_secs(30);
 
 /// A name that no other process can guess: 128 random bits in hex, new at each start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +83,7 @@ pub struct ObserveState {
     metrics: Arc<Metrics>,
     readiness: Readiness,
     refresh: Arc<dyn Fn() + Send + Sync>,
+    page: Option<Router>,
 }
 
 impl ObserveState {
@@ -88,26 +93,46 @@ impl ObserveState {
         readiness: Readiness,
         refresh: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        ObserveState { metrics, readiness, refresh: Arc::new(refresh) }
+        ObserveState { metrics, readiness, refresh: Arc::new(refresh), page: None }
+    }
+
+    /// Serves the status page as well, see [`page::router`](crate::page::router).
+    #[must_use]
+    pub fn with_page(self, page: Router) -> Self {
+        ObserveState { page: Some(page), ..self }
     }
 }
 
 /// Answers on the port until `drain` is cancelled and the requests under way have ended.
 pub async fn serve_observe(listener: TcpListener, state: ObserveState, drain: CancellationToken) {
+    let listener = listener.tap_io(|stream| give_up_on_the_stalled(stream));
     let served = axum::serve(listener, observe_router(state)).with_graceful_shutdown(drain.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!(%error, "metrics and health have stopped");
     }
 }
 
-/// `/metrics`, `/healthz`, `/readyz`.
-pub fn observe_router(state: ObserveState) -> Router {
+/// Whoever takes nothing for so long is gone: events must not wait for it for ever.
+fn give_up_on_the_stalled(stream: &TcpStream) {
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(STALL_MAX)) {
+        tracing::debug!(%error, "a watcher that stalls will be noticed late");
+    }
+}
+
+/// `/metrics`, `/healthz`, `/readyz`, and the status page if there is one.
+pub fn observe_router(mut state: ObserveState) -> Router {
+    let page = state.page.take();
+    let paths = match page {
+        Some(_) => "there are /metrics, /healthz, /readyz and the status page at /\n",
+        None => "there are /metrics, /healthz and /readyz\n",
+    };
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n") })
         .with_state(state)
+        .merge(page.unwrap_or_default())
+        .fallback(move || async move { (StatusCode::NOT_FOUND, paths) })
 }
 
 async fn metrics(State(state): State<ObserveState>) -> impl IntoResponse {

@@ -5,9 +5,9 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::blobs::parsed;
+use super::blobs::{self, parsed};
 use super::{AdminState, Refusal, on_disk};
-use crate::driver::BlobStory;
+use crate::driver::{BlobStory, Naming};
 use crate::swarm::MemberStatus;
 
 /// The members of the swarm.
@@ -31,9 +31,10 @@ pub(super) async fn story(
     if let Some(blob) = on_disk(&state.store, move |store| store.peek(&digest)).await? {
         story.state = "stored".into();
         story.size = Some(blob.size);
+        story.stored_at = Some(blobs::unix_seconds(blob.stored_at));
     }
     if let Some(swarm) = &state.swarm {
-        story.books = swarm.books(digest, &state.driver).await;
+        story.books = swarm.books(digest, Naming::Full, &state.driver).await;
     }
     Ok(Json(story))
 }

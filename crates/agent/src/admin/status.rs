@@ -7,9 +7,9 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use shoal_store::Usage;
 
-use super::counters::Counters;
 use super::{AdminState, Instance, Refusal, on_disk};
 use crate::driver::FlightStatus;
+use crate::metrics::Counters;
 use crate::upstream::SourceStatus;
 
 /// The agent at a glance. Counters count from its start.

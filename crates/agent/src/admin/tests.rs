@@ -11,6 +11,7 @@ use shoal_store::{Options, Store};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::blobs::Verified;
@@ -23,6 +24,7 @@ use crate::metrics::{Metrics, Served};
 use crate::node::{Node, Parts};
 use crate::upstream::{self, Upstream};
 use crate::warm::Warmer;
+use crate::watch::{AgentLook, Feed};
 
 /// A store with the admin API before it.
 struct Stand {
@@ -54,6 +56,15 @@ fn state(store: &Store, metrics: &Arc<Metrics>) -> AdminState {
     };
     let node = Node::new(parts, Config::default().node_settings());
     let warmer = Warmer::new(node.clone(), None, None);
+    let look = AgentLook::new(
+        (store.clone(), driver.clone()),
+        upstream.clone(),
+        None,
+        warmer.clone(),
+        Arc::clone(metrics),
+        Instant::now(),
+    );
+    let feed = Feed::new(look, &TaskTracker::new(), &CancellationToken::new());
     AdminState {
         store: store.clone(),
         driver,
@@ -61,6 +72,7 @@ fn state(store: &Store, metrics: &Arc<Metrics>) -> AdminState {
         swarm: None,
         node,
         warmer,
+        feed,
         metrics: Arc::clone(metrics),
         started: Instant::now(),
         listeners: vec!["127.0.0.1:5000".parse().unwrap()],

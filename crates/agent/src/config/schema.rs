@@ -323,11 +323,15 @@ pub struct Observe {
     /// Where `/metrics`, `/healthz` and `/readyz` are served over plain http. Default `127.0.0.1:5080`. Nothing secret is
     /// there, but the names of registries are.
     pub address: String,
+    /// Whether the status page is served there as well, at `/`, with the events and stories of blobs that it reads. It shows
+    /// names of images, digests, and the members with their addresses. Default: true where `address` is on loopback, otherwise
+    /// false: whoever may scrape metrics need not know what runs in the cluster.
+    pub page: Option<bool>,
 }
 
 impl Default for Observe {
     fn default() -> Self {
-        Observe { address: "127.0.0.1:5080".into() }
+        Observe { address: "127.0.0.1:5080".into(), page: None }
     }
 }
 

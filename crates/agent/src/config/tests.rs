@@ -558,3 +558,19 @@ fn examples_of_the_manual_are_right() {
         assert!(names.contains(name), "{name} is not among {names:?}");
     }
 }
+
+#[test]
+fn the_page_is_for_loopback_unless_the_operator_says_otherwise() {
+    let table = [
+        ("", true),
+        ("address = '0.0.0.0:5080'", false),
+        ("address = '10.0.0.7:5080'", false),
+        ("address = '[::1]:5080'", true),
+        ("address = '0.0.0.0:5080'\npage = true", true),
+        ("page = false", false),
+    ];
+    for (text, expected) in table {
+        let config = Config::parse(&format!("[observe]\n{text}"), None).unwrap();
+        assert_eq!(config.observe_page(), expected, "{text}");
+    }
+}

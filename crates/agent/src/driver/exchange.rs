@@ -92,6 +92,7 @@ impl Driver {
             digest,
             state: if flight.is_some() { "receiving" } else { "absent" }.to_owned(),
             size: flight.and_then(|flight| flight.size()).or_else(|| self.engine.size_hint(&digest)),
+            stored_at: None,
             received: flight.map(|flight| flight.received()),
             sources: shares.told(),
             homes: homes.unwrap_or_default(),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use shoal_engine::Digest;
@@ -16,8 +16,12 @@ const STORIES_MAX: usize = 256;
 /// Sources of one blob that are told apart; beyond, there is nobody who reads it.
 const SOURCES_MAX: usize = 256;
 
-/// Members of a book that are named; beyond, a number says enough.
+/// Members of a book that are named to a person; beyond, a number says enough.
 const MEMBERS_NAMED_MAX: usize = 64;
+/// Members of a book that are named for a map of all: as many as a cluster can have that is looked at as a map.
+const MEMBERS_MAPPED_MAX: usize = 4096;
+/// Digits of a name that tell members apart, as `shoal peers` shows them.
+pub const BRIEF_DIGITS: usize = 12;
 
 /// One source of a blob's bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +43,9 @@ pub struct SourceShare {
     pub bytes: u64,
     /// Seconds from its first to its last bytes.
     pub seconds: f64,
+    /// When its last bytes came, Unix milliseconds.
+    #[serde(default)]
+    pub last_at_ms: u64,
 }
 
 /// What is known of a blob on this node.
@@ -50,6 +57,9 @@ pub struct BlobStory {
     pub state: String,
     /// Size in bytes, if it is known.
     pub size: Option<u64>,
+    /// When it was stored, Unix seconds; unset while it is not.
+    #[serde(default)]
+    pub stored_at: Option<u64>,
     /// Bytes received so far, while it is received.
     pub received: Option<u64>,
     /// Where the bytes came from, most first; empty for one that was here before the agent started.
@@ -79,7 +89,10 @@ pub struct Book {
     pub receivers: Vec<String>,
     /// See `receivers`.
     pub receiver_count: usize,
-    /// Those of them that receive slowly.
+    /// Those of them that receive slowly, in the same way.
+    #[serde(default)]
+    pub slow: Vec<String>,
+    /// See `slow`.
     pub slow_count: usize,
     /// Who fetches what from upstream.
     pub leases: Vec<Lease>,
@@ -98,22 +111,55 @@ pub struct Lease {
     pub end: u64,
 }
 
+/// How a book names members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// A few of them, in full.
+    Full,
+    /// All that fit on a map, by the beginnings of their names.
+    Brief,
+}
+
+impl Naming {
+    fn name(self, peer: &PeerId) -> String {
+        match self {
+            Naming::Full => name(peer),
+            Naming::Brief => brief_name(peer),
+        }
+    }
+
+    fn names(self, peers: &[PeerId]) -> Vec<String> {
+        let max = match self {
+            Naming::Full => MEMBERS_NAMED_MAX,
+            Naming::Brief => MEMBERS_MAPPED_MAX,
+        };
+        peers.iter().take(max).map(|peer| self.name(peer)).collect()
+    }
+}
+
+/// The beginning of a member's name, enough to tell it from others.
+pub(crate) fn brief_name(peer: &PeerId) -> String {
+    let mut name = name(peer);
+    name.truncate(BRIEF_DIGITS);
+    name
+}
+
 impl Book {
-    pub(crate) fn of(home: &PeerId, account: &Account) -> Self {
-        let named = |peers: &[PeerId]| peers.iter().take(MEMBERS_NAMED_MAX).map(name).collect();
+    pub(crate) fn of(home: &PeerId, account: &Account, naming: Naming) -> Self {
         let lease = |(holder, bytes): &(PeerId, std::ops::Range<u64>)| Lease {
-            holder: name(holder),
+            holder: naming.name(holder),
             start: bytes.start,
             end: bytes.end,
         };
         Book {
-            home: name(home),
+            home: naming.name(home),
             size: account.size,
-            holders: named(&account.holders),
+            holders: naming.names(&account.holders),
             holder_count: account.holders.len(),
-            receivers: named(&account.receivers),
+            receivers: naming.names(&account.receivers),
             receiver_count: account.receivers.len(),
-            slow_count: account.slow,
+            slow: naming.names(&account.slow),
+            slow_count: account.slow.len(),
             leases: account.leases.iter().map(lease).collect(),
             leases_granted: account.leases_granted,
         }
@@ -165,6 +211,8 @@ impl Shares {
 
     /// For a person, most first.
     pub fn told(&self) -> Vec<SourceShare> {
+        let (now, unix) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        let at_ms = |at: Instant| unix.saturating_sub(now.saturating_duration_since(at)).as_millis() as u64;
         let mut told: Vec<SourceShare> = self
             .0
             .iter()
@@ -176,6 +224,7 @@ impl Shares {
                 is_member: matches!(source, Source::Member(_)),
                 bytes: share.bytes,
                 seconds: (share.last - share.first).as_secs_f64(),
+                last_at_ms: at_ms(share.last),
             })
             .collect();
         told.sort_by_key(|share| std::cmp::Reverse(share.bytes));

@@ -28,7 +28,7 @@ use shoal_engine::{Digest, Reference, Scope};
 use super::Swarm;
 use super::dial::Connection;
 use super::serve::Peer;
-use crate::driver::{Book, Handle};
+use crate::driver::{Book, Handle, Naming};
 use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::node::{Held, Node};
 use crate::stock::{self, StockReport, StockRequest};
@@ -51,8 +51,8 @@ const STOCK_BYTES_MAX: usize = stock::NAMES_MAX * 1024;
 const STOCK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Where a home's book of a blob is asked for.
 const BOOK_PATH: &str = "/shoal/1/book";
-/// Longest answer to that.
-const BOOK_BYTES_MAX: usize = 64 << 10;
+/// Longest answer to that: the names of a few members in full, or of thousands by twelve digits.
+const BOOK_BYTES_MAX: usize = 256 << 10;
 /// How long a person waits for homes that do not answer.
 const BOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// The header with what is known of a manifest, beside its bytes.
@@ -83,6 +83,9 @@ impl Where {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct BookQuestion {
     digest: String,
+    /// Whether all members are to be named, briefly, and not only some in full.
+    #[serde(default)]
+    brief: bool,
 }
 
 /// Which manifest a member wants to know.
@@ -236,13 +239,13 @@ impl Swarm {
     }
 
     /// What the homes of a blob know of it, as far as they answer.
-    pub async fn books(&self, digest: Digest, driver: &Handle) -> Vec<Book> {
+    pub(crate) async fn books(&self, digest: Digest, naming: Naming, driver: &Handle) -> Vec<Book> {
         let homes: Vec<_> = homes(&digest, &self.roster()).iter().collect();
         let asked = homes.into_iter().map(|home| async move {
             if home == self.me() {
-                return driver.book(digest).await;
+                return driver.book(digest, naming).await;
             }
-            let question = BookQuestion { digest: digest.to_string() };
+            let question = BookQuestion { digest: digest.to_string(), brief: naming == Naming::Brief };
             let asked = self.ask_json(home, BOOK_PATH, &question, BOOK_BYTES_MAX);
             tokio::time::timeout(BOOK_TIMEOUT, asked).await.ok()?.ok()
         });
@@ -341,7 +344,8 @@ pub fn router(node: Node, driver: Handle) -> Router {
 
 async fn book(State(driver): State<Handle>, Json(question): Json<BookQuestion>) -> Response {
     let Ok(digest) = question.digest.parse() else { return StatusCode::BAD_REQUEST.into_response() };
-    match driver.book(digest).await {
+    let naming = if question.brief { Naming::Brief } else { Naming::Full };
+    match driver.book(digest, naming).await {
         Some(book) => Json(book).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }

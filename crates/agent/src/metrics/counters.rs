@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 /// The samples of a scrape.
-pub(super) struct Counters<'t>(&'t str);
+pub(crate) struct Counters<'t>(&'t str);
 
 impl<'t> Counters<'t> {
     pub fn new(exposition: &'t str) -> Self {

@@ -1,0 +1,106 @@
+// Rollouts, blobs on their way, flights of this node, members with trouble: each a list that is written anew when it changes.
+
+import { bar, bytes, count, duration, element, number, percent, shortDigest, zoneName } from "./format.js";
+
+const TROUBLED_MAX = 24;
+
+export function drawRollouts(list, rollouts) {
+  fill(list, rollouts.map(rollout), "Nothing is being warmed from this node. Pulls show below as blobs on their way.");
+}
+
+export function drawBlobs(list, blobs, members, tell) {
+  fill(list, blobs.map((blob) => onTheWay(blob, members, tell)), "No blob is on its way, as far as this node knows.");
+}
+
+export function drawFlights(list, flights, more, tell) {
+  const items = flights.map((flight) => received(flight, tell));
+  if (more > 0) items.push(element("li", { className: "quiet", textContent: `and ${count(more, "more blob")}` }));
+  fill(list, items, "Nothing.");
+}
+
+export function drawTroubled(list, members) {
+  const item = (member) => {
+    const what = member.flags & 2 ? ["bad", "✕ will not be ready"] : ["warn", "▲ receives slowly"];
+    const who = `${member.name} `;
+    const where = ` ${member.address}, ${zoneName(member.zone)}`;
+    return element("li", {},
+      element("span", { className: "mono", textContent: who }),
+      element("span", { className: what[0], textContent: what[1] }),
+      element("span", { className: "quiet", textContent: where }));
+  };
+  const items = members.slice(0, TROUBLED_MAX).map(item);
+  const more = members.length - items.length;
+  if (more > 0) items.push(element("li", { className: "quiet", textContent: `and ${more} more` }));
+  fill(list, items, "None, as far as this node knows.");
+}
+
+function rollout(rollout) {
+  const { phase, ready, failed, nodes } = rollout;
+  const more = rollout.image_count - rollout.images.length;
+  const title = rollout.images.join(", ") + (more > 0 ? ` and ${more} more` : "");
+  const states = { warming: "under way", done: "over", cancelled: "cancelled" };
+  const figures = [`${number(ready)} of ${count(nodes, "node")} ready`];
+  if (failed > 0) figures.push(`${failed} failed`);
+  const notes = [
+    `${states[phase]} ${phase === "warming" ? "for" : "after"} ${duration(rollout.elapsed_ms / 1000)}`,
+    `${bytes(rollout.bytes)} of ${bytes(rollout.bytes_of)} on the nodes`,
+  ];
+  if (rollout.upstream_bytes !== null) notes.push(`${bytes(rollout.upstream_bytes)} from upstream`);
+  notes.push(`request ${rollout.id}`);
+  // The part of the bytes that is on its way belongs to nodes that are not ready yet.
+  const reached = rollout.bytes_of > 0 ? (rollout.bytes / rollout.bytes_of) * nodes : 0;
+  const partial = Math.max(0, Math.min(reached, nodes - failed) - ready);
+  const item = element("li", {},
+    element("div", { className: "head" },
+      element("strong", { textContent: title }), element("span", { textContent: figures.join(", ") })),
+    bar(nodes, [["done", ready], ["under-way", phase === "warming" ? partial : 0], ["lost", failed]], figures.join(", ")),
+    element("div", { className: "quiet", textContent: notes.join(" · ") }));
+  if (rollout.zones.length > 1) {
+    const zones = rollout.zones.map((zone) => element("span", {
+      textContent: `${zoneName(zone.zone)} ${zone.ready}/${zone.nodes}${zone.failed ? `, ${zone.failed} failed` : ""}`,
+    }));
+    item.append(element("div", { className: "zones quiet" }, ...zones));
+  }
+  return item;
+}
+
+function onTheWay(blob, members, tell) {
+  const all = Math.max(members, blob.holders + blob.receivers);
+  const figures = `${number(blob.holders)} of ${number(all)} have it` +
+    (blob.receivers ? `, ${number(blob.receivers)} receiving` : "");
+  const notes = [bytes(blob.size)];
+  if (blob.fetchers) notes.push(`${count(blob.fetchers, "member")} ${blob.fetchers === 1 ? "fetches" : "fetch"} it from upstream`);
+  if (blob.slow) notes.push(`${blob.slow} slow`);
+  if (blob.repository) notes.push(blob.repository);
+  return element("li", {},
+    element("div", { className: "head" }, digestLink(blob.digest, tell), element("span", { textContent: figures })),
+    bar(all, [["done", blob.holders], ["under-way", blob.receivers]], figures),
+    element("div", { className: "quiet", textContent: notes.join(" · ") }));
+}
+
+function received(flight, tell) {
+  const of = flight.size ?? 0;
+  const figures = of ? `${percent(flight.received, of)} of ${bytes(of)}` : bytes(flight.received);
+  const notes = [flight.phase];
+  if (flight.clients) notes.push(`${count(flight.clients, "client")} ${flight.clients === 1 ? "waits" : "wait"}`);
+  if (flight.transfers) notes.push(count(flight.transfers, "transfer from upstream", "transfers from upstream"));
+  if (flight.repository) notes.push(flight.repository);
+  return element("li", {},
+    element("div", { className: "head" }, digestLink(flight.digest, tell), element("span", { textContent: figures })),
+    bar(of, [["done", flight.received]], figures),
+    element("div", { className: "quiet", textContent: notes.join(" · ") }));
+}
+
+function digestLink(digest, tell) {
+  const link = element("button", { className: "link mono", type: "button", textContent: shortDigest(digest), title: digest });
+  link.dataset.digest = digest;
+  link.addEventListener("click", () => tell(digest));
+  return link;
+}
+
+/** Puts items into a list, and leaves the keyboard where it was. */
+function fill(list, items, nothing) {
+  const focused = list.contains(document.activeElement) ? document.activeElement.dataset.digest : undefined;
+  list.replaceChildren(...(items.length ? items : [element("li", { className: "none", textContent: nothing })]));
+  if (focused) [...list.querySelectorAll("button")].find((button) => button.dataset.digest === focused)?.focus();
+}
