@@ -107,19 +107,24 @@ fn open(address: SocketAddr, own_family: bool) -> io::Result<TcpListener> {
 
 #[cfg(test)]
 mod tests {
-    use super::{bind, bind_own_family};
+    use std::net::SocketAddr;
 
-    /// Of a few ports, because somebody else may use one of them in the other family.
+    use tokio::net::TcpListener;
+
+    use super::{BindError, bind, bind_own_family};
+
+    /// Whether IPv4 finds the port free that IPv6 has. Of a few ports, because somebody else may use one of them.
+    fn leave_room(bind_six: fn(SocketAddr) -> Result<TcpListener, BindError>) -> bool {
+        (0..8).any(|_| {
+            let six = bind_six("[::]:0".parse().unwrap()).expect("a port is free");
+            let port = six.local_addr().unwrap().port();
+            bind_own_family(format!("0.0.0.0:{port}").parse().unwrap()).is_ok()
+        })
+    }
+
     #[tokio::test]
     async fn both_families_can_have_one_port() {
-        let both = |first: fn(_) -> _| {
-            (0..8).any(|_| {
-                let six: tokio::net::TcpListener = first("[::]:0".parse().unwrap()).expect("a port is free");
-                let port = six.local_addr().unwrap().port();
-                bind_own_family(format!("0.0.0.0:{port}").parse().unwrap()).is_ok()
-            })
-        };
-        assert!(both(bind_own_family));
-        assert!(!both(bind), "[::] takes clients of IPv4 as well");
+        assert!(leave_room(bind_own_family));
+        assert!(!leave_room(bind), "[::] takes clients of IPv4 as well");
     }
 }
