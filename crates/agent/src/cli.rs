@@ -15,6 +15,7 @@ mod peers;
 mod prepare;
 mod prewarm;
 mod process;
+mod pull;
 mod runtime;
 mod status;
 mod stock;
@@ -97,6 +98,8 @@ enum Command {
     /// that are missing are made; what lies in those of somebody else changes hands with them.
     #[command(after_help = "Example:\n  shoal prepare /var/lib/shoal /run/shoal --owner 65532:65532")]
     Prepare(prepare::PrepareArgs),
+    /// Pull an image through the agent, and tell where the time went.
+    Pull(pull::PullArgs),
     /// Remove images, from this node or from all.
     Evict(stock::EvictArgs),
     /// Keep images from being evicted, on this node or on all.
@@ -230,6 +233,7 @@ impl Cli {
             Command::Runtime(command) => process::light_runtime()?.block_on(runtime::run(&command, &mut out)),
             Command::Peers(args) => process::light_runtime()?.block_on(peers::run(&args, &mut out)),
             Command::Prewarm(args) => process::light_runtime()?.block_on(prewarm::run(&args, &mut out)),
+            Command::Pull(args) => process::runtime()?.block_on(pull::run(&args, &mut out)),
             Command::Evict(args) => process::light_runtime()?.block_on(stock::evict(&args, &mut out)),
             Command::Pin(args) => process::light_runtime()?.block_on(stock::pin(&args, &mut out)),
             Command::Unpin(args) => process::light_runtime()?.block_on(stock::unpin(&args, &mut out)),

@@ -15,6 +15,7 @@ use crate::config::ConfigErrors;
 use crate::image::ImageError;
 use crate::import::ImportError;
 use crate::logging;
+use crate::pull::PullError;
 use crate::runtime::{ProofError, RuntimeError};
 use crate::stock::StockError;
 
@@ -36,6 +37,15 @@ pub enum Failure {
     /// Other nodes are meant, and no agent runs that knows them.
     #[error("no agent runs on this node that could ask the others")]
     NoMembers,
+    /// What is no platform.
+    #[error("{0:?} is no platform")]
+    NoPlatform(String),
+    /// Nothing says where the agent listens.
+    #[error("the configuration names no address for runtimes")]
+    NoListener,
+    /// A pull failed.
+    #[error(transparent)]
+    Pull(#[from] PullError),
     /// There is nothing to warm.
     #[error("no image is named")]
     NothingToWarm,
@@ -197,6 +207,12 @@ impl Failure {
             }
             Failure::NoRuntime(_) => "name it with --runtime, or the node's file tree with --root".into(),
             Failure::FilesLeft { .. } => "add the agent to them by hand, or put them right and give the command again".into(),
+            Failure::NoPlatform(_) => "write it as os/architecture: linux/arm64".into(),
+            Failure::NoListener => "name it with --mirror".into(),
+            Failure::Pull(PullError::NoAgent { .. }) => {
+                "start it with `shoal agent`, or name its address with --mirror".into()
+            }
+            Failure::Pull(_) => "shoal status and the agent's log tell more; shoal mirrors explain tells who is asked".into(),
             Failure::NoMembers => "start it with `shoal agent`, or leave out --cluster".into(),
             Failure::Exists(_) => "name another file, or overwrite it with --force".into(),
             Failure::Output(_) => "look at where standard output goes".into(),
@@ -223,6 +239,7 @@ impl Failure {
             Failure::Filter(_)
             | Failure::Image(_)
             | Failure::Stock(_)
+            | Failure::NoPlatform(_)
             | Failure::NothingToWarm
             | Failure::Proof(ProofError::Url(_))
             | Failure::Manifest { .. }
@@ -233,6 +250,7 @@ impl Failure {
             | Failure::Start(StartError::Upstream(_) | StartError::Tier(_)) => 3,
             Failure::Agent(ClientError::NoAgent { .. })
             | Failure::Proof(ProofError::Agent(ClientError::NoAgent { .. }))
+            | Failure::Pull(PullError::NoAgent { .. })
             | Failure::NoMembers
             | Failure::NoStore { .. }
             | Failure::WarmLost { .. } => 4,
