@@ -6,12 +6,14 @@
 mod bench;
 mod build;
 mod containerd;
+mod deploy;
 mod fuzz;
 mod packages;
 mod place;
 mod process;
 mod rocksdb;
 mod s3;
+mod sbom;
 mod sim;
 mod test;
 mod tidy;
@@ -36,6 +38,7 @@ cargo xtask <command>
   tidy                 only the checks of the sources that no compiler makes
   lint                 clippy with warnings as errors, and the tidiness checks
   fuzz NAME [ARGS]     a fuzz target, until it finds something (ARGS go to libFuzzer, e.g. -max_total_time=60)
+  sbom [TARGET]        what the program is made of, as CycloneDX, on standard output
   setup                only installs what the other commands need
   help                 this text
 
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         "lint" => test::lint(),
         "tidy" => tidy::check(),
         "fuzz" => fuzz::run(rest),
+        "sbom" => sbom::run(rest),
         "setup" => setup(),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
@@ -82,5 +86,6 @@ fn setup() -> Result {
     packages::ensure(&packages::ALL)?;
     containerd::ensure();
     s3::ensure();
+    deploy::ensure();
     Ok(())
 }

@@ -26,6 +26,10 @@ pub const TEST: &[&str] = &[
     "mount",
     "util-linux",
     "nginx",
+    "prometheus",
+    "python3-venv",
+    "systemd",
+    "dpkg",
     "chromium",
     "fonts-dejavu-core",
 ];

@@ -157,7 +157,8 @@ impl App {
             let limits = config.connection_limits();
             serving.spawn(listen::serve(listener, app, limits, Arc::clone(&metrics), stopping.clone()));
         }
-        let gauges = Gauges { store: store.clone(), metrics: Arc::clone(&metrics) };
+        let disk_free_min = config.store_options().disk_free_min;
+        let gauges = Gauges { store: store.clone(), metrics: Arc::clone(&metrics), disk_free_min };
         let background = CancellationToken::new();
         let readiness = Readiness::new();
         let observe_address = observe.local_addr().ok();
@@ -281,6 +282,8 @@ impl Running {
 struct Gauges {
     store: Store,
     metrics: Arc<Metrics>,
+    /// Bytes that the store leaves free on the file system.
+    disk_free_min: u64,
 }
 
 impl Gauges {
@@ -290,6 +293,9 @@ impl Gauges {
         let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.store_bytes.set(gauge(usage.file_bytes + usage.inline_bytes));
         self.metrics.store_blobs.set(gauge(usage.blobs));
+        // Without a capacity of its own, the store may take what is free now and what it has already.
+        let room = || usage.bytes().saturating_add(usage.disk_free).saturating_sub(self.disk_free_min);
+        self.metrics.store_capacity_bytes.set(gauge(usage.capacity.unwrap_or_else(room)));
         self.metrics.store_partial_bytes.set(gauge(usage.partial_bytes));
         let (gone, gone_bytes) = (usage.evicted + usage.expired, usage.evicted_bytes + usage.expired_bytes);
         self.metrics.evictions.inc_by(gone.saturating_sub(self.metrics.evictions.get()));

@@ -13,6 +13,7 @@ mod import;
 mod mirrors;
 mod output;
 mod peers;
+mod prepare;
 mod prewarm;
 mod process;
 mod pull;
@@ -29,7 +30,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
-use crate::config::{Config, DEFAULT_PATH};
+use crate::config::{Config, DEFAULT_PATH, NodeFacts};
 
 pub use failure::{Failure, explain};
 
@@ -102,6 +103,12 @@ enum Command {
     Runtime(runtime::RuntimeCommand),
     /// Bring images to nodes before anybody asks for them, and wait until they are there.
     Prewarm(Box<prewarm::PrewarmArgs>),
+    /// Give directories to the user that the agent will run as.
+    ///
+    /// For an agent that runs without rights of its own: run as root before it, for example in an init container. Directories
+    /// that are missing are made; what lies in those of somebody else changes hands with them.
+    #[command(after_help = "Example:\n  shoal prepare /var/lib/shoal /run/shoal --owner 65532:65532")]
+    Prepare(prepare::PrepareArgs),
     /// Pull an image through the agent, and tell where the time went.
     Pull(pull::PullArgs),
     /// Remove images, from this node or from all.
@@ -120,6 +127,13 @@ enum Command {
     Completion {
         /// Which shell.
         shell: Shell,
+    },
+    /// Write the manual pages, one for each command.
+    #[command(hide = true)]
+    Man {
+        /// Directory that they are written to.
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        directory: PathBuf,
     },
     /// Print the version.
     Version {
@@ -145,10 +159,47 @@ impl ConfigArgs {
     }
 
     fn load(&self) -> Result<Config, Failure> {
+        self.load_with(&NodeFacts::default())
+    }
+
+    fn load_with(&self, facts: &NodeFacts) -> Result<Config, Failure> {
         Ok(match self.path() {
-            Some(path) => Config::load(path)?,
-            None => Config::default(),
+            Some(path) => Config::load(path, facts)?,
+            None => Config::without_file(facts)?,
         })
+    }
+}
+
+/// What this node says of itself, beside a configuration that all nodes share. Empty values say nothing.
+#[derive(Debug, Args)]
+struct NodeArgs {
+    /// Failure and cost domain of this node. Goes before swarm.zone.
+    #[arg(long, env = "SHOAL_ZONE", value_name = "ZONE")]
+    zone: Option<String>,
+    /// Labels of this node: KEY=VALUE[,KEY=VALUE...]. Go before the same keys in swarm.labels.
+    #[arg(long, env = "SHOAL_LABELS", value_name = "LABELS", value_delimiter = ',', value_parser = label)]
+    labels: Vec<Option<(String, String)>>,
+    /// IP addresses that other agents are told: A[,B...], best first. Go before swarm.advertise.
+    #[arg(long, env = "SHOAL_ADVERTISE", value_name = "ADDRESSES", value_delimiter = ',')]
+    advertise: Vec<String>,
+}
+
+impl NodeArgs {
+    fn facts(&self) -> NodeFacts {
+        NodeFacts {
+            zone: self.zone.clone(),
+            labels: self.labels.iter().flatten().cloned().collect(),
+            advertise: self.advertise.clone(),
+        }
+    }
+}
+
+/// `KEY=VALUE`; nothing at all is no label, because a variable may be set and empty.
+fn label(text: &str) -> Result<Option<(String, String)>, String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok(Some((key.to_owned(), value.to_owned()))),
+        None if text.is_empty() => Ok(None),
+        _ => Err("a label is written KEY=VALUE".into()),
     }
 }
 
@@ -214,6 +265,8 @@ impl Cli {
                 clap_complete::generate(shell, &mut Cli::command(), "shoal", &mut script);
                 out.bytes(&script).map(|()| ExitCode::SUCCESS)
             }
+            Command::Prepare(args) => prepare::run(&args, &mut out),
+            Command::Man { directory } => manual(&directory).map(|()| ExitCode::SUCCESS),
             Command::Version { json } => version(json, &mut out).map(|()| ExitCode::SUCCESS),
         };
         match outcome {
@@ -224,6 +277,11 @@ impl Cli {
             outcome => outcome,
         }
     }
+}
+
+fn manual(directory: &Path) -> Result<(), Failure> {
+    clap_mangen::generate_to(Cli::command(), directory)
+        .map_err(|source| Failure::Write { path: directory.to_owned(), source })
 }
 
 fn version(json: bool, out: &mut Output) -> Result<(), Failure> {

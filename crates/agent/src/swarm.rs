@@ -140,7 +140,8 @@ impl Bound {
     pub async fn bind(settings: SwarmSettings) -> Result<Self, SwarmError> {
         let identity = Identity::open(&settings.identity)?;
         let at = |port| settings.listen.iter().map(move |ip| SocketAddr::new(*ip, port));
-        let data = at(settings.data_port).map(listen::bind).collect::<Result<Vec<_>, _>>()?;
+        // Each address by itself, as the control port does: `0.0.0.0` and `::` may both be meant.
+        let data = at(settings.data_port).map(listen::bind_own_family).collect::<Result<Vec<_>, _>>()?;
         let (net, events) = Net::start(NetConfig {
             identity: identity.clone(),
             admission: Arc::clone(&settings.admission),

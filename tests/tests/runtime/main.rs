@@ -3,6 +3,8 @@
 //!
 //! A test's file tree stands for the node's: `--root` names it, and the runtime reads the same files by their real paths.
 
+mod hold;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;

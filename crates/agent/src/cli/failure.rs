@@ -85,6 +85,16 @@ pub enum Failure {
         /// What the system said.
         source: io::Error,
     },
+    /// A directory cannot be handed to a user.
+    #[error("cannot give {path} to {owner}", path = path.display())]
+    Prepare {
+        /// The directory, or what lies in it.
+        path: PathBuf,
+        /// The user and group, in numbers.
+        owner: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The agent did not start.
     #[error("the agent cannot start: {0}")]
     Start(#[source] StartError),
@@ -188,6 +198,9 @@ impl Failure {
                 "give the same command to the agent of another node, or to this one when it is back: what has come stays, \
                  and it goes on from there"
                     .into()
+            }
+            Failure::Prepare { .. } => {
+                "run it as root (in a container: user 0 with CHOWN, FOWNER and DAC_OVERRIDE), on a directory and no link".into()
             }
             Failure::Proof(ProofError::NoAnswer { .. } | ProofError::Stranger { .. }) => {
                 "name the agent's address with --mirror; nothing was written".into()

@@ -1,5 +1,6 @@
 //! `shoal runtime`: points the container runtimes of this node at the agent, and away from it.
 
+mod hold;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -111,6 +112,9 @@ pub(super) struct InstallArgs {
     /// Show what would be written, and write nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Stay: write it as soon as the agent answers, and take it away on SIGTERM. For a container beside the agent's.
+    #[arg(long, conflicts_with = "dry_run")]
+    hold: bool,
 }
 
 #[derive(Debug, Args)]
@@ -165,6 +169,7 @@ struct Standing {
 
 pub(super) async fn run(command: &RuntimeCommand, out: &mut Output) -> Result<ExitCode, Failure> {
     match command {
+        RuntimeCommand::Install(args) if args.hold => hold::hold(args, out).await,
         RuntimeCommand::Install(args) => install(args, out).await,
         RuntimeCommand::Uninstall(args) => {
             let done = args.node.site().uninstall(&args.node.runtime, args.dry_run)?;
