@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
-use crate::config::{Config, DEFAULT_PATH, NodeFacts};
+use crate::config::{Config, ConfigErrors, DEFAULT_PATH, NodeFacts};
 
 pub use failure::{Failure, explain};
 
@@ -159,14 +159,14 @@ impl ConfigArgs {
     }
 
     fn load(&self) -> Result<Config, Failure> {
-        self.load_with(&NodeFacts::default())
+        Ok(self.read(&NodeFacts::default())?)
     }
 
-    fn load_with(&self, facts: &NodeFacts) -> Result<Config, Failure> {
-        Ok(match self.path() {
-            Some(path) => Config::load(path, facts)?,
-            None => Config::without_file(facts)?,
-        })
+    fn read(&self, facts: &NodeFacts) -> Result<Config, ConfigErrors> {
+        match self.path() {
+            Some(path) => Config::load(path, facts),
+            None => Config::without_file(facts),
+        }
     }
 }
 

@@ -6,8 +6,8 @@
 //! private keys, which have no text form.
 
 mod document;
-mod files;
 mod facts;
+mod files;
 mod problem;
 mod quantity;
 mod resolve;
@@ -31,8 +31,8 @@ use crate::upstream::{MirrorSettings, RegistrySettings};
 use crate::{driver, logging, node, upstream};
 
 pub(crate) use document::line_and_column;
-pub use files::{Holds, NamedFile};
 pub use facts::NodeFacts;
+pub use files::{Holds, NamedFile};
 pub use problem::{ConfigErrors, Problem};
 pub use schema::LogFormat;
 

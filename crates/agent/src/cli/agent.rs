@@ -40,7 +40,7 @@ const END_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 
 pub(super) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
     let refused = process::prepare_agent();
-    let config = args.config.load_with(&args.node.facts())?;
+    let config = args.config.read(&args.node.facts())?;
     let log = log_settings(args, &config)?;
     // Kept to the end: dropping it writes out the last lines.
     let _flush = logging::init(&log)?;

@@ -57,10 +57,10 @@ pub(super) fn run(command: &ConfigCommand, out: &mut Output) -> Result<ExitCode,
     match command {
         ConfigCommand::Check { config, node, json } => check(config, node, *json, out),
         ConfigCommand::Show { config, node, json: true } => {
-            out.json(&config.load_with(&node.facts())?.to_json()).map(|()| ExitCode::SUCCESS)
+            out.json(&config.read(&node.facts())?.to_json()).map(|()| ExitCode::SUCCESS)
         }
         ConfigCommand::Show { config, node, json: false } => {
-            out.bytes(config.load_with(&node.facts())?.to_toml().as_bytes()).map(|()| ExitCode::SUCCESS)
+            out.bytes(config.read(&node.facts())?.to_toml().as_bytes()).map(|()| ExitCode::SUCCESS)
         }
         ConfigCommand::Sample => out.bytes(SAMPLE.as_bytes()).map(|()| ExitCode::SUCCESS),
         ConfigCommand::Import(args) => import::run(args, out),
@@ -69,7 +69,7 @@ pub(super) fn run(command: &ConfigCommand, out: &mut Output) -> Result<ExitCode,
 
 fn check(args: &ConfigArgs, node: &NodeArgs, json: bool, out: &mut Output) -> Result<ExitCode, Failure> {
     let name = args.path().map_or_else(|| "the defaults".to_owned(), |path| path.display().to_string());
-    match (args.load_with(&node.facts()), json) {
+    match (args.read(&node.facts()), json) {
         (Ok(config), json) => {
             // What only the TLS library can tell: whether a key belongs to its certificate.
             Upstream::new(config.upstream_settings(), Metrics::new())
@@ -85,10 +85,10 @@ fn check(args: &ConfigArgs, node: &NodeArgs, json: bool, out: &mut Output) -> Re
             }
             Ok(ExitCode::SUCCESS)
         }
-        (Err(Failure::Config(ConfigErrors::Wrong { problems, .. })), true) => {
+        (Err(ConfigErrors::Wrong { problems, .. }), true) => {
             out.json(&json!({ "ok": false, "file": args.path(), "problems": problems }))?;
             Ok(ExitCode::from(3))
         }
-        (Err(failure), _) => Err(failure),
+        (Err(errors), _) => Err(errors.into()),
     }
 }

@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output::Output;
 use super::{AgentSocket, Failure};
-use crate::config::Config;
+use crate::config::NodeFacts;
 use crate::doctor::{Level, PROXY_VARIABLES, Patient, examine};
 
 const HELP: &str = "\
@@ -46,10 +46,9 @@ pub(super) struct DoctorArgs {
 }
 
 pub(super) async fn run(args: &DoctorArgs, out: &mut Output) -> Result<ExitCode, Failure> {
-    let path = args.agent.config.path();
     let patient = Patient {
-        config: path.map_or_else(|| Ok(Config::default()), Config::load),
-        config_path: path.map(ToOwned::to_owned),
+        config: args.agent.config.read(&NodeFacts::default()),
+        config_path: args.agent.config.path().map(ToOwned::to_owned),
         socket: args.agent.socket.clone(),
         root: args.root.clone(),
         proxies: proxies(),
