@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::http::{self, Client};
 use crate::image::{Blob, Image};
+use crate::netns::{self, Network};
 use crate::place;
 use crate::process::Process;
 use crate::token_server::{ISSUER, SERVICE, TokenServer};
@@ -65,6 +66,23 @@ impl DockerRegistry {
         Ok(DockerRegistry { process: Self::spawn(command, folder, address, "")?, address, _folder: None })
     }
 
+    /// Starts an empty one in a node's network namespace, and waits until it listens.
+    ///
+    /// # Errors
+    /// Its files cannot be written, or the program cannot be run.
+    pub fn start_in(network: &Network, node: usize, folder: &Path) -> anyhow::Result<Self> {
+        let at = SocketAddr::from((netns::address(node), 5000));
+        let program = place::program("docker-registry", "docker-registry");
+        let registry = DockerRegistry::start_by(network.command(node, &program), folder, at)?;
+        network.block_on(node, move || async move {
+            wait::until("the registry to listen", wait::START_MAX, || async {
+                tokio::net::TcpStream::connect(at).await.is_ok()
+            })
+            .await;
+        })?;
+        Ok(registry)
+    }
+
     fn spawn(
         mut command: Command,
         folder: &Path,
@@ -111,12 +129,16 @@ impl DockerRegistry {
 
     /// GETs of one blob, from the access log.
     pub fn blob_gets(&self, digest: &str) -> usize {
-        let wanted = format!("/blobs/{digest}");
-        self.process
-            .log()
-            .lines()
-            .filter(|line| line.contains("\"GET /v2/") && line.contains(&wanted))
-            .count()
+        self.blob_gets_by("", digest)
+    }
+
+    /// The same by those clients alone whose user agent begins so.
+    pub fn blob_gets_by(&self, client: &str, digest: &str) -> usize {
+        let (wanted, client) = (format!("/blobs/{digest}"), format!(" \"{client}"));
+        let log = self.process.log();
+        let is_meant =
+            |line: &&str| line.contains("\"GET /v2/") && line.contains(&wanted) && line.contains(&client);
+        log.lines().filter(is_meant).count()
     }
 
     /// Requests of manifests, from the access log.

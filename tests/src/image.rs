@@ -66,14 +66,17 @@ impl Blob {
 
     /// A layer of one file with `len` bytes of noise.
     pub fn layer(seed: u64, len: usize) -> Self {
-        let mut archive = tar::Builder::new(Vec::with_capacity(len + 4096));
+        Blob::layer_of(&format!("data/{seed}"), 0o644, &noise(seed, len))
+    }
+
+    /// A layer of one file.
+    pub fn layer_of(path: &str, mode: u32, bytes: &[u8]) -> Self {
+        let mut archive = tar::Builder::new(Vec::with_capacity(bytes.len() + 4096));
         let mut header = tar::Header::new_gnu();
-        header.set_size(len as u64);
-        header.set_mode(0o644);
+        header.set_size(bytes.len() as u64);
+        header.set_mode(mode);
         header.set_mtime(0);
-        archive
-            .append_data(&mut header, format!("data/{seed}"), noise(seed, len).as_ref())
-            .expect("writing to memory cannot fail");
+        archive.append_data(&mut header, path, bytes).expect("writing to memory cannot fail");
         Blob::new(LAYER, archive.into_inner().expect("writing to memory cannot fail"))
     }
 
@@ -112,11 +115,16 @@ impl Image {
 
     /// The same for linux on another architecture.
     pub fn for_platform(seed: u64, sizes: &[usize], architecture: &str) -> Self {
-        let layers: Vec<Blob> =
-            sizes.iter().zip(0..).map(|(size, i)| Blob::layer(seed * 1000 + i, *size)).collect();
+        let layers = sizes.iter().zip(0..).map(|(size, i)| Blob::layer(seed * 1000 + i, *size)).collect();
+        Image::of(layers, architecture, &[])
+    }
+
+    /// An image for linux of these layers, in which a command runs unless another one is given.
+    pub fn of(layers: Vec<Blob>, architecture: &str, command: &[&str]) -> Self {
         let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.digest.as_str()).collect();
+        let process = if command.is_empty() { json!({}) } else { json!({"Cmd": command}) };
         let config = json!({
-            "architecture": architecture, "os": "linux", "config": {},
+            "architecture": architecture, "os": "linux", "config": process,
             "rootfs": {"type": "layers", "diff_ids": diff_ids}
         });
         let config = Blob::new(CONFIG, config.to_string());

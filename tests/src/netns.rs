@@ -5,9 +5,10 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 /// Most nodes: what one address range of /22 has, less what is not a node.
 pub const NODES_MAX: usize = 1000;
@@ -86,10 +87,15 @@ impl Network {
     }
 
     /// Runs a command inside a node's namespace.
-    pub fn command(&self, node: usize, program: &std::path::Path) -> Command {
+    pub fn command(&self, node: usize, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.space(node)]).arg(program);
         command
+    }
+
+    /// The file by which a node's namespace is entered.
+    pub fn path(&self, node: usize) -> PathBuf {
+        Path::new("/run/netns").join(self.space(node))
     }
 
     /// Runs something on a thread that is inside a node's namespace: sockets that it opens belong there.
@@ -98,7 +104,7 @@ impl Network {
         node: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> std::thread::JoinHandle<io::Result<T>> {
-        let path = format!("/run/netns/{}", self.space(node));
+        let path = self.path(node);
         std::thread::spawn(move || {
             let space = std::fs::File::open(path)?;
             // SAFETY: the descriptor is open; only this thread moves.
@@ -107,6 +113,26 @@ impl Network {
             }
             Ok(work())
         })
+    }
+
+    /// Runs a future inside a node's namespace to its end, on a thread and a runtime of its own.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the future panics.
+    pub fn block_on<F: Future>(
+        &self,
+        node: usize,
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<F::Output>
+    where
+        F::Output: Send + 'static,
+    {
+        let thread = self.inside(node, move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            io::Result::Ok(runtime.block_on(work()))
+        });
+        let ended = thread.join().map_err(|_| anyhow!("what ran inside node {node}'s network panicked"))?;
+        Ok(ended??)
     }
 
     /// Drops what comes to a port of a node, as a firewall does.

@@ -32,6 +32,8 @@ pub const TEST: &[&str] = &[
     "dpkg",
     "chromium",
     "fonts-dejavu-core",
+    "iproute2",
+    "busybox-static",
 ];
 /// What the benchmarks compare with.
 pub const BENCH: &[&str] =

@@ -5,10 +5,8 @@
 
 mod hold;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,6 +17,7 @@ use shoal_tests::image::Image;
 use shoal_tests::place;
 use shoal_tests::process::{Finished, run};
 use shoal_tests::proxy::{Faults, Proxy};
+use shoal_tests::tree::snapshot;
 
 const REPOSITORY: &str = "team/app";
 const NAME: &str = "team/app:v1";
@@ -27,22 +26,6 @@ const NOWHERE: &str = "http://127.0.0.1:1";
 const NO_AGENT: i32 = 4;
 /// Longest that a program may take that moves an image, or starts.
 const PROGRAM_MAX: Duration = Duration::from_secs(120);
-
-/// Everything below folders of a tree: mode, and the bytes of a file.
-fn snapshot(tree: &Path, folders: &[&str]) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
-    let mut all = BTreeMap::new();
-    let mut ahead: Vec<PathBuf> = folders.iter().map(|folder| tree.join(folder)).collect();
-    while let Some(path) = ahead.pop() {
-        let Ok(known) = fs::symlink_metadata(&path) else { continue };
-        if known.is_dir() {
-            let entries = fs::read_dir(&path).expect("the tree is ours");
-            ahead.extend(entries.map(|entry| entry.expect("the tree is ours").path()));
-        }
-        let bytes = if known.is_file() { fs::read(&path).expect("the tree is ours") } else { Vec::new() };
-        all.insert(path, (known.mode(), bytes));
-    }
-    all
-}
 
 fn write(tree: &Path, path: &str, text: &str) {
     let path = tree.join(path);

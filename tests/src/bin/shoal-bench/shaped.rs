@@ -42,22 +42,12 @@ impl RunningAgent {
 
 /// The registry lives in the first node of the network.
 pub async fn start_registry(network: &Network, folder: &Path, image: &Image) -> Result<DockerRegistry> {
-    let at = SocketAddr::from((netns::address(0), 5000));
-    let program = place::program("docker-registry", "docker-registry");
-    let registry = DockerRegistry::start_by(network.command(0, &program), folder, at)?;
+    let registry = DockerRegistry::start_in(network, 0, folder)?;
     let (url, image) = (registry.url(), image.clone());
     // From inside its own namespace: the push does not cross the shaped link.
-    let pushed = network.inside(0, move || {
-        inside_runtime()?.block_on(async {
-            wait::until("the registry to listen", wait::START_MAX, || async {
-                tokio::net::TcpStream::connect(at).await.is_ok()
-            })
-            .await;
-            docker_registry::push_to(&url, None, REPOSITORY, "v1", &image).await;
-        });
-        anyhow::Ok(())
-    });
-    pushed.join().map_err(|_| anyhow::anyhow!("the push panicked"))???;
+    network.block_on(0, move || async move {
+        docker_registry::push_to(&url, None, REPOSITORY, "v1", &image).await;
+    })?;
     Ok(registry)
 }
 

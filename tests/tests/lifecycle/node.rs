@@ -1,0 +1,196 @@
+//! A node of a cluster on this machine: a network and a file tree of its own, and in them the programs that a node runs, at the
+//! very paths and ports that they have on a node.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_tests::containerd::Version;
+use shoal_tests::cri::Cri;
+use shoal_tests::netns::{self, Network};
+use shoal_tests::process::{Finished, Process, run};
+use shoal_tests::{place, wait};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// Folders of this machine in whose place a node's programs find the node's own.
+const OWN: [&str; 3] = ["etc/containerd", "var/lib", "run"];
+/// Where the ConfigMap and the Secret are in an agent's pod, as paths of the node.
+const CONFIG: &str = "run/pod/shoal.toml";
+const SECRET: &str = "run/secrets/shoal/swarm/secret";
+/// Where the agent's probes are answered.
+const OBSERVE: u16 = 5080;
+/// Longest that one command of the agent's program may take.
+const COMMAND_MAX: Duration = Duration::from_secs(30);
+/// How long agents may take to know each other, and one to drain and end: what the chart grants it.
+const MEET_MAX: Duration = Duration::from_secs(30);
+const GRACE: Duration = Duration::from_secs(30);
+
+/// The containerd of the nodes: Debian's.
+const CONTAINERD_VERSION: Version = Version::V1_6;
+
+/// containerd's configuration as Debian ships it, but for where it looks for mirrors, for the one folder that is not the node's
+/// own, and for the pods' sandboxes: their image is one that the tests' registry has, and they ask for no protection from the
+/// kernel's killer, which root of a container may not give.
+const CONTAINERD: &str = r#"version = 2
+
+[plugins]
+  [plugins."io.containerd.grpc.v1.cri"]
+    sandbox_image = "SANDBOX"
+    restrict_oom_score_adj = true
+    [plugins."io.containerd.grpc.v1.cri".cni]
+      bin_dir = "/usr/lib/cni"
+      conf_dir = "/var/lib/cni/net.d"
+    [plugins."io.containerd.grpc.v1.cri".registry]
+      config_path = "/etc/containerd/certs.d"
+  [plugins."io.containerd.internal.v1.opt"]
+    path = "/var/lib/containerd/opt"
+"#;
+
+/// One node.
+pub struct Node {
+    number: usize,
+    tree: PathBuf,
+    network: Arc<Network>,
+    containerd: Option<Process>,
+    agent: Option<Process>,
+}
+
+impl Node {
+    /// A node with containerd configured for a private registry without TLS, and nothing of the agent.
+    pub fn new(
+        network: &Arc<Network>,
+        number: usize,
+        folder: &Path,
+        sandbox: &str,
+        hosts: &[(&str, String)],
+    ) -> Self {
+        let tree = folder.join(format!("node-{number}"));
+        for own in OWN {
+            fs::create_dir_all(tree.join(own)).expect("the folder is ours");
+        }
+        let node = Node { number, tree, network: Arc::clone(network), containerd: None, agent: None };
+        node.write("etc/containerd/config.toml", 0o640, &CONTAINERD.replace("SANDBOX", sandbox));
+        for (registry, text) in hosts {
+            node.write(&format!("etc/containerd/certs.d/{registry}/hosts.toml"), 0o644, text);
+        }
+        node
+    }
+
+    fn write(&self, path: &str, mode: u32, text: &str) {
+        let path = self.tree.join(path);
+        fs::create_dir_all(path.parent().expect("the path has a folder")).expect("the tree is ours");
+        fs::write(&path, text).expect("the tree is ours");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("the tree is ours");
+    }
+
+    /// Its file tree, as this machine sees it.
+    pub fn tree(&self) -> &Path {
+        &self.tree
+    }
+
+    /// Its address in the cluster's network.
+    pub fn address(&self) -> String {
+        netns::address(self.number).to_string()
+    }
+
+    /// The program inside the node: `with` are further arguments of unshare(1).
+    fn command(&self, with: &[&str], program: &Path) -> Command {
+        let mut command = Command::new(place::program("nsenter", "util-linux"));
+        command.arg(format!("--net={}", self.network.path(self.number).display()));
+        command.args(["unshare", "--mount"]).args(with);
+        let mounts = OWN.map(|own| format!("mount --bind \"$0/{own}\" /{own} && ")).concat();
+        command.args(["sh", "-c", &format!("{mounts}exec \"$@\"")]).arg(&self.tree).arg(program);
+        command
+    }
+
+    /// Starts its containerd, which ends with all that it has started.
+    pub async fn start_containerd(&mut self) {
+        let program =
+            CONTAINERD_VERSION.folder().expect("Debian's containerd is on this machine").join("containerd");
+        let mut command = self.command(&["--pid", "--fork", "--kill-child", "--mount-proc"], &program);
+        let log = self.tree.join("containerd.log");
+        self.containerd =
+            Some(Process::spawn("containerd", &mut command, &log).unwrap_or_else(|e| panic!("{e}")));
+        let cri = self.cri();
+        wait::until(format!("containerd of node {} to answer", self.number), wait::START_MAX, || async {
+            cri.version().await.is_ok()
+        })
+        .await;
+    }
+
+    /// Which containerd it has.
+    pub fn containerd_version(&self) -> &'static str {
+        CONTAINERD_VERSION.line()
+    }
+
+    /// What kubelet would talk to.
+    pub fn cri(&self) -> Cri {
+        Cri::new(&self.tree.join("run/containerd/containerd.sock"))
+    }
+
+    /// Puts the configuration and the secret where an agent's pod has them.
+    pub fn configure(&self, config: &str, secret: &str) {
+        self.write(CONFIG, 0o444, config);
+        self.write(SECRET, 0o440, secret);
+    }
+
+    /// Starts an agent, as the chart does.
+    pub fn start_agent(&mut self, program: &Path) {
+        assert!(self.agent.is_none(), "node {} has an agent", self.number);
+        let mut command = self.command(&[], program);
+        command.arg("agent").arg(format!("--config=/{CONFIG}")).env("SHOAL_ADVERTISE", self.address());
+        let log = self.tree.join("agent.log");
+        self.agent =
+            Some(Process::spawn("shoal agent", &mut command, &log).unwrap_or_else(|e| panic!("{e}")));
+    }
+
+    /// Ends the agent as kubelet does.
+    pub async fn stop_agent(&mut self) {
+        let mut agent = self.agent.take().expect("there is an agent");
+        agent.signal(libc::SIGTERM);
+        let status = agent.exit(GRACE).await;
+        assert!(status.success(), "node {}: {status}\n{}", self.number, agent.tail());
+    }
+
+    /// Waits until the agent is ready and knows so many members.
+    pub async fn until_member_of(&self, members: usize) {
+        let what = format!("node {} to be one of {members} members", self.number);
+        let wanted = format!("\nshoal_members {members}\n");
+        wait::until(what, MEET_MAX, || async {
+            let is_ready = self.probe("/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"));
+            is_ready && self.probe("/metrics").is_some_and(|answer| answer.contains(&wanted))
+        })
+        .await;
+    }
+
+    /// The whole answer of a probe, made from the node itself.
+    fn probe(&self, path: &str) -> Option<String> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let asked = self.network.block_on(self.number, move || async move {
+            let exchange = async {
+                let mut stream = TcpStream::connect(("127.0.0.1", OBSERVE)).await?;
+                stream.write_all(request.as_bytes()).await?;
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.map(|_| answer)
+            };
+            tokio::time::timeout(COMMAND_MAX, exchange).await
+        });
+        asked.expect("the node has a network").ok()?.ok()
+    }
+
+    /// `shoal runtime ...` as a container beside the agent runs it: the node's tree is mounted somewhere.
+    pub async fn runtime(&self, program: &Path, arguments: &[&str]) -> Finished {
+        let mut command = self.command(&[], program);
+        command.arg("runtime").args(arguments).arg("--root").arg(&self.tree);
+        run(&mut command, COMMAND_MAX).await
+    }
+}
+
+/// Where an agent's configuration is, as its programs see it.
+pub fn config_path() -> String {
+    format!("/{CONFIG}")
+}
