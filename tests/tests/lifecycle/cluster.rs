@@ -1,23 +1,19 @@
 //! The cluster: the registry, the nodes, and what is done on all nodes at once.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use shoal_tests::cri::Cri;
 use shoal_tests::docker_registry::{self, DockerRegistry};
 use shoal_tests::helm::{self, Rendered};
-use shoal_tests::image::{self, Blob, Image};
 use shoal_tests::netns::Network;
 use shoal_tests::place;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
-use super::node::{Node, config_path};
+use super::node::{Node, Program, config_path};
+use super::release::{REGISTRY, REPOSITORY, Release};
 
-/// The registry of the images, as their names have it.
-const REGISTRY: &str = "registry.test";
-const REPOSITORY: &str = "team/app";
 /// Whose requests the registry sees.
 pub const AGENTS: &str = "shoal/";
 pub const RUNTIMES: &str = "containerd/";
@@ -27,44 +23,13 @@ const REGISTRY_NODE: usize = 0;
 const NODES: usize = 3;
 /// Bits per second of each link: not what bounds anything here.
 const LINK: u64 = 10_000_000_000;
-/// The only program in the image.
-const PROGRAM: &str = "bin/busybox";
-/// How long a process of a pod's sandbox stays: longer than the test.
-const FOREVER: &str = "86400";
-
-/// A version of the application: its image, and where its own file lies in it.
-pub struct Release {
-    /// `v1` and so on.
-    tag: &'static str,
-    /// As a pod names it.
-    pub name: String,
-    pub image: Image,
-    file: String,
-    sha256: String,
-}
-
-impl Release {
-    /// One with this tag. The program is the same in all of them, and so is the layer that has it.
-    pub fn new(tag: &'static str, seed: u64) -> Self {
-        let program = place::program("busybox", "busybox-static");
-        let program = fs::read(program).expect("an installed program can be read");
-        let file = format!("data/{tag}");
-        let data = image::noise(seed, 6_000_000);
-        let sha256 = image::sha256(&data).replace("sha256:", "");
-        let layers = vec![Blob::layer_of(PROGRAM, 0o755, &program), Blob::layer_of(&file, 0o644, &data)];
-        let image = Image::of(layers, "amd64", &["/bin/busybox", "sleep", FOREVER]);
-        Release { tag, name: format!("{REGISTRY}/{REPOSITORY}:{tag}"), image, file, sha256 }
-    }
-
-    /// Which of its blobs no other release has; the order is that of [`Cluster::blob_gets`].
-    pub const OWN_LAYER: usize = 1;
-}
+/// What members know of each other.
+const SECRET: &str = "the secret of this cluster alone\n";
 
 /// All of it.
 pub struct Cluster {
     pub nodes: Vec<Node>,
     registry: DockerRegistry,
-    secret: String,
     // What the others stand on ends last.
     _network: Arc<Network>,
     _folder: TempDir,
@@ -88,8 +53,7 @@ impl Cluster {
         let nodes = (1..=NODES)
             .map(|number| Node::new(&network, number, folder.path(), &releases[0].name, &hosts(&url)));
         let nodes = nodes.collect();
-        let secret = image::sha256(format!("{:?}", folder.path()).as_bytes());
-        Cluster { nodes, registry, secret, _network: network, _folder: folder }
+        Cluster { nodes, registry, _network: network, _folder: folder }
     }
 
     /// Starts containerd on every node.
@@ -99,19 +63,22 @@ impl Cluster {
         }
     }
 
-    /// Starts an agent on every node, all at once, and waits until all know each other.
-    pub async fn install(&mut self, program: &Path) {
-        let config = self.config();
+    /// Starts an agent on every node and waits until all know each other.
+    pub async fn install(&mut self, program: &Program) {
+        let mut config = self.config();
         for node in &mut self.nodes {
-            node.configure(&config, &self.secret);
-            node.start_agent(program);
+            if program.precedes_chart {
+                set(&mut config, "swarm", "advertise", vec![Value::from(node.address())].into());
+            }
+            node.configure(&config, SECRET);
+            node.start_agent(program).await;
         }
         self.until_met().await;
     }
 
     /// The configuration of the chart's manifests. What differs is what no two clusters have in common (the names of the members,
     /// the registry), and the room that has to stay free on a disk that is not the cluster's.
-    fn config(&self) -> String {
+    fn config(&self) -> Table {
         let manifests = fs::read_to_string(helm::deploy().join("manifests/shoal.yaml"));
         let rendered = Rendered::parse(manifests.expect("the manifests are in the checkout"));
         let [(_, text)] = &rendered.configurations()[..] else { panic!("one configuration is expected") };
@@ -122,7 +89,7 @@ impl Cluster {
         let upstream = format!("[registries.'{REGISTRY}']\nendpoint = '{}'", self.registry.url());
         let upstream: Table = upstream.parse().expect("the table is TOML");
         config.insert("upstream".into(), upstream.into());
-        toml::to_string(&config).expect("a table is TOML")
+        config
     }
 
     /// Waits until every agent is ready and knows all others.
@@ -132,9 +99,10 @@ impl Cluster {
         }
     }
 
-    /// Has every containerd ask its agent first.
-    pub async fn point_runtimes(&self, program: &Path, more: &[&str]) {
+    /// Has every containerd ask its agent first, which is of this program or of an older one.
+    pub async fn point_runtimes(&self, program: &Program, agent: &Program) {
         let config = config_path();
+        let more: &[&str] = if agent.precedes_chart { &["--unchecked"] } else { &[] };
         let install = ["install", "--config", &config, "--registry", REGISTRY, "--default"];
         for node in &self.nodes {
             let version = ["--containerd-version", node.containerd_version()];
@@ -144,14 +112,14 @@ impl Cluster {
     }
 
     /// Replaces the agent of a node, as a rolling update of the DaemonSet does.
-    pub async fn replace_agent(&mut self, node: usize, program: &Path) {
+    pub async fn replace_agent(&mut self, node: usize, program: &Program) {
         self.nodes[node].stop_agent().await;
-        self.nodes[node].start_agent(program);
+        self.nodes[node].start_agent(program).await;
         self.until_met().await;
     }
 
     /// Takes the agents away: first from the runtimes, then altogether.
-    pub async fn uninstall(&mut self, program: &Path) {
+    pub async fn uninstall(&mut self, program: &Program) {
         for node in &mut self.nodes {
             node.runtime(program, &["uninstall"]).await.expect_ok("shoal runtime uninstall");
             node.stop_agent().await;
@@ -181,15 +149,14 @@ impl Cluster {
         }
     }
 
-    /// Runs a pod from a release on every node. The container ends well if the file in its image is what was built.
+    /// Runs a pod from a release on every node, in which its data is checked.
     pub async fn run_pods(&self, release: &Release) {
-        let script = format!("echo '{}  /{}' | /{PROGRAM} sha256sum -c", release.sha256, release.file);
-        let command = ["/bin/busybox", "sh", "-c", &script];
+        let command = release.check.each_ref().map(String::as_str);
         for node in &self.nodes {
             let runtime = node.cri();
             let pod = runtime.run_pod("app").await.unwrap_or_else(|e| panic!("{e:#}"));
             let code = runtime.run_container(&pod, &release.name, &command).await;
-            assert_eq!(code.unwrap_or_else(|e| panic!("{e:#}")), 0, "the image's file is another one");
+            assert_eq!(code.unwrap_or_else(|e| panic!("{e:#}")), 0, "the data in the image is other data");
             runtime.remove_pod(pod).await.unwrap_or_else(|e| panic!("{e:#}"));
         }
     }
@@ -215,5 +182,5 @@ fn hosts(registry: &str) -> [(&'static str, String); 2] {
 
 fn set(config: &mut Table, table: &str, key: &str, value: Value) {
     let table = config[table].as_table_mut().expect("the chart sets it");
-    table.insert(key.to_owned(), value).expect("the chart sets it");
+    table.insert(key.to_owned(), value);
 }

@@ -7,12 +7,15 @@
 mod cluster;
 mod load;
 mod node;
+mod release;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
-use cluster::{AGENTS, Cluster, RUNTIMES, Release};
+use cluster::{AGENTS, Cluster, RUNTIMES};
 use load::Load;
+use node::Program;
+use release::Release;
 use shoal_tests::place;
 use shoal_tests::tree::{Snapshot, snapshot};
 
@@ -24,17 +27,20 @@ const RECORD: &str = "var/lib/shoal/runtime.json";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn from_the_first_agent_to_the_last() {
     place::needs_root();
-    let new = place::shoal_bin();
-    let old = std::env::var_os("SHOAL_OLD_BIN").map(PathBuf::from);
+    let new = Program::at(place::shoal_bin()).await;
+    let old = match std::env::var_os("SHOAL_OLD_BIN") {
+        Some(path) => Some(Program::at(PathBuf::from(path)).await),
+        None => None,
+    };
     let tell = Narrator::new();
     let [v1, v2] = &[Release::new("v1", 890), Release::new("v2", 891)];
 
     let mut cluster = Cluster::new([v1, v2]);
     let before = configurations(&cluster);
     cluster.start_runtimes().await;
-    cluster.install(old.as_deref().unwrap_or(&new)).await;
-    // A version that is older than the proof cannot give it.
-    cluster.point_runtimes(&new, if old.is_some() { &["--unchecked"] } else { &[] }).await;
+    let first = old.as_ref().unwrap_or(&new);
+    cluster.install(first).await;
+    cluster.point_runtimes(&new, first).await;
     assert!(configurations(&cluster).iter().zip(&before).all(|(now, before)| now != before));
     tell.that("every containerd asks its agent");
 
@@ -113,9 +119,10 @@ async fn expect_gone(cluster: &Cluster, before: &[Snapshot], release: &Release) 
         assert_eq!(&snapshot(node.tree(), &CONFIGURATION), before);
         assert!(!node.tree().join(RECORD).exists(), "the record of what was written is left");
     }
-    let gets = |clients| cluster.blob_gets(clients, release)[Release::OWN_LAYER];
-    let (by_agents, by_runtimes) = (gets(AGENTS), gets(RUNTIMES));
+    let by_agents = cluster.blob_gets(AGENTS, release);
+    let by_runtimes = cluster.blob_gets(RUNTIMES, release);
     cluster.pull(release).await;
-    assert_eq!(gets(AGENTS), by_agents, "an agent is left");
-    assert_eq!(gets(RUNTIMES), by_runtimes + cluster.nodes.len());
+    assert_eq!(cluster.blob_gets(AGENTS, release), by_agents, "an agent is left");
+    let once_more = by_runtimes.iter().map(|gets| gets + cluster.nodes.len()).collect::<Vec<_>>();
+    assert_eq!(cluster.blob_gets(RUNTIMES, release), once_more);
 }

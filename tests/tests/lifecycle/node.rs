@@ -2,7 +2,7 @@
 //! very paths and ports that they have on a node.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -15,12 +15,20 @@ use shoal_tests::process::{Finished, Process, run};
 use shoal_tests::{place, wait};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use toml::Table;
 
 /// Folders of this machine in whose place a node's programs find the node's own.
 const OWN: [&str; 3] = ["etc/containerd", "var/lib", "run"];
-/// Where the ConfigMap and the Secret are in an agent's pod, as paths of the node.
+/// Where the program, the ConfigMap and the Secret are in an agent's pod, as paths of the node.
+const PROGRAM: &str = "run/pod/shoal";
 const CONFIG: &str = "run/pod/shoal.toml";
 const SECRET: &str = "run/secrets/shoal/swarm/secret";
+/// What the agent has of the node, as paths of the node: its store, and where its socket lies.
+const DIRECTORIES: [&str; 2] = ["var/lib/shoal", "run/shoal"];
+/// The user that the chart's agents run as, and its group.
+const AGENT: u32 = 65532;
+/// What takes every right from it, for setpriv(1).
+const NO_RIGHTS: &str = "--clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all";
 /// Where the agent's probes are answered.
 const OBSERVE: u16 = 5080;
 /// Longest that one command of the agent's program may take.
@@ -49,6 +57,22 @@ const CONTAINERD: &str = r#"version = 2
   [plugins."io.containerd.internal.v1.opt"]
     path = "/var/lib/containerd/opt"
 "#;
+
+/// A version of the agent's program.
+pub struct Program {
+    path: PathBuf,
+    /// Whether it is older than the chart: it does not prepare its directories, does not learn its address from the environment,
+    /// and has no proof for `shoal runtime install`.
+    pub precedes_chart: bool,
+}
+
+impl Program {
+    /// The program at a path.
+    pub async fn at(path: PathBuf) -> Self {
+        let newer = run(Command::new(&path).args(["runtime", "--help"]), COMMAND_MAX).await.ok;
+        Program { path, precedes_chart: !newer }
+    }
+}
 
 /// One node.
 pub struct Node {
@@ -97,29 +121,41 @@ impl Node {
         netns::address(self.number).to_string()
     }
 
-    /// The program inside the node: `with` are further arguments of unshare(1).
-    fn command(&self, with: &[&str], program: &Path) -> Command {
+    /// A program inside the node, once the node's own folders are in their places: `then` is what the shell does with `$@`
+    /// there, `with` are further arguments of unshare(1).
+    fn inside(&self, with: &[&str], then: &str) -> Command {
         let mut command = Command::new(place::program("nsenter", "util-linux"));
         command.arg(format!("--net={}", self.network.path(self.number).display()));
         command.args(["unshare", "--mount"]).args(with);
         let mounts = OWN.map(|own| format!("mount --bind \"$0/{own}\" /{own} && ")).concat();
-        command.args(["sh", "-c", &format!("{mounts}exec \"$@\"")]).arg(&self.tree).arg(program);
+        command.args(["sh", "-c", &(mounts + then)]).arg(&self.tree);
+        command
+    }
+
+    /// The agent's program where it is in its image, run by `with`: by root if that is nothing.
+    fn in_pod(&self, program: &Program, with: &str) -> Command {
+        let then = format!("mount --bind \"$1\" /{PROGRAM} && shift && exec {with} /{PROGRAM} \"$@\"");
+        let mut command = self.inside(&[], &then);
+        command.arg(&program.path);
         command
     }
 
     /// Starts its containerd, which ends with all that it has started.
     pub async fn start_containerd(&mut self) {
-        let program =
-            CONTAINERD_VERSION.folder().expect("Debian's containerd is on this machine").join("containerd");
-        let mut command = self.command(&["--pid", "--fork", "--kill-child", "--mount-proc"], &program);
-        let log = self.tree.join("containerd.log");
-        self.containerd =
-            Some(Process::spawn("containerd", &mut command, &log).unwrap_or_else(|e| panic!("{e}")));
+        let folder = CONTAINERD_VERSION.folder().expect("Debian's containerd is on this machine");
+        let mut command = self.inside(&["--pid", "--fork", "--kill-child", "--mount-proc"], "exec \"$@\"");
+        command.arg(folder.join("containerd"));
+        self.containerd = Some(self.spawn("containerd", command));
         let cri = self.cri();
         wait::until(format!("containerd of node {} to answer", self.number), wait::START_MAX, || async {
             cri.version().await.is_ok()
         })
         .await;
+    }
+
+    fn spawn(&self, name: &str, mut command: Command) -> Process {
+        let log = self.tree.join(format!("{name}.log"));
+        Process::spawn(name, &mut command, &log).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Which containerd it has.
@@ -132,20 +168,37 @@ impl Node {
         Cri::new(&self.tree.join("run/containerd/containerd.sock"))
     }
 
-    /// Puts the configuration and the secret where an agent's pod has them.
-    pub fn configure(&self, config: &str, secret: &str) {
-        self.write(CONFIG, 0o444, config);
+    /// Puts the configuration, the secret and a place for the program where an agent's pod has them.
+    pub fn configure(&self, config: &Table, secret: &str) {
+        self.write(CONFIG, 0o444, &toml::to_string(config).expect("a table is TOML"));
         self.write(SECRET, 0o440, secret);
+        chown(self.tree.join(SECRET), Some(0), Some(AGENT)).expect("the tree is ours");
+        self.write(PROGRAM, 0o444, "");
     }
 
-    /// Starts an agent, as the chart does.
-    pub fn start_agent(&mut self, program: &Path) {
+    /// Starts an agent as the chart does: a first container, root's, gives the directories to the user without any right that
+    /// the second one runs as.
+    pub async fn start_agent(&mut self, program: &Program) {
         assert!(self.agent.is_none(), "node {} has an agent", self.number);
-        let mut command = self.command(&[], program);
+        self.prepare(program).await;
+        let user = format!("setpriv --reuid={AGENT} --regid={AGENT} {NO_RIGHTS}");
+        let mut command = self.in_pod(program, &user);
         command.arg("agent").arg(format!("--config=/{CONFIG}")).env("SHOAL_ADVERTISE", self.address());
-        let log = self.tree.join("agent.log");
-        self.agent =
-            Some(Process::spawn("shoal agent", &mut command, &log).unwrap_or_else(|e| panic!("{e}")));
+        self.agent = Some(self.spawn("shoal agent", command));
+    }
+
+    async fn prepare(&self, program: &Program) {
+        if program.precedes_chart {
+            for path in DIRECTORIES.map(|path| self.tree.join(path)) {
+                fs::create_dir_all(&path).expect("the tree is ours");
+                chown(path, Some(AGENT), Some(AGENT)).expect("the tree is ours");
+            }
+        } else {
+            let mut command = self.in_pod(program, "");
+            command.arg("prepare").args(DIRECTORIES.map(|path| format!("/{path}")));
+            command.arg(format!("--owner={AGENT}:{AGENT}"));
+            run(&mut command, COMMAND_MAX).await.expect_ok("shoal prepare");
+        }
     }
 
     /// Ends the agent as kubelet does.
@@ -183,8 +236,8 @@ impl Node {
     }
 
     /// `shoal runtime ...` as a container beside the agent runs it: the node's tree is mounted somewhere.
-    pub async fn runtime(&self, program: &Path, arguments: &[&str]) -> Finished {
-        let mut command = self.command(&[], program);
+    pub async fn runtime(&self, program: &Program, arguments: &[&str]) -> Finished {
+        let mut command = self.in_pod(program, "");
         command.arg("runtime").args(arguments).arg("--root").arg(&self.tree);
         run(&mut command, COMMAND_MAX).await
     }
