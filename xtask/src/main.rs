@@ -12,6 +12,7 @@ mod place;
 mod process;
 mod rocksdb;
 mod s3;
+mod schemathesis;
 mod sim;
 mod test;
 mod tidy;
@@ -82,5 +83,6 @@ fn setup() -> Result {
     packages::ensure(&packages::ALL)?;
     containerd::ensure();
     s3::ensure();
+    schemathesis::ensure();
     Ok(())
 }

@@ -28,6 +28,7 @@ pub const TEST: &[&str] = &[
     "nginx",
     "chromium",
     "fonts-dejavu-core",
+    "python3-venv",
 ];
 /// What the benchmarks compare with.
 pub const BENCH: &[&str] =

@@ -1,12 +1,13 @@
 //! `cargo xtask test` and `cargo xtask lint`: what a change has to pass.
 
-use crate::{Result, build, containerd, packages, process, s3, tidy};
+use crate::{Result, build, containerd, packages, process, s3, schemathesis, tidy};
 
 /// Format, tidiness, one build, every test. What is cheapest comes first.
 pub fn run(args: &[String]) -> Result {
     packages::ensure(&[packages::BUILD, packages::TEST])?;
     containerd::ensure();
     s3::ensure();
+    schemathesis::ensure();
     format()?;
     tidy::check()?;
     // The tests of this very tool.

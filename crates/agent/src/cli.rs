@@ -4,6 +4,7 @@
 //! says what and one that says what to do; a reader that goes away is no error. Only this module reads the environment.
 
 mod agent;
+mod api;
 mod blob;
 mod config;
 mod explain;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
+use crate::admin::client::AdminClient;
 use crate::config::{Config, DEFAULT_PATH};
 
 pub use failure::{Failure, explain};
@@ -84,6 +86,9 @@ enum Command {
     Peers(peers::PeersArgs),
     /// Bring images to nodes before anybody asks for them, and wait until they are there.
     Prewarm(Box<prewarm::PrewarmArgs>),
+    /// Describe the API that the commands use.
+    #[command(subcommand)]
+    Api(api::ApiCommand),
     /// See it work: a real registry, an agent and a client for each node, all at once, on this machine.
     Demo(crate::demo::Args),
     /// Print a completion script for a shell.
@@ -131,9 +136,25 @@ struct AgentSocket {
     /// The agent's admin socket. Without it: the one that the configuration names.
     #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
     socket: Option<PathBuf>,
+    /// An agent of another machine, by its admin.address, such as https://node-7:5443.
+    #[arg(long, value_name = "URL", requires = "token_file", conflicts_with = "socket")]
+    api: Option<String>,
+    /// File with the token of that agent.
+    #[arg(long, value_name = "FILE", requires = "api", value_hint = ValueHint::FilePath)]
+    token_file: Option<PathBuf>,
+    /// PEM file with the CA that signed that agent's certificate. Without it: those that this system trusts.
+    #[arg(long, value_name = "FILE", requires = "api", value_hint = ValueHint::FilePath)]
+    ca: Option<PathBuf>,
 }
 
 impl AgentSocket {
+    fn client(&self) -> Result<AdminClient, Failure> {
+        match (&self.api, &self.token_file) {
+            (Some(url), Some(token)) => Ok(AdminClient::remote(url, token, self.ca.as_deref())?),
+            _ => Ok(AdminClient::new(&self.path()?)),
+        }
+    }
+
     fn path(&self) -> Result<PathBuf, Failure> {
         match &self.socket {
             Some(path) => Ok(path.clone()),
@@ -163,6 +184,7 @@ impl Cli {
             Command::Explain(args) => process::light_runtime()?.block_on(explain::run(&args, &mut out)),
             Command::Peers(args) => process::light_runtime()?.block_on(peers::run(&args, &mut out)),
             Command::Prewarm(args) => process::light_runtime()?.block_on(prewarm::run(&args, &mut out)),
+            Command::Api(command) => api::run(&command, &mut out),
             Command::Demo(args) => {
                 process::runtime()?.block_on(crate::demo::run(args)).map_err(Failure::Demo)
             }

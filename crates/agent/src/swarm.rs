@@ -97,11 +97,12 @@ pub enum SwarmError {
 }
 
 /// Members that an agent has, for a person who looks.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct MemberStatus {
     /// Its name, in hex.
     pub peer: String,
     /// Where it listens.
+    #[schema(value_type = Vec<String>)]
     pub addresses: Vec<SocketAddr>,
     /// Its zone.
     pub zone: String,

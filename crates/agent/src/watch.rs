@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use change::{Change, MemberShown, Snapshot, Standing};
-pub use look::AgentLook;
+pub use look::{AgentLook, Parts};
 pub use traffic::{Moment, Traffic};
 pub use view::{BlobView, MemberView, NodeView, RolloutView, View};
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use shoal_engine::Digest;
 use shoal_store::{OpenError, StoreError};
 
-use crate::admin::client::ClientError;
+use crate::admin::client::{ClientError, RemoteError};
 use crate::app::StartError;
 use crate::config::ConfigErrors;
 use crate::image::ImageError;
@@ -73,6 +73,9 @@ pub enum Failure {
     /// The agent did not do what it was asked.
     #[error(transparent)]
     Agent(#[from] ClientError),
+    /// An agent of another machine cannot be called.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// There is neither an agent nor a store.
     #[error("no agent answers on {socket}, and there is no store at {store}", socket = socket.display(), store = store.display())]
     NoStore {
@@ -160,6 +163,7 @@ impl Failure {
             Failure::Output(_) => "look at where standard output goes".into(),
             // These say it themselves.
             Failure::Agent(ClientError::Refused { .. })
+            | Failure::Remote(_)
             | Failure::Filter(_)
             | Failure::Import(_)
             | Failure::Manifest { .. }
@@ -179,6 +183,7 @@ impl Failure {
             Failure::Filter(_)
             | Failure::Image(_)
             | Failure::NothingToWarm
+            | Failure::Remote(_)
             | Failure::Manifest { .. }
             | Failure::Read { .. } => 2,
             Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 400 => 2,

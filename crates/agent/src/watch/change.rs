@@ -17,28 +17,28 @@ const STANDINGS_MAX: usize = 200;
 /// New members that are told in one change, 120 bytes each.
 const JOINED_MAX: usize = 50;
 
-/// Bit of [`Standing::2`]: it receives slowly.
-const SLOW: u8 = 1;
+/// Bit of the last number of a [`Standing`]: it receives slowly.
+const SLOW: u16 = 1;
 /// Bit: it will not be ready in a rollout.
-const FAILED: u8 = 2;
+const FAILED: u16 = 2;
 /// Bit: it is the node that is asked.
-const SELF: u8 = 4;
+const SELF: u16 = 4;
 
 /// How a member stands: blobs of the followed ones that it has, and that it receives; then a sum of 1 if it receives
 /// slowly, 2 if it will not be ready in a rollout, and 4 if it is the node that is asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing(pub u16, pub u16, pub u8);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Standing(pub [u16; 3]);
 
 impl Standing {
     fn of(member: &MemberView) -> Self {
-        let bit = |is: bool, bit: u8| if is { bit } else { 0 };
+        let bit = |is: bool, bit: u16| if is { bit } else { 0 };
         let bits = bit(member.is_slow, SLOW) | bit(member.has_failed, FAILED) | bit(member.is_self, SELF);
-        Standing(member.have, member.receiving, bits)
+        Standing([member.have, member.receiving, bits])
     }
 }
 
 /// A member, as it is told when it is first seen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MemberShown {
     /// Its number in this stream of events; it is never given again.
     pub id: u32,
@@ -55,7 +55,7 @@ pub struct MemberShown {
 }
 
 /// The first event: everything.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Snapshot {
     /// When, Unix milliseconds.
     pub at_ms: u64,
@@ -76,7 +76,7 @@ pub struct Snapshot {
 }
 
 /// What has changed since the last event. What is not there is as it was.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Change {
     /// When, Unix milliseconds.
     pub at_ms: u64,
