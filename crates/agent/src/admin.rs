@@ -13,6 +13,7 @@ pub mod peers;
 pub mod remote;
 mod socket;
 pub mod status;
+pub mod stock;
 #[cfg(test)]
 mod tests;
 pub mod warm;
@@ -31,6 +32,7 @@ use shoal_store::{Store, StoreError};
 
 use crate::driver;
 use crate::metrics::Metrics;
+use crate::node::Node;
 use crate::swarm::Swarm;
 use crate::upstream::Upstream;
 use crate::warm::Warmer;
@@ -50,6 +52,8 @@ pub struct AdminState {
     pub upstream: Upstream,
     /// The other members, if there are any.
     pub swarm: Option<Swarm>,
+    /// This node.
+    pub node: Node,
     /// Warms this node and others.
     pub warmer: Warmer,
     /// Tells whoever watches.

@@ -192,6 +192,7 @@ impl App {
             driver: driver.clone(),
             upstream,
             swarm,
+            node,
             warmer: warmer.clone(),
             feed,
             metrics: Arc::clone(&metrics),

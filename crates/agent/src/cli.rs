@@ -15,7 +15,9 @@ mod output;
 mod peers;
 mod prewarm;
 mod process;
+mod pull;
 mod status;
+mod stock;
 #[cfg(test)]
 mod tests;
 
@@ -86,6 +88,17 @@ enum Command {
     Peers(peers::PeersArgs),
     /// Bring images to nodes before anybody asks for them, and wait until they are there.
     Prewarm(Box<prewarm::PrewarmArgs>),
+    /// Pull an image through the agent, and tell where the time went.
+    Pull(pull::PullArgs),
+    /// Remove images, from this node or from all.
+    Evict(stock::EvictArgs),
+    /// Keep images from being evicted, on this node or on all.
+    Pin(stock::PinArgs),
+    /// Let images be evicted again, on this node or on all.
+    #[command(after_help = "Example:\n  shoal unpin registry.example.com/app:v2 --cluster")]
+    Unpin(stock::UnpinArgs),
+    /// Clean up the store now.
+    Gc(stock::GcArgs),
     /// Describe the API that the commands use.
     #[command(subcommand)]
     Api(api::ApiCommand),
@@ -184,6 +197,11 @@ impl Cli {
             Command::Explain(args) => process::light_runtime()?.block_on(explain::run(&args, &mut out)),
             Command::Peers(args) => process::light_runtime()?.block_on(peers::run(&args, &mut out)),
             Command::Prewarm(args) => process::light_runtime()?.block_on(prewarm::run(&args, &mut out)),
+            Command::Pull(args) => process::runtime()?.block_on(pull::run(&args, &mut out)),
+            Command::Evict(args) => process::light_runtime()?.block_on(stock::evict(&args, &mut out)),
+            Command::Pin(args) => process::light_runtime()?.block_on(stock::pin(&args, &mut out)),
+            Command::Unpin(args) => process::light_runtime()?.block_on(stock::unpin(&args, &mut out)),
+            Command::Gc(args) => process::light_runtime()?.block_on(stock::gc(&args, &mut out)),
             Command::Api(command) => api::run(&command, &mut out),
             Command::Demo(args) => {
                 process::runtime()?.block_on(crate::demo::run(args)).map_err(Failure::Demo)

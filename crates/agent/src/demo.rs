@@ -8,7 +8,6 @@
 pub mod agent;
 pub mod child;
 pub mod client;
-pub mod http;
 pub mod image;
 pub mod proxy;
 pub mod registry;

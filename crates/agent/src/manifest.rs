@@ -5,11 +5,14 @@
 //! reads strictly, and gives nothing away from a document that is ambiguous or out of bounds.
 
 use std::fmt;
+use std::os::unix::fs::FileExt as _;
 
+use bytes::Bytes;
 use oci_spec::image::{ImageIndex, ImageManifest};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use shoal_engine::Digest;
+use shoal_store::{Blob, Content};
 
 /// Longest manifest that is read, bytes: what containerd accepts (`MaxManifestSize`).
 pub const MANIFEST_BYTES_MAX: usize = 4_393_216;
@@ -21,6 +24,16 @@ const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// What a runtime says it accepts when it asks for a manifest.
+pub(crate) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json, */*";
+
+/// Whether a media type is one of a manifest that names blobs.
+pub(crate) fn names_blobs(media_type: &str) -> bool {
+    [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST].contains(&media_type)
+}
 
 /// What kind of document it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +168,44 @@ pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Parsed, ManifestError> {
         index(&serde_json::from_slice(bytes).map_err(form)?)
     } else {
         image(&serde_json::from_slice(bytes).map_err(form)?)
+    }
+}
+
+/// The media type of a manifest by its own text: the field, or else the form that the OCI image specification gives
+/// documents without one. `None` if it is no manifest.
+pub(crate) fn media_type_of(bytes: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shape {
+        schema_version: u8,
+        media_type: Option<String>,
+        layers: Option<IgnoredAny>,
+        manifests: Option<IgnoredAny>,
+    }
+    let shape: Shape = serde_json::from_slice(bytes).ok()?;
+    if shape.schema_version != 2 {
+        return None;
+    }
+    let by_form = match (&shape.layers, &shape.manifests) {
+        (Some(_), None) => Some(OCI_MANIFEST.to_owned()),
+        (None, Some(_)) => Some(OCI_INDEX.to_owned()),
+        _ => None,
+    };
+    shape.media_type.or(by_form)
+}
+
+/// A stored manifest's bytes; `None` if it is too large to be one or cannot be read. Reads the disk.
+pub(crate) fn stored_bytes(blob: &Blob) -> Option<Bytes> {
+    if blob.size > MANIFEST_BYTES_MAX as u64 {
+        return None;
+    }
+    match &blob.content {
+        Content::Inline(bytes) => Some(bytes.clone()),
+        Content::File(file) => {
+            let mut bytes = vec![0; usize::try_from(blob.size).ok()?];
+            file.read_exact_at(&mut bytes, 0).ok()?;
+            Some(Bytes::from(bytes))
+        }
     }
 }
 

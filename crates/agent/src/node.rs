@@ -6,6 +6,7 @@ mod manifests;
 mod members;
 mod proof;
 mod single;
+mod stock;
 mod verdicts;
 mod warming;
 

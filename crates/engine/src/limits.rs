@@ -440,6 +440,10 @@ pub const DOUBTS_MAX: usize = 64;
 /// times in this time.
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
 
+/// How late a node may come to its own appointments before what is missing counts as time in which it did not live. A
+/// node with a processor is late by a few milliseconds; the deadlines of others' answers are three times as long.
+pub const LATENESS_MAX: Duration = Duration::from_millis(100);
+
 /// Addresses of one member: two networks, both families, and some to spare.
 pub const ADDRESSES_MAX: usize = 8;
 

@@ -14,6 +14,7 @@
 
 mod book;
 mod chance;
+mod clock;
 mod config;
 mod details;
 mod doubts;
@@ -38,6 +39,7 @@ use crate::time::Time;
 
 use book::Book;
 use chance::Chance;
+use clock::Clock;
 pub use details::MemberFault;
 use doubts::Doubts;
 use identity::Identity;
@@ -52,6 +54,7 @@ pub struct Membership {
     foca: Foca<Identity, Codec, Chance, NoCustomBroadcast>,
     /// What `foca` wants done; empty between two inputs.
     wishes: AccumulatingRuntime<Identity>,
+    clock: Clock,
     timers: Timers,
     book: Book,
     reach: Reach,
@@ -83,6 +86,7 @@ impl Membership {
         let mut membership = Membership {
             foca: Foca::new(Identity::new(Arc::clone(&me)), config::config(), for_foca, Codec),
             wishes: AccumulatingRuntime::new(),
+            clock: Clock::default(),
             timers: Timers::default(),
             book: Book::new(me),
             reach: Reach::default(),
@@ -100,6 +104,7 @@ impl Membership {
             out: VecDeque::new(),
         };
         membership.hand_out(now);
+        membership.plan();
         Ok(membership)
     }
 
@@ -122,8 +127,7 @@ impl Membership {
 
     /// When [`Input::Wakeup`] is wanted if nothing happens before.
     pub fn next_wakeup(&self) -> Option<Time> {
-        let of_parts = [self.timers.next_wakeup(), self.reach.next_wakeup(), self.doubts.next_wakeup()];
-        of_parts.into_iter().chain([self.show_due, self.roster_due, self.silence_due()]).flatten().min()
+        self.clock.wakeup()
     }
 
     // ---- inputs ----
@@ -133,6 +137,7 @@ impl Membership {
         if self.has_left {
             return;
         }
+        let now = self.clock.read(now);
         self.pass_time(now);
         match input {
             Input::Contact { peer } => self.handle_contact(now, peer),
@@ -150,6 +155,7 @@ impl Membership {
             self.reach.plan(now, &self.book, &mut self.chance);
             self.hand_out(now);
         }
+        self.plan();
     }
 
     /// The next thing to do, if there is one.
@@ -241,6 +247,12 @@ impl Membership {
     }
 
     // ---- time ----
+
+    fn plan(&mut self) {
+        let of_parts = [self.timers.next_wakeup(), self.reach.next_wakeup(), self.doubts.next_wakeup()];
+        let wakeups = of_parts.into_iter().chain([self.show_due, self.roster_due, self.silence_due()]);
+        self.clock.plan(wakeups.flatten().min());
+    }
 
     fn pass_time(&mut self, now: Time) {
         while let Some(timer) = self.timers.pop(now) {

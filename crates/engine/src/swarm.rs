@@ -280,6 +280,7 @@ impl Swarm {
     pub fn withdraw(&mut self, digest: Digest) {
         self.seeds.remove(&digest);
         self.announcements.forget(&digest);
+        self.warming.evicted(&digest);
         self.refuse_readers(&digest);
         for home in homes(&digest, &self.roster).iter() {
             self.mail.push_back((home, Message::Withdraw { blobs: vec![digest] }));

@@ -1,6 +1,6 @@
 //! The command line beside a running agent, and what the agent says about itself.
 
-use shoal_tests::agent::{Agent, Setup, shoal};
+use shoal_tests::agent::{Agent, REGISTRY, Setup, shoal};
 use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::Origin;
 
@@ -151,4 +151,31 @@ async fn completion_and_help() {
         assert!(help.output.contains(word), "{word}: {}", help.output);
     }
     assert!(!shoal(&["no-such-command"]).await.ok);
+}
+
+/// The first pull comes from upstream, the second from the store, and the command says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_is_measured() {
+    let origin = Origin::start().await;
+    let image = Image::new(77, &[300_000, 1000]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let agent = Agent::start(&origin.url()).await;
+    let mirror = agent.url();
+    let name = format!("{REGISTRY}/{REPOSITORY}:v1");
+    let pull = ["pull", &*name, "--mirror", &*mirror];
+    let cold = command(&agent, &[&pull[..], &["--json"]].concat()).await.expect_ok("pull").output;
+    let cold: serde_json::Value = serde_json::from_str(&cold).unwrap();
+    let whats: Vec<_> = cold["steps"].as_array().unwrap().iter().map(|step| step["what"].clone()).collect();
+    assert_eq!(whats[..2], ["tag", "manifest"]);
+    assert_eq!(whats.len(), 2 + image.blobs().count());
+    for step in cold["steps"].as_array().unwrap().iter().skip(2) {
+        assert_eq!(step["from"][0]["source"], REGISTRY, "{step}");
+    }
+    let warm = command(&agent, &pull).await.expect_ok("pull").output;
+    assert!(warm.contains("were here already (100 %)"), "{warm}");
+    let missing = shoal(&["pull", &format!("{REGISTRY}/{REPOSITORY}:v9"), "--mirror", &mirror]).await;
+    assert_eq!(missing.code, Some(1));
+    assert!(missing.output.contains("was answered 404"), "{}", missing.output);
+    let nobody = shoal(&["pull", "redis:7", "--mirror", NOWHERE]).await;
+    assert_eq!(nobody.code, Some(4), "{}", nobody.output);
 }

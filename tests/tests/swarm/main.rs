@@ -6,6 +6,7 @@ mod faults;
 mod prewarm;
 mod rollout;
 mod runtime;
+mod stock;
 
 use shoal_tests::image::Image;
 use shoal_tests::origin::{Gate, Match, Origin, Plan};

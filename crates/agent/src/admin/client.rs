@@ -12,6 +12,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoal_engine::Digest;
 use tokio_util::task::AbortOnDropHandle;
@@ -20,8 +21,10 @@ use super::Refusal;
 use super::blobs::{BlobEntry, Page, Verified};
 use super::peers::Peers;
 use super::status::Status;
+use super::stock::{GcReport, GcRequest};
 use super::warm::WarmList;
 use crate::driver::BlobStory;
+use crate::stock::{StockAnswer, StockRequest};
 use crate::warm::{WarmPlan, WarmRequest, WarmStatus};
 
 pub use reach::RemoteError;
@@ -138,14 +141,24 @@ impl AdminClient {
         self.tell(method, &format!("/v1/blobs/{digest}/pin")).await
     }
 
+    /// Evicts, pins or unpins images. Takes as long as the slowest member, and has no limit here.
+    pub async fn stock(&self, request: &StockRequest) -> Result<StockAnswer, ClientError> {
+        self.post("/v1/stock", request).await
+    }
+
+    /// Cleans up the store; takes as long as the disk does.
+    pub async fn gc(&self, request: &GcRequest) -> Result<GcReport, ClientError> {
+        self.post("/v1/gc", request).await
+    }
+
     /// Begins to warm.
     pub async fn warm(&self, request: &WarmRequest) -> Result<WarmStatus, ClientError> {
-        self.in_time(self.send_warm(request)).await
+        self.in_time(self.post("/v1/warm", request)).await
     }
 
     /// What warming would do. Takes as long as the registry and the slowest member, and has no limit here.
     pub async fn plan_warm(&self, request: &WarmRequest) -> Result<WarmPlan, ClientError> {
-        self.send_warm(request).await
+        self.post("/v1/warm", request).await
     }
 
     /// The requests to warm that the agent knows.
@@ -172,14 +185,18 @@ impl AdminClient {
         Ok(WarmEvents { client, body, waiting: BytesMut::new(), _connection: connection })
     }
 
-    async fn send_warm<T: DeserializeOwned>(&self, request: &WarmRequest) -> Result<T, ClientError> {
-        let body = serde_json::to_vec(request).map_err(|error| self.broken(error))?;
-        let body = self.send(Method::POST, "/v1/warm", body.into()).await?;
-        self.parsed(&body)
-    }
-
     async fn tell(&self, method: Method, target: &str) -> Result<(), ClientError> {
         self.in_time(self.request(method, target)).await.map(drop)
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        target: &str,
+        request: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(request).map_err(|error| self.broken(error))?;
+        let body = self.send(Method::POST, target, body.into()).await?;
+        self.parsed(&body)
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, target: &str) -> Result<T, ClientError> {

@@ -54,7 +54,8 @@ fn state(store: &Store, metrics: &Arc<Metrics>) -> AdminState {
         listings: Listings::new(upstream.clone(), ListingSettings::default()),
         metrics: Arc::clone(metrics),
     };
-    let warmer = Warmer::new(Node::new(parts, Config::default().node_settings()), None, None);
+    let node = Node::new(parts, Config::default().node_settings());
+    let warmer = Warmer::new(node.clone(), None, None);
     let look = AgentLook::new(watch::Parts {
         store: store.clone(),
         driver: driver.clone(),
@@ -70,6 +71,7 @@ fn state(store: &Store, metrics: &Arc<Metrics>) -> AdminState {
         driver,
         upstream,
         swarm: None,
+        node,
         warmer,
         feed,
         metrics: Arc::clone(metrics),

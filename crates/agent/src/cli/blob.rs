@@ -3,7 +3,7 @@
 //! The agent is asked first; only when nobody answers on its socket is the store opened here, under the store's own lock,
 //! so that two processes never work in it.
 
-mod place;
+pub(super) mod place;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;

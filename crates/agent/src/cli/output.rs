@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use serde::Serialize;
 
 use super::Failure;
+use crate::warm::NodeName;
 
 /// Standard output. Everything goes through here, so that a reader who goes away is an error and not a panic.
 pub(super) struct Output {
@@ -118,6 +119,21 @@ pub(super) fn seconds(seconds: u64) -> String {
 pub(super) fn member_name(peer: &str) -> String {
     const DIGITS: usize = 12;
     peer.chars().take(DIGITS).collect()
+}
+
+/// A node for people: its name, and where to find it.
+pub(super) fn node_name(node: &NodeName) -> String {
+    if node.peer.is_empty() {
+        return "this node".into();
+    }
+    let address = node.address.map_or_else(String::new, |address| format!(" at {address}"));
+    let zone = if node.zone.is_empty() { String::new() } else { format!(" in {}", node.zone) };
+    format!("{}{address}{zone}", member_name(&node.peer))
+}
+
+/// A number of nodes.
+pub(super) fn nodes(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "node" } else { "nodes" })
 }
 
 /// A part of a whole in percent; nothing of nothing is nothing.

@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{CommandFactory as _, Parser as _};
 
@@ -42,6 +42,11 @@ fn what_can_be_said() {
         "shoal prewarm ls --json",
         "shoal prewarm status 0a1b2c3d",
         "shoal prewarm cancel 0a1b2c3d --config x.toml",
+        "shoal pull redis:7 --platform linux/arm64 --mirror http://127.0.0.1:5000 --parallel 8 --json",
+        "shoal evict redis:7 sha256:4f2a91 --cluster --json",
+        "shoal pin redis:7 --for 7days",
+        "shoal unpin redis:7 --socket /run/x.sock",
+        "shoal gc --unused-for 14days",
         "shoal completion zsh",
         "shoal version --json",
     ] {
@@ -57,6 +62,11 @@ fn what_can_be_said() {
         "shoal mirrors explain",
         "shoal blob rm",
         "shoal blob verify",
+        "shoal evict",
+        "shoal pull",
+        "shoal pull redis:7 --parallel 0",
+        "shoal pin --for 7days",
+        "shoal gc --unused-for soon",
         "shoal blob verify --all abcdef",
         "shoal blob ls --sort colour",
         "shoal agent --log-format xml",

@@ -8,7 +8,7 @@ use reqwest::Client;
 use tokio::process::Command;
 
 use super::child::Child;
-use super::http;
+use crate::loopback as http;
 
 /// A running agent with a data directory of its own.
 pub struct AgentProcess {

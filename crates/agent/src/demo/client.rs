@@ -9,8 +9,8 @@ use reqwest::header::ACCEPT;
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::Deserialize;
 
-use super::http;
 use super::image::{MANIFEST, SyntheticImage, sha256};
+use crate::loopback as http;
 
 /// Blobs that containerd fetches at a time (`max_concurrent_downloads`).
 const BLOBS_AT_ONCE: usize = 3;

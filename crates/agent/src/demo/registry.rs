@@ -11,8 +11,8 @@ use reqwest::{Client, StatusCode};
 use tokio::process::Command;
 
 use super::child::Child;
-use super::http;
 use super::image::{Content, SyntheticImage};
+use crate::loopback as http;
 
 /// Where Debian puts it; looked for in `PATH` first.
 const PROGRAM: &str = "/usr/bin/docker-registry";

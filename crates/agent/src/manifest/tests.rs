@@ -136,3 +136,18 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_manifest_tells_its_type() {
+    let table = [
+        (r#"{"schemaVersion":2,"mediaType":"a/b","layers":[]}"#, Some("a/b")),
+        (r#"{"schemaVersion":2,"layers":[]}"#, Some(OCI_MANIFEST)),
+        (r#"{"schemaVersion":2,"manifests":[]}"#, Some(OCI_INDEX)),
+        (r#"{"schemaVersion":2,"layers":[],"manifests":[]}"#, None),
+        (r#"{"schemaVersion":1,"layers":[]}"#, None),
+        ("a layer", None),
+    ];
+    for (text, media_type) in table {
+        assert_eq!(media_type_of(text.as_bytes()).as_deref(), media_type, "{text}");
+    }
+}

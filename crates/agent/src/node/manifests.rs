@@ -198,7 +198,7 @@ impl Inner {
         let media_type = match &blob.media_type {
             Some(media_type) => media_type.clone(),
             // It came as a blob, or from the runtime, which keeps no media types; its own text tells.
-            None => match media_type_of(&bytes) {
+            None => match manifest::media_type_of(&bytes) {
                 Some(media_type) => media_type,
                 None => return Ok(None),
             },
@@ -430,7 +430,7 @@ impl Inner {
     /// A manifest from the object store, which keeps no media types: one whose own text does not tell is fetched.
     async fn shared(&self, admitted: &Admitted, digest: Digest) -> Option<Fetched> {
         let (bytes, visibility) = self.parts.sources.shared_manifest(&admitted.asked, &digest).await?;
-        let media_type = media_type_of(&bytes)?;
+        let media_type = manifest::media_type_of(&bytes)?;
         let (size, ttl) = (bytes.len() as u64, self.settings.tags.time_to_live(None));
         Some(Fetched { digest, media_type, size, bytes: Some(bytes), ttl, visibility, mirror: None })
     }
@@ -488,63 +488,13 @@ fn reply(fetched: Fetched, max_age: Option<Duration>, stale: Option<String>) -> 
     }
 }
 
-/// The media type of a manifest by its own text: the field, or else the form that the OCI image specification gives
-/// documents without one. `None` if it is no manifest.
-fn media_type_of(bytes: &[u8]) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Shape {
-        schema_version: u8,
-        media_type: Option<String>,
-        layers: Option<serde::de::IgnoredAny>,
-        manifests: Option<serde::de::IgnoredAny>,
-    }
-    let shape: Shape = serde_json::from_slice(bytes).ok()?;
-    if shape.schema_version != 2 {
-        return None;
-    }
-    let by_form = match (&shape.layers, &shape.manifests) {
-        (Some(_), None) => Some(oci_spec::image::MediaType::ImageManifest.to_string()),
-        (None, Some(_)) => Some(oci_spec::image::MediaType::ImageIndex.to_string()),
-        _ => None,
-    };
-    shape.media_type.or(by_form)
-}
-
 /// A stored manifest's bytes; `None` if it is too large to be one or cannot be read.
 async fn read_manifest(blob: &Blob) -> Option<Bytes> {
-    if blob.size > manifest::MANIFEST_BYTES_MAX as u64 {
-        return None;
-    }
     match &blob.content {
         Content::Inline(bytes) => Some(bytes.clone()),
-        Content::File(file) => {
-            let (file, size) = (Arc::clone(file), usize::try_from(blob.size).ok()?);
-            let read = move || {
-                let mut bytes = vec![0; size];
-                std::os::unix::fs::FileExt::read_exact_at(&*file, &mut bytes, 0).map(|()| Bytes::from(bytes))
-            };
-            tokio::task::spawn_blocking(read).await.ok()?.ok()
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::media_type_of;
-
-    #[test]
-    fn a_manifest_tells_its_type() {
-        let table = [
-            (r#"{"schemaVersion":2,"mediaType":"a/b","layers":[]}"#, Some("a/b")),
-            (r#"{"schemaVersion":2,"layers":[]}"#, Some("application/vnd.oci.image.manifest.v1+json")),
-            (r#"{"schemaVersion":2,"manifests":[]}"#, Some("application/vnd.oci.image.index.v1+json")),
-            (r#"{"schemaVersion":2,"layers":[],"manifests":[]}"#, None),
-            (r#"{"schemaVersion":1,"layers":[]}"#, None),
-            ("a layer", None),
-        ];
-        for (text, media_type) in table {
-            assert_eq!(media_type_of(text.as_bytes()).as_deref(), media_type, "{text}");
+        Content::File(_) => {
+            let blob = blob.clone();
+            tokio::task::spawn_blocking(move || manifest::stored_bytes(&blob)).await.ok()?
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Json, State};
+use axum::extract::{Extension, Json, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -27,9 +27,11 @@ use shoal_engine::{Digest, Reference, Scope};
 
 use super::Swarm;
 use super::dial::Connection;
+use super::serve::Peer;
 use crate::driver::{Book, Handle, Naming};
 use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::node::{Held, Node};
+use crate::stock::{self, StockReport, StockRequest};
 
 /// Where a manifest is asked for.
 const MANIFEST_PATH: &str = "/shoal/1/manifest";
@@ -41,6 +43,12 @@ const HELD_PATH: &str = "/shoal/1/held";
 const HELD_BYTES_MAX: usize = WARM_BLOBS_MAX + 1024;
 /// Longest answer to that.
 const SIZE_BYTES_MAX: usize = 1024;
+/// Where a member is asked to evict or pin images.
+const STOCK_PATH: &str = "/shoal/1/stock";
+/// Longest answer to that: some lines for each name.
+const STOCK_BYTES_MAX: usize = stock::NAMES_MAX * 1024;
+/// How long a member may take for it: it looks through its store, and unlinks some hundred files.
+const STOCK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Where a home's book of a blob is asked for.
 const BOOK_PATH: &str = "/shoal/1/book";
 /// Longest answer to that: the names of a few members in full, or of thousands by twelve digits.
@@ -244,6 +252,24 @@ impl Swarm {
         futures_util::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
+    /// Has a member do something with images of its store.
+    ///
+    /// # Errors
+    /// Why nothing is known of it, in words for an operator.
+    pub(crate) async fn ask_stock(
+        &self,
+        peer: PeerId,
+        request: &StockRequest,
+    ) -> Result<Vec<StockReport>, String> {
+        let asked =
+            self.ask_json::<Result<Vec<StockReport>, String>>(peer, STOCK_PATH, request, STOCK_BYTES_MAX);
+        match tokio::time::timeout(STOCK_TIMEOUT, asked).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(why)) => Err(format!("it cannot be asked: {why}")),
+            Err(_) => Err(format!("it did not answer within {STOCK_TIMEOUT:?}")),
+        }
+    }
+
     async fn ask_home(
         &self,
         home: PeerId,
@@ -311,7 +337,8 @@ pub fn router(node: Node, driver: Handle) -> Router {
     let nodes = Router::new()
         .route(MANIFEST_PATH, post(manifest))
         .route(SIZE_PATH, post(size))
-        .route(HELD_PATH, post(held));
+        .route(HELD_PATH, post(held))
+        .route(STOCK_PATH, post(stock));
     nodes.with_state(node).merge(Router::new().route(BOOK_PATH, post(book)).with_state(driver))
 }
 
@@ -341,6 +368,14 @@ async fn held(State(node): State<Node>, Json(question): Json<HeldQuestion>) -> R
     let held = node.held(question.digests, Duration::from_millis(question.age_ms)).await;
     let here = held.here.iter().map(|here| if *here { '1' } else { '0' }).collect();
     Json(HeldAnswer { here, upstream_bytes: held.upstream_bytes }).into_response()
+}
+
+async fn stock(
+    State(node): State<Node>,
+    Extension(Peer(from)): Extension<Peer>,
+    Json(request): Json<StockRequest>,
+) -> Json<Result<Vec<StockReport>, String>> {
+    Json(node.stock_for_member(from, &request).await)
 }
 
 async fn manifest(State(node): State<Node>, Json(question): Json<Question>) -> Response {

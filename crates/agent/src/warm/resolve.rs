@@ -45,7 +45,8 @@ impl Platforms {
             .map(Self::These)
     }
 
-    fn fits(&self, platform: Option<&Platform>) -> bool {
+    /// Whether a manifest for `platform` is one of them.
+    pub(crate) fn fits(&self, platform: Option<&Platform>) -> bool {
         match (self, platform) {
             (Platforms::All, _) => true,
             (Platforms::These(_), None) => false,

@@ -57,6 +57,11 @@ pub struct NodeName {
 }
 
 impl NodeName {
+    /// An agent that has no swarm.
+    pub fn alone() -> Self {
+        NodeName { peer: String::new(), address: None, zone: String::new() }
+    }
+
     /// A member's name.
     pub fn of(member: &Member) -> Self {
         let is_alone = member.peer.0 == [0; 32];

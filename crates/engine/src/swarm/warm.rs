@@ -152,6 +152,11 @@ impl Warming {
         }
     }
 
+    /// A blob has left the store.
+    pub fn evicted(&mut self, digest: &Digest) {
+        self.sets.values_mut().for_each(|set| set.handle_evicted(digest));
+    }
+
     /// There is no room for the flight of a blob.
     pub fn postponed(&mut self, now: Time, digest: &Digest) {
         self.flying.remove(digest);

@@ -123,6 +123,12 @@ fn a_list_is_not_sent_as_often_as_it_is_asked_for() {
     a.handle(Time::ZERO, Input::Contact { peer: member(1, 0).peer });
     let [(_, announce)] = &packets(&mut a)[..] else { panic!("one question") };
     let mut answers = |after: Duration| {
+        while let Some(wakeup) = b.next_wakeup()
+            && wakeup < Time::ZERO + after
+        {
+            b.handle(wakeup, Input::Wakeup);
+        }
+        drain(&mut b);
         let packet = Input::Packet { from: member(0, 0).peer, bytes: announce.clone() };
         b.handle(Time::ZERO + after, packet);
         // Behind version and view stands the kind; 8 is a list.

@@ -111,6 +111,20 @@ fn a_node_that_was_cut_off_returns() {
 }
 
 #[test]
+fn nodes_that_stop_together_stay_together() {
+    let mut net = settled(NODES, 14);
+    net.nodes.iter_mut().for_each(|node| node.events.clear());
+    // As a hypervisor that moves its machines does; they go on within half a second.
+    for node in 0..NODES {
+        let more = SECOND * net.random(512) as u32 / 1024;
+        net.stop(node, 30 * SECOND + more);
+    }
+    net.run(60 * SECOND);
+    assert_eq!(deaths(&net), 0);
+    assert!(net.agrees());
+}
+
+#[test]
 fn a_restart_too_quick_to_be_noticed_is_no_death() {
     let mut net = settled(NODES, 8);
     net.nodes.iter_mut().for_each(|node| node.events.clear());

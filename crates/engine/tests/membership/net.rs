@@ -27,6 +27,8 @@ pub struct Node {
     /// Nodes on the same side can talk.
     side: u8,
     planned: Option<Time>,
+    /// It has no processor until then; what arrives waits.
+    stopped_until: Time,
 }
 
 enum Happening {
@@ -94,6 +96,7 @@ impl Net {
             peer: *peer,
             side: 0,
             planned: None,
+            stopped_until: Time::ZERO,
         };
         Net {
             now: Time::ZERO,
@@ -154,6 +157,11 @@ impl Net {
     pub fn leave(&mut self, node: usize) {
         self.tell(node, Input::Leave);
         self.kill(node);
+    }
+
+    /// Takes a node's processor away for a while.
+    pub fn stop(&mut self, node: usize, time: Duration) {
+        self.nodes[node].stopped_until = self.now + time;
     }
 
     /// Puts a node on a side of the network.
@@ -249,6 +257,23 @@ impl Net {
     }
 
     fn happen(&mut self, happening: Happening) {
+        let (Happening::Wakeup(node)
+        | Happening::Arrival { to: node, .. }
+        | Happening::Refusal { at: node, .. }
+        | Happening::Start(node, _)) = happening;
+        let resumes = self.nodes[node].stopped_until;
+        if self.now < resumes {
+            if let Happening::Wakeup(_) = happening {
+                // At the worst its timer fires before it reads what has come: the first numbers are long used up.
+                if self.nodes[node].planned == Some(self.now) {
+                    self.nodes[node].planned = Some(resumes);
+                    self.agenda.insert((resumes, node as u64), happening);
+                }
+            } else {
+                self.plan(resumes - self.now, happening);
+            }
+            return;
+        }
         match happening {
             Happening::Wakeup(node) => {
                 if self.nodes[node].planned == Some(self.now) {

@@ -93,6 +93,13 @@ impl Store {
         Ok(swept)
     }
 
+    /// Removes what nobody has used for `max_age` and nobody has pinned, whatever the options say.
+    pub fn expire(&self, now: SystemTime, max_age: Duration) -> Result<Taken, StoreError> {
+        let mut expired = Taken::default();
+        self.inner.expire_blobs(now, max_age, &mut expired)?;
+        Ok(expired)
+    }
+
     /// Writes down the uses that are only in memory. Also done by [`Store::sweep`] and when the store is dropped.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.inner.flush_touched()

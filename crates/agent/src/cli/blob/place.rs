@@ -5,13 +5,16 @@ use shoal_store::{Store, StoreError};
 
 use crate::admin::blobs::{BlobEntry, PAGE_MAX, Verified, page};
 use crate::admin::client::{AdminClient, ClientError};
+use crate::admin::stock::{GcReport, GcRequest, collect};
 use crate::cli::{AgentSocket, Failure};
+use crate::stock::{self, NodeStock, StockAnswer, StockRequest};
+use crate::warm::NodeName;
 
 /// Digits of a digest that are enough to mean it, if no other begins so. Fewer are more likely a slip than a name.
 const PREFIX_DIGITS_MIN: usize = 6;
 
 /// Where the blobs are.
-pub(super) enum Place {
+pub(in crate::cli) enum Place {
     /// Behind a socket.
     Agent(AdminClient),
     /// In a store that this process has opened. Its calls block, which harms nobody in a process that does only this.
@@ -55,6 +58,26 @@ impl Place {
                 None => return Ok(blobs),
             }
         }
+    }
+
+    /// Does something with images.
+    pub async fn stock(&self, request: &StockRequest) -> Result<StockAnswer, Failure> {
+        match self {
+            Place::Agent(client) => Ok(client.stock(request).await?),
+            Place::Store(_) if request.cluster => Err(Failure::NoMembers),
+            Place::Store(store) => {
+                let reports = stock::carry_out(store, &request.parsed()?, request)?;
+                Ok(StockAnswer { nodes: vec![NodeStock { node: NodeName::alone(), reports, error: None }] })
+            }
+        }
+    }
+
+    /// Cleans up.
+    pub async fn gc(&self, request: &GcRequest) -> Result<GcReport, Failure> {
+        Ok(match self {
+            Place::Agent(client) => client.gc(request).await?,
+            Place::Store(store) => collect(store, request)?,
+        })
     }
 
     /// The digest that a name means: itself, or the one stored blob whose digest begins so.

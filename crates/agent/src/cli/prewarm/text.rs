@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shoal_engine::Digest;
 
-use crate::cli::output::{Align, Table, bytes, member_name, percent, seconds};
+use crate::cli::output::{Align, Table, bytes, member_name, node_name, nodes, percent, seconds};
 use crate::warm::{ImageState, NodeName, Phase, WarmPlan, WarmStatus};
 
 /// Nodes that are listed with their reasons; all of them are in the JSON.
@@ -259,25 +259,12 @@ fn node_cells(node: &NodeName) -> [String; 3] {
     ]
 }
 
-fn nodes(count: usize) -> String {
-    format!("{count} {}", if count == 1 { "node" } else { "nodes" })
-}
-
 fn images(count: usize) -> String {
     format!("{count} {}", if count == 1 { "image" } else { "images" })
 }
 
 fn zone_name(zone: &str) -> &str {
     if zone.is_empty() { "-" } else { zone }
-}
-
-fn node_name(node: &NodeName) -> String {
-    if node.peer.is_empty() {
-        return "this node".into();
-    }
-    let address = node.address.map_or_else(String::new, |address| format!(" at {address}"));
-    let zone = if node.zone.is_empty() { String::new() } else { format!(" in {}", node.zone) };
-    format!("{}{address}{zone}", member_name(&node.peer))
 }
 
 fn moment(unix: u64) -> String {

@@ -25,6 +25,8 @@ struct Blob {
     standing: Standing,
     flying: bool,
     tries: u32,
+    /// It was there, and has left the store since.
+    gone: bool,
 }
 
 /// See the module's head.
@@ -36,8 +38,14 @@ impl Blobs {
     /// Blobs of which nothing is known; one that stands twice counts once.
     pub fn new(blobs: impl IntoIterator<Item = (Digest, u64)>) -> Self {
         let mut seen = BTreeSet::new();
-        let blob =
-            |(digest, size)| Blob { digest, size, standing: Standing::Waiting, flying: false, tries: 0 };
+        let blob = |(digest, size)| Blob {
+            digest,
+            size,
+            standing: Standing::Waiting,
+            flying: false,
+            tries: 0,
+            gone: false,
+        };
         Blobs { blobs: blobs.into_iter().filter(|(digest, _)| seen.insert(*digest)).map(blob).collect() }
     }
 
@@ -133,10 +141,18 @@ impl Blobs {
         flying
     }
 
-    /// What has failed is tried again.
+    /// A blob has left the store. It counts as there until the next run: a store that is too small for a set would fetch
+    /// and lose its blobs in turn.
+    pub fn handle_evicted(&mut self, digest: &Digest) {
+        for blob in self.blobs.iter_mut().filter(|b| b.digest == *digest) {
+            blob.gone = blob.standing == Standing::Ready;
+        }
+    }
+
+    /// What has failed is tried again, and what has gone since it was there.
     pub fn renew(&mut self) {
-        for blob in self.blobs.iter_mut().filter(|b| matches!(b.standing, Standing::Failed(_))) {
-            (blob.standing, blob.tries) = (Standing::Waiting, 0);
+        for blob in self.blobs.iter_mut().filter(|b| b.gone || matches!(b.standing, Standing::Failed(_))) {
+            (blob.standing, blob.tries, blob.gone) = (Standing::Waiting, 0, false);
         }
     }
 }

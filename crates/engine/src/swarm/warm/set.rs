@@ -197,6 +197,10 @@ impl Set {
         }
     }
 
+    pub(super) fn handle_evicted(&mut self, digest: &Digest) {
+        self.blobs.handle_evicted(digest);
+    }
+
     pub(super) fn flight_over(
         &mut self,
         desk: &mut Desk<'_>,
@@ -217,9 +221,7 @@ impl Set {
             return false;
         }
         self.keep_until = until;
-        self.targets.values_mut().for_each(|standing| *standing = Standing::Waiting);
-        self.children.clear();
-        self.parts.clear();
+        self.ask_all_again();
         if self.takes_part {
             let keep = |digest| Output::Keep { digest, until };
             desk.outputs.extend(self.blobs.ready().map(keep));
@@ -251,7 +253,15 @@ impl Set {
         self.blobs.stop(WarmFault::Cancelled)
     }
 
-    /// What has failed is tried again, once for each run.
+    /// Nothing is known of the members below any more.
+    fn ask_all_again(&mut self) {
+        self.targets.values_mut().for_each(|standing| *standing = Standing::Waiting);
+        self.children.clear();
+        self.parts.clear();
+    }
+
+    /// What has failed is tried again, once for each run. After the end, those that were ready are asked as well: they may
+    /// have lost since what they had.
     fn begin_run(&mut self, desk: &mut Desk<'_>, run: u64, deadline: Duration) {
         if self.runs.is_empty() {
             // Reports to an earlier life of this node must not be taken for reports to this one.
@@ -264,6 +274,9 @@ impl Set {
         self.runs.push_back(run);
         self.deadline = desk.now + deadline.min(WARM_DEADLINE_MAX);
         self.stopped = None;
+        if self.over_since.take().is_some() {
+            self.ask_all_again();
+        }
         self.blobs.renew();
         self.renew_targets(desk);
         self.dirty = true;

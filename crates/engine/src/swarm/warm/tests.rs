@@ -647,3 +647,23 @@ fn who_asks_again_after_the_end_asks_for_others() {
     assert_eq!(set.asked().collect::<Vec<_>>(), [(peer(3), super::blobs::Standing::Ready)]);
     assert_eq!(cluster.nodes[0].ends.iter().map(|end| end.of).collect::<Vec<_>>(), [2, 1]);
 }
+
+#[test]
+fn what_was_evicted_after_the_end_is_fetched_when_the_set_is_asked_for_again() {
+    let mut cluster = Cluster::new(30, |_| AT_ONCE);
+    cluster.warm(0, 60.0);
+    cluster.run_for(5.0);
+    let digest = cluster.blobs[1].0;
+    let looks = |cluster: &Cluster, node: usize| cluster.nodes[node].looks[&digest];
+    let before: Vec<_> = (1..=30).map(|node| looks(&cluster, node)).collect();
+    cluster.input(17, Input::Evicted { digest });
+    cluster.run_for(5.0);
+    assert_eq!(looks(&cluster, 17), before[16], "nobody wants it before somebody asks again");
+    cluster.warm(0, 60.0);
+    cluster.run_for(5.0);
+    assert_eq!(cluster.nodes[0].ends.iter().map(|end| end.ready).collect::<Vec<_>>(), [30, 30]);
+    for node in 1..=30 {
+        let again = u32::from(node == 17);
+        assert_eq!(looks(&cluster, node), before[node - 1] + again, "node {node}");
+    }
+}

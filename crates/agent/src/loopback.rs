@@ -1,4 +1,4 @@
-//! The HTTP client of the demo's own parts: loopback only, no proxies, no TLS roots to load.
+//! The HTTP client for what is on this machine: no proxies, no TLS roots to load.
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;

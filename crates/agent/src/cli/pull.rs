@@ -1,0 +1,194 @@
+//! `shoal pull`: pulls an image through the agent as a runtime would, keeps nothing, and tells where the time went.
+
+mod text;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::output::Output;
+use super::{AgentSocket, Failure};
+use crate::admin::client::{AdminClient, ClientError};
+use crate::driver::BlobStory;
+use crate::image::Image;
+use crate::pull::{self, Plan, Progress, PullError, Step, What};
+use crate::warm::Platforms;
+
+/// How often the bar moves.
+const TICK: Duration = Duration::from_millis(100);
+
+const EXAMPLES: &str = "\
+Examples:
+  shoal pull redis:7                         how long a pull takes on this node, and why
+  shoal pull registry.example.com/app:v2 --json | jq '.steps[] | select(.what == \"layer\")'
+
+The image is pulled from the agent's own port with the requests a runtime makes, hashed, and thrown
+away; the agent keeps it as for any client. Unpacking, which often takes longer, is not in it.
+
+Exit status: 0 pulled; 1 not; 2 the image's name is wrong; 4 no agent answers.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct PullArgs {
+    /// The image as users write it: redis:7 is docker.io/library/redis:7.
+    image: String,
+    /// The platform, os/architecture[/variant]. Without it: the one of this machine.
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+    /// Where the agent listens for runtimes. Without it: the first address in the configuration.
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// Blobs at a time.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
+    parallel: u16,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    agent: AgentSocket,
+}
+
+/// What a pull was like.
+#[derive(Debug, Serialize)]
+struct Report {
+    image: String,
+    mirror: String,
+    /// Bytes of all bodies.
+    bytes: u64,
+    seconds: f64,
+    steps: Vec<Sourced>,
+}
+
+/// A request, and who had what it asked for.
+#[derive(Debug, Serialize)]
+struct Sourced {
+    #[serde(flatten)]
+    step: Step,
+    from: Vec<Share>,
+}
+
+/// What one source brought.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Share {
+    /// `store`, a member's name, or a registry or mirror.
+    source: String,
+    is_member: bool,
+    bytes: u64,
+}
+
+pub(super) async fn run(args: &PullArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    let image: Image = args.image.parse()?;
+    let wanted: Vec<String> = args.platform.iter().cloned().collect();
+    let platforms = Platforms::parse(&wanted).map_err(Failure::NoPlatform)?;
+    let mirror = match &args.mirror {
+        Some(url) => url.clone(),
+        None => mirror_of(args)?,
+    };
+    let plan = Plan { image, platforms, mirror, parallel: usize::from(args.parallel) };
+    let admin = args.agent.client()?;
+    let begun_ms = unix_ms();
+    let (steps, seconds) = measure(&plan).await?;
+    let report = Report {
+        image: plan.image.to_string(),
+        mirror: plan.mirror,
+        bytes: steps.iter().map(|step| step.bytes).sum(),
+        seconds,
+        steps: with_sources(steps, begun_ms, &admin).await?,
+    };
+    if args.json {
+        out.json(&report)?;
+    } else {
+        out.bytes(text::of(&report).as_bytes())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn mirror_of(args: &PullArgs) -> Result<String, Failure> {
+    let config = args.agent.config.load()?;
+    // The defaults name one, and a configuration without any is refused.
+    let address = config.listeners().first().map(|listener| listener.address);
+    let mut address = address.ok_or(Failure::NoListener)?;
+    if address.ip().is_unspecified() {
+        let here: std::net::IpAddr = if address.is_ipv6() {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        };
+        address.set_ip(here);
+    }
+    Ok(format!("http://{address}"))
+}
+
+async fn measure(plan: &Plan) -> Result<(Vec<Step>, f64), PullError> {
+    let progress = Arc::new(Progress::default());
+    let shown = std::io::stderr().is_terminal().then(|| tokio::spawn(show(Arc::clone(&progress))));
+    let begun = Instant::now();
+    let pulled = pull::pull(plan, &progress).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    if let Some(shown) = shown {
+        shown.abort();
+        // Its bar is taken away when it is dropped.
+        let _ = shown.await;
+    }
+    Ok((pulled?, seconds))
+}
+
+async fn show(progress: Arc<Progress>) {
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = Cleared(bar);
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
+        bar.0.set_length(progress.of.load(Ordering::Relaxed));
+        bar.0.set_position(progress.bytes.load(Ordering::Relaxed));
+    }
+}
+
+struct Cleared(ProgressBar);
+
+impl Drop for Cleared {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Asks the agent who sent what since `begun_ms` (Unix). Without its socket (another user's, say) that stays unknown.
+async fn with_sources(steps: Vec<Step>, begun_ms: u64, admin: &AdminClient) -> Result<Vec<Sourced>, Failure> {
+    let mut sourced: Vec<_> = steps.into_iter().map(|step| Sourced { step, from: Vec::new() }).collect();
+    for Sourced { step, from } in &mut sourced {
+        if !matches!(step.what, What::Config | What::Layer) {
+            continue;
+        }
+        match admin.explain(&step.digest).await {
+            Ok(story) => *from = shares(&story, step.bytes, begun_ms),
+            Err(ClientError::NoAgent { .. } | ClientError::Denied { .. }) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(sourced)
+}
+
+/// What came before the pull was in the store when it began.
+fn shares(story: &BlobStory, size: u64, begun_ms: u64) -> Vec<Share> {
+    let came = story.sources.iter().filter(|share| share.last_at_ms >= begun_ms);
+    let came: Vec<_> = came
+        .map(|share| Share { source: share.source.clone(), is_member: share.is_member, bytes: share.bytes })
+        .collect();
+    if came.is_empty() { vec![Share { source: "store".into(), is_member: false, bytes: size }] } else { came }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

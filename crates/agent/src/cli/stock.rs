@@ -1,0 +1,230 @@
+//! `shoal evict`, `pin`, `unpin` and `gc`: the store, image by image, on this node or on all.
+//!
+//! As with `shoal blob`, the store is opened here only when nobody answers on the agent's socket.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+
+use super::blob::place::Place;
+use super::output::{Output, bytes, node_name, nodes};
+use super::{AgentSocket, Failure};
+use crate::admin::stock::{GcReport, GcRequest, Removed};
+use crate::stock::{Deed, NodeStock, StockAnswer, StockReport, StockRequest};
+
+/// Exit code for images that are not there.
+const NOT_THERE: u8 = 5;
+/// Nodes that are listed one by one.
+const LISTED_MAX: usize = 20;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  shoal evict registry.example.com/app:v2            from this node
+  shoal evict registry.example.com/app:v2 --cluster  from every node, the tag too: the next pull asks the registry
+  shoal evict sha256:4f2a91                          a manifest with what it names, or one blob
+
+Layers that another stored image has stay. Whoever reads a blob now can read it to its end.
+
+Exit status: 0 done, also where nothing was there; 1 some nodes did not answer.")]
+pub(super) struct EvictArgs {
+    #[command(flatten)]
+    what: WhatArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  shoal pin registry.example.com/app:v2 --for 7days
+  shoal pin registry.example.com/app:v2 --cluster
+
+What is not in the store is not fetched: shoal prewarm --pin does that.
+
+Exit status: 0 all of it is pinned; 1 some nodes did not answer; 5 parts of it are not there.")]
+pub(super) struct PinArgs {
+    /// For so long from now (24h, 7days). Without it: until it is unpinned.
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    time: Option<Duration>,
+    #[command(flatten)]
+    what: WhatArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UnpinArgs {
+    #[command(flatten)]
+    what: WhatArgs,
+}
+
+#[derive(Debug, Args)]
+struct WhatArgs {
+    /// Images as for a runtime (redis:7), or digests.
+    #[arg(required = true, value_name = "IMAGE|DIGEST")]
+    names: Vec<String>,
+    /// On every node, and not only on this one.
+    #[arg(long)]
+    cluster: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    agent: AgentSocket,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  shoal gc                       what the agent does by itself once a minute
+  shoal gc --unused-for 14days   what nobody has used for two weeks goes, too")]
+pub(super) struct GcArgs {
+    /// Remove also what nobody has used for so long; pinned blobs stay.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    unused_for: Option<Duration>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    agent: AgentSocket,
+}
+
+pub(super) async fn evict(args: &EvictArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    run(&args.what, Deed::Evict, None, out).await
+}
+
+pub(super) async fn pin(args: &PinArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    // Beyond the calendar is for ever.
+    let end = args.time.map(|time| SystemTime::now().checked_add(time));
+    let until =
+        end.flatten().and_then(|end| end.duration_since(UNIX_EPOCH).ok()).map(|since| since.as_secs());
+    run(&args.what, Deed::Pin, until, out).await
+}
+
+pub(super) async fn unpin(args: &UnpinArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    run(&args.what, Deed::Unpin, None, out).await
+}
+
+async fn run(args: &WhatArgs, deed: Deed, until: Option<u64>, out: &mut Output) -> Result<ExitCode, Failure> {
+    let mut request =
+        StockRequest { deed, names: args.names.clone(), also: Vec::new(), until, cluster: args.cluster };
+    let place = Place::find(&args.agent).await?;
+    for name in &mut request.names {
+        // The beginning of a digest means a blob of this node.
+        if name.starts_with("sha256:") || name.starts_with("sha512:") {
+            *name = place.resolve(name).await?.to_string();
+        }
+    }
+    let answer = place.stock(&request).await?;
+    if args.json {
+        out.json(&answer)?;
+    } else {
+        out.bytes(text(deed, &answer).as_bytes())?;
+    }
+    Ok(exit_code(deed, &answer))
+}
+
+fn exit_code(deed: Deed, answer: &StockAnswer) -> ExitCode {
+    let reports = || answer.nodes.iter().flat_map(|node| &node.reports);
+    if answer.nodes.iter().any(|node| node.error.is_some()) {
+        ExitCode::FAILURE
+    } else if deed == Deed::Pin && reports().any(|report| report.digest.is_none() || report.missing > 0) {
+        ExitCode::from(NOT_THERE)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// A paragraph for each name: what was done in all, then the nodes that are worth a line.
+fn text(deed: Deed, answer: &StockAnswer) -> String {
+    let mut text = String::new();
+    let names = answer.nodes.iter().find(|node| node.error.is_none()).map_or(0, |node| node.reports.len());
+    for at in 0..names {
+        let reports: Vec<_> =
+            answer.nodes.iter().filter_map(|node| Some((node, node.reports.get(at)?))).collect();
+        text.push_str(&of_name(deed, &reports));
+    }
+    let silent: Vec<_> = answer.nodes.iter().filter(|node| node.error.is_some()).collect();
+    for node in silent.iter().take(LISTED_MAX) {
+        let why = node.error.as_deref().unwrap_or_default();
+        let _ = writeln!(text, "not done: {}: {why}", node_name(&node.node));
+    }
+    if silent.len() > LISTED_MAX {
+        let _ = writeln!(text, "not done: {} more; --json lists them", nodes(silent.len() - LISTED_MAX));
+    }
+    text
+}
+
+fn of_name(deed: Deed, reports: &[(&NodeStock, &StockReport)]) -> String {
+    let Some((_, first)) = reports.first() else { return String::new() };
+    let done = match deed {
+        Deed::Look => "here",
+        Deed::Evict => "removed",
+        Deed::Pin => "pinned",
+        Deed::Unpin => "unpinned",
+    };
+    let there: Vec<_> = reports.iter().filter(|(_, report)| report.blobs > 0).collect();
+    let sum = |of: fn(&StockReport) -> u64| reports.iter().map(|(_, report)| of(report)).sum::<u64>();
+    let everywhere = reports.len() > 1;
+    let mut text = match (there.len(), everywhere) {
+        (0, false) => format!("{}: not in the store", first.name),
+        (0, true) => format!("{}: on none of {}", first.name, nodes(reports.len())),
+        (_, false) => format!("{}: {} {done}, {}", first.name, blobs(first.blobs), bytes(first.bytes)),
+        (count, true) => {
+            let (all, size) = (blobs(sum(|report| report.blobs)), bytes(sum(|report| report.bytes)));
+            format!("{}: {all} {done} on {count} of {}, {size}", first.name, nodes(reports.len()))
+        }
+    };
+    for (count, what) in [
+        (sum(|report| report.shared), "stayed: another image has them"),
+        (sum(|report| report.runtime), "left alone: they are the container runtime's"),
+    ] {
+        if count > 0 {
+            let _ = write!(text, "; {} {what}", blobs(count));
+        }
+    }
+    text.push('\n');
+    if deed == Deed::Pin {
+        for (node, report) in reports.iter().filter(|(_, report)| report.missing > 0).take(LISTED_MAX) {
+            let of = if everywhere { format!(" on {}", node_name(&node.node)) } else { String::new() };
+            let _ = writeln!(
+                text,
+                "  {} of it missing{of}: shoal prewarm --pin fetches them",
+                blobs(report.missing)
+            );
+        }
+    }
+    text
+}
+
+fn blobs(count: u64) -> String {
+    format!("{count} {}", if count == 1 { "blob" } else { "blobs" })
+}
+
+pub(super) async fn gc(args: &GcArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    let request = GcRequest { unused_for_seconds: args.unused_for.map(|time| time.as_secs()) };
+    let report = Place::find(&args.agent).await?.gc(&request).await?;
+    if args.json {
+        out.json(&report)?;
+    } else {
+        out.bytes(of_gc(&report).as_bytes())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn of_gc(report: &GcReport) -> String {
+    let GcReport { expired, partials, evicted } = report;
+    let mut text = String::new();
+    for (Removed { count, bytes: size }, what) in [
+        (expired, "not used for long"),
+        (partials, "received in part and given up"),
+        (evicted, "evicted to make room"),
+    ] {
+        if *count > 0 {
+            let _ = writeln!(text, "{} {what}: {} freed", blobs(*count), bytes(*size));
+        }
+    }
+    if text.is_empty() { "nothing to remove\n".into() } else { text }
+}
+
+#[cfg(test)]
+mod tests;
