@@ -164,11 +164,14 @@ impl Setup {
         self.folder.path().join("admin.sock")
     }
 
-    /// Writes the configuration and returns its path.
+    /// Writes the configuration, unless it is there, and returns its path.
     pub fn write(&self) -> PathBuf {
         let path = self.folder.path().join("shoal.toml");
         let text = toml::to_string(&self.config).expect("the configuration is valid TOML");
-        std::fs::write(&path, text).expect("the folder is ours");
+        // A file that is younger than the agent would be one that it has not read.
+        if std::fs::read_to_string(&path).ok().as_ref() != Some(&text) {
+            std::fs::write(&path, text).expect("the folder is ours");
+        }
         path
     }
 

@@ -215,6 +215,11 @@ impl Containerd {
         assert!(self.content().await.is_empty(), "content is left after the only image is gone");
     }
 
+    /// The folder with everything of its own; its folder of hosts is `hosts` there.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// `io.containerd.content.v1.content`, where blobs lie.
     pub fn content_folder(&self) -> PathBuf {
         self.folder.path().join("root/io.containerd.content.v1.content")

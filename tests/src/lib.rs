@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod containerd;
 pub mod disk;
 pub mod docker_registry;
+pub mod helm;
 pub mod http;
 pub mod image;
 pub mod netns;

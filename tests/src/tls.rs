@@ -10,17 +10,29 @@ use rustls::server::WebPkiClientVerifier;
 /// An authority and what it has signed.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
+    /// The year at whose beginning all that it signs ends, and itself.
+    ends: Option<i32>,
 }
 
 impl Authority {
     /// A fresh authority.
     pub fn new() -> Self {
+        Self::until(None)
+    }
+
+    /// A fresh authority that ended with all that it signs, at the beginning of this year.
+    pub fn ending(year: i32) -> Self {
+        Self::until(Some(year))
+    }
+
+    fn until(ends: Option<i32>) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         // OpenSSL takes a certificate for self-signed whose issuer has the same name as it has itself.
         params.distinguished_name.push(DnType::CommonName, "authority of a test");
+        end(&mut params, ends);
         let key = KeyPair::generate().expect("a key can be made");
-        Authority { issuer: CertifiedIssuer::self_signed(params, key).expect("parameters are valid") }
+        Authority { issuer: CertifiedIssuer::self_signed(params, key).expect("parameters are valid"), ends }
     }
 
     /// The authority's certificate, PEM.
@@ -30,8 +42,9 @@ impl Authority {
 
     fn signed(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key can be made");
-        let params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
-            .expect("the names are valid");
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("the names are valid");
+        end(&mut params, self.ends);
         (params.signed_by(&key, &self.issuer).expect("parameters are valid"), key)
     }
 
@@ -75,6 +88,12 @@ impl Authority {
             builder.with_single_cert(vec![certificate.der().clone()], key).expect("certificate and key fit");
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Arc::new(config)
+    }
+}
+
+fn end(params: &mut CertificateParams, year: Option<i32>) {
+    if let Some(year) = year {
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
     }
 }
 

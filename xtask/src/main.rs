@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod containerd;
+mod deploy;
 mod fuzz;
 mod packages;
 mod place;
@@ -13,6 +14,7 @@ mod process;
 mod rocksdb;
 mod s3;
 mod schemathesis;
+mod sbom;
 mod sim;
 mod test;
 mod tidy;
@@ -37,6 +39,7 @@ cargo xtask <command>
   tidy                 only the checks of the sources that no compiler makes
   lint                 clippy with warnings as errors, and the tidiness checks
   fuzz NAME [ARGS]     a fuzz target, until it finds something (ARGS go to libFuzzer, e.g. -max_total_time=60)
+  sbom [TARGET]        what the program is made of, as CycloneDX, on standard output
   setup                only installs what the other commands need
   help                 this text
 
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         "lint" => test::lint(),
         "tidy" => tidy::check(),
         "fuzz" => fuzz::run(rest),
+        "sbom" => sbom::run(rest),
         "setup" => setup(),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
@@ -84,5 +88,6 @@ fn setup() -> Result {
     containerd::ensure();
     s3::ensure();
     schemathesis::ensure();
+    deploy::ensure();
     Ok(())
 }

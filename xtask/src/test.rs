@@ -1,6 +1,6 @@
 //! `cargo xtask test` and `cargo xtask lint`: what a change has to pass.
 
-use crate::{Result, build, containerd, packages, process, s3, schemathesis, tidy};
+use crate::{Result, build, containerd, deploy, packages, process, s3, schemathesis, tidy};
 
 /// Format, tidiness, one build, every test. What is cheapest comes first.
 pub fn run(args: &[String]) -> Result {
@@ -8,6 +8,7 @@ pub fn run(args: &[String]) -> Result {
     containerd::ensure();
     s3::ensure();
     schemathesis::ensure();
+    deploy::ensure();
     format()?;
     tidy::check()?;
     // The tests of this very tool.

@@ -1,15 +1,18 @@
 //! What the agent tells about itself, and what it can be told to do: the admin API on a unix socket for the command line, and
 //! on a TLS port if one is configured; metrics, health and the status page on a port of their own.
 //!
-//! Invariants: only the agent's own user (and root) reaches the admin API; nothing on the port changes anything; no
-//! handler blocks an async thread. The types of the API are shared with the command line, so the two cannot disagree.
+//! Invariants: nobody reaches the admin API but the agent's own user, root, and on the TLS port whoever shows the token; nothing
+//! on the port for watchers changes anything; no handler blocks an async thread. The types of the API are shared with the
+//! command line, so the two cannot disagree.
 
 pub mod blobs;
 pub mod client;
+mod client_events;
 pub mod events;
 pub mod observe;
 pub mod openapi;
 pub mod peers;
+mod proof;
 pub mod remote;
 mod socket;
 pub mod status;
@@ -33,11 +36,13 @@ use shoal_store::{Store, StoreError};
 use crate::driver;
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::registry::proof::Proofs;
 use crate::swarm::Swarm;
 use crate::upstream::Upstream;
 use crate::warm::Warmer;
 use crate::watch::Feed;
 
+pub use client_events::Events;
 pub use observe::{Instance, ObserveState, Readiness, observe_router, serve_observe};
 pub use socket::{SocketError, bind, serve};
 
@@ -64,6 +69,8 @@ pub struct AdminState {
     pub started: Instant,
     /// Where clients connect.
     pub listeners: Vec<SocketAddr>,
+    /// What the registry ports answer to whoever asks whose they are.
+    pub proofs: Proofs,
 }
 
 impl FromRef<AdminState> for Feed {

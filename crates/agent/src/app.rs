@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::node::{Node, Parts};
 use crate::page;
 use crate::registry::listen::{self, BindError};
+use crate::registry::proof::{Proofs, proof_router};
 use crate::registry::{self, FrontSettings};
 use crate::sources::Sources;
 use crate::swarm::{self, Bound, Swarm, SwarmError};
@@ -156,14 +157,16 @@ impl App {
             swarm.spawn(bound, &driver, swarm::router(node.clone(), driver.clone()), &swarming, &leaving);
         }
         let (serving, stopping) = (TaskTracker::new(), CancellationToken::new());
-        let mut addresses = Vec::new();
+        let (mut addresses, proofs) = (Vec::new(), Proofs::default());
         for (listener, front) in registry {
             addresses.extend(listener.local_addr());
             let app = registry::router(node.clone(), front, Arc::clone(&metrics));
+            let app = app.merge(proof_router(proofs.clone()));
             let limits = config.connection_limits();
             serving.spawn(listen::serve(listener, app, limits, Arc::clone(&metrics), stopping.clone()));
         }
-        let gauges = Gauges { store: store.clone(), metrics: Arc::clone(&metrics) };
+        let disk_free_min = config.store_options().disk_free_min;
+        let gauges = Gauges { store: store.clone(), metrics: Arc::clone(&metrics), disk_free_min };
         let background = CancellationToken::new();
         let readiness = Readiness::new();
         let observe_address = ports.observe.local_addr().ok();
@@ -198,6 +201,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             started,
             listeners: addresses.clone(),
+            proofs,
         };
         ports.spawn(&config, state, observing, &watched, &background);
         watched.spawn(sweep(gauges, config.sweep_interval(), background.clone()));
@@ -312,6 +316,8 @@ impl Running {
 struct Gauges {
     store: Store,
     metrics: Arc<Metrics>,
+    /// Bytes that the store leaves free on the file system.
+    disk_free_min: u64,
 }
 
 impl Gauges {
@@ -321,6 +327,9 @@ impl Gauges {
         let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.store_bytes.set(gauge(usage.file_bytes + usage.inline_bytes));
         self.metrics.store_blobs.set(gauge(usage.blobs));
+        // Without a capacity of its own, the store may take what is free now and what it has already.
+        let room = || usage.bytes().saturating_add(usage.disk_free).saturating_sub(self.disk_free_min);
+        self.metrics.store_capacity_bytes.set(gauge(usage.capacity.unwrap_or_else(room)));
         self.metrics.store_partial_bytes.set(gauge(usage.partial_bytes));
         let (gone, gone_bytes) = (usage.evicted + usage.expired, usage.evicted_bytes + usage.expired_bytes);
         self.metrics.evictions.inc_by(gone.saturating_sub(self.metrics.evictions.get()));

@@ -7,19 +7,23 @@ mod agent;
 mod api;
 mod blob;
 mod config;
+mod doctor;
 mod explain;
 pub(crate) mod failure;
 mod import;
 mod mirrors;
 mod output;
 mod peers;
+mod prepare;
 mod prewarm;
 mod process;
 mod pull;
+mod runtime;
 mod status;
 mod stock;
 #[cfg(test)]
 mod tests;
+mod top;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,11 +32,12 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
 use crate::admin::client::AdminClient;
-use crate::config::{Config, DEFAULT_PATH};
+use crate::config::{Config, ConfigErrors, DEFAULT_PATH, NodeFacts};
 
 pub use failure::{Failure, explain};
 
 use output::Output;
+pub(crate) use output::member_name;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,7 +45,9 @@ Examples:
   shoal config check                report everything that is wrong with the configuration
   shoal mirrors explain redis:7     who is asked for an image, and in which order
   shoal status                      what the agent on this node is doing
+  shoal doctor                      what is wrong with this node, and what to do
   shoal blob ls --sort size         what it has stored
+  shoal runtime install             have the runtimes of this node ask it
   shoal prewarm redis:7             bring an image to every node before it is needed
   shoal demo                        see it work, on this machine, in ten seconds
 
@@ -82,12 +89,28 @@ enum Command {
     Blob(blob::BlobCommand),
     /// Show what the agent of this node is doing.
     Status(status::StatusArgs),
+    /// Watch the agent and its cluster, live.
+    Top(top::TopArgs),
     /// Show where a blob came from, or is coming from, on this node.
     Explain(explain::ExplainArgs),
     /// Show the other agents that this one knows.
     Peers(peers::PeersArgs),
+    /// Look at this node as an experienced person would: what is wrong, what it means, what to do.
+    ///
+    /// Looks at the configuration, the agent, its disk, registries and mirrors, other members and the container runtimes,
+    /// all at once; takes 20 s at most and changes nothing. Works when the agent is down, too.
+    Doctor(doctor::DoctorArgs),
+    /// Point the container runtimes of this node at the agent.
+    #[command(subcommand)]
+    Runtime(runtime::RuntimeCommand),
     /// Bring images to nodes before anybody asks for them, and wait until they are there.
     Prewarm(Box<prewarm::PrewarmArgs>),
+    /// Give directories to the user that the agent will run as.
+    ///
+    /// For an agent that runs without rights of its own: run as root before it, for example in an init container. Directories
+    /// that are missing are made; what lies in those of somebody else changes hands with them.
+    #[command(after_help = "Example:\n  shoal prepare /var/lib/shoal /run/shoal --owner 65532:65532")]
+    Prepare(prepare::PrepareArgs),
     /// Pull an image through the agent, and tell where the time went.
     Pull(pull::PullArgs),
     /// Remove images, from this node or from all.
@@ -109,6 +132,13 @@ enum Command {
     Completion {
         /// Which shell.
         shell: Shell,
+    },
+    /// Write the manual pages, one for each command.
+    #[command(hide = true)]
+    Man {
+        /// Directory that they are written to.
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        directory: PathBuf,
     },
     /// Print the version.
     Version {
@@ -134,10 +164,47 @@ impl ConfigArgs {
     }
 
     fn load(&self) -> Result<Config, Failure> {
-        Ok(match self.path() {
-            Some(path) => Config::load(path)?,
-            None => Config::default(),
-        })
+        Ok(self.read(&NodeFacts::default())?)
+    }
+
+    fn read(&self, facts: &NodeFacts) -> Result<Config, ConfigErrors> {
+        match self.path() {
+            Some(path) => Config::load(path, facts),
+            None => Config::without_file(facts),
+        }
+    }
+}
+
+/// What this node says of itself, beside a configuration that all nodes share. Empty values say nothing.
+#[derive(Debug, Args)]
+struct NodeArgs {
+    /// Failure and cost domain of this node. Goes before swarm.zone.
+    #[arg(long, env = "SHOAL_ZONE", value_name = "ZONE")]
+    zone: Option<String>,
+    /// Labels of this node: KEY=VALUE[,KEY=VALUE...]. Go before the same keys in swarm.labels.
+    #[arg(long, env = "SHOAL_LABELS", value_name = "LABELS", value_delimiter = ',', value_parser = label)]
+    labels: Vec<Option<(String, String)>>,
+    /// IP addresses that other agents are told: A[,B...], best first. Go before swarm.advertise.
+    #[arg(long, env = "SHOAL_ADVERTISE", value_name = "ADDRESSES", value_delimiter = ',')]
+    advertise: Vec<String>,
+}
+
+impl NodeArgs {
+    fn facts(&self) -> NodeFacts {
+        NodeFacts {
+            zone: self.zone.clone(),
+            labels: self.labels.iter().flatten().cloned().collect(),
+            advertise: self.advertise.clone(),
+        }
+    }
+}
+
+/// `KEY=VALUE`; nothing at all is no label, because a variable may be set and empty.
+fn label(text: &str) -> Result<Option<(String, String)>, String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok(Some((key.to_owned(), value.to_owned()))),
+        None if text.is_empty() => Ok(None),
+        _ => Err("a label is written KEY=VALUE".into()),
     }
 }
 
@@ -194,8 +261,17 @@ impl Cli {
             Command::Mirrors(command) => process::light_runtime()?.block_on(mirrors::run(&command, &mut out)),
             Command::Blob(command) => process::light_runtime()?.block_on(blob::run(&command, &mut out)),
             Command::Status(args) => process::light_runtime()?.block_on(status::run(&args, &mut out)),
+            Command::Top(args) => process::light_runtime()?.block_on(top::run(&args, &mut out)),
             Command::Explain(args) => process::light_runtime()?.block_on(explain::run(&args, &mut out)),
+            Command::Runtime(command) => process::light_runtime()?.block_on(runtime::run(&command, &mut out)),
             Command::Peers(args) => process::light_runtime()?.block_on(peers::run(&args, &mut out)),
+            Command::Doctor(args) => {
+                let runtime = process::light_runtime()?;
+                let outcome = runtime.block_on(doctor::run(&args, &mut out));
+                // A disk that hangs keeps its thread; nobody waits for it any more.
+                runtime.shutdown_background();
+                outcome
+            }
             Command::Prewarm(args) => process::light_runtime()?.block_on(prewarm::run(&args, &mut out)),
             Command::Pull(args) => process::runtime()?.block_on(pull::run(&args, &mut out)),
             Command::Evict(args) => process::light_runtime()?.block_on(stock::evict(&args, &mut out)),
@@ -211,6 +287,8 @@ impl Cli {
                 clap_complete::generate(shell, &mut Cli::command(), "shoal", &mut script);
                 out.bytes(&script).map(|()| ExitCode::SUCCESS)
             }
+            Command::Prepare(args) => prepare::run(&args, &mut out),
+            Command::Man { directory } => manual(&directory).map(|()| ExitCode::SUCCESS),
             Command::Version { json } => version(json, &mut out).map(|()| ExitCode::SUCCESS),
         };
         match outcome {
@@ -221,6 +299,11 @@ impl Cli {
             outcome => outcome,
         }
     }
+}
+
+fn manual(directory: &Path) -> Result<(), Failure> {
+    clap_mangen::generate_to(Cli::command(), directory)
+        .map_err(|source| Failure::Write { path: directory.to_owned(), source })
 }
 
 fn version(json: bool, out: &mut Output) -> Result<(), Failure> {

@@ -6,6 +6,8 @@
 //! private keys, which have no text form.
 
 mod document;
+mod facts;
+mod files;
 mod problem;
 mod quantity;
 mod resolve;
@@ -30,6 +32,8 @@ use crate::upstream::{MirrorSettings, RegistrySettings};
 use crate::{driver, logging, node, upstream};
 
 pub(crate) use document::line_and_column;
+pub use facts::NodeFacts;
+pub use files::{Holds, NamedFile};
 pub use problem::{ConfigErrors, Problem};
 pub use schema::LogFormat;
 
@@ -60,22 +64,34 @@ pub struct Listener {
 
 impl Default for Config {
     fn default() -> Self {
-        let file = schema::File::default();
-        let (checked, problems) = resolve::resolve(&file, None, Vec::new());
-        assert!(problems.is_empty(), "the defaults are right: {problems:?}");
-        Config { file, checked }
+        Config::without_file(&NodeFacts::default()).expect("the defaults are right")
     }
 }
 
 impl Config {
-    /// Reads a file.
+    /// Reads a file; what the node says of itself goes before it.
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+    pub fn load(path: &Path, facts: &NodeFacts) -> Result<Self, ConfigErrors> {
         let unreadable = |source| ConfigErrors::Unreadable { path: path.to_owned(), source };
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        Config::parse(&text, Some(path))
+        Config::read(&text, Some(path), facts)
+    }
+
+    /// The defaults, and what the node says of itself.
+    ///
+    /// # Errors
+    /// Facts that cannot be.
+    pub fn without_file(facts: &NodeFacts) -> Result<Self, ConfigErrors> {
+        let mut file = schema::File::default();
+        facts.apply(&mut file);
+        let (checked, problems) = resolve::resolve(&file, None, Vec::new());
+        if problems.is_empty() {
+            Ok(Config { file, checked })
+        } else {
+            Err(ConfigErrors::Wrong { path: None, problems })
+        }
     }
 
     /// Reads a text; `path` is only named in errors. Files that it names are read.
@@ -83,9 +99,14 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn parse(text: &str, path: Option<&Path>) -> Result<Self, ConfigErrors> {
+        Config::read(text, path, &NodeFacts::default())
+    }
+
+    fn read(text: &str, path: Option<&Path>, facts: &NodeFacts) -> Result<Self, ConfigErrors> {
         let wrong = |problems| ConfigErrors::Wrong { path: path.map(Path::to_owned), problems };
         let document = Document::parse(text).map_err(wrong)?;
-        let (file, problems) = document.read();
+        let (mut file, problems) = document.read();
+        facts.apply(&mut file);
         let (checked, problems) = resolve::resolve(&file, Some(&document), problems);
         if problems.is_empty() { Ok(Config { file, checked }) } else { Err(wrong(problems)) }
     }

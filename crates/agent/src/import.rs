@@ -5,9 +5,9 @@
 //! repeated. Everything here is read from files that a person names, so every bound is there against accidents.
 
 mod compose;
-mod document;
+pub(crate) mod document;
 mod endpoint;
-mod hosts_dir;
+pub(crate) mod hosts_dir;
 mod hosts_toml;
 mod kubernetes;
 mod registries_conf;

@@ -80,6 +80,11 @@ struct ByRegistry {
     registry: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByVersion {
+    version: &'static str,
+}
+
 /// Handles to all metrics. Cheap to share; every update is one atomic operation, plus a read lock for a family.
 pub struct Metrics {
     registry: Mutex<Registry>,
@@ -119,6 +124,8 @@ pub struct Metrics {
     pub store_bytes: Gauge,
     /// Whole blobs in the store.
     pub store_blobs: Gauge,
+    /// Most bytes that the store may hold: the configured capacity, or what the file system allows.
+    pub store_capacity_bytes: Gauge,
     /// Bytes that half-received blobs hold on disk.
     pub store_partial_bytes: Gauge,
     /// 1 while the store cannot be used and pulls go straight upstream.
@@ -225,6 +232,11 @@ impl Metrics {
             add!("connections", "Open client connections to the registry port", Gauge::default());
         let store_bytes = add!("store_bytes", "Bytes of whole blobs in the store", Gauge::default());
         let store_blobs = add!("store_blobs", "Whole blobs in the store", Gauge::default());
+        let store_capacity_bytes = add!(
+            "store_capacity_bytes",
+            "Bytes that the store may hold, as configured or as the file system allows",
+            Gauge::default()
+        );
         let store_partial_bytes =
             add!("store_partial_bytes", "Bytes of half-received blobs in the store", Gauge::default());
         let store_degraded = add!(
@@ -232,6 +244,9 @@ impl Metrics {
             "1 while the store cannot be used and pulls go straight upstream",
             Gauge::default()
         );
+        let build_info: Family<ByVersion, Gauge> =
+            add!("build_info", "1, with the version of this agent", Family::default());
+        build_info.get_or_create(&ByVersion { version: env!("CARGO_PKG_VERSION") }).set(1);
         let evictions = add!("evictions", "Blobs evicted for space or age", Counter::default());
         let evicted_bytes = add!("evicted_bytes", "Bytes evicted for space or age", Counter::default());
         Arc::new(Metrics {
@@ -262,6 +277,7 @@ impl Metrics {
             connections,
             store_bytes,
             store_blobs,
+            store_capacity_bytes,
             store_partial_bytes,
             store_degraded,
             evictions,

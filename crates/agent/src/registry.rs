@@ -13,6 +13,7 @@ pub mod handlers;
 pub mod listen;
 pub mod multipart;
 pub mod path;
+pub mod proof;
 pub mod range;
 pub mod record;
 pub mod respond;

@@ -11,6 +11,7 @@ mod ask;
 mod dial;
 mod inlets;
 mod members;
+mod news;
 mod outlets;
 mod patience;
 mod serve;
@@ -45,9 +46,11 @@ use crate::rate::Throttle;
 use crate::registry::listen::{self, BindError};
 
 pub use ask::{Answer, router};
+pub use news::{Lately, Rejected, Rejection};
 
 use dial::Dialer;
 use inlets::{Inlets, Subscription};
+use news::News;
 use outlets::Outlets;
 
 /// How an agent is a member.
@@ -104,6 +107,9 @@ pub struct MemberStatus {
     /// Where it listens.
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<SocketAddr>,
+    /// Port for pieces, at the same addresses; 0 for an agent that does not tell.
+    #[serde(default)]
+    pub data_port: u16,
     /// Its zone.
     pub zone: String,
     /// Its labels.
@@ -135,7 +141,8 @@ impl Bound {
     pub async fn bind(settings: SwarmSettings) -> Result<Self, SwarmError> {
         let identity = Identity::open(&settings.identity)?;
         let at = |port| settings.listen.iter().map(move |ip| SocketAddr::new(*ip, port));
-        let data = at(settings.data_port).map(listen::bind).collect::<Result<Vec<_>, _>>()?;
+        // Each address by itself, as the control port does: `0.0.0.0` and `::` may both be meant.
+        let data = at(settings.data_port).map(listen::bind_own_family).collect::<Result<Vec<_>, _>>()?;
         let (net, events) = Net::start(NetConfig {
             identity: identity.clone(),
             admission: Arc::clone(&settings.admission),
@@ -174,6 +181,7 @@ struct Inner {
     inlets: Inlets,
     outlets: Outlets,
     metrics: Arc<Metrics>,
+    news: News,
     /// The last hashes that were signed, and the frame: they go to many members in a row.
     signed: Mutex<Option<(Arc<Hashes>, Vec<u8>)>>,
 }
@@ -193,6 +201,7 @@ impl Swarm {
             metrics,
             dialer,
             me,
+            news: News::default(),
             signed: Mutex::default(),
         }))
     }
@@ -236,6 +245,7 @@ impl Swarm {
         let status = |member: &Arc<Member>| MemberStatus {
             peer: name(&member.peer),
             addresses: member.addresses.to_vec(),
+            data_port: member.data_port,
             zone: member.zone.to_string(),
             labels: member.labels.iter().map(text).collect(),
             version: member.version.to_string(),
@@ -243,6 +253,11 @@ impl Swarm {
             is_self: member.peer == self.me(),
         };
         self.roster().iter().map(status).collect()
+    }
+
+    /// What has happened between this node and others lately.
+    pub fn lately(&self) -> Lately {
+        self.0.news.lately()
     }
 
     // ---- what the engine wants done ----

@@ -41,6 +41,7 @@ mod manifest;
 mod mirrors;
 mod place;
 mod policy;
+mod probe;
 mod reach;
 mod realm;
 mod redirect;
@@ -68,6 +69,8 @@ pub use list::ListAnswer;
 pub use manifest::{ManifestGet, ManifestHead};
 pub use mirrors::MirrorSettings;
 pub use policy::{AccessMode, Policy};
+pub(crate) use probe::clock_ahead;
+pub use probe::{Sight, Trouble};
 pub use reach::Reach;
 pub use verify::{Sought, Verdict};
 

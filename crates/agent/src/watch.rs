@@ -9,6 +9,7 @@
 
 mod books;
 mod change;
+mod follow;
 mod look;
 mod traffic;
 mod view;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use change::{Change, MemberShown, Snapshot, Standing};
+pub use follow::{Event, Followed};
 pub use look::{AgentLook, Parts};
 pub use traffic::{Moment, Traffic};
 pub use view::{BlobView, MemberView, NodeView, RolloutView, View};

@@ -133,10 +133,12 @@ pub enum NetEvent {
         /// What was wrong.
         why: Refusal,
     },
-    /// Nobody answered at an address given to [`NetHandle::contact`].
+    /// No member was met at an address given to [`NetHandle::contact`].
     Missed {
         /// The address.
         address: SocketAddr,
+        /// Whether somebody answered and did not accept us: most likely one with another secret.
+        refused: bool,
         /// Why, for the log.
         why: String,
     },

@@ -188,6 +188,12 @@ fn has_our_format(root: &Path) -> Result<bool, OpenError> {
     if found == FORMAT { Ok(true) } else { Err(OpenError::Format { path, found, ours: FORMAT }) }
 }
 
+/// Why a directory is not one of this version's, if it is not; one that is not there, or empty, can become one. Changes
+/// nothing.
+pub fn foreign(root: &Path) -> Option<OpenError> {
+    has_our_format(root).err()
+}
+
 /// Written under another name first: a `FORMAT` that is there is whole.
 fn write_format(root: &Path) -> Result<(), OpenError> {
     let (new, path) = (root.join("FORMAT.new"), root.join("FORMAT"));

@@ -24,6 +24,7 @@ use super::status::Status;
 use super::stock::{GcReport, GcRequest};
 use super::warm::WarmList;
 use crate::driver::BlobStory;
+use crate::registry::proof::Proof;
 use crate::stock::{StockAnswer, StockRequest};
 use crate::warm::{WarmPlan, WarmRequest, WarmStatus};
 
@@ -35,7 +36,7 @@ use reach::Reach;
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Longest answer: a page of blobs is a quarter of a MiB.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+pub(super) const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// Why the agent did not do what it was asked. `at` is its socket or its address.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +107,12 @@ impl AdminClient {
     /// Where a blob came from.
     pub async fn explain(&self, digest: &Digest) -> Result<BlobStory, ClientError> {
         self.ask(Method::GET, &format!("/v1/blobs/{digest}/story")).await
+    }
+
+    /// A challenge that the agent's registry ports will answer.
+    pub async fn proof(&self) -> Result<Proof, ClientError> {
+        let body = self.in_time(self.request(Method::POST, "/v1/proofs")).await?;
+        self.parsed(&body)
     }
 
     /// The members of the swarm.
@@ -204,13 +211,16 @@ impl AdminClient {
         self.parsed(&body)
     }
 
-    async fn in_time<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    pub(super) async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
         tokio::time::timeout(ANSWER_MAX, work)
             .await
             .unwrap_or_else(|_| Err(ClientError::Late(self.reach.to_string())))
     }
 
-    fn parsed<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
+    pub(super) fn parsed<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
         serde_json::from_slice(body).map_err(|error| self.broken(error))
     }
 
@@ -225,7 +235,7 @@ impl AdminClient {
     }
 
     /// Sends a request; the answer's body is still on its way, and ends with the connection.
-    async fn open(
+    pub(super) async fn open(
         &self,
         method: Method,
         target: &str,
@@ -267,7 +277,7 @@ impl AdminClient {
         }
     }
 
-    fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
+    pub(super) fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
         ClientError::Broken { at: self.reach.to_string(), source: source.into() }
     }
 }

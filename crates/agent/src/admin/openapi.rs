@@ -9,7 +9,7 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AdminState, Refusal, blobs, events, peers, status, stock, warm};
+use super::{AdminState, Refusal, blobs, events, peers, proof, status, stock, warm};
 use crate::watch::{Change, Snapshot};
 
 /// A blob's name: the algorithm and the hash in lower-case hex.
@@ -60,6 +60,7 @@ pub(super) fn routes() -> OpenApiRouter<AdminState> {
         .routes(routes!(status::status))
         .routes(routes!(events::events))
         .routes(routes!(peers::list))
+        .routes(routes!(proof::hand_out))
         .routes(routes!(blobs::list))
         .routes(routes!(blobs::show, blobs::remove))
         .routes(routes!(peers::story))

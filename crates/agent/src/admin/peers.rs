@@ -9,7 +9,7 @@ use super::blobs::{self, parsed};
 use super::openapi::OfBlob;
 use super::{AdminState, Refusal, on_disk};
 use crate::driver::{BlobStory, Naming};
-use crate::swarm::MemberStatus;
+use crate::swarm::{Lately, MemberStatus};
 
 /// The members of the swarm.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -18,6 +18,9 @@ pub struct Peers {
     pub enabled: bool,
     /// All members that are believed to be alive, this agent first, then by zone and name.
     pub members: Vec<MemberStatus>,
+    /// What has happened between this agent and others lately.
+    #[serde(default)]
+    pub lately: Lately,
 }
 
 /// Where a blob came from, who has it and who receives it.
@@ -52,5 +55,6 @@ pub(super) async fn story(
 pub(super) async fn list(State(state): State<AdminState>) -> Json<Peers> {
     let mut members = state.swarm.as_ref().map(|swarm| swarm.members()).unwrap_or_default();
     members.sort_by(|a, b| (!a.is_self, &a.zone, &a.peer).cmp(&(!b.is_self, &b.zone, &b.peer)));
-    Json(Peers { enabled: state.swarm.is_some(), members })
+    let lately = state.swarm.as_ref().map(|swarm| swarm.lately()).unwrap_or_default();
+    Json(Peers { enabled: state.swarm.is_some(), members, lately })
 }

@@ -42,6 +42,9 @@ pub struct Status {
     /// Registries and mirrors that have been asked or are configured, and whether they are well.
     #[serde(default)]
     pub sources: Vec<SourceStatus>,
+    /// What registries that limit have last told of it, by registry.
+    #[serde(default)]
+    pub rate_limits: BTreeMap<String, RateLimit>,
     /// Members of the swarm, this one included; 0 for an agent that works alone.
     #[serde(default)]
     pub members: u64,
@@ -55,6 +58,15 @@ pub struct Status {
     pub upstream_resumes: u64,
     /// Blobs whose bytes did not match their digest.
     pub verify_failures: u64,
+}
+
+/// How many requests a registry allows in its window, and how many are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// Requests in a window.
+    pub limit: u64,
+    /// Those left.
+    pub remaining: u64,
 }
 
 /// The store at a glance.
@@ -121,10 +133,20 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Statu
         misses: counters.sum("misses_total"),
         upstream_bytes: counters.by("upstream_bytes_total", "registry"),
         sources: state.upstream.sources(),
+        rate_limits: rate_limits(&counters),
         members: counters.sum("members"),
         peer_received_bytes: counters.sum("peer_received_bytes_total"),
         peer_sent_bytes: counters.sum("peer_sent_bytes_total"),
         upstream_resumes: counters.sum("upstream_resumes_total"),
         verify_failures: counters.sum("verify_failures_total"),
     }))
+}
+
+fn rate_limits(counters: &Counters<'_>) -> BTreeMap<String, RateLimit> {
+    let remaining = counters.by("upstream_rate_limit_remaining", "registry");
+    let limits = counters.by("upstream_rate_limit", "registry").into_iter();
+    limits
+        .filter_map(|(name, limit)| Some((RateLimit { limit, remaining: *remaining.get(&name)? }, name)))
+        .map(|(told, name)| (name, told))
+        .collect()
 }

@@ -77,6 +77,7 @@ fn state(store: &Store, metrics: &Arc<Metrics>) -> AdminState {
         metrics: Arc::clone(metrics),
         started: Instant::now(),
         listeners: vec!["127.0.0.1:5000".parse().unwrap()],
+        proofs: Default::default(),
     }
 }
 

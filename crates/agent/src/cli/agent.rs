@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{ConfigArgs, Failure, process};
+use super::{ConfigArgs, Failure, NodeArgs, process};
 use crate::app::App;
 use crate::config::{Config, LogFormat};
 use crate::logging;
@@ -17,6 +17,8 @@ const ENDED_AT_ONCE: u8 = 130;
 pub(super) struct AgentArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    #[command(flatten)]
+    node: NodeArgs,
     /// What is logged: a level, or a list such as info,shoal::request=warn. Goes before log.level.
     #[arg(long, env = "SHOAL_LOG", value_name = "FILTER")]
     log: Option<String>,
@@ -38,7 +40,7 @@ const END_MAX: std::time::Duration = std::time::Duration::from_secs(2);
 
 pub(super) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
     let refused = process::prepare_agent();
-    let config = args.config.load()?;
+    let config = args.config.read(&args.node.facts())?;
     let log = log_settings(args, &config)?;
     // Kept to the end: dropping it writes out the last lines.
     let _flush = logging::init(&log)?;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::import::{self, ImportArgs};
 use super::output::Output;
-use super::{ConfigArgs, Failure};
+use super::{ConfigArgs, Failure, NodeArgs};
 use crate::app::StartError;
 use crate::config::{ConfigErrors, SAMPLE};
 use crate::metrics::Metrics;
@@ -25,6 +25,8 @@ pub(super) enum ConfigCommand {
     Check {
         #[command(flatten)]
         config: ConfigArgs,
+        #[command(flatten)]
+        node: NodeArgs,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -36,6 +38,8 @@ pub(super) enum ConfigCommand {
     Show {
         #[command(flatten)]
         config: ConfigArgs,
+        #[command(flatten)]
+        node: NodeArgs,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -51,21 +55,21 @@ pub(super) enum ConfigCommand {
 
 pub(super) fn run(command: &ConfigCommand, out: &mut Output) -> Result<ExitCode, Failure> {
     match command {
-        ConfigCommand::Check { config, json } => check(config, *json, out),
-        ConfigCommand::Show { config, json: true } => {
-            out.json(&config.load()?.to_json()).map(|()| ExitCode::SUCCESS)
+        ConfigCommand::Check { config, node, json } => check(config, node, *json, out),
+        ConfigCommand::Show { config, node, json: true } => {
+            out.json(&config.read(&node.facts())?.to_json()).map(|()| ExitCode::SUCCESS)
         }
-        ConfigCommand::Show { config, json: false } => {
-            out.bytes(config.load()?.to_toml().as_bytes()).map(|()| ExitCode::SUCCESS)
+        ConfigCommand::Show { config, node, json: false } => {
+            out.bytes(config.read(&node.facts())?.to_toml().as_bytes()).map(|()| ExitCode::SUCCESS)
         }
         ConfigCommand::Sample => out.bytes(SAMPLE.as_bytes()).map(|()| ExitCode::SUCCESS),
         ConfigCommand::Import(args) => import::run(args, out),
     }
 }
 
-fn check(args: &ConfigArgs, json: bool, out: &mut Output) -> Result<ExitCode, Failure> {
+fn check(args: &ConfigArgs, node: &NodeArgs, json: bool, out: &mut Output) -> Result<ExitCode, Failure> {
     let name = args.path().map_or_else(|| "the defaults".to_owned(), |path| path.display().to_string());
-    match (args.load(), json) {
+    match (args.read(&node.facts()), json) {
         (Ok(config), json) => {
             // What only the TLS library can tell: whether a key belongs to its certificate.
             Upstream::new(config.upstream_settings(), Metrics::new())
@@ -81,10 +85,10 @@ fn check(args: &ConfigArgs, json: bool, out: &mut Output) -> Result<ExitCode, Fa
             }
             Ok(ExitCode::SUCCESS)
         }
-        (Err(Failure::Config(ConfigErrors::Wrong { problems, .. })), true) => {
+        (Err(ConfigErrors::Wrong { problems, .. }), true) => {
             out.json(&json!({ "ok": false, "file": args.path(), "problems": problems }))?;
             Ok(ExitCode::from(3))
         }
-        (Err(failure), _) => Err(failure),
+        (Err(errors), _) => Err(errors.into()),
     }
 }

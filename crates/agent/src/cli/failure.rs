@@ -16,6 +16,7 @@ use crate::image::ImageError;
 use crate::import::ImportError;
 use crate::logging;
 use crate::pull::PullError;
+use crate::runtime::{ProofError, RuntimeError};
 use crate::stock::StockError;
 
 /// Why a command failed.
@@ -84,6 +85,16 @@ pub enum Failure {
         /// What the system said.
         source: io::Error,
     },
+    /// A directory cannot be handed to a user.
+    #[error("cannot give {path} to {owner}", path = path.display())]
+    Prepare {
+        /// The directory, or what lies in it.
+        path: PathBuf,
+        /// The user and group, in numbers.
+        owner: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The agent did not start.
     #[error("the agent cannot start: {0}")]
     Start(#[source] StartError),
@@ -143,6 +154,21 @@ pub enum Failure {
     /// The answer cannot be written.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
+    /// The port that runtimes would be pointed at is not known to be the agent's.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
+    /// The configuration of a runtime cannot be written.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// There is nothing to point at the agent.
+    #[error("no container runtime is found below {}", .0.display())]
+    NoRuntime(PathBuf),
+    /// Files were left as they are; all others are done.
+    #[error("files left as they are: {count}, named above with the reason")]
+    FilesLeft {
+        /// How many.
+        count: usize,
+    },
     /// The demo failed.
     #[error("the demo failed: {0}")]
     Demo(anyhow::Error),
@@ -158,7 +184,7 @@ impl Failure {
             Failure::Config(ConfigErrors::Wrong { .. }) => {
                 "every key and what it may be: shoal config sample".into()
             }
-            Failure::Agent(ClientError::NoAgent { .. }) => {
+            Failure::Agent(ClientError::NoAgent { .. }) | Failure::Proof(ProofError::Agent(ClientError::NoAgent { .. })) => {
                 "start it with `shoal agent`, or name its socket with --socket or its configuration with --config".into()
             }
             Failure::NoStore { .. } => "name the agent's configuration with --config".into(),
@@ -176,6 +202,14 @@ impl Failure {
                  and it goes on from there"
                     .into()
             }
+            Failure::Prepare { .. } => {
+                "run it as root (in a container: user 0 with CHOWN, FOWNER and DAC_OVERRIDE), on a directory and no link".into()
+            }
+            Failure::Proof(ProofError::NoAnswer { .. } | ProofError::Stranger { .. }) => {
+                "name the agent's address with --mirror; nothing was written".into()
+            }
+            Failure::NoRuntime(_) => "name it with --runtime, or the node's file tree with --root".into(),
+            Failure::FilesLeft { .. } => "add the agent to them by hand, or put them right and give the command again".into(),
             Failure::NoPlatform(_) => "write it as os/architecture: linux/arm64".into(),
             Failure::NoListener => "name it with --mirror".into(),
             Failure::Pull(PullError::NoAgent { .. }) => {
@@ -189,6 +223,8 @@ impl Failure {
             Failure::Agent(ClientError::Refused { .. })
             | Failure::Remote(_)
             | Failure::Filter(_)
+            | Failure::Proof(_)
+            | Failure::Runtime(_)
             | Failure::Import(_)
             | Failure::Manifest { .. }
             | Failure::Read { .. }
@@ -210,6 +246,7 @@ impl Failure {
             | Failure::NoPlatform(_)
             | Failure::NothingToWarm
             | Failure::Remote(_)
+            | Failure::Proof(ProofError::Url(_))
             | Failure::Manifest { .. }
             | Failure::Read { .. } => 2,
             Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 400 => 2,
@@ -217,6 +254,7 @@ impl Failure {
             | Failure::Config(_)
             | Failure::Start(StartError::Upstream(_) | StartError::Tier(_)) => 3,
             Failure::Agent(ClientError::NoAgent { .. })
+            | Failure::Proof(ProofError::Agent(ClientError::NoAgent { .. }))
             | Failure::Pull(PullError::NoAgent { .. })
             | Failure::NoMembers
             | Failure::NoStore { .. }

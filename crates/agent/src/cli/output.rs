@@ -116,7 +116,7 @@ pub(super) fn seconds(seconds: u64) -> String {
 }
 
 /// A member's name for people: the digits that the log shows, enough to tell members apart.
-pub(super) fn member_name(peer: &str) -> String {
+pub(crate) fn member_name(peer: &str) -> String {
     const DIGITS: usize = 12;
     peer.chars().take(DIGITS).collect()
 }

@@ -22,7 +22,10 @@ fn what_can_be_said() {
     for good in [
         "shoal agent",
         "shoal agent --config /a/b.toml --log debug --log-format json",
+        "shoal agent --zone a --labels pool=gpu,rack=7 --advertise 10.0.0.7,fd00::7",
         "shoal -v config check -c x.toml --json",
+        "shoal config show --zone a --labels pool=gpu",
+        "shoal prepare /var/lib/shoal /run/shoal --owner 65532:65532",
         "shoal config show",
         "shoal config sample",
         "shoal config import --registries-conf /etc/containers/registries.conf --own 127.0.0.1:5001 --own [::1]:5000",
@@ -42,6 +45,9 @@ fn what_can_be_said() {
         "shoal prewarm ls --json",
         "shoal prewarm status 0a1b2c3d",
         "shoal prewarm cancel 0a1b2c3d --config x.toml",
+        "shoal top",
+        "shoal top --once --socket /run/x.sock",
+        "shoal top --json",
         "shoal pull redis:7 --platform linux/arm64 --mirror http://127.0.0.1:5000 --parallel 8 --json",
         "shoal evict redis:7 sha256:4f2a91 --cluster --json",
         "shoal pin redis:7 --for 7days",
@@ -54,6 +60,10 @@ fn what_can_be_said() {
     }
     for bad in [
         "shoal",
+        "shoal agent --labels gpu",
+        "shoal agent --labels =gpu",
+        "shoal prepare --owner 65532:65532",
+        "shoal prepare /var/lib/shoal --owner somebody",
         "shoal agnet",
         "shoal config",
         "shoal config import",

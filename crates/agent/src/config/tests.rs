@@ -6,7 +6,7 @@ use serde_json::Value;
 use shoal_engine::Scope;
 use shoal_engine::mirrors::{Asking, OnDenied};
 
-use super::{Config, ConfigErrors, Problem, SAMPLE, schema};
+use super::{Config, ConfigErrors, NodeFacts, Problem, SAMPLE, schema};
 
 fn problems(text: &str) -> Vec<Problem> {
     match Config::parse(text, None) {
@@ -336,8 +336,48 @@ fn syntax_is_reported_without_the_line() {
 
 #[test]
 fn an_unreadable_file_is_named() {
-    let error = Config::load(Path::new("/no/such/shoal.toml")).unwrap_err();
+    let error = Config::load(Path::new("/no/such/shoal.toml"), &NodeFacts::default()).unwrap_err();
     assert_eq!(error.to_string(), "cannot read the configuration /no/such/shoal.toml");
+}
+
+#[test]
+fn facts_of_the_node_go_before_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shoal.toml");
+    std::fs::write(
+        &path,
+        "[swarm]\nzone = 'a'\nadvertise = ['10.0.0.1']\nlabels = { pool = 'cpu', rack = '7' }\n",
+    )
+    .unwrap();
+    let swarm = |facts: &NodeFacts| Config::load(&path, facts).unwrap().file.swarm;
+    let labels =
+        |text: &[(&str, &str)]| text.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+
+    // What Kubernetes gives a pod whose node has no such label is an empty text.
+    let nothing = NodeFacts {
+        zone: Some(String::new()),
+        labels: labels(&[("pool", "")]),
+        advertise: vec![String::new()],
+    };
+    for silent in [NodeFacts::default(), nothing] {
+        let swarm = swarm(&silent);
+        assert_eq!((swarm.zone.as_str(), swarm.advertise), ("a", vec!["10.0.0.1".to_owned()]));
+        assert_eq!(swarm.labels, labels(&[("pool", "cpu"), ("rack", "7")]));
+    }
+    let told = NodeFacts {
+        zone: Some("b".into()),
+        labels: labels(&[("pool", "gpu")]),
+        advertise: vec!["10.0.0.7".into(), "fd00::7".into()],
+    };
+    let swarm = swarm(&told);
+    assert_eq!((swarm.zone.as_str(), swarm.advertise), ("b", told.advertise.clone()));
+    assert_eq!(swarm.labels, labels(&[("pool", "gpu"), ("rack", "7")]));
+
+    // They are checked as the file is, with and without one.
+    let wrong = NodeFacts { advertise: vec!["here".into()], ..NodeFacts::default() };
+    for refused in [Config::load(&path, &wrong), Config::without_file(&wrong)] {
+        assert!(refused.unwrap_err().to_string().contains("swarm.advertise[0]"));
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::config::line_and_column;
 
 /// A file's text and name.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'t> {
+pub(crate) struct Source<'t> {
     pub path: &'t Path,
     pub text: &'t str,
 }
@@ -35,14 +35,14 @@ impl<'t> Source<'t> {
 
 /// A table of a file.
 #[derive(Clone, Copy)]
-pub(super) struct Table<'d> {
+pub(crate) struct Table<'d> {
     pub source: Source<'d>,
     pub table: &'d DeTable<'d>,
 }
 
 /// A text with its place.
 #[derive(Clone)]
-pub(super) struct Text<'d> {
+pub(crate) struct Text<'d> {
     pub text: &'d str,
     pub place: Place,
 }

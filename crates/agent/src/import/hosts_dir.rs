@@ -11,8 +11,10 @@ use shoal_engine::Registry;
 use super::hosts_toml::{self, add_ca, add_client};
 use super::{ClientFiles, Import, Place};
 
-const HOSTS_FILE: &str = "hosts.toml";
-const DEFAULT_FOLDER: &str = "_default";
+/// The file in a registry's folder.
+pub(crate) const HOSTS_FILE: &str = "hosts.toml";
+/// The folder of every registry without one of its own.
+pub(crate) const DEFAULT_FOLDER: &str = "_default";
 
 pub(super) fn read(import: &mut Import, root: &Path) {
     let mut folders: BTreeMap<Registry, PathBuf> = BTreeMap::new();
@@ -49,7 +51,7 @@ pub(super) fn read(import: &mut Import, root: &Path) {
 }
 
 /// The registry that a folder is for: a colon may be written as `_`, with another `_` at the end.
-fn registry_name(folder: &str) -> String {
+pub(crate) fn registry_name(folder: &str) -> String {
     let with_port = folder.strip_suffix('_').and_then(|name| name.rsplit_once('_'));
     match with_port {
         Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {

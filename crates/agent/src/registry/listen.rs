@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
-pub use bind::{BindError, bind};
+pub use bind::{BindError, bind, bind_own_family};
 
 use super::sendfile::FileStream;
 use crate::metrics::Metrics;

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Swarm;
+use super::news::Rejected;
 use crate::driver::Handle;
 
 /// Strangers that are called in one round of discovery. Whoever is met knows the rest.
@@ -84,6 +85,7 @@ impl Members {
             NetEvent::Met { peer, address, .. } => {
                 let peer = PeerId(peer);
                 tracing::debug!(?peer, %address, "met");
+                self.swarm.0.news.met(&address);
                 if !self.swarm.roster().contains(&peer) {
                     self.happens(Happening::Contact { peer });
                 }
@@ -97,9 +99,15 @@ impl Members {
             }
             NetEvent::Stranger { address, why } => {
                 tracing::warn!(%address, %why, "somebody who does not belong to this cluster was sent away");
+                self.swarm.0.news.rejected(address, (&why).into(), why.to_string());
             }
-            NetEvent::Missed { address, why } => {
-                tracing::debug!(%address, why, "nobody answers there");
+            NetEvent::Missed { address, refused, why } => {
+                tracing::debug!(%address, why, "no member was met there");
+                self.swarm.0.news.rejected(
+                    address,
+                    if refused { Rejected::OtherSecret } else { Rejected::Silent },
+                    why,
+                );
             }
         }
     }
@@ -140,7 +148,14 @@ impl Members {
             match task {
                 Task::Packet { to, bytes } => self.send(&to, bytes),
                 Task::Roster(roster) => self.handle_roster(roster).await,
-                Task::Event(event) => log(&event),
+                Task::Event(event) => {
+                    match &event {
+                        Event::Down(_) => self.swarm.0.news.gone(),
+                        Event::Renewed { .. } => self.swarm.0.news.renewed(),
+                        _ => {}
+                    }
+                    log(&event);
+                }
             }
         }
     }

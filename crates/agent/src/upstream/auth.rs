@@ -131,7 +131,7 @@ impl Authorizer {
         }
         let (source, repository) = (&*place.source, &place.asked.scope.repository);
         let resolved = source.credentials.resolve().await;
-        let scheme = choose(source, repository, challenges, &resolved)?;
+        let scheme = choose(source, Some(repository), challenges, &resolved)?;
         let authorization = self.authorize(transport, source, &scheme, &resolved, refused).await?;
         if refused.is_some_and(|refused| refused.header == authorization.header) {
             source.credentials.doubt();
@@ -139,6 +139,18 @@ impl Authorizer {
         }
         self.schemes.insert((source.registry.clone(), repository.clone()), scheme).await;
         Ok(authorization)
+    }
+
+    /// Answers the 401 of a version check, which is about no repository.
+    pub async fn answer_check(
+        &self,
+        transport: &Transport,
+        source: &Source,
+        challenges: &Challenges,
+    ) -> Result<Authorization, Arc<AuthFault>> {
+        let resolved = source.credentials.resolve().await;
+        let scheme = choose(source, None, challenges, &resolved)?;
+        self.authorize(transport, source, &scheme, &resolved, None).await
     }
 
     async fn authorize(
@@ -186,7 +198,7 @@ async fn clients_token(place: &Place) -> Option<&HeaderValue> {
 /// Bearer before Basic: where both are offered (Quay), content is served for a token only.
 fn choose(
     source: &Source,
-    repository: &Repository,
+    repository: Option<&Repository>,
     challenges: &Challenges,
     resolved: &Resolved,
 ) -> Result<Scheme, AuthFault> {
@@ -197,7 +209,7 @@ fn choose(
             Ok(realm) => {
                 // A named scope is used as it is: ECR Public wants `aws` and nothing else.
                 let scopes = if scopes.is_empty() {
-                    vec![format!("repository:{repository}:pull")]
+                    repository.iter().map(|name| format!("repository:{name}:pull")).collect()
                 } else {
                     scopes.clone()
                 };

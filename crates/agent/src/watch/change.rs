@@ -18,22 +18,46 @@ const STANDINGS_MAX: usize = 200;
 const JOINED_MAX: usize = 50;
 
 /// Bit of the last number of a [`Standing`]: it receives slowly.
-const SLOW: u16 = 1;
+const SLOW: u8 = 1;
 /// Bit: it will not be ready in a rollout.
-const FAILED: u16 = 2;
+const FAILED: u8 = 2;
 /// Bit: it is the node that is asked.
-const SELF: u16 = 4;
+const SELF: u8 = 4;
 
 /// How a member stands: blobs of the followed ones that it has, and that it receives; then a sum of 1 if it receives
 /// slowly, 2 if it will not be ready in a rollout, and 4 if it is the node that is asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Standing(pub [u16; 3]);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing(pub u16, pub u16, pub u8);
+
+impl utoipa::PartialSchema for Standing {
+    /// Three numbers, which is what serde makes of it.
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        <[u16; 3]>::schema()
+    }
+}
+
+impl utoipa::ToSchema for Standing {}
 
 impl Standing {
+    /// Whether it receives one of the followed blobs slowly.
+    pub fn is_slow(self) -> bool {
+        self.2 & SLOW != 0
+    }
+
+    /// Whether it will not be ready in a rollout.
+    pub fn has_failed(self) -> bool {
+        self.2 & FAILED != 0
+    }
+
+    /// Whether it is the node that is asked.
+    pub fn is_self(self) -> bool {
+        self.2 & SELF != 0
+    }
+
     fn of(member: &MemberView) -> Self {
-        let bit = |is: bool, bit: u16| if is { bit } else { 0 };
+        let bit = |is: bool, bit: u8| if is { bit } else { 0 };
         let bits = bit(member.is_slow, SLOW) | bit(member.has_failed, FAILED) | bit(member.is_self, SELF);
-        Standing([member.have, member.receiving, bits])
+        Standing(member.have, member.receiving, bits)
     }
 }
 

@@ -254,7 +254,7 @@ fn changes_add_up_to_what_there_is() {
         assert_eq!(told, view.members.keys().cloned().collect::<Vec<_>>());
         for (name, standing) in reader.members.values() {
             let member = &view.members[name];
-            assert_eq!(standing.0[..2], [member.have, member.receiving]);
+            assert_eq!((standing.0, standing.1), (member.have, member.receiving));
         }
     }
 }

@@ -480,7 +480,7 @@ impl Links {
             self.pause(key);
             if connection.contact {
                 let why = Loss::NotAccepted.to_string();
-                self.tell(NetEvent::Missed { address: connection.address, why });
+                self.tell(NetEvent::Missed { address: connection.address, refused: true, why });
             }
         }
         if alone && !self.post.is_empty(&key) {

@@ -64,7 +64,19 @@ pub enum BindError {
 /// # Errors
 /// See [`BindError`].
 pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    open(address).map_err(|source| match source.raw_os_error() {
+    listen(address, false)
+}
+
+/// Listens on `address` for clients of its own family, so that `0.0.0.0` and `[::]` can have the same port.
+///
+/// # Errors
+/// See [`BindError`].
+pub fn bind_own_family(address: SocketAddr) -> Result<TcpListener, BindError> {
+    listen(address, true)
+}
+
+fn listen(address: SocketAddr, own_family: bool) -> Result<TcpListener, BindError> {
+    open(address, own_family).map_err(|source| match source.raw_os_error() {
         Some(libc::EADDRINUSE) => BindError::InUse { address, source },
         Some(libc::EACCES | libc::EPERM) => BindError::Denied { address, source },
         Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT) => BindError::NotHere { address, source },
@@ -72,14 +84,14 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     })
 }
 
-fn open(address: SocketAddr) -> io::Result<TcpListener> {
+fn open(address: SocketAddr, own_family: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     // Connections of a former process in TIME_WAIT must not keep a restarted agent off its port.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         // The system's default for this differs between machines.
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(own_family)?;
     }
     if address.ip().to_canonical().is_loopback() {
         // Connections inherit it, and only from here: one that is changed later goes on pacing. Without it everything
@@ -91,4 +103,28 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::net::TcpListener;
+
+    use super::{BindError, bind, bind_own_family};
+
+    /// Whether IPv4 finds the port free that IPv6 has. Of a few ports, because somebody else may use one of them.
+    fn leave_room(bind_six: fn(SocketAddr) -> Result<TcpListener, BindError>) -> bool {
+        (0..8).any(|_| {
+            let six = bind_six("[::]:0".parse().unwrap()).expect("a port is free");
+            let port = six.local_addr().unwrap().port();
+            bind_own_family(format!("0.0.0.0:{port}").parse().unwrap()).is_ok()
+        })
+    }
+
+    #[tokio::test]
+    async fn both_families_can_have_one_port() {
+        assert!(leave_room(bind_own_family));
+        assert!(!leave_room(bind), "[::] takes clients of IPv4 as well");
+    }
 }

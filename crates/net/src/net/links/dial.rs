@@ -100,7 +100,8 @@ impl Links {
         if let Some(address) = self.contacting.remove(&failure.connection_id) {
             self.dials -= 1;
             if !duplicate {
-                self.tell(NetEvent::Missed { address, why: reason(failure.error) });
+                let why = reason(failure.error);
+                self.tell(NetEvent::Missed { address, refused: false, why });
             }
             return;
         }

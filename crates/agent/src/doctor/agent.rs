@@ -1,0 +1,365 @@
+//! Does the agent of this node answer, on its socket and on its ports, and is it the one that this configuration means?
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::finding::{Finding, Group, Outcome, kinds};
+use super::process::{self, Process};
+use crate::admin::client::{AdminClient, ClientError};
+use crate::admin::status::Status;
+use crate::config::Config;
+
+kinds! {
+    DOWN: "agent-down", Agent, Problem,
+        "Runtimes get nothing from this node: each pull waits for a refused connection and goes to the registry itself. What the agent knows of registries and members could not be checked.",
+        "Start it: systemctl start shoal, or look at its pod. If it ends again, its log says why.";
+    DENIED: "admin-denied", Agent, Problem,
+        "There is an agent, but this user may not ask it; what it knows could not be checked.",
+        "Run this as the agent's user, or as root.";
+    SILENT: "admin-silent", Agent, Problem,
+        "Something is behind the socket and does not answer: a process that hangs, or one that is no agent.",
+        "Look at the agent's log and at the disk that it waits for; restart it.";
+    TAKEN: "port-taken", Agent, Problem,
+        "The agent cannot listen there, and runtimes that are pointed at the port ask somebody else.",
+        "Stop the other process, or choose another port in registry.listeners, and in the runtimes.";
+    MOVED: "listener-differs", Agent, Problem,
+        "The agent that runs does not listen where this configuration says: it was started with another one.",
+        "Restart the agent, or name the configuration that it was started with (--config).";
+    CLOSED: "port-closed", Agent, Problem,
+        "The agent says that it listens there, but no connection comes through: runtimes cannot reach it.",
+        "Look for a packet filter on the node, and whether this command runs in the agent's network namespace.";
+    OPEN: "listener-open", Agent, Warning,
+        "Whoever reaches the port from the network can read every image that the agent's credentials can.",
+        "Listen on 127.0.0.1, or keep others out with a packet filter and leave it so.";
+    VERSION: "version-differs", Agent, Warning,
+        "This program and the agent that runs are of different versions: the agent was not restarted after an upgrade, or another program lies in the path.",
+        "Restart the agent, or use the program that it runs.";
+    DEGRADED: "agent-degraded", Agent, Problem,
+        "The store cannot be used: pulls go straight to the registries, nothing is kept and nothing is shared.",
+        "The agent's log names the path and the error; free space or replace the disk.";
+    WRONG_CONTENT: "content-wrong", Agent, Warning,
+        "A registry, a mirror or a member has sent bytes that do not match their digest. Nothing of it was stored or served.",
+        "The agent's log names the blob and the source.";
+    NOT_READY: "agent-not-ready", Agent, Warning,
+        "The agent is starting or ending; it is not counted as ready by whoever watches it.",
+        "Wait; if it stays so, its log says what it waits for.";
+    OBSERVE: "observe-taken", Agent, Warning,
+        "Metrics and health of this agent are not where they are looked for.",
+        "Choose a free port in observe.address, and look for packet filters.";
+    FILES: "nofile-low", Agent, Warning,
+        "With too few open files, connections of runtimes are refused under load.",
+        "Raise the limit (LimitNOFILE= in the unit), or lower registry.connections_max.";
+}
+
+/// Longest time for a connection on this machine, and for an answer over it.
+const LOCAL_MAX: Duration = Duration::from_secs(3);
+/// Longest time for the agent to say how it is; it asks its disk for that.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Open files that a client's connection costs at most.
+const FILES_PER_CONNECTION: u64 = 3;
+/// Open files for everything else: the index, partial blobs, upstream, members.
+const FILES_BESIDES: u64 = 1024;
+/// Most bytes of an answer's head that are read.
+const HEAD_BYTES_MAX: usize = 4096;
+
+/// What the agent says when it is asked.
+pub(super) enum Answer {
+    Status(Box<Status>),
+    Down(PathBuf),
+    Denied(PathBuf),
+    Silent(String),
+}
+
+impl Answer {
+    pub fn status(&self) -> Option<&Status> {
+        match self {
+            Answer::Status(status) => Some(status),
+            _ => None,
+        }
+    }
+}
+
+/// What is known of an address where clients should reach the agent.
+#[derive(Clone, Debug)]
+struct Port {
+    address: SocketAddr,
+    is_open: bool,
+    holder: Option<Process>,
+}
+
+/// What is known of the port for metrics and health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watch {
+    /// The agent answers, and is ready or not.
+    Agent { ready: bool },
+    /// Somebody else does, or nobody.
+    Other,
+}
+
+/// Asks the agent for what it knows.
+pub(super) async fn ask(socket: &Path) -> Answer {
+    let client = AdminClient::new(socket);
+    match tokio::time::timeout(ANSWER_MAX, client.status()).await {
+        Ok(Ok(status)) => Answer::Status(Box::new(status)),
+        Ok(Err(ClientError::NoAgent { .. })) => Answer::Down(socket.to_owned()),
+        Ok(Err(ClientError::Denied { .. })) => Answer::Denied(socket.to_owned()),
+        Ok(Err(error)) => Answer::Silent(crate::cli::failure::chain(&error)),
+        Err(_) => {
+            let (shown, seconds) = (socket.display(), ANSWER_MAX.as_secs());
+            Answer::Silent(format!("the agent on {shown} did not answer within {seconds} s"))
+        }
+    }
+}
+
+/// Looks at the ports and judges.
+pub(super) async fn check(config: &Config, answer: &Answer) -> Vec<Outcome> {
+    let status = answer.status();
+    let mut outcomes = judge_answer(answer);
+    for listener in config.listeners().iter().filter(|listener| listener.address.port() != 0) {
+        let address = listener.address;
+        let is_open = is_open(address).await;
+        let holder = if is_open { process::listener(address) } else { None };
+        outcomes.extend(judge_port(&Port { address, is_open, holder }, answer));
+    }
+    if let Some(status) = status {
+        outcomes.extend(judge_status(status));
+        let watch = watch(config.observe_address(), &status.instance).await;
+        outcomes.extend(judge_watch(config.observe_address(), watch));
+    }
+    let connections = config.connection_limits().connections_max as u64;
+    let pid = status.map(|status| status.pid);
+    outcomes.extend(process::open_files(pid).and_then(|files| judge_files(files, connections)));
+    outcomes
+}
+
+fn judge_answer(answer: &Answer) -> Vec<Outcome> {
+    vec![match answer {
+        Answer::Status(status) => {
+            let up = humantime::format_duration(Duration::from_secs(status.uptime_seconds));
+            Outcome::well(Group::Agent, format!("version {} answers, up {up}", status.version))
+        }
+        Answer::Down(socket) => DOWN.found(format!("no agent answers on {}", socket.display())).into(),
+        Answer::Denied(socket) => DENIED.found(format!("this user may not use {}", socket.display())).into(),
+        Answer::Silent(why) => SILENT.found(why.clone()).into(),
+    }]
+}
+
+fn judge_port(port: &Port, answer: &Answer) -> Vec<Outcome> {
+    let Port { address, is_open, holder } = port;
+    let mut outcomes = Vec::new();
+    if !address.ip().is_loopback() {
+        outcomes.push(OPEN.found(format!("the agent listens on {address}")).into());
+    }
+    let taken = || -> Finding {
+        match holder {
+            Some(process) => TAKEN.found(format!("{address} is taken by {process}")).remedy(format!(
+                "Stop {process}, or choose another port in registry.listeners, and in the runtimes."
+            )),
+            None => TAKEN.found(format!("somebody else answers on {address}")),
+        }
+    };
+    outcomes.push(match answer {
+        Answer::Status(status) => {
+            let says = status.listeners.iter().any(|listener| *listener == address.to_string());
+            let is_others = holder.as_ref().is_some_and(|process| process.pid != status.pid);
+            match (says, *is_open) {
+                (true, true) if is_others => taken().into(),
+                (true, true) => Outcome::well(Group::Agent, format!("listens on {address}")),
+                (true, false) => CLOSED.found(format!("no connection to {address}")).into(),
+                (false, true) if is_others => taken().into(),
+                (false, _) => {
+                    let where_it_is = status.listeners.join(", ");
+                    MOVED.found(format!("{address} is configured, the agent listens on {where_it_is}")).into()
+                }
+            }
+        }
+        // There is an agent whom this user may not ask: the port is its own, as far as can be seen.
+        Answer::Denied(_) | Answer::Silent(_) if *is_open => {
+            Outcome::well(Group::Agent, format!("somebody answers on {address}"))
+        }
+        _ if *is_open => taken().into(),
+        _ => return outcomes,
+    });
+    outcomes
+}
+
+fn judge_status(status: &Status) -> Vec<Outcome> {
+    let ours = env!("CARGO_PKG_VERSION");
+    let mut found = Vec::new();
+    if status.version != ours {
+        let what = format!("the agent is version {}, this program {ours}", status.version);
+        found.push(VERSION.found(what).into());
+    }
+    if status.store.degraded {
+        found.push(DEGRADED.found("the agent cannot use its store").into());
+    }
+    if status.verify_failures > 0 {
+        let what =
+            format!("blobs that did not match their digest since the start: {}", status.verify_failures);
+        found.push(WRONG_CONTENT.found(what).into());
+    }
+    found
+}
+
+fn judge_watch(address: SocketAddr, watch: Watch) -> Option<Outcome> {
+    match watch {
+        // It was asked for by port 0, and is somewhere else.
+        _ if address.port() == 0 => None,
+        Watch::Agent { ready: true } => {
+            Some(Outcome::well(Group::Agent, format!("is ready; metrics on {address}")))
+        }
+        Watch::Agent { ready: false } => {
+            Some(NOT_READY.found(format!("http://{address}/readyz says no")).into())
+        }
+        Watch::Other => Some(OBSERVE.found(format!("the agent does not answer on {address}")).into()),
+    }
+}
+
+fn judge_files(files: u64, connections_max: u64) -> Option<Outcome> {
+    let wanted = connections_max.saturating_mul(FILES_PER_CONNECTION).saturating_add(FILES_BESIDES);
+    (files < wanted).then(|| {
+        FILES
+            .found(format!(
+                "{files} files may be open, registry.connections_max = {connections_max} may need {wanted}"
+            ))
+            .remedy(format!(
+                "Raise the limit (LimitNOFILE={wanted} in the unit), or lower registry.connections_max."
+            ))
+            .into()
+    })
+}
+
+async fn is_open(address: SocketAddr) -> bool {
+    matches!(tokio::time::timeout(LOCAL_MAX, TcpStream::connect(reachable(address))).await, Ok(Ok(_)))
+}
+
+/// Where a listener can be connected to from this machine.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        let loopback: std::net::IpAddr = match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        address.set_ip(loopback);
+    }
+    address
+}
+
+/// Who answers on the port for metrics and health: the agent names itself in every answer.
+async fn watch(address: SocketAddr, instance: &str) -> Watch {
+    let asked = async {
+        let mut stream = TcpStream::connect(reachable(address)).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: shoal\r\nconnection: close\r\n\r\n").await?;
+        let mut head = Vec::new();
+        stream.take(HEAD_BYTES_MAX as u64).read_to_end(&mut head).await?;
+        std::io::Result::Ok(String::from_utf8_lossy(&head).into_owned())
+    };
+    match tokio::time::timeout(LOCAL_MAX, asked).await {
+        Ok(Ok(head)) if head.contains(instance) => Watch::Agent { ready: head.starts_with("HTTP/1.1 200") },
+        _ => Watch::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::admin::status::StoreStatus;
+
+    fn status(listeners: &[&str]) -> Status {
+        let store = StoreStatus {
+            degraded: false,
+            blobs: 0,
+            bytes: 0,
+            partials: 0,
+            partial_bytes: 0,
+            capacity: None,
+            disk_free: 0,
+            evicted: 0,
+            expired: 0,
+        };
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            instance: "i".into(),
+            pid: 7,
+            uptime_seconds: 1,
+            listeners: listeners.iter().map(|text| (*text).to_owned()).collect(),
+            connections: 0,
+            store,
+            flights: Vec::new(),
+            served_bytes: BTreeMap::new(),
+            hits: BTreeMap::new(),
+            misses: 0,
+            upstream_bytes: BTreeMap::new(),
+            sources: Vec::new(),
+            rate_limits: BTreeMap::new(),
+            members: 0,
+            peer_received_bytes: 0,
+            peer_sent_bytes: 0,
+            upstream_resumes: 0,
+            verify_failures: 0,
+        }
+    }
+
+    fn ids(outcomes: &[Outcome]) -> Vec<&'static str> {
+        let id = |outcome: &Outcome| match outcome {
+            Outcome::Well { .. } => "ok",
+            Outcome::Found(finding) => finding.kind.id,
+        };
+        outcomes.iter().map(id).collect()
+    }
+
+    #[test]
+    fn ports() {
+        let up = |listeners: &[&str]| Answer::Status(Box::new(status(listeners)));
+        let down = || Answer::Down("/run/s".into());
+        let process = |pid| Some(Process { pid, name: "nginx".into() });
+        let table: Vec<(&str, bool, Option<Process>, Answer, &[&str])> = vec![
+            ("127.0.0.1:5000", true, process(7), up(&["127.0.0.1:5000"]), &["ok"]),
+            ("127.0.0.1:5000", true, None, up(&["127.0.0.1:5000"]), &["ok"]),
+            ("0.0.0.0:5000", true, process(7), up(&["0.0.0.0:5000"]), &["listener-open", "ok"]),
+            ("127.0.0.1:5000", true, process(9), up(&["127.0.0.1:5000"]), &["port-taken"]),
+            ("127.0.0.1:5000", false, None, up(&["127.0.0.1:5000"]), &["port-closed"]),
+            ("127.0.0.1:5000", false, None, up(&["127.0.0.1:6000"]), &["listener-differs"]),
+            ("127.0.0.1:5000", true, process(9), up(&["127.0.0.1:6000"]), &["port-taken"]),
+            ("127.0.0.1:5000", false, None, down(), &[]),
+            ("127.0.0.1:5000", true, process(9), down(), &["port-taken"]),
+            ("127.0.0.1:5000", true, None, Answer::Denied("/run/s".into()), &["ok"]),
+        ];
+        for (address, is_open, holder, answer, expected) in table {
+            let port = Port { address: address.parse().unwrap(), is_open, holder };
+            assert_eq!(ids(&judge_port(&port, &answer)), expected, "{port:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_agent_says_of_itself() {
+        let well = status(&[]);
+        assert!(judge_status(&well).is_empty());
+        let mut ill = Status { version: "0.0.1".into(), verify_failures: 2, ..well };
+        ill.store.degraded = true;
+        assert_eq!(ids(&judge_status(&ill)), ["version-differs", "agent-degraded", "content-wrong"]);
+    }
+
+    #[test]
+    fn files_and_health() {
+        assert_eq!(judge_files(1_000_000, 4096), None);
+        assert!(judge_files(1024, 4096).is_some());
+        assert!(judge_files(u64::MAX, u64::MAX).is_none());
+        let (at, anywhere) =
+            (SocketAddr::from(([127, 0, 0, 1], 5080)), SocketAddr::from(([127, 0, 0, 1], 0)));
+        for (address, watch, expected) in [
+            (at, Watch::Agent { ready: true }, "ok"),
+            (at, Watch::Agent { ready: false }, "agent-not-ready"),
+            (at, Watch::Other, "observe-taken"),
+        ] {
+            assert_eq!(ids(&Vec::from_iter(judge_watch(address, watch))), [expected]);
+        }
+        assert_eq!(judge_watch(anywhere, Watch::Other), None);
+    }
+}

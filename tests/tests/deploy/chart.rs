@@ -1,0 +1,252 @@
+//! What the chart promises: who reaches which port, with how little privilege, what is kept over upgrades, what is refused.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+use shoal_tests::helm::{self, Rendered, render};
+
+use super::expect_file;
+
+fn agent(rendered: &Rendered) -> &Value {
+    &rendered.pod()["containers"][0]
+}
+
+fn port<'a>(rendered: &'a Rendered, name: &str) -> &'a Value {
+    let ports = agent(rendered)["ports"].as_array().expect("ports");
+    ports.iter().find(|port| port["name"] == name).unwrap_or_else(|| panic!("no port {name}"))
+}
+
+fn configuration(rendered: &Rendered) -> toml::Table {
+    let (_, text) = rendered.configurations().into_iter().next().expect("a configuration");
+    text.parse().unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+/// Values, where the agent listens for the runtime, where for watchers, and from which port of the node it is reached.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ways_to_reach_the_agent() {
+    let table: &[(&str, &[&str], &str, Value)] = &[
+        ("", &["127.0.0.1:5000"], "0.0.0.0:5080", Value::Null),
+        ("{observe: {exposed: false}}", &["127.0.0.1:5000"], "127.0.0.1:5080", Value::Null),
+        ("{ipFamilies: [IPv6], observe: {exposed: false}}", &["[::1]:5000"], "[::1]:5080", Value::Null),
+        ("{ipFamilies: [IPv4, IPv6]}", &["127.0.0.1:5000", "[::1]:5000"], "[::]:5080", Value::Null),
+        (
+            "{exposure: {mode: hostPort, port: 5555}}",
+            &["0.0.0.0:5555"],
+            "0.0.0.0:5080",
+            json!(["127.0.0.1", 5555]),
+        ),
+        (
+            "{exposure: {mode: hostPort}, ipFamilies: [IPv6]}",
+            &["[::]:5000"],
+            "[::]:5080",
+            json!(["::1", 5000]),
+        ),
+        (
+            "{exposure: {mode: nodePort}, observe: {exposed: false}}",
+            &["0.0.0.0:5000"],
+            "0.0.0.0:5080",
+            Value::Null,
+        ),
+    ];
+    for (values, listeners, observe, host_port) in table {
+        let rendered = render(values).await;
+        let config = configuration(&rendered);
+        let addresses = config["registry"]["listeners"].as_array().expect("a list").iter();
+        let addresses: Vec<_> =
+            addresses.map(|listener| listener["address"].as_str().expect("text")).collect();
+        assert_eq!(addresses, *listeners, "{values}");
+        assert_eq!(config["observe"]["address"].as_str(), Some(*observe), "{values}");
+        let on_host = rendered.pod()["hostNetwork"] == true;
+        assert_eq!(on_host, !values.contains("mode:"), "{values}");
+        let registry = port(&rendered, "registry");
+        let reached = registry.get("hostPort").map(|number| json!([registry["hostIP"], number]));
+        assert_eq!(reached.unwrap_or_default(), *host_port, "{values}");
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+            // kubelet asks the pod's own address unless told otherwise, where an agent on loopback does not listen.
+            let asked = agent(&rendered)[probe]["httpGet"]["host"].as_str();
+            assert_eq!(asked.is_some(), on_host, "{values}: {probe}");
+        }
+        // Policies are about pods that have an address of their own.
+        assert_eq!(rendered.of_kind("NetworkPolicy").count(), usize::from(!on_host), "{values}");
+    }
+    let rendered = render("{exposure: {mode: nodePort, nodePort: 31000}}").await;
+    let service = rendered.of_kind("Service").find(|service| service["spec"]["type"] == "NodePort");
+    let spec = &service.expect("a node port")["spec"];
+    assert_eq!(spec["ports"][0]["nodePort"], 31000);
+    assert_eq!(
+        (&spec["internalTrafficPolicy"], &spec["externalTrafficPolicy"]),
+        (&json!("Local"), &json!("Local"))
+    );
+}
+
+/// The agent itself has no privilege, whatever is asked for; what needs one is a container of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_little_privilege_as_the_job_allows() {
+    for values in [
+        "",
+        "{exposure: {mode: hostPort}}",
+        "{runtime: {configure: true}}",
+        "{runtimeContent: {enabled: true}}",
+    ] {
+        let rendered = render(values).await;
+        let pod = rendered.pod();
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        let is_root = values.contains("runtimeContent");
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], !is_root, "{values}");
+        for kind in ["initContainers", "containers"] {
+            for container in pod[kind].as_array().expect("containers") {
+                let security = &container["securityContext"];
+                assert_eq!(security["allowPrivilegeEscalation"], false, "{container}");
+                assert_eq!(security["readOnlyRootFilesystem"], true, "{container}");
+                assert_eq!(security["capabilities"]["drop"], json!(["ALL"]), "{container}");
+                let added = security["capabilities"].get("add").is_some();
+                assert_eq!(added, container["name"] != "agent", "{container}");
+            }
+        }
+        // Directories of the node that the agent itself sees: its own two, and none of the runtime's that it could write to.
+        let volumes = pod["volumes"].as_array().expect("volumes");
+        for mount in agent(&rendered)["volumeMounts"].as_array().expect("mounts") {
+            let volume =
+                volumes.iter().find(|volume| volume["name"] == mount["name"]).expect("mounted volumes exist");
+            let own = ["/var/lib/shoal", "/run/shoal"];
+            if let Some(path) = volume["hostPath"]["path"].as_str().filter(|path| !own.contains(path)) {
+                assert_eq!(
+                    (path.starts_with("/var/lib/containerd/"), &mount["readOnly"]),
+                    (true, &json!(true)),
+                    "{path}"
+                );
+            }
+        }
+        for rights in ["Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"] {
+            assert_eq!(rendered.of_kind(rights).count(), 0);
+        }
+    }
+}
+
+/// The zone and the labels of a node, as far as its pool does not say: from the pod's own label, and empty if it has none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_says_of_itself() {
+    let variable = |rendered: &Rendered, set: usize, name: &str| {
+        let set = rendered.of_kind("DaemonSet").nth(set).expect("a set");
+        let env =
+            set["spec"]["template"]["spec"]["containers"][0]["env"].as_array().cloned().unwrap_or_default();
+        env.into_iter().find(|variable| variable["name"] == name)
+    };
+    let rendered = render("").await;
+    let zone = variable(&rendered, 0, "SHOAL_ZONE").expect("a zone");
+    assert_eq!(zone["valueFrom"]["fieldRef"]["fieldPath"], "metadata.labels['topology.kubernetes.io/zone']");
+    assert_eq!(variable(&rendered, 0, "SHOAL_LABELS"), None);
+    let pools = "{zoneFrom: none, pools: {a: {nodeSelector: {z: a}, zone: eu-1a, labels: {pool: gpu, rack: '7'}}, b: {nodeSelector: {z: b}}}}";
+    let rendered = render(pools).await;
+    assert_eq!(variable(&rendered, 0, "SHOAL_ZONE").expect("a zone")["value"], "eu-1a");
+    assert_eq!(variable(&rendered, 0, "SHOAL_LABELS").expect("labels")["value"], "pool=gpu,rack=7");
+    assert_eq!(variable(&rendered, 1, "SHOAL_ZONE"), None);
+    // Two DaemonSets never select each other's pods.
+    let selectors: Vec<_> = rendered.of_kind("DaemonSet").map(|set| &set["spec"]["selector"]).collect();
+    assert_ne!(selectors[0], selectors[1]);
+}
+
+/// The cluster's secret is made once, is as strong as it has to be, and stays; a secret that is there already is used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets() {
+    let made = |rendered: &Rendered| {
+        let secret = rendered.one("Secret");
+        assert_eq!(secret["metadata"]["annotations"]["helm.sh/resource-policy"], "keep");
+        BASE64_STANDARD.decode(secret["data"]["secret"].as_str().expect("text")).expect("base64")
+    };
+    let (one, other) = (made(&render("").await), made(&render("").await));
+    assert_eq!(one.len(), 64);
+    assert_ne!(one, other);
+    let mounted = |rendered: &Rendered, name: &str| {
+        let volumes = rendered.pod()["volumes"].as_array().expect("volumes").clone();
+        volumes.into_iter().find(|volume| volume["name"] == name).map(|volume| volume["secret"].clone())
+    };
+    let rendered = render("{swarm: {existingSecret: mine, secretKey: token}}").await;
+    assert_eq!(rendered.of_kind("Secret").count(), 0);
+    let volume = mounted(&rendered, "swarm").expect("a volume");
+    assert_eq!((&volume["secretName"], &volume["items"][0]["key"]), (&json!("mine"), &json!("token")));
+
+    let password = "p\"<&> \\";
+    let values = json!({ "swarm": { "enabled": false },
+        "credentials": { "registries": [{ "registry": "r.example.com:5000", "username": "u", "password": password }] } });
+    let rendered = render(&values.to_string()).await;
+    let secret = rendered.one("Secret");
+    assert_eq!(secret["type"], "kubernetes.io/dockerconfigjson");
+    let config =
+        BASE64_STANDARD.decode(secret["data"][".dockerconfigjson"].as_str().expect("text")).expect("base64");
+    let config: Value = serde_json::from_slice(&config).expect("JSON");
+    let auth = BASE64_STANDARD.encode(format!("u:{password}"));
+    assert_eq!(config, json!({ "auths": { "r.example.com:5000": { "auth": auth } } }));
+    let volume = mounted(&rendered, "registries").expect("a volume");
+    assert_eq!(
+        (&volume["secretName"], &volume["items"][0]["path"]),
+        (&json!("shoal-credentials"), &json!("config.json"))
+    );
+}
+
+/// An agent is restarted when its configuration changes, and only then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_configuration_restarts_the_agents() {
+    let template = |rendered: &Rendered| rendered.one("DaemonSet")["spec"]["template"].clone();
+    let plain = template(&render("").await);
+    assert_eq!(plain, template(&render("{serviceMonitor: {enabled: true}}").await));
+    assert_ne!(plain, template(&render("{config: {log: {level: debug}}}").await));
+}
+
+/// Values that cannot be, and a word of what is said against them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_that_are_refused() {
+    for (values, word) in [
+        ("{exposre: {}}", "exposre is not allowed"),
+        ("{exposure: {mode: loadBalancer}}", "exposure.mode"),
+        ("{exposure: {port: 0}}", "exposure.port"),
+        ("{ipFamilies: []}", "ipFamilies"),
+        ("{image: {digest: latest}}", "image.digest"),
+        ("{config: {stoer: {}}}", "stoer"),
+        (
+            "{config: {swarm: {port: 1}}}",
+            "config.swarm.port is decided by the chart; set the value swarm.port",
+        ),
+        ("{config: {registry: {listeners: []}}}", "set the value exposure instead"),
+        ("{pools: {a: {nodeSelector: {a: b}, config: {store: {path: /x}}}}}", "pools.a.config.store.path"),
+        ("{pools: {a: {}}}", "nodeSelector is required"),
+        ("{imageDigestMirrors: [{source: a}]}", "mirrors is required"),
+        ("{serviceMonitor: {enabled: true}, observe: {exposed: false}}", "needs observe.exposed"),
+        ("{update: {maxUnavailable: 0}}", "maxUnavailable"),
+        ("{user: 0}", "user"),
+        ("{runtime: {configure: true}, exposure: {mode: nodePort}}", "needs exposure.mode"),
+    ] {
+        let said = helm::template(values, helm::KUBERNETES).await.expect_err(values);
+        assert!(said.contains(word), "{values}: {said}");
+    }
+    let values = "{exposure: {mode: nodePort, trafficPolicy: PreferSameNode}}";
+    let said = helm::template(values, "1.33.0").await.expect_err("too old");
+    assert!(said.contains("needs Kubernetes 1.34"), "{said}");
+    assert!(helm::template("", "1.27.0").await.expect_err("too old").contains("incompatible"));
+}
+
+/// The plain manifests are the chart with its defaults.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_manifests_are_the_chart() {
+    const HEAD: &str = "\
+# The shoal agent on every node, without Helm: the chart of deploy/helm/shoal with its defaults. Generated; the test `the_manifests_are_the_chart` keeps it
+# equal, and writes it with SHOAL_WRITE=1. The namespace and the cluster's secret come first:
+#
+#   kubectl create namespace shoal-system
+#   kubectl label namespace shoal-system pod-security.kubernetes.io/enforce=privileged
+#   kubectl -n shoal-system create secret generic shoal-swarm --from-literal=secret=\"$(openssl rand -hex 32)\"
+#   kubectl apply -f shoal.yaml
+";
+    let folder = helm::deploy().join("manifests");
+    let values = std::fs::read_to_string(folder.join("values.yaml")).expect("it is there");
+    let rendered = helm::template(&values, helm::KUBERNETES).await.expect("the values are right");
+    // Who manages the objects, and from which chart, is not true of them.
+    let is_helm = |line: &str| {
+        line.trim_start().starts_with("app.kubernetes.io/managed-by:")
+            || line.trim_start().starts_with("helm.sh/chart:")
+    };
+    let kept = rendered.lines().filter(|line| !is_helm(line) && !line.starts_with("# Source:"));
+    let expected: String = kept.flat_map(|line| [line.trim_end(), "\n"]).collect();
+    expect_file(&folder.join("shoal.yaml"), &format!("{HEAD}{expected}"));
+}

@@ -1,0 +1,62 @@
+//! The systemd unit and what the Debian package brings: systemd understands it, and how little the agent may do is a figure.
+
+use std::process::Command;
+use std::time::Duration;
+
+use shoal_tests::agent::shoal;
+use shoal_tests::helm;
+use shoal_tests::place;
+use shoal_tests::process::run;
+
+/// Most exposure, in tenths, that `systemd-analyze security` may find: 1.4 today, 9.6 for a unit without any hardening. What is left is mostly
+/// that the agent talks to any address.
+const EXPOSURE_MAX_TENTHS: u32 = 15;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_unit_is_right_and_hardened() {
+    let analyze = place::program("systemd-analyze", "systemd");
+    let unit = std::fs::read_to_string(helm::deploy().join("systemd/shoal.service")).expect("it is there");
+    let folder = place::scratch();
+    let file = folder.path().join("shoal.service");
+    // The program is not where a package would put it.
+    let here = unit.replace("/usr/bin/shoal", &place::shoal_bin().display().to_string());
+    std::fs::write(&file, here).expect("the folder is ours");
+
+    let mut verify = Command::new(&analyze);
+    verify.args(["verify", "--man=no"]).arg(&file);
+    let verified = run(&mut verify, Duration::from_secs(60)).await.expect_ok("systemd-analyze verify");
+    let complaints: Vec<&str> =
+        verified.output.lines().filter(|line| line.contains("shoal.service:")).collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
+
+    let mut security = Command::new(&analyze);
+    let threshold = format!("--threshold={EXPOSURE_MAX_TENTHS}");
+    security.args(["security", "--offline=true", "--no-pager", &threshold]).arg(&file);
+    let judged = run(&mut security, Duration::from_secs(60)).await.expect_ok("systemd-analyze security");
+    let level = judged.output.split("exposure level for shoal.service: ").nth(1).expect("a level");
+    let (level, _) = level.split_once(' ').expect("a figure");
+    // The manual quotes it.
+    let manual = include_str!("../../../docs/OPERATING.md");
+    assert!(manual.contains(&format!("exposure level of {level}")), "docs/OPERATING.md does not say {level}");
+}
+
+/// `shoal man` writes a page for every command, in a form that a reader takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn manual_pages() {
+    let folder = place::scratch();
+    let to = folder.path().display().to_string();
+    shoal(&["man", &to]).await.expect_ok("shoal man");
+    let help = shoal(&["--help"]).await.expect_ok("shoal --help").output;
+    let commands =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<&str> =
+        commands.filter(|line| line.starts_with("  ") && !line.starts_with("   ")).collect();
+    assert!(commands.len() > 8, "{help}");
+    for command in commands.iter().map(|line| line.split_whitespace().next().expect("a name")) {
+        let page = folder.path().join(format!("shoal-{command}.1"));
+        let text = std::fs::read_to_string(&page).unwrap_or_else(|e| panic!("{}: {e}", page.display()));
+        assert!(text.contains(".SH SYNOPSIS"), "{command}: {text}");
+    }
+    assert!(folder.path().join("shoal.1").is_file());
+    assert!(!shoal(&["man", "/nonexistent/folder"]).await.ok);
+}
