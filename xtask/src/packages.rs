@@ -32,6 +32,7 @@ pub const TEST: &[&str] = &[
     "dpkg",
     "chromium",
     "fonts-dejavu-core",
+    "python3-venv",
 ];
 /// What the benchmarks compare with.
 pub const BENCH: &[&str] =
