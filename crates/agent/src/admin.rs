@@ -9,6 +9,7 @@ pub mod blobs;
 pub mod client;
 mod client_events;
 pub mod events;
+mod hooks;
 pub mod observe;
 pub mod openapi;
 pub mod peers;

@@ -14,6 +14,7 @@
 mod alone;
 mod job;
 mod plan;
+pub mod push;
 mod resolve;
 pub mod select;
 mod standing;

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, IntoResponses, Modify, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{AdminState, Refusal, blobs, events, peers, proof, status, stock, warm};
+use super::{AdminState, Refusal, blobs, events, hooks, peers, proof, status, stock, warm};
 use crate::watch::{Change, Snapshot};
 
 /// A blob's name: the algorithm and the hash in lower-case hex.
@@ -71,6 +71,7 @@ pub(super) fn routes() -> OpenApiRouter<AdminState> {
         .routes(routes!(warm::list, warm::begin))
         .routes(routes!(warm::show, warm::cancel))
         .routes(routes!(warm::events))
+        .routes(routes!(hooks::push))
         .routes(routes!(document))
 }
 

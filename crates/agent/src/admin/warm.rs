@@ -138,7 +138,7 @@ impl News {
     }
 }
 
-fn refused(error: RequestError) -> Refusal {
+pub(super) fn refused(error: RequestError) -> Refusal {
     let status = match error {
         RequestError::Busy => StatusCode::TOO_MANY_REQUESTS,
         RequestError::Draining => StatusCode::SERVICE_UNAVAILABLE,
