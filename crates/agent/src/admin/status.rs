@@ -61,7 +61,7 @@ pub struct Status {
 }
 
 /// How many requests a registry allows in its window, and how many are left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RateLimit {
     /// Requests in a window.
     pub limit: u64,

@@ -114,7 +114,9 @@ pub(super) fn lock(root: &Root, folder: &Path) -> Result<Lock, FileError> {
     loop {
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(Lock(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCK_PATIENCE => std::thread::sleep(LOCK_LOOK),
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_LOOK)
+            }
             Err(error) => {
                 return Err(failed("lock (another `shoal runtime` is at work there)", folder)(error.into()));
             }

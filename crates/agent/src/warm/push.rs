@@ -84,9 +84,10 @@ pub fn pushed(body: &[u8], registry: Option<&str>) -> Result<Vec<Image>, PushErr
         return Err(PushError::Form("it has neither events nor event_data".into()));
     }
     let of_distribution = told.events.iter().take(EVENTS_MAX).filter_map(|event| event.name(registry));
-    let is_push = told.kind.as_deref().is_some_and(|kind| {
-        kind.eq_ignore_ascii_case("PUSH_ARTIFACT") || kind == "harbor.artifact.pushed"
-    });
+    let is_push = told
+        .kind
+        .as_deref()
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("PUSH_ARTIFACT") || kind == "harbor.artifact.pushed");
     let resources = told.event_data.iter().filter(|_| is_push).flat_map(|data| &data.resources);
     let of_harbor = resources.take(EVENTS_MAX).map(|resource| resource.name(registry));
     let mut images: Vec<Image> = Vec::new();
@@ -169,9 +170,7 @@ mod tests {
     #[test]
     fn of_harbor() {
         let resource = |url: &str| serde_json::json!({"digest": DIGEST, "tag": "v1", "resource_url": url});
-        let own = |kind: &str, url: &str| {
-            serde_json::json!({"type": kind, "occur_at": 1, "operator": "admin", "event_data": {"resources": [resource(url)]}})
-        };
+        let own = |kind: &str, url: &str| serde_json::json!({"type": kind, "occur_at": 1, "operator": "admin", "event_data": {"resources": [resource(url)]}});
         let tagged = "harbor.example.com/proj/app:v1";
         let expected = [format!("{tagged}@{DIGEST}")];
         assert_eq!(names(&own("PUSH_ARTIFACT", tagged), None), expected);
@@ -182,7 +181,10 @@ mod tests {
             "specversion": "1.0", "type": "harbor.artifact.pushed", "source": "/projects/1", "data": {"resources": [resource(tagged)]},
         });
         assert_eq!(names(&cloud, None), expected);
-        assert_eq!(names(&cloud, Some("mirror.example.com")), [format!("mirror.example.com/proj/app:v1@{DIGEST}")]);
+        assert_eq!(
+            names(&cloud, Some("mirror.example.com")),
+            [format!("mirror.example.com/proj/app:v1@{DIGEST}")]
+        );
     }
 
     #[test]

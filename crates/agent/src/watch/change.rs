@@ -32,7 +32,7 @@ pub struct Standing(pub u16, pub u16, pub u8);
 impl utoipa::PartialSchema for Standing {
     /// Three numbers, which is what serde makes of it.
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
-        <[u16; 3]>::schema()
+        <Vec<u16>>::schema()
     }
 }
 
