@@ -44,13 +44,9 @@ impl Cri {
         Cri { socket: socket.to_owned() }
     }
 
-    /// What the runtime calls itself, once it answers.
-    ///
-    /// # Errors
-    /// It does not answer, or not yet.
-    pub async fn version(&self) -> Result<String> {
-        let answer = self.call("RuntimeService/Version", Message::default()).await?;
-        Ok(format!("{} {}", answer.text(2)?, answer.text(3)?))
+    /// Whether the runtime answers.
+    pub async fn answers(&self) -> bool {
+        self.call("RuntimeService/Version", Message::default()).await.is_ok()
     }
 
     /// Pulls an image, as kubelet does before it starts a container.
@@ -74,8 +70,10 @@ impl Cri {
     /// # Errors
     /// What the runtime says.
     pub async fn run_pod(&self, name: &str) -> Result<Pod> {
+        // name, uid, namespace
         let metadata = Message::default().string(1, name).string(2, name).string(3, "default");
-        let security = Message::default().message(1, &Message::default().number(1, NODE_NETWORK));
+        // linux.security_context.namespace_options
+        let security = Message::default().message(1, &node_network());
         let linux = Message::default().message(2, &security);
         let config = Message::default().message(1, &metadata).message(8, &linux);
         let answer =
@@ -89,7 +87,8 @@ impl Cri {
     /// What the runtime says, or that the container did not end in time.
     pub async fn run_container(&self, pod: &Pod, image: &str, command: &[&str]) -> Result<u64> {
         let metadata = Message::default().string(1, "main");
-        let security = Message::default().message(3, &Message::default().number(1, NODE_NETWORK));
+        // linux.security_context.namespace_options
+        let security = Message::default().message(3, &node_network());
         let mut config = Message::default().message(1, &metadata).message(2, &spec(image));
         for word in command {
             config = config.string(3, word);
@@ -102,6 +101,7 @@ impl Cri {
             loop {
                 let asked = Message::default().string(1, &id);
                 let answer = self.call("RuntimeService/ContainerStatus", asked).await?;
+                // state, exit_code
                 let status = answer.inner(1)?;
                 if status.value(3)? == EXITED {
                     return status.value(7);
@@ -160,6 +160,10 @@ impl Cri {
 
 fn spec(image: &str) -> Message {
     Message::default().string(1, image)
+}
+
+fn node_network() -> Message {
+    Message::default().number(1, NODE_NETWORK)
 }
 
 fn framed(message: Message) -> Bytes {

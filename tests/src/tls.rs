@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::RootCertStore;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -28,6 +28,8 @@ impl Authority {
     fn until(ends: Option<i32>) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // OpenSSL takes a certificate for self-signed whose issuer has the same name as it has itself.
+        params.distinguished_name.push(DnType::CommonName, "authority of a test");
         end(&mut params, ends);
         let key = KeyPair::generate().expect("a key can be made");
         Authority { issuer: CertifiedIssuer::self_signed(params, key).expect("parameters are valid"), ends }
@@ -52,9 +54,14 @@ impl Authority {
         (certificate.pem(), key.serialize_pem())
     }
 
-    /// A server's certificate and key: two PEM texts.
+    /// Certificate and key of a server for `localhost` and 127.0.0.1: two PEM texts.
     pub fn server_pem(&self) -> (String, String) {
-        let (certificate, key) = self.signed(&["localhost", "127.0.0.1"]);
+        self.server_pem_for(&["localhost", "127.0.0.1"])
+    }
+
+    /// The same for a server with other names or addresses.
+    pub fn server_pem_for(&self, names: &[&str]) -> (String, String) {
+        let (certificate, key) = self.signed(names);
         (certificate.pem(), key.serialize_pem())
     }
 

@@ -13,6 +13,7 @@ mod place;
 mod process;
 mod rocksdb;
 mod s3;
+mod schemathesis;
 mod sbom;
 mod sim;
 mod test;
@@ -86,6 +87,7 @@ fn setup() -> Result {
     packages::ensure(&packages::ALL)?;
     containerd::ensure();
     s3::ensure();
+    schemathesis::ensure();
     deploy::ensure();
     Ok(())
 }

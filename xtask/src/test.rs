@@ -1,12 +1,13 @@
 //! `cargo xtask test` and `cargo xtask lint`: what a change has to pass.
 
-use crate::{Result, build, containerd, deploy, packages, process, s3, tidy};
+use crate::{Result, build, containerd, deploy, packages, process, s3, schemathesis, tidy};
 
 /// Format, tidiness, one build, every test. What is cheapest comes first.
 pub fn run(args: &[String]) -> Result {
     packages::ensure(&[packages::BUILD, packages::TEST])?;
     containerd::ensure();
     s3::ensure();
+    schemathesis::ensure();
     deploy::ensure();
     format()?;
     tidy::check()?;

@@ -1,16 +1,20 @@
-//! What the agent tells about itself, and what it can be told to do: the admin API on a unix socket for the command line,
-//! and metrics and health on a port of their own.
+//! What the agent tells about itself, and what it can be told to do: the admin API on a unix socket for the command line, and
+//! on a TLS port if one is configured; metrics, health and the status page on a port of their own.
 //!
-//! Invariants: only the agent's own user (and root) reaches the admin API; nothing on the port changes anything; no
-//! handler blocks an async thread. The types of the API are shared with the command line, so the two cannot disagree.
+//! Invariants: nobody reaches the admin API but the agent's own user, root, and on the TLS port whoever shows the token; nothing
+//! on the port for watchers changes anything; no handler blocks an async thread. The types of the API are shared with the
+//! command line, so the two cannot disagree.
 
 pub mod blobs;
 pub mod client;
 mod client_events;
 pub mod events;
+mod hooks;
 pub mod observe;
+pub mod openapi;
 pub mod peers;
 mod proof;
+pub mod remote;
 mod socket;
 pub mod status;
 pub mod stock;
@@ -23,9 +27,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::extract::FromRef;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post, put};
+use axum::routing::{MethodRouter, get};
 use serde::{Deserialize, Serialize};
 use shoal_store::{Store, StoreError};
 
@@ -69,25 +74,22 @@ pub struct AdminState {
     pub proofs: Proofs,
 }
 
-/// The admin API.
+impl FromRef<AdminState> for Feed {
+    fn from_ref(state: &AdminState) -> Feed {
+        state.feed.clone()
+    }
+}
+
+/// The admin API, see [`openapi`].
 pub fn admin_router(state: AdminState) -> Router {
-    Router::new()
-        .route("/v1/status", get(status::status))
-        .route("/v1/events", get(events::events).with_state(state.feed.clone()))
-        .route("/v1/peers", get(peers::list))
-        .route("/v1/proofs", post(proof::hand_out))
-        .route("/v1/blobs", get(blobs::list))
-        .route("/v1/blobs/{digest}", get(blobs::show).delete(blobs::remove))
-        .route("/v1/blobs/{digest}/story", get(peers::story))
-        .route("/v1/blobs/{digest}/verify", post(blobs::verify))
-        .route("/v1/blobs/{digest}/pin", put(blobs::pin).delete(blobs::unpin))
-        .route("/v1/stock", post(stock::stock))
-        .route("/v1/gc", post(stock::gc))
-        .route("/v1/warm", post(warm::begin).get(warm::list))
-        .route("/v1/warm/{id}", get(warm::show).delete(warm::cancel))
-        .route("/v1/warm/{id}/events", get(warm::events))
-        .fallback(|| async {
-            Refusal::new(StatusCode::NOT_FOUND, "there is no such path in the admin API of this version")
+    let (routes, _) = openapi::routes().split_for_parts();
+    let refused = |status, words: &'static str| async move { Refusal::new(status, words) };
+    routes
+        .method_not_allowed_fallback(move || {
+            refused(StatusCode::METHOD_NOT_ALLOWED, "this path has other methods; see the header Allow")
+        })
+        .fallback(move || {
+            refused(StatusCode::NOT_FOUND, "there is no such path in the admin API of this version")
         })
         .with_state(state)
 }
@@ -98,11 +100,12 @@ pub fn stories(state: AdminState) -> MethodRouter {
 }
 
 /// Why a request to the admin API was not carried out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Refusal {
     /// One line for the operator.
     pub error: String,
     #[serde(skip, default = "internal")]
+    #[schema(ignore)]
     status: StatusCode,
 }
 

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin::remote::{self, Material, MaterialError, RemoteSettings};
 use crate::admin::{self, AdminState, ObserveState, Readiness};
 use crate::config::Config;
 use crate::driver;
@@ -28,7 +29,7 @@ use crate::swarm::{self, Bound, Swarm, SwarmError};
 use crate::tier::{Tier, TierSettingsError};
 use crate::upstream::{SettingsError, Upstream};
 use crate::warm::Warmer;
-use crate::watch::{AgentLook, Feed};
+use crate::watch::{self, AgentLook, Feed};
 
 /// Why the agent does not start. Each error names the thing and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,9 @@ pub enum StartError {
     /// The admin socket cannot be listened on.
     #[error(transparent)]
     Admin(#[from] admin::SocketError),
+    /// The admin API cannot be served to other machines.
+    #[error(transparent)]
+    Remote(#[from] MaterialError),
     /// The store's thread ended before the store was open.
     #[error("opening the store at {} was interrupted", path.display())]
     Interrupted {
@@ -69,8 +73,7 @@ pub struct App {
     tier: Option<Tier>,
     swarm: Option<Bound>,
     registry: Vec<(TcpListener, FrontSettings)>,
-    observe: TcpListener,
-    admin: UnixListener,
+    ports: Ports,
 }
 
 impl App {
@@ -99,6 +102,12 @@ impl App {
         }
         let observe = listen::bind(config.observe_address())?;
         let admin = admin::bind(config.admin_socket()).await?;
+        let remote = match config.remote_settings().cloned() {
+            Some(settings) => {
+                Some((listen::bind(settings.address)?, settings.clone(), Material::read(&settings)?))
+            }
+            None => None,
+        };
         Ok(App {
             config,
             metrics,
@@ -108,14 +117,13 @@ impl App {
             tier,
             swarm,
             registry,
-            observe,
-            admin,
+            ports: Ports { observe, admin, remote },
         })
     }
 
     /// Starts to answer.
     pub fn spawn(self) -> Running {
-        let App { config, metrics, store, report, upstream, tier, swarm, registry, observe, admin } = self;
+        let App { config, metrics, store, report, upstream, tier, swarm, registry, ports } = self;
         tracing::info!(
             blobs = report.blobs,
             bytes = report.bytes,
@@ -161,7 +169,7 @@ impl App {
         let gauges = Gauges { store: store.clone(), metrics: Arc::clone(&metrics), disk_free_min };
         let background = CancellationToken::new();
         let readiness = Readiness::new();
-        let observe_address = observe.local_addr().ok();
+        let observe_address = ports.observe.local_addr().ok();
         let observing = ObserveState::new(Arc::clone(&metrics), readiness.clone(), {
             let gauges = gauges.clone();
             move || gauges.refresh()
@@ -171,14 +179,15 @@ impl App {
         let warmer = Warmer::new(node.clone(), swarm.clone(), Some(pinned));
         warmer.spawn();
         let started = Instant::now();
-        let look = AgentLook::new(
-            (store.clone(), driver.clone()),
-            upstream.clone(),
-            swarm.clone(),
-            warmer.clone(),
-            Arc::clone(&metrics),
+        let look = AgentLook::new(watch::Parts {
+            store: store.clone(),
+            driver: driver.clone(),
+            upstream: upstream.clone(),
+            swarm: swarm.clone(),
+            warmer: warmer.clone(),
+            metrics: Arc::clone(&metrics),
             started,
-        );
+        });
         let feed = Feed::new(look, &watched, &background);
         feed.spawn();
         let state = AdminState {
@@ -194,15 +203,7 @@ impl App {
             listeners: addresses.clone(),
             proofs,
         };
-        let observing = if config.observe_page() {
-            let local_only = config.observe_address().ip().is_loopback();
-            let stories = admin::stories(state.clone());
-            observing.with_page(page::router(state.feed.clone(), stories, local_only))
-        } else {
-            observing
-        };
-        watched.spawn(admin::serve_observe(observe, observing, background.clone()));
-        watched.spawn(admin::serve(admin, state, background.clone()));
+        ports.spawn(&config, state, observing, &watched, &background);
         watched.spawn(sweep(gauges, config.sweep_interval(), background.clone()));
         tracing::info!(registry = ?addresses, observe = ?observe_address, "ready");
         readiness.ready();
@@ -221,6 +222,39 @@ impl App {
             readiness,
             addresses,
         }
+    }
+}
+
+/// Where the agent is watched, and told what to do.
+struct Ports {
+    observe: TcpListener,
+    admin: UnixListener,
+    remote: Option<(TcpListener, RemoteSettings, Material)>,
+}
+
+impl Ports {
+    /// Starts to answer there, until `stop` is cancelled.
+    fn spawn(
+        self,
+        config: &Config,
+        state: AdminState,
+        observing: ObserveState,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) {
+        let observing = if config.observe_page() {
+            let local_only = config.observe_address().ip().is_loopback();
+            let stories = admin::stories(state.clone());
+            observing.with_page(page::router(state.feed.clone(), stories, local_only))
+        } else {
+            observing
+        };
+        tasks.spawn(admin::serve_observe(self.observe, observing, stop.clone()));
+        if let Some((listener, settings, material)) = self.remote {
+            let router = admin::admin_router(state.clone());
+            tasks.spawn(remote::serve(listener, settings, material, router, stop.clone()));
+        }
+        tasks.spawn(admin::serve(self.admin, state, stop.clone()));
     }
 }
 

@@ -4,6 +4,7 @@
 //! says what and one that says what to do; a reader that goes away is no error. Only this module reads the environment.
 
 mod agent;
+mod api;
 mod blob;
 mod config;
 mod doctor;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
+use crate::admin::client::AdminClient;
 use crate::config::{Config, ConfigErrors, DEFAULT_PATH, NodeFacts};
 
 pub use failure::{Failure, explain};
@@ -120,6 +122,9 @@ enum Command {
     Unpin(stock::UnpinArgs),
     /// Clean up the store now.
     Gc(stock::GcArgs),
+    /// Describe the API that the commands use.
+    #[command(subcommand)]
+    Api(api::ApiCommand),
     /// See it work: a real registry, an agent and a client for each node, all at once, on this machine.
     Demo(crate::demo::Args),
     /// Print a completion script for a shell.
@@ -211,9 +216,25 @@ struct AgentSocket {
     /// The agent's admin socket. Without it: the one that the configuration names.
     #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
     socket: Option<PathBuf>,
+    /// An agent of another machine, by its admin.address, such as https://node-7:5443.
+    #[arg(long, value_name = "URL", requires = "token_file", conflicts_with = "socket")]
+    api: Option<String>,
+    /// File with the token of that agent.
+    #[arg(long, value_name = "FILE", requires = "api", value_hint = ValueHint::FilePath)]
+    token_file: Option<PathBuf>,
+    /// PEM file with the CA that signed that agent's certificate. Without it: those that this system trusts.
+    #[arg(long, value_name = "FILE", requires = "api", value_hint = ValueHint::FilePath)]
+    ca: Option<PathBuf>,
 }
 
 impl AgentSocket {
+    fn client(&self) -> Result<AdminClient, Failure> {
+        match (&self.api, &self.token_file) {
+            (Some(url), Some(token)) => Ok(AdminClient::remote(url, token, self.ca.as_deref())?),
+            _ => Ok(AdminClient::new(&self.path()?)),
+        }
+    }
+
     fn path(&self) -> Result<PathBuf, Failure> {
         match &self.socket {
             Some(path) => Ok(path.clone()),
@@ -257,6 +278,7 @@ impl Cli {
             Command::Pin(args) => process::light_runtime()?.block_on(stock::pin(&args, &mut out)),
             Command::Unpin(args) => process::light_runtime()?.block_on(stock::unpin(&args, &mut out)),
             Command::Gc(args) => process::light_runtime()?.block_on(stock::gc(&args, &mut out)),
+            Command::Api(command) => api::run(&command, &mut out),
             Command::Demo(args) => {
                 process::runtime()?.block_on(crate::demo::run(args)).map_err(Failure::Demo)
             }

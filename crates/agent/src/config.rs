@@ -23,6 +23,7 @@ use shoal_engine::Registry;
 use shoal_engine::access::Rules;
 use shoal_engine::tags::TagPolicy;
 
+use crate::admin::remote::RemoteSettings;
 use crate::rate::Throttle;
 use crate::registry::listen::ConnectionLimits;
 use crate::swarm::SwarmSettings;
@@ -240,6 +241,11 @@ impl Config {
     /// The unix socket of the command line.
     pub fn admin_socket(&self) -> &Path {
         &self.file.admin.socket
+    }
+
+    /// Where the admin API is served to other machines, if it is.
+    pub fn remote_settings(&self) -> Option<&RemoteSettings> {
+        self.checked.remote.as_ref()
     }
 
     /// How long requests under way may go on after the agent was told to stop.

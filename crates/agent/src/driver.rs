@@ -28,6 +28,7 @@ use shoal_store::Store;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::openapi::DigestText;
 use crate::metrics::Metrics;
 use crate::node::{Asked, Cause};
 use crate::sources::Sources;
@@ -94,9 +95,10 @@ enum Command {
 }
 
 /// One flight, for a person who looks.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct FlightStatus {
     /// The blob.
+    #[schema(value_type = DigestText)]
     pub digest: Digest,
     /// The repository that it was first asked for through, with its registry; unset while nobody has said.
     #[serde(default)]

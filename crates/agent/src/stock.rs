@@ -16,19 +16,22 @@ use shoal_engine::limits::WARM_BLOBS_MAX;
 use shoal_engine::{Digest, Reference};
 use shoal_store::{Blob, Home, Store, StoreError};
 
+use crate::admin::openapi::DigestText;
 use crate::image::{Image, ImageError};
 use crate::manifest::{self, Kind, Parsed};
 use crate::warm::NodeName;
 
 /// Names in one request.
 pub const NAMES_MAX: usize = 100;
+/// Latest end of a pin, Unix seconds: the end of the year 9999.
+const UNTIL_MAX: u64 = 253_402_300_799;
 /// Digests that one tag may have on the nodes of a cluster: it was moved, and not all have looked since.
 const MEANINGS_MAX: usize = 16;
 /// Records that are read at a time while manifests are looked for.
 const RECORDS_PER_READ: usize = 1000;
 
 /// What is done with images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Deed {
     /// Nothing; only what is there is told.
@@ -42,18 +45,21 @@ pub enum Deed {
 }
 
 /// Something to do with images of the store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StockRequest {
     /// What.
     pub deed: Deed,
     /// Images as for a runtime, or digests.
+    #[schema(min_items = 1, max_items = 100)]
     pub names: Vec<String>,
     /// For each name, digests that it has on other nodes; empty if that is not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Vec<DigestText>>)]
     pub also: Vec<Vec<Digest>>,
     /// For a pin: until when, in Unix seconds; without end if absent.
     #[serde(default)]
+    #[schema(maximum = 253402300799_i64)]
     pub until: Option<u64>,
     /// Whether every member shall do it, and not only this one.
     #[serde(default)]
@@ -72,14 +78,20 @@ pub enum StockError {
     /// Too many at a time.
     #[error("{0} images are named; at most {NAMES_MAX} at a time")]
     TooMany(usize),
+    /// The pin would end in a time that no clock shows.
+    #[error(
+        "a pin until {0} s since 1970 ends later than {UNTIL_MAX}, the end of the year 9999; leave `until` out for one without an end"
+    )]
+    Until(u64),
 }
 
 /// What became of one name on one node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StockReport {
     /// As it was asked for.
     pub name: String,
     /// What it means on this node; nothing if that is not known here.
+    #[schema(value_type = Option<DigestText>)]
     pub digest: Option<Digest>,
     /// Blobs that were removed, pinned or unpinned.
     pub blobs: u64,
@@ -94,7 +106,7 @@ pub struct StockReport {
 }
 
 /// What became of a request on one node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeStock {
     /// Which node.
     pub node: NodeName,
@@ -106,7 +118,7 @@ pub struct NodeStock {
 }
 
 /// What became of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StockAnswer {
     /// This node, then the others.
     pub nodes: Vec<NodeStock>,
@@ -154,6 +166,9 @@ impl StockRequest {
     /// # Errors
     /// What is no name, or too many.
     pub fn parsed(&self) -> Result<Vec<Name>, StockError> {
+        if let Some(until) = self.until.filter(|until| *until > UNTIL_MAX) {
+            return Err(StockError::Until(until));
+        }
         match self.names.len() {
             0 => Err(StockError::Empty),
             count if count > NAMES_MAX => Err(StockError::TooMany(count)),

@@ -100,11 +100,12 @@ pub enum SwarmError {
 }
 
 /// Members that an agent has, for a person who looks.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct MemberStatus {
     /// Its name, in hex.
     pub peer: String,
     /// Where it listens.
+    #[schema(value_type = Vec<String>)]
     pub addresses: Vec<SocketAddr>,
     /// Port for pieces, at the same addresses; 0 for an agent that does not tell.
     #[serde(default)]

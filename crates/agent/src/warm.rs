@@ -14,6 +14,7 @@
 mod alone;
 mod job;
 mod plan;
+pub mod push;
 mod resolve;
 pub mod select;
 mod standing;
@@ -60,10 +61,11 @@ pub const KEEP_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 pub const DEADLINE: Duration = Duration::from_secs(60 * 60);
 
 /// What shall be warmed, as the admin API takes it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WarmRequest {
     /// Images, as for a runtime.
+    #[schema(min_items = 1, max_items = 512)]
     pub images: Vec<String>,
     /// Platforms of images that are for several, `os/architecture[/variant]`, or `all`; empty: that of the agent.
     #[serde(default)]
@@ -73,9 +75,11 @@ pub struct WarmRequest {
     pub nodes: Selection,
     /// How long the blobs are kept from eviction, from the beginning on, seconds; unset: like all others.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 31622400)]
     pub pin_seconds: Option<u64>,
     /// Time after which whoever is not ready has failed, seconds.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 86400)]
     pub deadline_seconds: Option<u64>,
     /// Only tell what would be done.
     #[serde(default)]

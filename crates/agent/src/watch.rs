@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 
 pub use change::{Change, MemberShown, Snapshot, Standing};
 pub use follow::{Event, Followed};
-pub use look::AgentLook;
+pub use look::{AgentLook, Parts};
 pub use traffic::{Moment, Traffic};
 pub use view::{BlobView, MemberView, NodeView, RolloutView, View};
 

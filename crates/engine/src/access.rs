@@ -158,7 +158,8 @@ impl Rules {
 }
 
 impl Pattern {
-    fn matches(&self, scope: &Scope, tag: Option<&Tag>) -> bool {
+    /// Whether it is about this image.
+    pub fn matches(&self, scope: &Scope, tag: Option<&Tag>) -> bool {
         let registry = match &self.registry {
             RegistryPattern::Any => true,
             RegistryPattern::Below(domain) => is_below(scope.registry.as_str(), domain),

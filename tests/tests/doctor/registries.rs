@@ -3,6 +3,8 @@
 use shoal_tests::image::Image;
 use shoal_tests::origin::{Auth, Kind, Match, Plan};
 use shoal_tests::tls::Authority;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use super::*;
 
@@ -41,10 +43,22 @@ async fn certificates_of_registries() {
     let ending = Authority::ending(2020);
     let origin = Origin::start_tls(ending.server(&[b"http/1.1"], false)).await;
     expect(trusting(&ending, &origin.url()), "tls-expired", "problem", &[REGISTRY]).await;
-    // http is spoken where TLS is expected.
-    let origin = Origin::start().await;
-    let url = origin.url().replace("http://", "https://");
-    expect(Setup::new(&url), "tls-failed", "problem", &[REGISTRY]).await;
+    expect(Setup::new(&plain_http().await), "tls-failed", "problem", &[REGISTRY]).await;
+}
+
+/// An address where http is spoken and TLS is expected: as `https://`.
+async fn plain_http() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port on loopback");
+    let url = format!("https://{}", listener.local_addr().expect("it is bound"));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut hello = [0; 1024];
+            // The answer is all that counts; a client that has gone needs none.
+            let _ = client.read(&mut hello).await;
+            let _ = client.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await;
+        }
+    });
+    url
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

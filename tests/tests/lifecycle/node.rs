@@ -27,8 +27,8 @@ const SECRET: &str = "run/secrets/shoal/swarm/secret";
 const DIRECTORIES: [&str; 2] = ["var/lib/shoal", "run/shoal"];
 /// The user that the chart's agents run as, and its group.
 const AGENT: u32 = 65532;
-/// What takes every right from it, for setpriv(1).
-const NO_RIGHTS: &str = "--clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all";
+/// What takes every right from it, for setpriv(1); and who changes users would otherwise outlive the test.
+const NO_RIGHTS: &str = "--clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all --pdeathsig=KILL";
 /// Where the agent's probes are answered.
 const OBSERVE: u16 = 5080;
 /// Longest that one command of the agent's program may take.
@@ -148,7 +148,7 @@ impl Node {
         self.containerd = Some(self.spawn("containerd", command));
         let cri = self.cri();
         wait::until(format!("containerd of node {} to answer", self.number), wait::START_MAX, || async {
-            cri.version().await.is_ok()
+            cri.answers().await
         })
         .await;
     }

@@ -10,15 +10,17 @@ use serde::{Deserialize, Serialize};
 use shoal_engine::Digest;
 use shoal_store::{BlobInfo, Home, Store, StoreError, Verification};
 
+use super::openapi::{BlobRefusals, DigestText, OfBlob};
 use super::{AdminState, Refusal, on_disk};
 
 /// Most blobs of one page: 250 bytes each.
 pub const PAGE_MAX: usize = 1000;
 
 /// One blob, as the index knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct BlobEntry {
     /// Its name.
+    #[schema(value_type = DigestText)]
     pub digest: Digest,
     /// Size in bytes.
     pub size: u64,
@@ -63,16 +65,17 @@ pub(super) fn unix_seconds(time: SystemTime) -> u64 {
 }
 
 /// A part of the list, ordered by digest.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Page {
     /// The blobs.
     pub blobs: Vec<BlobEntry>,
     /// What to ask for as `after` to go on; nothing at the end.
+    #[schema(value_type = Option<DigestText>)]
     pub next: Option<Digest>,
 }
 
 /// What verifying has found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
 pub enum Verified {
     /// The bytes match the digest.
@@ -83,6 +86,7 @@ pub enum Verified {
     /// They do not. A blob of the store has been removed; the runtime's is left alone.
     Wrong {
         /// What they match.
+        #[schema(value_type = DigestText)]
         found: Digest,
         /// Whether it has been removed.
         removed: bool,
@@ -108,22 +112,40 @@ pub fn page(store: &Store, after: Option<&Digest>, max: usize) -> Result<Page, S
     Ok(Page { blobs, next })
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Paging {
+    /// The last digest of the page before.
+    #[param(value_type = Option<DigestText>)]
     after: Option<Digest>,
+    /// Most blobs of the page; 1,000 unless said.
+    #[param(minimum = 1, maximum = 1000)]
     max: Option<usize>,
 }
 
+/// The stored blobs, ordered by digest, a page at a time.
+#[utoipa::path(get, path = "/v1/blobs", operation_id = "blobs", tag = "blobs", params(Paging), responses(
+    (status = 200, description = "A page.", body = Page),
+    (status = 400, description = "The page is asked for in a wrong way.", body = Refusal),
+    (status = 503, description = "The disk does not answer, or the agent is ending.", body = Refusal),
+))]
 pub(super) async fn list(
     State(state): State<AdminState>,
     paging: Result<Query<Paging>, QueryRejection>,
 ) -> Result<Json<Page>, Refusal> {
     let Query(paging) = paging.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.body_text()))?;
-    let max = paging.max.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
+    let max = paging.max.unwrap_or(PAGE_MAX);
+    if !(1..=PAGE_MAX).contains(&max) {
+        let words = format!("a page has from 1 to {PAGE_MAX} blobs, not {max}");
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, words));
+    }
     Ok(Json(on_disk(&state.store, move |store| page(store, paging.after.as_ref(), max)).await?))
 }
 
+/// What is known of one stored blob.
+#[utoipa::path(get, path = "/v1/blobs/{digest}", operation_id = "blob", tag = "blobs", params(OfBlob),
+    responses((status = 200, description = "The blob.", body = BlobEntry), BlobRefusals))]
 pub(super) async fn show(
     State(state): State<AdminState>,
     Path(digest): Path<String>,
@@ -133,6 +155,9 @@ pub(super) async fn show(
     found.map(|info| Json(info.into())).ok_or_else(|| missing(&digest))
 }
 
+/// Removes a blob, a pinned one too.
+#[utoipa::path(delete, path = "/v1/blobs/{digest}", operation_id = "remove_blob", tag = "blobs", params(OfBlob),
+    responses((status = 204, description = "It is gone."), BlobRefusals))]
 pub(super) async fn remove(
     State(state): State<AdminState>,
     Path(digest): Path<String>,
@@ -143,6 +168,9 @@ pub(super) async fn remove(
     done(was_there, &digest)
 }
 
+/// Hashes a blob again. A wrong one of the store is removed.
+#[utoipa::path(post, path = "/v1/blobs/{digest}/verify", operation_id = "verify_blob", tag = "blobs", params(OfBlob),
+    responses((status = 200, description = "What has been found.", body = Verified), BlobRefusals))]
 pub(super) async fn verify(
     State(state): State<AdminState>,
     Path(digest): Path<String>,
@@ -151,6 +179,9 @@ pub(super) async fn verify(
     Ok(Json(on_disk(&state.store, move |store| store.verify(&digest)).await?.into()))
 }
 
+/// Keeps a blob from being evicted and from expiring.
+#[utoipa::path(put, path = "/v1/blobs/{digest}/pin", operation_id = "pin_blob", tag = "blobs", params(OfBlob),
+    responses((status = 204, description = "It is kept."), BlobRefusals))]
 pub(super) async fn pin(
     State(state): State<AdminState>,
     Path(digest): Path<String>,
@@ -159,6 +190,9 @@ pub(super) async fn pin(
     done(on_disk(&state.store, move |store| store.pin(&digest)).await?, &digest)
 }
 
+/// Lets a blob be evicted again.
+#[utoipa::path(delete, path = "/v1/blobs/{digest}/pin", operation_id = "unpin_blob", tag = "blobs", params(OfBlob),
+    responses((status = 204, description = "It is kept no longer."), BlobRefusals))]
 pub(super) async fn unpin(
     State(state): State<AdminState>,
     Path(digest): Path<String>,

@@ -1,7 +1,9 @@
-//! The other end of the admin socket: what the command line uses.
+//! The other end of the admin API: what the command line uses.
+
+mod reach;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,7 +15,6 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoal_engine::Digest;
-use tokio::net::UnixStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Refusal;
@@ -27,62 +28,75 @@ use crate::registry::proof::Proof;
 use crate::stock::{StockAnswer, StockRequest};
 use crate::warm::{WarmPlan, WarmRequest, WarmStatus};
 
+pub use reach::RemoteError;
+
+use reach::Reach;
+
 /// How long an agent may take to answer on its own machine. Verifying reads the whole blob and has no limit.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Longest answer: a page of blobs is a quarter of a MiB.
 pub(super) const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// Why the agent did not do what it was asked.
+/// Why the agent did not do what it was asked. `at` is its socket or its address.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers on the socket: there is no agent, or it listens elsewhere.
-    #[error("no agent answers on {path}", path = path.display())]
+    /// Nobody answers there: there is no agent, or it listens elsewhere.
+    #[error("no agent answers on {at}")]
     NoAgent {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        at: String,
         /// What the system said.
         source: io::Error,
     },
     /// The socket belongs to somebody else.
-    #[error("this user may not use {path}", path = path.display())]
+    #[error("this user may not use {at}")]
     Denied {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        at: String,
         /// What the system said.
         source: io::Error,
     },
     /// The agent left in the middle, or is not one.
-    #[error("the agent on {path} did not answer the request", path = path.display())]
+    #[error("the agent on {at} did not answer the request")]
     Broken {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        at: String,
         /// What happened.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The agent is too busy, or hangs.
-    #[error("the agent on {path} did not answer within {ANSWER_MAX:?}", path = .0.display())]
-    Late(PathBuf),
+    #[error("the agent on {0} did not answer within {ANSWER_MAX:?}")]
+    Late(String),
     /// The agent has read the request and says no.
     #[error("{error}")]
     Refused {
-        /// 404 for a blob that is not there.
+        /// 404 for a blob that is not there, 401 where a token is wanted.
         status: StatusCode,
         /// The agent's words.
         error: String,
     },
 }
 
-/// Talks to the agent behind a socket; one connection for each question.
+/// Talks to an agent; one connection for each question.
 #[derive(Clone, Debug)]
 pub struct AdminClient {
-    path: PathBuf,
+    reach: Reach,
 }
 
 impl AdminClient {
-    /// Connects to nothing yet.
+    /// The agent behind a socket. Connects to nothing yet.
     pub fn new(path: &Path) -> Self {
-        AdminClient { path: path.to_owned() }
+        AdminClient { reach: Reach::Socket(path.to_owned()) }
+    }
+
+    /// The agent behind a TLS port, such as `https://node-7:5443`, with the token in a file. Its certificate is signed by `ca`,
+    /// or by somebody whom this system trusts. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// What is wrong with one of them.
+    pub fn remote(url: &str, token_file: &Path, ca: Option<&Path>) -> Result<Self, RemoteError> {
+        Ok(AdminClient { reach: Reach::remote(url, token_file, ca)? })
     }
 
     /// The agent at a glance.
@@ -203,7 +217,7 @@ impl AdminClient {
     ) -> Result<T, ClientError> {
         tokio::time::timeout(ANSWER_MAX, work)
             .await
-            .unwrap_or_else(|_| Err(ClientError::Late(self.path.clone())))
+            .unwrap_or_else(|_| Err(ClientError::Late(self.reach.to_string())))
     }
 
     pub(super) fn parsed<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {
@@ -227,12 +241,15 @@ impl AdminClient {
         target: &str,
         body: Bytes,
     ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), ClientError> {
-        let stream = UnixStream::connect(&self.path).await.map_err(|source| self.unreachable(source))?;
+        let stream = self.reach.connect().await.map_err(|source| self.unreachable(source))?;
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.broken(error))?;
         // How it ends is seen by whoever reads from it.
         let connection = AbortOnDropHandle::new(tokio::spawn(async move { connection.await.unwrap_or(()) }));
-        let mut request = Request::builder().method(method).uri(target).header("host", "shoal");
+        let mut request = Request::builder().method(method).uri(target).header("host", self.reach.host());
+        if let Some(token) = self.reach.token() {
+            request = request.header("authorization", token);
+        }
         if !body.is_empty() {
             request = request.header("content-type", "application/json");
         }
@@ -251,16 +268,17 @@ impl AdminClient {
     }
 
     fn unreachable(&self, source: io::Error) -> ClientError {
-        let path = self.path.clone();
-        if source.kind() == io::ErrorKind::PermissionDenied {
-            ClientError::Denied { path, source }
-        } else {
-            ClientError::NoAgent { path, source }
+        let at = self.reach.to_string();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::Denied { at, source },
+            // Somebody is there whose certificate is not accepted, or who does not speak TLS.
+            io::ErrorKind::InvalidData => ClientError::Broken { at, source: source.into() },
+            _ => ClientError::NoAgent { at, source },
         }
     }
 
     pub(super) fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
-        ClientError::Broken { path: self.path.clone(), source: source.into() }
+        ClientError::Broken { at: self.reach.to_string(), source: source.into() }
     }
 }
 

@@ -17,6 +17,12 @@ pub const EVENT_STREAM: &str = "text/event-stream";
 /// Seconds after which one that was turned away may ask again.
 const RETRY_SECONDS: &str = "10";
 
+/// What the agent and its cluster look like, and then whenever that changes, at most once a second: one event `snapshot`, then
+/// events `change`, and a comment after ten seconds without one. A listener that does not keep up is hung up on.
+#[utoipa::path(get, path = "/v1/events", operation_id = "events", tag = "agent", responses(
+    (status = 200, description = "Events, each with a `Snapshot` or a `Change` as its data.", body = String, content_type = EVENT_STREAM),
+    (status = 503, description = "There are as many listeners as there may be.", body = Refusal),
+))]
 pub(crate) async fn events(State(feed): State<Feed>) -> Response {
     let listener = match feed.listen() {
         Ok(listener) => listener,

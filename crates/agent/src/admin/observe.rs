@@ -113,7 +113,7 @@ pub async fn serve_observe(listener: TcpListener, state: ObserveState, drain: Ca
 }
 
 /// Whoever takes nothing for so long is gone: events must not wait for it for ever.
-fn give_up_on_the_stalled(stream: &TcpStream) {
+pub(super) fn give_up_on_the_stalled(stream: &TcpStream) {
     if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(STALL_MAX)) {
         tracing::debug!(%error, "a watcher that stalls will be noticed late");
     }

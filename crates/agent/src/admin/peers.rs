@@ -6,12 +6,13 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::blobs::{self, parsed};
+use super::openapi::OfBlob;
 use super::{AdminState, Refusal, on_disk};
 use crate::driver::{BlobStory, Naming};
 use crate::swarm::{Lately, MemberStatus};
 
 /// The members of the swarm.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Peers {
     /// Whether this agent is a member of a swarm at all.
     pub enabled: bool,
@@ -22,7 +23,12 @@ pub struct Peers {
     pub lately: Lately,
 }
 
-/// `GET /v1/blobs/{digest}/story`: where a blob came from.
+/// Where a blob came from, who has it and who receives it.
+#[utoipa::path(get, path = "/v1/blobs/{digest}/story", operation_id = "blob_story", tag = "swarm", params(OfBlob), responses(
+    (status = 200, description = "What is known of it.", body = BlobStory),
+    (status = 400, description = "That is no digest.", body = Refusal),
+    (status = 503, description = "The disk does not answer, or the agent is ending.", body = Refusal),
+))]
 pub(super) async fn story(
     State(state): State<AdminState>,
     Path(digest): Path<String>,
@@ -42,6 +48,10 @@ pub(super) async fn story(
     Ok(Json(story))
 }
 
+/// The members of the swarm.
+#[utoipa::path(get, path = "/v1/peers", operation_id = "peers", tag = "swarm", responses(
+    (status = 200, description = "As they are now.", body = Peers),
+))]
 pub(super) async fn list(State(state): State<AdminState>) -> Json<Peers> {
     let mut members = state.swarm.as_ref().map(|swarm| swarm.members()).unwrap_or_default();
     members.sort_by(|a, b| (!a.is_self, &a.zone, &a.peer).cmp(&(!b.is_self, &b.zone, &b.peer)));

@@ -13,7 +13,7 @@ use crate::metrics::Counters;
 use crate::upstream::SourceStatus;
 
 /// The agent at a glance. Counters count from its start.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Status {
     /// Version of the program.
     pub version: String,
@@ -61,7 +61,7 @@ pub struct Status {
 }
 
 /// How many requests a registry allows in its window, and how many are left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RateLimit {
     /// Requests in a window.
     pub limit: u64,
@@ -70,7 +70,7 @@ pub struct RateLimit {
 }
 
 /// The store at a glance.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StoreStatus {
     /// Whether it cannot be used, and pulls go straight upstream.
     pub degraded: bool,
@@ -108,6 +108,11 @@ impl StoreStatus {
     }
 }
 
+/// The agent at a glance.
+#[utoipa::path(get, path = "/v1/status", operation_id = "status", tag = "agent", responses(
+    (status = 200, description = "As it is now.", body = Status),
+    (status = 503, description = "The disk does not answer, or the agent is ending.", body = Refusal),
+))]
 pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Status>, Refusal> {
     let usage = on_disk(&state.store, |store| store.usage()).await?;
     let flights = state.driver.status().await;

@@ -13,7 +13,7 @@ use super::{AdminState, Refusal, on_disk};
 use crate::stock::{StockAnswer, StockRequest};
 
 /// What to clean up beyond what is due.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GcRequest {
     /// Blobs that nobody has used for so many seconds go, except those that are pinned.
@@ -22,7 +22,7 @@ pub struct GcRequest {
 }
 
 /// Things removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Removed {
     /// How many.
     pub count: u64,
@@ -31,7 +31,7 @@ pub struct Removed {
 }
 
 /// What was cleaned up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct GcReport {
     /// Blobs that nobody had used for long.
     pub expired: Removed,
@@ -67,7 +67,11 @@ pub fn collect(store: &Store, request: &GcRequest) -> Result<GcReport, StoreErro
     Ok(report)
 }
 
-/// `POST /v1/stock`: evicts, pins or unpins images, here or everywhere.
+/// Evicts, pins or unpins images, here or everywhere.
+#[utoipa::path(post, path = "/v1/stock", operation_id = "stock", tag = "blobs", request_body = StockRequest, responses(
+    (status = 200, description = "What became of it, node by node.", body = StockAnswer),
+    (status = 400, description = "The request is wrong.", body = Refusal),
+))]
 pub(super) async fn stock(
     State(state): State<AdminState>,
     request: Result<Json<StockRequest>, JsonRejection>,
@@ -77,7 +81,12 @@ pub(super) async fn stock(
     done.map(Json).map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
-/// `POST /v1/gc`: cleans up now what is due.
+/// Cleans up now what is due.
+#[utoipa::path(post, path = "/v1/gc", operation_id = "gc", tag = "blobs", request_body = GcRequest, responses(
+    (status = 200, description = "What was cleaned up.", body = GcReport),
+    (status = 400, description = "The request is wrong.", body = Refusal),
+    (status = 503, description = "The disk does not answer, or the agent is ending.", body = Refusal),
+))]
 pub(super) async fn gc(
     State(state): State<AdminState>,
     request: Result<Json<GcRequest>, JsonRejection>,

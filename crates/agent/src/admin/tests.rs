@@ -24,7 +24,7 @@ use crate::metrics::{Metrics, Served};
 use crate::node::{Node, Parts};
 use crate::upstream::{self, Upstream};
 use crate::warm::Warmer;
-use crate::watch::{AgentLook, Feed};
+use crate::watch::{self, AgentLook, Feed};
 
 /// A store with the admin API before it.
 struct Stand {
@@ -56,14 +56,15 @@ fn state(store: &Store, metrics: &Arc<Metrics>) -> AdminState {
     };
     let node = Node::new(parts, Config::default().node_settings());
     let warmer = Warmer::new(node.clone(), None, None);
-    let look = AgentLook::new(
-        (store.clone(), driver.clone()),
-        upstream.clone(),
-        None,
-        warmer.clone(),
-        Arc::clone(metrics),
-        Instant::now(),
-    );
+    let look = AgentLook::new(watch::Parts {
+        store: store.clone(),
+        driver: driver.clone(),
+        upstream: upstream.clone(),
+        swarm: None,
+        warmer: warmer.clone(),
+        metrics: Arc::clone(metrics),
+        started: Instant::now(),
+    });
     let feed = Feed::new(look, &TaskTracker::new(), &CancellationToken::new());
     AdminState {
         store: store.clone(),

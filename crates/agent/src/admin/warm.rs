@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::openapi::OfRequest;
 use super::{AdminState, Refusal};
-use crate::warm::{Phase, RequestError, WarmRequest, WarmStatus};
+use crate::warm::{Phase, RequestError, WarmPlan, WarmRequest, WarmStatus};
 
 /// Media type of the news: one JSON object in each line.
 const LINES: &str = "application/x-ndjson";
@@ -28,13 +29,20 @@ const NEWS_PAUSE: Duration = Duration::from_millis(100);
 const NEWS_CALM: Duration = Duration::from_secs(5);
 
 /// The requests that the agent knows, newest first.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WarmList {
     /// The requests.
     pub requests: Vec<Arc<WarmStatus>>,
 }
 
-/// `POST /v1/warm`: begins, or with `dry_run` tells what would be done.
+/// Begins to warm, or with `dry_run` tells what would be done.
+#[utoipa::path(post, path = "/v1/warm", operation_id = "warm", tag = "warm", request_body = WarmRequest, responses(
+    (status = 200, description = "With `dry_run`: what would be done.", body = WarmPlan),
+    (status = 202, description = "It is under way.", body = WarmStatus),
+    (status = 400, description = "The request is wrong.", body = Refusal),
+    (status = 429, description = "As many as may be are under way; wait for one or cancel it.", body = Refusal),
+    (status = 503, description = "The agent is ending.", body = Refusal),
+))]
 pub(super) async fn begin(
     State(state): State<AdminState>,
     request: Result<Json<WarmRequest>, JsonRejection>,
@@ -48,10 +56,19 @@ pub(super) async fn begin(
     Ok((StatusCode::ACCEPTED, Json(status)).into_response())
 }
 
+/// The requests to warm that the agent knows, newest first.
+#[utoipa::path(get, path = "/v1/warm", operation_id = "warm_requests", tag = "warm", responses(
+    (status = 200, description = "The requests.", body = WarmList),
+))]
 pub(super) async fn list(State(state): State<AdminState>) -> Json<WarmList> {
     Json(WarmList { requests: state.warmer.list() })
 }
 
+/// How far a request to warm is.
+#[utoipa::path(get, path = "/v1/warm/{id}", operation_id = "warm_request", tag = "warm", params(OfRequest), responses(
+    (status = 200, description = "As it is now.", body = WarmStatus),
+    (status = 404, description = "No request has that name.", body = Refusal),
+))]
 pub(super) async fn show(
     State(state): State<AdminState>,
     Path(id): Path<String>,
@@ -61,7 +78,11 @@ pub(super) async fn show(
     Ok(Json(status))
 }
 
-/// `GET /v1/warm/{id}/events`: how far it is, now and whenever that changes, until it is over.
+/// How far it is, now and whenever that changes, until it is over: one object in each line.
+#[utoipa::path(get, path = "/v1/warm/{id}/events", operation_id = "warm_events", tag = "warm", params(OfRequest), responses(
+    (status = 200, description = "A `WarmStatus` in each line.", body = WarmStatus, content_type = LINES),
+    (status = 404, description = "No request has that name.", body = Refusal),
+))]
 pub(super) async fn events(
     State(state): State<AdminState>,
     Path(id): Path<String>,
@@ -78,6 +99,11 @@ pub(super) async fn events(
     Ok(([(header::CONTENT_TYPE, LINES)], Body::from_stream(lines)).into_response())
 }
 
+/// Ends a request to warm, also for nodes that join later; what has come stays.
+#[utoipa::path(delete, path = "/v1/warm/{id}", operation_id = "cancel_warm", tag = "warm", params(OfRequest), responses(
+    (status = 204, description = "It is cancelled."),
+    (status = 404, description = "No request has that name.", body = Refusal),
+))]
 pub(super) async fn cancel(
     State(state): State<AdminState>,
     Path(id): Path<String>,
@@ -112,9 +138,10 @@ impl News {
     }
 }
 
-fn refused(error: RequestError) -> Refusal {
+pub(super) fn refused(error: RequestError) -> Refusal {
     let status = match error {
-        RequestError::Busy | RequestError::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        RequestError::Busy => StatusCode::TOO_MANY_REQUESTS,
+        RequestError::Draining => StatusCode::SERVICE_UNAVAILABLE,
         RequestError::Empty
         | RequestError::TooMany(_)
         | RequestError::Image(_)

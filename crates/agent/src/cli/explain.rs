@@ -8,7 +8,6 @@ use shoal_engine::Digest;
 
 use super::output::{Align, Output, Table, bytes, member_name, percent};
 use super::{AgentSocket, Failure};
-use crate::admin::client::AdminClient;
 use crate::driver::{BlobStory, Book};
 
 #[derive(Debug, Args)]
@@ -24,7 +23,7 @@ pub(super) struct ExplainArgs {
 }
 
 pub(super) async fn run(args: &ExplainArgs, out: &mut Output) -> Result<ExitCode, Failure> {
-    let story = AdminClient::new(&args.agent.path()?).explain(&args.digest).await?;
+    let story = args.agent.client()?.explain(&args.digest).await?;
     if args.json {
         out.json(&story)?;
         return Ok(ExitCode::SUCCESS);

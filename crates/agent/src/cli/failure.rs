@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use shoal_engine::Digest;
 use shoal_store::{OpenError, StoreError};
 
-use crate::admin::client::ClientError;
+use crate::admin::client::{ClientError, RemoteError};
 use crate::app::StartError;
 use crate::config::ConfigErrors;
 use crate::image::ImageError;
@@ -101,6 +101,9 @@ pub enum Failure {
     /// The agent did not do what it was asked.
     #[error(transparent)]
     Agent(#[from] ClientError),
+    /// An agent of another machine cannot be called.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// There is neither an agent nor a store.
     #[error("no agent answers on {socket}, and there is no store at {store}", socket = socket.display(), store = store.display())]
     NoStore {
@@ -218,6 +221,7 @@ impl Failure {
             Failure::Output(_) => "look at where standard output goes".into(),
             // These say it themselves.
             Failure::Agent(ClientError::Refused { .. })
+            | Failure::Remote(_)
             | Failure::Filter(_)
             | Failure::Proof(_)
             | Failure::Runtime(_)
@@ -241,6 +245,7 @@ impl Failure {
             | Failure::Stock(_)
             | Failure::NoPlatform(_)
             | Failure::NothingToWarm
+            | Failure::Remote(_)
             | Failure::Proof(ProofError::Url(_))
             | Failure::Manifest { .. }
             | Failure::Read { .. } => 2,

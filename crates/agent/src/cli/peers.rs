@@ -6,7 +6,6 @@ use clap::Args;
 
 use super::output::{Align, Output, Table, member_name};
 use super::{AgentSocket, Failure};
-use crate::admin::client::AdminClient;
 use crate::admin::peers::Peers;
 
 #[derive(Debug, Args)]
@@ -20,7 +19,7 @@ pub(super) struct PeersArgs {
 }
 
 pub(super) async fn run(args: &PeersArgs, out: &mut Output) -> Result<ExitCode, Failure> {
-    let peers = AdminClient::new(&args.agent.path()?).peers().await?;
+    let peers = args.agent.client()?.peers().await?;
     if args.json {
         out.json(&peers)?;
     } else if !peers.enabled {

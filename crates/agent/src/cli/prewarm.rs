@@ -161,7 +161,7 @@ pub(super) async fn run(args: &PrewarmArgs, out: &mut Output) -> Result<ExitCode
     match &args.command {
         None => warm(&args.warm, out).await,
         Some(PrewarmCommand::Ls(args)) => {
-            let list = AdminClient::new(&args.agent.path()?).warm_list().await?;
+            let list = args.agent.client()?.warm_list().await?;
             if args.json {
                 out.json(&list)?;
             } else if list.requests.is_empty() {
@@ -172,7 +172,7 @@ pub(super) async fn run(args: &PrewarmArgs, out: &mut Output) -> Result<ExitCode
             Ok(ExitCode::SUCCESS)
         }
         Some(PrewarmCommand::Status(args)) => {
-            let status = AdminClient::new(&args.agent.path()?).warm_status(&args.id).await?;
+            let status = args.agent.client()?.warm_status(&args.id).await?;
             if args.json {
                 out.json(&status)?;
             } else {
@@ -181,7 +181,7 @@ pub(super) async fn run(args: &PrewarmArgs, out: &mut Output) -> Result<ExitCode
             Ok(ExitCode::SUCCESS)
         }
         Some(PrewarmCommand::Cancel(args)) => {
-            AdminClient::new(&args.agent.path()?).cancel_warm(&args.id).await?;
+            args.agent.client()?.cancel_warm(&args.id).await?;
             out.line(format_args!("{} is cancelled; what has come stays on the nodes", args.id))?;
             Ok(ExitCode::SUCCESS)
         }
@@ -209,7 +209,7 @@ impl WarmArgs {
 
 async fn warm(args: &WarmArgs, out: &mut Output) -> Result<ExitCode, Failure> {
     let request = args.request()?;
-    let client = AdminClient::new(&args.agent.path()?);
+    let client = args.agent.client()?;
     if args.dry_run {
         let plan = client.plan_warm(&request).await?;
         match args.json {

@@ -91,7 +91,7 @@ pub(super) async fn run(args: &PullArgs, out: &mut Output) -> Result<ExitCode, F
         None => mirror_of(args)?,
     };
     let plan = Plan { image, platforms, mirror, parallel: usize::from(args.parallel) };
-    let admin = AdminClient::new(&args.agent.path()?);
+    let admin = args.agent.client()?;
     let begun_ms = unix_ms();
     let (steps, seconds) = measure(&plan).await?;
     let report = Report {

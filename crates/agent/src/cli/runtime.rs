@@ -12,7 +12,6 @@ use shoal_engine::Registry;
 
 use super::output::Output;
 use super::{AgentSocket, Failure};
-use crate::admin::client::AdminClient;
 use crate::config::Config;
 use crate::runtime::{
     Change, DEFAULT_RECORD, Done, EVERY_REGISTRY, FileStatus, Kind, Own, Root, Site, Survey, Trap, Version,
@@ -199,7 +198,7 @@ async fn install(args: &InstallArgs, out: &mut Output) -> Result<ExitCode, Failu
         return tell(&planned, args.node.json, out);
     }
     if !args.unchecked {
-        let client = AdminClient::new(&args.agent.agent.path()?);
+        let client = args.agent.agent.client()?;
         for mirror in mirrors(&planned) {
             prove(&client, mirror).await?;
         }

@@ -8,7 +8,6 @@ use clap::Args;
 
 use super::output::{Align, Output, Table, bytes, percent, seconds};
 use super::{AgentSocket, Failure};
-use crate::admin::client::AdminClient;
 use crate::admin::status::Status;
 use crate::upstream::{SourceState, SourceStatus};
 
@@ -23,7 +22,7 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) async fn run(args: &StatusArgs, out: &mut Output) -> Result<ExitCode, Failure> {
-    let status = AdminClient::new(&args.agent.path()?).status().await?;
+    let status = args.agent.client()?.status().await?;
     if args.json {
         out.json(&status)?;
         return Ok(ExitCode::SUCCESS);

@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{CommandFactory as _, Parser as _};
 
@@ -128,8 +128,7 @@ fn the_socket_is_named_or_configured() {
 #[test]
 fn errors_say_what_and_what_to_do() {
     let gone = || std::io::Error::from_raw_os_error(libc::ENOENT);
-    let failure =
-        Failure::Agent(ClientError::NoAgent { path: PathBuf::from("/run/shoal/admin.sock"), source: gone() });
+    let failure = Failure::Agent(ClientError::NoAgent { at: "/run/shoal/admin.sock".into(), source: gone() });
     let (text, _) = explain(&failure, false);
     insta::assert_snapshot!(text, @r"
     error: no agent answers on /run/shoal/admin.sock: No such file or directory (os error 2)

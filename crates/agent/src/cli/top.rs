@@ -48,7 +48,7 @@ pub(super) struct TopArgs {
 }
 
 pub(super) async fn run(args: &TopArgs, out: &mut Output) -> Result<ExitCode, Failure> {
-    let client = AdminClient::new(&args.agent.path()?);
+    let client = args.agent.client()?;
     let mut events = client.events().await?;
     if args.json {
         json(&mut events, args.once, out).await?;

@@ -4,6 +4,7 @@
 //! further check.
 
 mod access;
+mod admin;
 mod mirrors;
 mod object_store;
 mod registries;
@@ -24,6 +25,7 @@ use super::document::Document;
 use super::problem::{Problem, quoted};
 use super::quantity::{Period, Rate, Size};
 use super::schema;
+use crate::admin::remote::RemoteSettings;
 use crate::logging;
 use crate::swarm::SwarmSettings;
 use crate::tier::TierSettings;
@@ -56,6 +58,7 @@ pub(super) struct Checked {
     pub swarm: Option<SwarmSettings>,
     pub mirrors: MirrorSettings,
     pub observe: SocketAddr,
+    pub remote: Option<RemoteSettings>,
     pub log: logging::Settings,
 }
 
@@ -78,10 +81,11 @@ pub(super) fn resolve(
     let swarm = swarm::resolve(file, found);
     tags(&file.tags, found);
     let log = log(&file.log, found);
-    socket(&file.admin.socket, found);
+    let taken: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).chain(observe).collect();
+    let remote = admin::resolve(&file.admin, &taken, found);
     found.period("shutdown.drain_deadline", file.shutdown.drain_deadline, Duration::ZERO, TIMEOUT_MAX);
     let observe = observe.unwrap_or_else(unused_address);
-    let checked = Checked { listeners, registries, mirrors, tier, swarm, rules, observe, log };
+    let checked = Checked { listeners, registries, mirrors, tier, swarm, rules, observe, remote, log };
     // In the order of the file; what is missing from it stands at the end.
     findings.problems.sort_by_key(|problem| problem.at.unwrap_or((usize::MAX, 0)));
     (checked, findings.problems)

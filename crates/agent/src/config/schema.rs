@@ -342,11 +342,26 @@ pub struct Admin {
     /// The unix socket through which `shoal status` and `shoal blob` talk to the agent; only its own user may. Default
     /// `/run/shoal/admin.sock`. The directory is made when it is not there.
     pub socket: PathBuf,
+    /// Where the same API is served to other machines, over TLS, to whoever shows the token. Default: unset, nowhere. Whoever has
+    /// the token can do what the command line can: warm any node, and remove what this one has stored.
+    pub address: Option<String>,
+    /// PEM file with the certificate for that, and its chain. Default: unset. Read again when it changes.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with its private key. Default: unset. Should be readable to the agent's user alone. Read again when it changes.
+    pub key: Option<PathBuf>,
+    /// File with the token, at least 32 characters. Default: unset. Read again when it changes.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Admin { socket: "/run/shoal/admin.sock".into() }
+        Admin {
+            socket: "/run/shoal/admin.sock".into(),
+            address: None,
+            certificate: None,
+            key: None,
+            token_file: None,
+        }
     }
 }
 

@@ -105,8 +105,8 @@ pub(super) async fn ask(socket: &Path) -> Answer {
     let client = AdminClient::new(socket);
     match tokio::time::timeout(ANSWER_MAX, client.status()).await {
         Ok(Ok(status)) => Answer::Status(Box::new(status)),
-        Ok(Err(ClientError::NoAgent { path, .. })) => Answer::Down(path),
-        Ok(Err(ClientError::Denied { path, .. })) => Answer::Denied(path),
+        Ok(Err(ClientError::NoAgent { .. })) => Answer::Down(socket.to_owned()),
+        Ok(Err(ClientError::Denied { .. })) => Answer::Denied(socket.to_owned()),
         Ok(Err(error)) => Answer::Silent(crate::cli::failure::chain(&error)),
         Err(_) => {
             let (shown, seconds) = (socket.display(), ANSWER_MAX.as_secs());

@@ -9,6 +9,7 @@ use shoal_engine::Digest;
 use shoal_engine::peer::PeerId;
 use shoal_engine::swarm::home::account::Account;
 
+use crate::admin::openapi::DigestText;
 use crate::swarm::name;
 
 /// Blobs whose story is kept after they have come: those of the last few rollouts.
@@ -33,7 +34,7 @@ pub(crate) enum Source {
 }
 
 /// What one source brought.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SourceShare {
     /// A member's name in hex, or the name of a registry or mirror.
     pub source: String,
@@ -49,9 +50,10 @@ pub struct SourceShare {
 }
 
 /// What is known of a blob on this node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct BlobStory {
     /// The blob.
+    #[schema(value_type = DigestText)]
     pub digest: Digest,
     /// `receiving`, `stored`, or `absent`.
     pub state: String,
@@ -75,7 +77,7 @@ pub struct BlobStory {
 }
 
 /// What a home knows of a blob.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Book {
     /// The home, in hex.
     pub home: String,
@@ -101,7 +103,7 @@ pub struct Book {
 }
 
 /// A part of a blob that a member fetches from upstream for all.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Lease {
     /// The member, in hex.
     pub holder: String,
@@ -167,7 +169,7 @@ impl Book {
 }
 
 /// The pieces of one class of a blob that is being received.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ClassStory {
     /// The class.
     pub class: u8,

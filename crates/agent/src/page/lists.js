@@ -1,4 +1,4 @@
-// Rollouts, blobs on their way, flights of this node, members with trouble: each a list that is written anew when it changes.
+// Rollouts, blobs on their way, flights of this node, members with trouble: each a list.
 
 import { bar, bytes, count, duration, element, number, percent, shortDigest, zoneName } from "./format.js";
 
@@ -14,23 +14,23 @@ export function drawBlobs(list, blobs, members, tell) {
 
 export function drawFlights(list, flights, more, tell) {
   const items = flights.map((flight) => received(flight, tell));
-  if (more > 0) items.push(element("li", { className: "quiet", textContent: `and ${count(more, "more blob")}` }));
+  if (more > 0) items.push(item("more", element("span", { className: "quiet", textContent: `and ${count(more, "more blob")}` })));
   fill(list, items, "Nothing.");
 }
 
 export function drawTroubled(list, members) {
-  const item = (member) => {
+  const troubled = (member) => {
     const what = member.flags & 2 ? ["bad", "✕ will not be ready"] : ["warn", "▲ receives slowly"];
     const who = `${member.name} `;
     const where = ` ${member.address}, ${zoneName(member.zone)}`;
-    return element("li", {},
+    return item(member.name,
       element("span", { className: "mono", textContent: who }),
       element("span", { className: what[0], textContent: what[1] }),
       element("span", { className: "quiet", textContent: where }));
   };
-  const items = members.slice(0, TROUBLED_MAX).map(item);
+  const items = members.slice(0, TROUBLED_MAX).map(troubled);
   const more = members.length - items.length;
-  if (more > 0) items.push(element("li", { className: "quiet", textContent: `and ${more} more` }));
+  if (more > 0) items.push(item("more", element("span", { className: "quiet", textContent: `and ${more} more` })));
   fill(list, items, "None, as far as this node knows.");
 }
 
@@ -50,7 +50,7 @@ function rollout(rollout) {
   // The part of the bytes that is on its way belongs to nodes that are not ready yet.
   const reached = rollout.bytes_of > 0 ? (rollout.bytes / rollout.bytes_of) * nodes : 0;
   const partial = Math.max(0, Math.min(reached, nodes - failed) - ready);
-  const item = element("li", {},
+  const shown = item(rollout.id,
     element("div", { className: "head" },
       element("strong", { textContent: title }), element("span", { textContent: figures.join(", ") })),
     bar(nodes, [["done", ready], ["under-way", phase === "warming" ? partial : 0], ["lost", failed]], figures.join(", ")),
@@ -59,9 +59,9 @@ function rollout(rollout) {
     const zones = rollout.zones.map((zone) => element("span", {
       textContent: `${zoneName(zone.zone)} ${zone.ready}/${zone.nodes}${zone.failed ? `, ${zone.failed} failed` : ""}`,
     }));
-    item.append(element("div", { className: "zones quiet" }, ...zones));
+    shown.append(element("div", { className: "zones quiet" }, ...zones));
   }
-  return item;
+  return shown;
 }
 
 function onTheWay(blob, members, tell) {
@@ -72,7 +72,7 @@ function onTheWay(blob, members, tell) {
   if (blob.fetchers) notes.push(`${count(blob.fetchers, "member")} ${blob.fetchers === 1 ? "fetches" : "fetch"} it from upstream`);
   if (blob.slow) notes.push(`${blob.slow} slow`);
   if (blob.repository) notes.push(blob.repository);
-  return element("li", {},
+  return item(blob.digest,
     element("div", { className: "head" }, digestLink(blob.digest, tell), element("span", { textContent: figures })),
     bar(all, [["done", blob.holders], ["under-way", blob.receivers]], figures),
     element("div", { className: "quiet", textContent: notes.join(" · ") }));
@@ -85,7 +85,7 @@ function received(flight, tell) {
   if (flight.clients) notes.push(`${count(flight.clients, "client")} ${flight.clients === 1 ? "waits" : "wait"}`);
   if (flight.transfers) notes.push(count(flight.transfers, "transfer from upstream", "transfers from upstream"));
   if (flight.repository) notes.push(flight.repository);
-  return element("li", {},
+  return item(flight.digest,
     element("div", { className: "head" }, digestLink(flight.digest, tell), element("span", { textContent: figures })),
     bar(of, [["done", flight.received]], figures),
     element("div", { className: "quiet", textContent: notes.join(" · ") }));
@@ -98,9 +98,39 @@ function digestLink(digest, tell) {
   return link;
 }
 
-/** Puts items into a list, and leaves the keyboard where it was. */
+/** An item that is the same as long as its key is. */
+function item(key, ...children) {
+  const made = element("li", {}, ...children);
+  made.dataset.key = key;
+  return made;
+}
+
+/** Makes a list say what the items say, and leaves in place what is the same: a click, the keyboard's place, a bar that grows. */
 function fill(list, items, nothing) {
-  const focused = list.contains(document.activeElement) ? document.activeElement.dataset.digest : undefined;
-  list.replaceChildren(...(items.length ? items : [element("li", { className: "none", textContent: nothing })]));
-  if (focused) [...list.querySelectorAll("button")].find((button) => button.dataset.digest === focused)?.focus();
+  const wanted = items.length ? items : [item("none", element("span", { className: "none", textContent: nothing }))];
+  const known = new Map([...list.children].map((child) => [child.dataset.key, child]));
+  wanted.forEach((fresh, at) => {
+    const old = known.get(fresh.dataset.key);
+    known.delete(fresh.dataset.key);
+    const node = old ?? fresh;
+    if (list.children[at] !== node) list.insertBefore(node, list.children[at] ?? null);
+    if (old) patch(old, fresh);
+  });
+  for (const gone of known.values()) gone.remove();
+}
+
+function patch(old, fresh) {
+  if (old.nodeName !== fresh.nodeName || old.childNodes.length !== fresh.childNodes.length) {
+    old.replaceWith(fresh);
+  } else if (old.nodeType === Node.TEXT_NODE) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+  } else {
+    for (const name of ["class", "aria-label", "title"]) {
+      const value = fresh.getAttribute(name);
+      if (value !== null && value !== old.getAttribute(name)) old.setAttribute(name, value);
+    }
+    if (old.style.width !== fresh.style.width) old.style.width = fresh.style.width;
+    const children = [...fresh.childNodes];
+    [...old.childNodes].forEach((child, at) => patch(child, children[at]));
+  }
 }

@@ -84,11 +84,13 @@ function drawFigures() {
   const upstream = traffic.registries + traffic.mirrors;
   const saved = Math.max(0, traffic.served - upstream);
   setText($("saved"), bytes(saved));
-  setText($("saved-note"), `${percent(saved, traffic.served)} of the ${bytes(traffic.served)} that clients here got`);
+  const got = `${percent(saved, traffic.served)} of the ${bytes(traffic.served)} that clients here got`;
+  setText($("saved-note"), traffic.served > 0 ? got : "clients of this node have got nothing yet");
   setText($("upstream"), bytes(upstream));
   setText($("upstream-note"), `to this node, up ${duration(Date.now() / 1000 - node.started_at)}`);
   setText($("from-members"), bytes(traffic.members));
-  setText($("members-note"), `${bytes(traffic.given)} given to them; ${count(map.size, "member")} in all`);
+  const swarm = `${bytes(traffic.given)} given to them; ${count(map.size, "member")} in all`;
+  setText($("members-note"), node.name ? swarm : "this agent works alone");
   setText($("stored"), bytes(node.bytes));
   setText($("stored-note"), `${count(node.blobs, "blob")}; ${count(node.waiting, "request")} waiting for bytes`);
   const name = node.name ? `node ${node.name}` : "a node that works alone";

@@ -26,7 +26,7 @@ pub const PROOFS_MAX: usize = 16;
 pub const PROOF_PATH: &str = "/shoal/proof/";
 
 /// A challenge and its answer: 128 random bits each, in hex.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Proof {
     /// What the port is asked.
     pub challenge: String,

@@ -22,7 +22,7 @@ pub(super) struct Settings {
     pub files: Vec<File>,
     /// The format's version.
     pub format: i64,
-    /// What the main file imports, as it is written there.
+    /// What the main file imports, as it is written there; without patterns that its containerd does not follow.
     pub imports: Vec<String>,
     /// Where folders of hosts are: one path, or a list with colons. Empty is none.
     pub config_path: Option<(String, PathBuf)>,
@@ -93,7 +93,8 @@ impl Settings {
                     continue;
                 }
             };
-            let imports = texts(table.get("imports"));
+            let mut imports = texts(table.get("imports"));
+            imports.retain(|pattern| is_followed(pattern, version));
             ahead.extend(imports.iter().flat_map(|pattern| matching(root, &path, pattern)));
             if path == main {
                 settings.format = table.get("version").and_then(Value::as_integer).unwrap_or(1);
@@ -221,6 +222,12 @@ fn at<'t>(table: &'t Table, path: &[&str]) -> Option<&'t Table> {
 fn texts(value: Option<&Value>) -> Vec<String> {
     let list = value.and_then(Value::as_array).into_iter().flatten();
     list.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
+/// Whether containerd finds what a pattern of `imports` stands for. Containerd 1 takes one with `*` that is no absolute path
+/// for relative to its own working folder, which is mostly `/`. Where the version is not known, that is not built upon.
+fn is_followed(pattern: &str, version: Option<Version>) -> bool {
+    !pattern.contains('*') || pattern.starts_with('/') || version.is_some_and(|version| version.major >= 2)
 }
 
 /// The files that a pattern of `imports` in `file` stands for.

@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::Root;
 
@@ -97,13 +98,28 @@ fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// How long another installation is waited for: it takes milliseconds. A process that starts another one holds what it has
+/// locked for a moment twice, too.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Pause between two attempts.
+const LOCK_LOOK: Duration = Duration::from_millis(20);
+
 /// Keeps other installations on this node from running at the same time; held until dropped.
 pub(super) struct Lock(#[expect(dead_code, reason = "held, and closed when dropped")] File);
 
 /// Takes the lock, which is the folder of the record itself.
 pub(super) fn lock(root: &Root, folder: &Path) -> Result<Lock, FileError> {
     let file = File::open(root.at(folder)).map_err(failed("open", folder))?;
-    let taken = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-    taken.map_err(|error| failed("lock (another `shoal runtime` is at work there)", folder)(error.into()))?;
-    Ok(Lock(file))
+    let begun = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Lock(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(LOCK_LOOK)
+            }
+            Err(error) => {
+                return Err(failed("lock (another `shoal runtime` is at work there)", folder)(error.into()));
+            }
+        }
+    }
 }

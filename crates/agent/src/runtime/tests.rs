@@ -143,6 +143,21 @@ fn what_is_imported_counts() {
     assert_eq!(said(&survey), ["containerd uses it: "]);
 }
 
+/// Containerd 1 looks for a relative pattern in its own working folder.
+#[test]
+fn a_relative_pattern_is_followed_by_containerd_2_alone() {
+    let main = "version = 2\nimports = [\"conf.d/*.toml\"]\n";
+    let drop_in = format!("{V2}\"/hosts\"");
+    for (of, mirrors_at) in
+        [("1.6", "/etc/containerd/certs.d"), ("1.7", "/etc/containerd/certs.d"), ("2.1", "/hosts")]
+    {
+        let (_folder, root) =
+            tree(&[("etc/containerd/config.toml", main), ("etc/containerd/conf.d/a.toml", &drop_in)]);
+        let survey = survey(&root, &own(), version(of));
+        assert_eq!(survey.runtimes[0].mirrors_at, Path::new(mirrors_at), "{of}");
+    }
+}
+
 #[test]
 fn the_traps_of_hosts() {
     let second = format!("server = \"https://x.test\"\n[host.\"https://m.test\"]\n{OURS}");

@@ -19,9 +19,10 @@ const ADDRESSES_MAX: usize = 32;
 const GONE_MAX: usize = 10_000;
 
 /// Somebody who is at an address where a member was expected, or nobody.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Rejection {
     /// Where.
+    #[schema(value_type = String)]
     pub address: SocketAddr,
     /// What was wrong.
     pub why: String,
@@ -32,7 +33,7 @@ pub struct Rejection {
 }
 
 /// Why an address is not a member's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rejected {
     /// Whoever is there has another secret.
@@ -53,7 +54,7 @@ impl From<&Refusal> for Rejected {
 }
 
 /// The news, in numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Lately {
     /// Who was sent away, and which addresses did not answer, in the last ten minutes.
     pub rejected: Vec<Rejection>,

@@ -38,7 +38,7 @@ pub(super) enum Standing {
 }
 
 /// One source, for a person who looks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SourceStatus {
     /// The registry or mirror, by its name in the configuration.
     pub name: String,
@@ -50,7 +50,7 @@ pub struct SourceStatus {
 }
 
 /// Whether a source is asked at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum SourceState {
     /// It is.

@@ -15,16 +15,18 @@ use super::job::{ASKED_AT_ONCE, held};
 use super::resolve::{Resolved, resolve};
 use super::status::NodeName;
 use super::{Wanted, Warmer};
+use crate::admin::openapi::DigestText;
 
 /// Images that are resolved at a time.
 const RESOLVED_AT_ONCE: usize = 8;
 
 /// One image of a plan.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PlannedImage {
     /// Its name, in full.
     pub image: String,
     /// The digest that it was resolved to.
+    #[schema(value_type = Option<DigestText>)]
     pub digest: Option<Digest>,
     /// Blobs that a node has to have, manifests included.
     pub blobs: usize,
@@ -43,7 +45,7 @@ pub struct PlannedImage {
 }
 
 /// One node of a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PlannedNode {
     /// Which.
     pub node: NodeName,
@@ -56,7 +58,7 @@ pub struct PlannedNode {
 }
 
 /// What would be done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WarmPlan {
     /// The images.
     pub images: Vec<PlannedImage>,

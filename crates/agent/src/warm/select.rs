@@ -19,7 +19,7 @@ const NAME_MIN: usize = 6;
 const SHOWN_MAX: usize = 12;
 
 /// A choice of nodes. What it does not say excludes nobody.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Selection {
     /// Beginnings of names, as `shoal peers` shows them.
@@ -30,9 +30,11 @@ pub struct Selection {
     pub labels: BTreeMap<String, BTreeSet<String>>,
     /// At most so many of them.
     #[serde(default)]
+    #[schema(minimum = 1)]
     pub count: Option<usize>,
     /// So many of a hundred of them, rounded up.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 100)]
     pub percent: Option<u8>,
 }
 

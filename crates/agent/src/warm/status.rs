@@ -7,6 +7,7 @@ use shoal_engine::Digest;
 use shoal_engine::peer::Member;
 use shoal_engine::wire::WarmFault;
 
+use crate::admin::openapi::DigestText;
 use crate::swarm::name;
 
 /// Nodes that are named as not ready, each with its reason. More are read by nobody.
@@ -15,7 +16,7 @@ pub const UNREADY_MAX: usize = 1024;
 pub const WAITING_MAX: usize = 16;
 
 /// How a request stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// It is under way.
@@ -28,7 +29,7 @@ pub enum Phase {
 }
 
 /// How an image stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageState {
     /// Its turn has not come.
@@ -44,11 +45,12 @@ pub enum ImageState {
 }
 
 /// A node, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeName {
     /// Its name in hex; empty for an agent that works alone.
     pub peer: String,
     /// Its first address.
+    #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
     /// Its zone.
     pub zone: String,
@@ -72,11 +74,12 @@ impl NodeName {
 }
 
 /// One image of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ImageStatus {
     /// Its name, in full.
     pub image: String,
     /// The digest that it was resolved to.
+    #[schema(value_type = Option<DigestText>)]
     pub digest: Option<Digest>,
     /// How it stands.
     pub state: ImageState,
@@ -93,7 +96,7 @@ pub struct ImageStatus {
 }
 
 /// The nodes of one zone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ZoneStatus {
     /// The zone; empty for nodes that have none.
     pub zone: String,
@@ -106,7 +109,7 @@ pub struct ZoneStatus {
 }
 
 /// A node that is not going to be ready.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Unready {
     /// Which.
     pub node: NodeName,
@@ -117,7 +120,7 @@ pub struct Unready {
 }
 
 /// How far a request is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WarmStatus {
     /// Its name.
     pub id: String,

@@ -17,7 +17,7 @@ const STANDINGS_MAX: usize = 200;
 /// New members that are told in one change, 120 bytes each.
 const JOINED_MAX: usize = 50;
 
-/// Bit of [`Standing::2`]: it receives slowly.
+/// Bit of the last number of a [`Standing`]: it receives slowly.
 const SLOW: u8 = 1;
 /// Bit: it will not be ready in a rollout.
 const FAILED: u8 = 2;
@@ -28,6 +28,15 @@ const SELF: u8 = 4;
 /// slowly, 2 if it will not be ready in a rollout, and 4 if it is the node that is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing(pub u16, pub u16, pub u8);
+
+impl utoipa::PartialSchema for Standing {
+    /// Three numbers, which is what serde makes of it.
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        <Vec<u16>>::schema()
+    }
+}
+
+impl utoipa::ToSchema for Standing {}
 
 impl Standing {
     /// Whether it receives one of the followed blobs slowly.
@@ -53,7 +62,7 @@ impl Standing {
 }
 
 /// A member, as it is told when it is first seen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MemberShown {
     /// Its number in this stream of events; it is never given again.
     pub id: u32,
@@ -70,7 +79,7 @@ pub struct MemberShown {
 }
 
 /// The first event: everything.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Snapshot {
     /// When, Unix milliseconds.
     pub at_ms: u64,
@@ -91,7 +100,7 @@ pub struct Snapshot {
 }
 
 /// What has changed since the last event. What is not there is as it was.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Change {
     /// When, Unix milliseconds.
     pub at_ms: u64,

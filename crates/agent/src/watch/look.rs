@@ -18,42 +18,47 @@ use crate::upstream::{SourceState, Upstream};
 use crate::warm::{Phase, WarmStatus, Warmer};
 
 /// What is looked at.
+pub struct Parts {
+    /// The blobs.
+    pub store: Store,
+    /// Knows the flights under way, and the books.
+    pub driver: driver::Handle,
+    /// Knows which sources are well.
+    pub upstream: Upstream,
+    /// The other members, if there are any.
+    pub swarm: Option<Swarm>,
+    /// Knows the requests to warm.
+    pub warmer: Warmer,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// When the agent started.
+    pub started: Instant,
+}
+
+/// Looks at a real agent.
 pub struct AgentLook {
-    store: Store,
-    driver: driver::Handle,
-    upstream: Upstream,
-    swarm: Option<Swarm>,
-    warmer: Warmer,
-    metrics: Arc<Metrics>,
+    parts: Parts,
     mirrors: BTreeSet<String>,
     started_at: u64,
     books: Mutex<Books>,
 }
 
 impl AgentLook {
-    /// An agent that started at `started`.
-    pub fn new(
-        (store, driver): (Store, driver::Handle),
-        upstream: Upstream,
-        swarm: Option<Swarm>,
-        warmer: Warmer,
-        metrics: Arc<Metrics>,
-        started: Instant,
-    ) -> Self {
+    /// Nothing is followed yet.
+    pub fn new(parts: Parts) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let started_at = now.saturating_sub(started.elapsed()).as_secs();
-        let (mirrors, books) = (upstream.mirror_names(), Mutex::default());
-        AgentLook { store, driver, upstream, swarm, warmer, metrics, mirrors, started_at, books }
+        let started_at = now.saturating_sub(parts.started.elapsed()).as_secs();
+        AgentLook { mirrors: parts.upstream.mirror_names(), started_at, books: Mutex::default(), parts }
     }
 
     async fn node(&self, counters: &Counters<'_>, flights: usize) -> NodeView {
-        let store = self.store.clone();
+        let store = self.parts.store.clone();
         // A store that cannot say how big it is shows as an empty one; that it is sick is said by `degraded`.
         let usage = tokio::task::spawn_blocking(move || store.usage()).await;
         let usage = usage.ok().and_then(Result::ok).unwrap_or_default();
-        let sources = self.upstream.sources().into_iter();
+        let sources = self.parts.upstream.sources().into_iter();
         NodeView {
-            name: self.swarm.as_ref().map(|swarm| brief_name(&swarm.me())).unwrap_or_default(),
+            name: self.parts.swarm.as_ref().map(|swarm| brief_name(&swarm.me())).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.started_at,
             degraded: counters.sum("store_degraded") > 0,
@@ -69,7 +74,7 @@ impl AgentLook {
     }
 
     fn members(&self, books: &Books, warming: &[Arc<WarmStatus>]) -> BTreeMap<String, MemberView> {
-        let Some(swarm) = &self.swarm else { return BTreeMap::new() };
+        let Some(swarm) = &self.parts.swarm else { return BTreeMap::new() };
         let me = swarm.me();
         let view = |member: &Arc<shoal_engine::peer::Member>| MemberView {
             address: member.addresses.first().map(|address| address.ip().to_string()).unwrap_or_default(),
@@ -104,15 +109,15 @@ impl AgentLook {
 #[async_trait]
 impl Look for AgentLook {
     async fn look(&self) -> View {
-        let mut flights = self.driver.status().await;
+        let mut flights = self.parts.driver.status().await;
         flights.sort_by_key(|flight| (std::cmp::Reverse(flight.size), flight.digest));
         let mut books = self.books.lock().await;
-        if let Some(swarm) = &self.swarm {
-            books.look(&flights, swarm, &self.driver).await;
+        if let Some(swarm) = &self.parts.swarm {
+            books.look(&flights, swarm, &self.parts.driver).await;
         }
-        let exposition = self.metrics.encode();
+        let exposition = self.parts.metrics.encode();
         let counters = Counters::new(&exposition);
-        let warming = rollouts(self.warmer.list());
+        let warming = rollouts(self.parts.warmer.list());
         View {
             node: self.node(&counters, flights.len()).await,
             traffic: Traffic::of(&counters, &self.mirrors),
@@ -124,7 +129,7 @@ impl Look for AgentLook {
     }
 
     fn traffic(&self) -> Traffic {
-        Traffic::of(&Counters::new(&self.metrics.encode()), &self.mirrors)
+        Traffic::of(&Counters::new(&self.parts.metrics.encode()), &self.mirrors)
     }
 }
 

@@ -13,7 +13,7 @@ pub(super) const MOMENT_EVERY: Duration = Duration::from_secs(10);
 const MOMENTS_MAX: usize = 61;
 
 /// Bytes since the agent started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Traffic {
     /// Received from registries.
     pub registries: u64,
@@ -53,7 +53,7 @@ impl Traffic {
 }
 
 /// The counters at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Moment {
     /// When, Unix milliseconds.
     pub at_ms: u64,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use shoal_engine::Digest;
 
 use super::Traffic;
+use crate::admin::openapi::DigestText;
 use crate::driver::FlightStatus;
 use crate::warm::{Phase, WarmStatus, ZoneStatus};
 
@@ -39,7 +40,7 @@ pub struct View {
 }
 
 /// This node.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct NodeView {
     /// Beginning of its name; empty for an agent that works alone.
     pub name: String,
@@ -83,9 +84,10 @@ pub struct MemberView {
 }
 
 /// A blob on its way over the members, by the book of its home.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct BlobView {
     /// The blob.
+    #[schema(value_type = DigestText)]
     pub digest: Digest,
     /// The repository that it is asked for through, if this node knows.
     pub repository: Option<String>,
@@ -102,7 +104,7 @@ pub struct BlobView {
 }
 
 /// A request to warm.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RolloutView {
     /// Its name.
     pub id: String,

@@ -24,12 +24,12 @@ pub(in crate::cli) enum Place {
 impl Place {
     /// Asks for an agent, and opens the store if there is none.
     pub async fn find(agent: &AgentSocket) -> Result<Self, Failure> {
-        let socket = agent.path()?;
-        let client = AdminClient::new(&socket);
+        let client = agent.client()?;
         match client.status().await {
             Ok(_) => Ok(Place::Agent(client)),
-            // Somebody who names a socket means an agent.
-            Err(ClientError::NoAgent { .. }) if agent.socket.is_none() => {
+            // Somebody who names a socket or an address means an agent.
+            Err(ClientError::NoAgent { .. }) if agent.socket.is_none() && agent.api.is_none() => {
+                let socket = agent.path()?;
                 let options = agent.config.load()?.store_options();
                 let store = options.path.clone();
                 // Opening would make a store where there is none, owned by whoever asks.

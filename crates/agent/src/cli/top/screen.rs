@@ -290,8 +290,8 @@ fn member_table(shown: &Followed, first: usize) -> Table<'static> {
             if member.zone.is_empty() { "-".into() } else { member.zone.clone() },
             member.address.clone(),
             member.version.clone(),
-            standing.0.count_ones().to_string(),
-            standing.1.count_ones().to_string(),
+            standing.0.to_string(),
+            standing.1.to_string(),
             remark.to_owned(),
         ]);
         if standing.has_failed() || standing.is_slow() { row.yellow() } else { row }
