@@ -42,13 +42,26 @@ impl DockerRegistry {
         .await
     }
 
+    /// Starts an empty one that tells of each push at `url`, whose certificate is by the authority in the file `ca`.
+    pub async fn start_telling(url: &str, token: &str, ca: &Path) -> Self {
+        let mut command = Command::new(place::program("docker-registry", "docker-registry"));
+        command.env("SSL_CERT_FILE", ca);
+        let endpoint = format!(
+            "{{name: shoal, url: '{url}', headers: {{Authorization: ['Bearer {token}']}}, timeout: 5s, threshold: 3, backoff: 1s}}"
+        );
+        Self::start_command(command, |_| format!("notifications: {{endpoints: [{endpoint}]}}\n")).await
+    }
+
     /// `more` gets its folder and returns what is added to its configuration.
     async fn start_with(more: impl FnOnce(&Path) -> String) -> Self {
-        let program = place::program("docker-registry", "docker-registry");
+        Self::start_command(Command::new(place::program("docker-registry", "docker-registry")), more).await
+    }
+
+    async fn start_command(command: Command, more: impl FnOnce(&Path) -> String) -> Self {
         let folder = place::scratch();
         let address = SocketAddr::from((place::loopback(), 5000));
         let more = more(folder.path());
-        let spawned = Self::spawn(Command::new(program), folder.path(), address, &more);
+        let spawned = Self::spawn(command, folder.path(), address, &more);
         let process = spawned.unwrap_or_else(|e| panic!("{e}"));
         let registry = DockerRegistry { process, address, _folder: Some(folder) };
         wait::until("docker-registry to listen", wait::START_MAX, || async move {

@@ -207,7 +207,11 @@ impl Puller<'_> {
     }
 
     async fn tag(&self, tag: &str, steps: &mut Vec<Step>) -> Result<Digest, PullError> {
-        let Answer { response, what, begun_ms } = self.ask(Method::HEAD, "manifests", tag).await?;
+        let Answer { response, what, begun_ms } = match self.ask(Method::HEAD, "manifests", tag).await {
+            // Only a GET is told why not.
+            Err(PullError::Status { .. }) => self.ask(Method::GET, "manifests", tag).await?,
+            answer => answer?,
+        };
         let header = response.headers().get("docker-content-digest").and_then(|digest| digest.to_str().ok());
         let digest = header.and_then(|digest| digest.parse().ok());
         let Some(digest) = digest else {

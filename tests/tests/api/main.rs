@@ -4,12 +4,15 @@
 mod document;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use shoal_tests::agent::{Agent, Setup, shoal};
-use shoal_tests::image::Blob;
+use shoal_tests::agent::{Agent, REGISTRY, Setup, shoal};
+use shoal_tests::docker_registry::DockerRegistry;
+use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::Origin;
 use shoal_tests::process::Finished;
 use shoal_tests::tls::Authority;
+use shoal_tests::wait;
 
 const TOKEN: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a6978";
 
@@ -23,7 +26,12 @@ struct Api {
 
 impl Api {
     async fn start(origin: &str) -> Self {
-        let setup = Setup::new(origin);
+        let (setup, url, ca, token) = Self::prepare(Setup::new(origin));
+        Api { agent: setup.start().await, url, ca, token }
+    }
+
+    /// An agent that is to be started; where it will serve its API, the authority of its certificate, and the token's file.
+    fn prepare(setup: Setup) -> (Setup, String, PathBuf, PathBuf) {
         let address = std::net::SocketAddr::new(setup.registry_address().ip(), 5443);
         let authority = Authority::new();
         let (certificate, key) = authority.server_pem_for(&[&address.ip().to_string()]);
@@ -35,14 +43,12 @@ impl Api {
         let (ca, token) = (file("ca.pem", &authority.pem()), file("token", &format!("{TOKEN}\n")));
         let (certificate, key) = (file("api.pem", &certificate), file("api-key.pem", &key));
         let text = |path: &Path| path.display().to_string();
-        let agent = setup
+        let setup = setup
             .set("admin.address", address.to_string())
             .set("admin.certificate", text(&certificate))
             .set("admin.key", text(&key))
-            .set("admin.token_file", text(&token))
-            .start()
-            .await;
-        Api { agent, url: format!("https://{address}"), ca, token }
+            .set("admin.token_file", text(&token));
+        (setup, format!("https://{address}"), ca, token)
     }
 
     /// Runs `shoal` against it.
@@ -98,6 +104,29 @@ async fn others_are_refused() {
     assert!(plain.code == Some(2) && plain.output.contains("https://"), "{}", plain.output);
 }
 
+/// A real registry tells the agent of a push, and the image is there before anybody has asked for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_warms_the_cluster() {
+    let (setup, url, ca, _) = Api::prepare(Setup::new("http://127.0.0.1:1"));
+    let hook = format!("{url}/v1/hooks/push?registry={REGISTRY}&match={REGISTRY}/team/**&pin=1h");
+    let registry = DockerRegistry::start_telling(&hook, TOKEN, &ca).await;
+    let agent = setup.registry(REGISTRY, &registry.url()).start().await;
+    let (image, other) = (Image::new(780, &[200_000]), Image::new(781, &[100]));
+    registry.push("else/where", "v1", &other).await;
+    registry.push("team/app", "v1", &image).await;
+    let stored = || async {
+        let socket = agent.setup().socket().display().to_string();
+        shoal(&["blob", "ls", "--json", "--socket", &socket]).await.expect_ok("shoal blob ls").output
+    };
+    wait::until("the image to be stored", Duration::from_secs(60), || async {
+        let stored = stored().await;
+        image.blobs().all(|blob| stored.contains(&blob.digest)) && stored.contains("\"pinned_until\":1")
+    })
+    .await;
+    let stored = stored().await;
+    assert!(other.blobs().all(|blob| !stored.contains(&blob.digest)), "nobody wanted that: {stored}");
+}
+
 /// A token that was changed is the one that counts, without a restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_token_is_used() {
@@ -105,7 +134,7 @@ async fn a_new_token_is_used() {
     let old = api.agent.setup().folder().join("old");
     std::fs::copy(&api.token, &old).expect("the folder is ours");
     std::fs::write(&api.token, TOKEN.replace('0', "9")).expect("the folder is ours");
-    shoal_tests::wait::until("the old token to be refused", std::time::Duration::from_secs(60), || async {
+    wait::until("the old token to be refused", Duration::from_secs(60), || async {
         !api.shoal_with(&["status"], &old, &api.ca).await.ok
     })
     .await;

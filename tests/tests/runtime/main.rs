@@ -137,10 +137,8 @@ async fn skopeo_asks_the_agent() {
     let install = ["install", "--runtime", "podman", "--registry", REGISTRY];
     runtime(&agent, folder.path(), &install).await.expect_ok("shoal runtime install");
     let mut copy = Command::new(place::program("skopeo", "skopeo"));
-    copy.env(
-        "CONTAINERS_REGISTRIES_CONF",
-        folder.path().join("etc/containers/registries.conf.d/zz-shoal.conf"),
-    );
+    // This program takes the environment's word for nothing.
+    copy.arg("--registries-conf").arg(folder.path().join("etc/containers/registries.conf.d/zz-shoal.conf"));
     copy.args(["--insecure-policy", "copy"]).arg(format!("docker://{REGISTRY}/{NAME}"));
     copy.arg(format!("dir:{}", folder.path().join("image").display()));
     run(&mut copy, PROGRAM_MAX).await.expect_ok("skopeo copy");

@@ -18,8 +18,12 @@ use crate::stock::{StockAnswer, StockRequest};
 pub struct GcRequest {
     /// Blobs that nobody has used for so many seconds go, except those that are pinned.
     #[serde(default)]
+    #[schema(maximum = 3155695200_i64)]
     pub unused_for_seconds: Option<u64>,
 }
+
+/// Longest such time, seconds: a century, beyond which no blob is that old and more likely a unit is wrong.
+const UNUSED_FOR_MAX: u64 = 3_155_695_200;
 
 /// Things removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -92,6 +96,10 @@ pub(super) async fn gc(
     request: Result<Json<GcRequest>, JsonRejection>,
 ) -> Result<Json<GcReport>, Refusal> {
     let Json(request) = request.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    if let Some(seconds) = request.unused_for_seconds.filter(|seconds| *seconds > UNUSED_FOR_MAX) {
+        let words = format!("unused_for_seconds: {seconds} is more than a century ({UNUSED_FOR_MAX} s)");
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, words));
+    }
     let report = on_disk(&state.store, move |store| collect(store, &request)).await?;
     tracing::info!(?report, "the store was cleaned up through the admin socket");
     Ok(Json(report))

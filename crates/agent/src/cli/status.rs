@@ -102,7 +102,11 @@ fn requests(status: &Status) -> String {
     if all == 0 {
         return "none yet".into();
     }
-    format!("{hits} answered from this node, {} needed upstream ({} hits)", status.misses, percent(hits, all))
+    format!(
+        "{hits} answered from this node, {} had to be fetched ({} hits)",
+        status.misses,
+        percent(hits, all)
+    )
 }
 
 fn upstream(status: &Status) -> String {
@@ -134,7 +138,10 @@ fn shares(parts: &BTreeMap<String, u64>) -> String {
     let mut parts: Vec<(&String, u64)> =
         parts.iter().map(|(name, n)| (name, *n)).filter(|(_, n)| *n > 0).collect();
     parts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-    let shares: Vec<String> = parts.iter().map(|(name, n)| format!("{} {name}", percent(*n, sum))).collect();
+    // What was not here yet may have come from upstream or from other members.
+    let words = |name: &str| if name == "upstream" { "as it arrived".to_owned() } else { name.to_owned() };
+    let shares: Vec<String> =
+        parts.iter().map(|(name, n)| format!("{} {}", percent(*n, sum), words(name))).collect();
     if shares.is_empty() { bytes(sum) } else { format!("{}: {}", bytes(sum), shares.join(", ")) }
 }
 

@@ -202,8 +202,8 @@ fn the_status_at_a_glance() {
     shoal 0.1.0, process 42, up 3h 12m
       listening  127.0.0.1:5000 (3 connections)
       store      12 blobs, 1.2 GB of 100.0 GB (1 %), 34.0 GB free on the disk, 1 half-received (50.0 MB), 2 evicted, 0 expired
-      served     1.0 kB: 90 % store, 10 % upstream
-      requests   9 answered from this node, 1 needed upstream (90 % hits)
+      served     1.0 kB: 90 % store, 10 % as it arrived
+      requests   9 answered from this node, 1 had to be fetched (90 % hits)
       upstream   100 B received for 1.0 kB served: docker.io 100 B; transfers that broke and went on: 1
 
     RECEIVING                                                                   SIZE  DONE  CLIENTS  TRANSFERS  PHASE
