@@ -11,6 +11,7 @@ use shoal_tests::place;
 use tempfile::TempDir;
 use toml::{Table, Value};
 
+use super::load::Load;
 use super::node::{Node, Program, config_path};
 use super::release::{REGISTRY, REPOSITORY, Release};
 
@@ -111,11 +112,14 @@ impl Cluster {
         }
     }
 
-    /// Replaces the agent of a node, as a rolling update of the DaemonSet does.
-    pub async fn replace_agent(&mut self, node: usize, program: &Program) {
+    /// Replaces the agent of a node, as a rolling update of the DaemonSet does, while every node pulls what all have stored. The
+    /// new agent serves it from what the old one has left.
+    pub async fn replace_agent(&mut self, node: usize, program: &Program, load: &Load) {
         self.nodes[node].stop_agent().await;
         self.nodes[node].start_agent(program).await;
         self.until_met().await;
+        load.next_pulls().await;
+        assert!(self.nodes[node].has_needed_nobody(), "the store of the agent before is lost");
     }
 
     /// Takes the agents away: first from the runtimes, then altogether.

@@ -51,20 +51,17 @@ async fn from_the_first_agent_to_the_last() {
     tell.that("v1 is on all nodes, each blob from one GET, and runs in pods");
 
     let load = Load::start(cluster.runtimes(), &v1.name);
-    cluster.replace_agent(0, &new).await;
-    load.next_pulls().await;
+    cluster.replace_agent(0, &new, &load).await;
     cluster.pull(v2).await;
     expect_once(&cluster, v2);
     tell.that("the first agent is upgraded, and v2 is on all nodes, each blob from one GET");
     for node in 1..cluster.nodes.len() {
-        cluster.replace_agent(node, &new).await;
-        load.next_pulls().await;
+        cluster.replace_agent(node, &new, &load).await;
     }
     tell.that("all agents are upgraded");
     if let Some(old) = &old {
         for node in 0..cluster.nodes.len() {
-            cluster.replace_agent(node, old).await;
-            load.next_pulls().await;
+            cluster.replace_agent(node, old, &load).await;
         }
         tell.that("all agents are the old ones again");
     }

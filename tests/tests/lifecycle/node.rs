@@ -212,12 +212,22 @@ impl Node {
     /// Waits until the agent is ready and knows so many members.
     pub async fn until_member_of(&self, members: usize) {
         let what = format!("node {} to be one of {members} members", self.number);
-        let wanted = format!("\nshoal_members {members}\n");
+        let wanted = format!("shoal_members {members}");
         wait::until(what, MEET_MAX, || async {
             let is_ready = self.probe("/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"));
-            is_ready && self.probe("/metrics").is_some_and(|answer| answer.contains(&wanted))
+            is_ready && self.says(&wanted)
         })
         .await;
+    }
+
+    /// Whether the agent has needed no blob of another member since it was started.
+    pub fn has_needed_nobody(&self) -> bool {
+        self.says("shoal_peer_received_bytes_total 0")
+    }
+
+    /// Whether a line is among the agent's metrics.
+    fn says(&self, sample: &str) -> bool {
+        self.probe("/metrics").is_some_and(|answer| answer.lines().any(|line| line == sample))
     }
 
     /// The whole answer of a probe, made from the node itself.
