@@ -34,6 +34,7 @@ pub use files::FileError;
 pub use install::{Change, Done, FileDone, FileStatus, RuntimeError, Site, State};
 pub use plan::{Advice, Wish};
 pub use prove::{ProofError, authority, prove};
+pub(crate) use record::RECORD_NAME;
 pub use record::{DEFAULT_RECORD, RecordError};
 pub use root::Root;
 pub use version::{Version, VersionError};

@@ -16,6 +16,7 @@ use clap::{Args, ValueHint};
 
 use super::Failure;
 use super::output::Output;
+use crate::runtime::RECORD_NAME;
 
 /// Nobody but the owner: images of private repositories lie in the data directory, and the admin socket in the other.
 const DIRECTORY_MODE: u32 = 0o700;
@@ -65,6 +66,10 @@ fn hand_over(directory: &Path, owner: (u32, u32)) -> Result<u64, (PathBuf, io::E
     let mut changed = 1;
     for entry in fs::read_dir(directory).map_err(|error| (directory.to_owned(), error))? {
         let entry = entry.map_err(|error| (directory.to_owned(), error))?;
+        // Root goes by what it says, so it must stay root's.
+        if entry.file_name() == RECORD_NAME {
+            continue;
+        }
         let (path, kind) = (entry.path(), entry.file_type());
         if kind.map_err(|error| (path.clone(), error))?.is_dir() {
             changed += hand_over(&path, owner)?;

@@ -17,6 +17,8 @@ use super::{Kind, Root};
 const VERSION: u32 = 1;
 /// Where the record lies on the node, if nobody says otherwise.
 pub const DEFAULT_RECORD: &str = "/var/lib/shoal/runtime.json";
+/// Its name: in the agent's folder it is the one file that stays root's.
+pub(crate) const RECORD_NAME: &str = "runtime.json";
 /// Only its owner may read it.
 pub(super) const RECORD_MODE: u32 = 0o600;
 
@@ -60,6 +62,14 @@ pub enum RecordError {
         /// What the system said.
         source: io::Error,
     },
+    /// Somebody else has put it there. Its folder may belong to the agent's user, and what a record says is written by root.
+    #[error("{path} belongs to user {owner}, and not to the one who installs; what it says is not believed. Look at the files it names by hand, and move it away", path = path.display())]
+    Foreign {
+        /// The record.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// It is not what was written.
     #[error("{path} is no record of `shoal runtime install`; move it away, and look at the files it names by hand", path = path.display())]
     Damaged {
@@ -81,8 +91,12 @@ pub enum RecordError {
 impl Record {
     /// The record on the node; an empty one if there is none.
     pub fn read(root: &Root, path: &Path) -> Result<Self, RecordError> {
-        let text = root.read(path).map_err(|source| RecordError::Io { path: path.to_owned(), source })?;
-        let Some(text) = text else { return Ok(Record { version: VERSION, ..Record::default() }) };
+        let read =
+            root.read_owned(path).map_err(|source| RecordError::Io { path: path.to_owned(), source })?;
+        let Some((text, owner)) = read else { return Ok(Record { version: VERSION, ..Record::default() }) };
+        if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+            return Err(RecordError::Foreign { path: path.to_owned(), owner });
+        }
         let damaged = |source| RecordError::Damaged { path: path.to_owned(), source };
         let value: serde_json::Value = serde_json::from_str(&text).map_err(damaged)?;
         match value.get("version").and_then(serde_json::Value::as_u64) {

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 /// As many links as the kernel follows in one path.
@@ -80,17 +81,23 @@ impl Root {
     /// # Errors
     /// It cannot be read, is no text, or has more than 4 MiB.
     pub fn read(&self, path: &Path) -> io::Result<Option<String>> {
+        Ok(self.read_owned(path)?.map(|(text, _)| text))
+    }
+
+    /// The same, and the user whose file it is: what is read is what was looked at.
+    pub fn read_owned(&self, path: &Path) -> io::Result<Option<(String, u32)>> {
         let file = match fs::File::open(self.at(path)) {
             Ok(file) => file,
             Err(error) if is_absence(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
+        let owner = file.metadata()?.uid();
         let mut text = String::new();
         file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
         if text.len() as u64 > FILE_BYTES_MAX {
             return Err(io::Error::other(format!("it has more than {FILE_BYTES_MAX} bytes")));
         }
-        Ok(Some(text))
+        Ok(Some((text, owner)))
     }
 
     /// What is in a folder, sorted; nothing if there is no such folder.

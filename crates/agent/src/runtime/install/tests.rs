@@ -194,6 +194,20 @@ fn what_only_the_operator_can_write_is_told() {
     assert!(snippets[1].contains("default_registry = \"docker.io\""), "{snippets:?}");
 }
 
+/// The agent's user may write to the folder of the record, and must not have root write what it likes.
+#[test]
+fn a_record_of_somebody_else_is_not_believed() {
+    let (_folder, root) = tree(&[("etc/containerd/config.toml", "version = 2\n"), ("var/lib/shoal/", "")]);
+    site(&root).install(&look(&root), &wish(&["docker.io"])).unwrap();
+    let record = root.at(Path::new("/var/lib/shoal/runtime.json"));
+    if std::os::unix::fs::lchown(&record, Some(65_532), None).is_err() {
+        // Only root can give files away; for others there is nothing to try.
+        return;
+    }
+    let error = site(&root).uninstall(&[], false).unwrap_err();
+    assert!(error.to_string().contains("belongs to user 65532"), "{error}");
+}
+
 #[test]
 fn another_installation_at_work_is_not_disturbed() {
     let (_folder, root) = tree(&[("etc/containerd/", ""), ("var/lib/shoal/", "")]);
