@@ -49,6 +49,10 @@ impl Config {
         add("object_store.credentials_file".into(), &self.file.object_store.credentials_file, Holds::Secret);
         add("swarm.secret_file".into(), &self.file.swarm.secret_file, Holds::ClusterSecret);
         add("swarm.other_secret_file".into(), &self.file.swarm.other_secret_file, Holds::ClusterSecret);
+        let admin = &self.file.admin;
+        add("admin.certificate".into(), &admin.certificate, Holds::Certificates);
+        add("admin.key".into(), &admin.key, Holds::Secret);
+        add("admin.token_file".into(), &admin.token_file, Holds::Secret);
         files
     }
 }
