@@ -20,15 +20,16 @@ pub const MANIFEST_BYTES_MAX: usize = 4_393_216;
 /// some hundred entries.
 pub const DESCRIPTORS_MAX: usize = 4096;
 
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
-/// What a runtime says it accepts when it asks for a manifest.
-pub(crate) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
+/// Whatever the client sent: what is stored must serve every client. `*/*` alone would not do, as the reference
+/// implementation then hides OCI types; it is last, for artifacts of types nobody has listed.
+pub(crate) const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
-    application/vnd.docker.distribution.manifest.v2+json, */*";
+    application/vnd.oci.image.index.v1+json, */*";
 
 /// Whether a media type is one of a manifest that names blobs.
 pub(crate) fn names_blobs(media_type: &str) -> bool {

@@ -269,7 +269,7 @@ impl Puller<'_> {
         );
         let what = format!("{scope}: {kind}/{reference}");
         let begun_ms = self.now_ms();
-        let request = self.http.request(method, url).header(ACCEPT, manifest::ACCEPTED).send();
+        let request = self.http.request(method, url).header(ACCEPT, manifest::ACCEPT).send();
         let response = match tokio::time::timeout(SILENCE_MAX, request).await {
             Ok(Ok(response)) => response,
             Ok(Err(source)) if source.is_connect() => {

@@ -194,7 +194,8 @@ fn event(name: &str, data: &impl serde::Serialize) -> Bytes {
     text.into()
 }
 
-fn now_ms() -> u64 {
+/// Unix milliseconds.
+pub(crate) fn now_ms() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis())
         .unwrap_or(u64::MAX)
 }

@@ -1,12 +1,13 @@
 //! The other end of the admin API: what the command line uses.
 
 mod reach;
+mod streamed;
 
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -29,6 +30,8 @@ use crate::stock::{StockAnswer, StockRequest};
 use crate::warm::{WarmPlan, WarmRequest, WarmStatus};
 
 pub use reach::RemoteError;
+
+pub(super) use streamed::Streamed;
 
 use reach::Reach;
 
@@ -185,11 +188,7 @@ impl AdminClient {
 
     /// How far one of them is, from now on until it is over.
     pub async fn warm_events(&self, id: &str) -> Result<WarmEvents, ClientError> {
-        let target = format!("/v1/warm/{}/events", escaped(id));
-        let opened = self.in_time(self.open(Method::GET, &target, Bytes::new())).await?;
-        let (response, connection) = opened;
-        let (client, body) = (self.clone(), response.into_body());
-        Ok(WarmEvents { client, body, waiting: BytesMut::new(), _connection: connection })
+        Ok(WarmEvents(Streamed::open(self, &format!("/v1/warm/{}/events", escaped(id))).await?))
     }
 
     async fn tell(&self, method: Method, target: &str) -> Result<(), ClientError> {
@@ -283,12 +282,7 @@ impl AdminClient {
 }
 
 /// What comes of a request to warm, as it happens.
-pub struct WarmEvents {
-    client: AdminClient,
-    body: Incoming,
-    waiting: BytesMut,
-    _connection: AbortOnDropHandle<()>,
-}
+pub struct WarmEvents(Streamed);
 
 impl WarmEvents {
     /// The next news. `None` when there are no more: after the request is over, or because the agent has ended.
@@ -296,21 +290,8 @@ impl WarmEvents {
     /// # Errors
     /// The agent is gone or hangs.
     pub async fn next(&mut self) -> Result<Option<WarmStatus>, ClientError> {
-        loop {
-            if let Some(end) = self.waiting.iter().position(|byte| *byte == b'\n') {
-                let line = self.waiting.split_to(end + 1);
-                return self.client.parsed(&line).map(Some);
-            }
-            // An agent that has no news says so from time to time.
-            let frame = self.client.in_time(async { Ok(self.body.frame().await) }).await?;
-            let Some(frame) = frame else { return Ok(None) };
-            if let Ok(bytes) = frame.map_err(|error| self.client.broken(error))?.into_data() {
-                self.waiting.extend_from_slice(&bytes);
-            }
-            if self.waiting.len() > ANSWER_BYTES_MAX {
-                return Err(self.client.broken("its line does not end"));
-            }
-        }
+        let line = self.0.next(b"\n", "line").await?;
+        line.map(|line| self.0.client.parsed(&line)).transpose()
     }
 }
 

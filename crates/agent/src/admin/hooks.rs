@@ -1,6 +1,5 @@
 //! `/v1/hooks/push`: a registry tells that something was pushed, and the cluster is warmed with it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use super::warm::refused;
 use super::{AdminState, Refusal};
 use crate::image::Image;
 use crate::warm::push::pushed;
-use crate::warm::select::Selection;
+use crate::warm::select::{Selection, labelled, term};
 use crate::warm::{WarmRequest, WarmStatus};
 
 /// What a push leads to. It stands in the URL, because a registry cannot be told what to send.
@@ -82,16 +81,18 @@ impl Hook {
             patterns.is_empty()
                 || patterns.iter().any(|pattern| pattern.matches(&image.scope, image.tag.as_ref()))
         };
-        let mut labels: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for term in listed(self.select.as_deref()) {
-            let (key, value) =
-                term.split_once('=').ok_or_else(|| format!("select: {term:?} is no key=value"))?;
-            labels.entry(key.to_owned()).or_default().insert(value.to_owned());
-        }
+        let terms = listed(self.select.as_deref())
+            .map(|text| term(text).map_err(|how| format!("select: {text:?}: {how}")))
+            .collect::<Result<Vec<_>, _>>()?;
         Ok(WarmRequest {
             images: images.iter().filter(matches).map(ToString::to_string).collect(),
             platforms: listed(self.platform.as_deref()).map(str::to_owned).collect(),
-            nodes: Selection { names: Vec::new(), labels, count: self.count, percent: self.percent },
+            nodes: Selection {
+                names: Vec::new(),
+                labels: labelled(terms),
+                count: self.count,
+                percent: self.percent,
+            },
             pin_seconds: time("pin", self.pin.as_deref())?.map(|time| time.as_secs()),
             deadline_seconds: time("deadline", self.deadline.as_deref())?.map(|time| time.as_secs()),
             dry_run: false,

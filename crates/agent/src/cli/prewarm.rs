@@ -8,7 +8,6 @@ mod kubernetes;
 mod progress;
 mod text;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::output::Output;
 use super::{AgentSocket, Failure};
 use crate::admin::client::{AdminClient, ClientError, WarmEvents};
-use crate::warm::select::Selection;
+use crate::warm::select::{Selection, labelled, term};
 use crate::warm::{Phase, WarmRequest, WarmStatus};
 
 use progress::Progress;
@@ -150,13 +149,6 @@ struct WarmArgs {
     agent: AgentSocket,
 }
 
-fn term(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.into(), value.into())),
-        _ => Err("write it as key=value, such as zone=eu-1a or pool=gpu".into()),
-    }
-}
-
 pub(super) async fn run(args: &PrewarmArgs, out: &mut Output) -> Result<ExitCode, Failure> {
     match &args.command {
         None => warm(&args.warm, out).await,
@@ -190,16 +182,17 @@ pub(super) async fn run(args: &PrewarmArgs, out: &mut Output) -> Result<ExitCode
 
 impl WarmArgs {
     fn request(&self) -> Result<WarmRequest, Failure> {
-        let mut labels: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for (key, value) in &self.select {
-            labels.entry(key.clone()).or_default().insert(value.clone());
-        }
         let is_all = self.nodes.iter().any(|name| name == "all");
         let names = if is_all { Vec::new() } else { self.nodes.clone() };
         Ok(WarmRequest {
             images: images::gather(&self.images, &self.file, &self.from_manifest)?,
             platforms: self.platform.clone(),
-            nodes: Selection { names, labels, count: self.count, percent: self.percent },
+            nodes: Selection {
+                names,
+                labels: labelled(self.select.iter().cloned()),
+                count: self.count,
+                percent: self.percent,
+            },
             pin_seconds: self.pin.map(|pin| pin.as_secs()),
             deadline_seconds: Some(self.deadline.as_secs()),
             dry_run: self.dry_run,

@@ -6,7 +6,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,6 +19,7 @@ use crate::driver::BlobStory;
 use crate::image::Image;
 use crate::pull::{self, Plan, Progress, PullError, Step, What};
 use crate::warm::Platforms;
+use crate::watch::now_ms;
 
 /// How often the bar moves.
 const TICK: Duration = Duration::from_millis(100);
@@ -92,7 +93,7 @@ pub(super) async fn run(args: &PullArgs, out: &mut Output) -> Result<ExitCode, F
     };
     let plan = Plan { image, platforms, mirror, parallel: usize::from(args.parallel) };
     let admin = args.agent.client()?;
-    let begun_ms = unix_ms();
+    let begun_ms = now_ms();
     let (steps, seconds) = measure(&plan).await?;
     let report = Report {
         image: plan.image.to_string(),
@@ -183,11 +184,6 @@ fn shares(story: &BlobStory, size: u64, begun_ms: u64) -> Vec<Share> {
         .map(|share| Share { source: share.source.clone(), is_member: share.is_member, bytes: share.bytes })
         .collect();
     if came.is_empty() { vec![Share { source: "store".into(), is_member: false, bytes: size }] } else { came }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

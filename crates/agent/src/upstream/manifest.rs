@@ -14,17 +14,7 @@ use super::exchange::{Exchange, Question};
 use super::headers;
 use super::limits::{HASH_INLINE_BYTES_MAX, MANIFEST_BYTES_MAX};
 use super::place::Place;
-
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-
-/// Whatever the client sent: what is stored must serve every client. `*/*` alone would not do, as the reference
-/// implementation then hides OCI types; it is last, for artifacts of types nobody has listed.
-pub(super) const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
-    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
-    application/vnd.oci.image.index.v1+json, */*";
+use crate::manifest::{ACCEPT, DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 
 /// What a HEAD told.
 #[derive(Clone, Debug, PartialEq, Eq)]

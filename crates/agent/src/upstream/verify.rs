@@ -17,7 +17,8 @@ use super::health::Weight;
 use super::place::Place;
 use super::source::Source;
 use super::walk::Subject;
-use super::{Upstream, headers, manifest};
+use super::{Upstream, headers};
+use crate::manifest;
 use crate::node::{Asked, Listing};
 
 /// What a client wants to have.

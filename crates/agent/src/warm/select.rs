@@ -38,6 +38,26 @@ pub struct Selection {
     pub percent: Option<u8>,
 }
 
+/// A label as it is written: `zone=eu-1a`.
+///
+/// # Errors
+/// How to write it.
+pub fn term(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("write it as key=value, such as zone=eu-1a or pool=gpu".into()),
+    }
+}
+
+/// Labels for [`Selection::labels`]: one key twice means either value.
+pub fn labelled(terms: impl IntoIterator<Item = (String, String)>) -> BTreeMap<String, BTreeSet<String>> {
+    let mut labels: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (key, value) in terms {
+        labels.entry(key).or_default().insert(value);
+    }
+    labels
+}
+
 /// Why no nodes can be chosen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
