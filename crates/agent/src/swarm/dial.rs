@@ -193,6 +193,11 @@ impl Dialer {
         self.latencies.lock().get(peer).copied()
     }
 
+    /// Whether the last attempt to connect to a member failed.
+    pub fn has_failed(&self, peer: &PeerId) -> bool {
+        self.unreachable.lock().contains_key(peer)
+    }
+
     fn take(&self, peer: &PeerId) -> Option<Sender> {
         let mut idle = self.idle.lock();
         loop {
