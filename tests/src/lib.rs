@@ -9,6 +9,7 @@ pub mod agent;
 pub mod browser;
 pub mod clients;
 pub mod cluster;
+pub mod collector;
 pub mod containerd;
 pub mod cri;
 pub mod disk;

@@ -48,6 +48,7 @@ use crate::registry::listen::{self, BindError};
 
 pub use ask::{Answer, router};
 pub use news::{Lately, Rejected, Rejection};
+pub use wire::TRACE_HEADER;
 
 use dial::Dialer;
 use inlets::{Inlets, Subscription};

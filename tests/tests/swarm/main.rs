@@ -7,6 +7,7 @@ mod prewarm;
 mod rollout;
 mod runtime;
 mod stock;
+mod traces;
 
 use shoal_tests::image::Image;
 use shoal_tests::origin::{Gate, Match, Origin, Plan};
