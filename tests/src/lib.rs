@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod browser;
 pub mod clients;
+pub mod clock;
 pub mod cluster;
 pub mod collector;
 pub mod containerd;

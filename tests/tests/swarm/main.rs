@@ -2,7 +2,10 @@
 //! client gets is compared with what was pushed.
 
 mod admission;
+mod clocks;
 mod faults;
+mod liars;
+mod links;
 mod prewarm;
 mod rollout;
 mod runtime;
