@@ -28,6 +28,7 @@ use crate::rate::Throttle;
 use crate::registry::listen::ConnectionLimits;
 use crate::swarm::SwarmSettings;
 use crate::tier::TierSettings;
+use crate::trace::TraceSettings;
 use crate::upstream::{MirrorSettings, RegistrySettings};
 use crate::{driver, logging, node, upstream};
 
@@ -226,6 +227,11 @@ impl Config {
     /// What is logged, and how.
     pub fn log(&self) -> &logging::Settings {
         &self.checked.log
+    }
+
+    /// Where traces go; `None` if nobody takes them.
+    pub fn traces(&self) -> Option<&TraceSettings> {
+        self.checked.traces.as_ref()
     }
 
     /// Where metrics and health are served.

@@ -423,6 +423,9 @@ pub const PROBE_PERIOD: Duration = Duration::from_millis(750);
 /// that has to be opened first takes some round trips.
 pub const PROBE_ANSWER_MAX: Duration = Duration::from_millis(300);
 
+/// Probes whose answers are timed. One is under way at a time, besides those to members whose connections broke.
+pub const PROBES_TIMED_MAX: usize = 64;
+
 /// Members that are asked to try, and to whom news of oneself goes at once.
 pub const PROBE_HELPERS: usize = 3;
 

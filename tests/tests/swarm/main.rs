@@ -2,11 +2,15 @@
 //! client gets is compared with what was pushed.
 
 mod admission;
+mod clocks;
 mod faults;
+mod liars;
+mod links;
 mod prewarm;
 mod rollout;
 mod runtime;
 mod stock;
+mod traces;
 
 use shoal_tests::image::Image;
 use shoal_tests::origin::{Gate, Match, Origin, Plan};

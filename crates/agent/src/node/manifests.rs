@@ -10,12 +10,14 @@ use bytes::Bytes;
 use shoal_engine::tags::{self, Belief};
 use shoal_engine::{Digest, Reference, Registry, Scope, SourceFault, Tag};
 use shoal_store::{Blob, Content, Home, TagRecord, Visibility};
+use tracing::{Instrument as _, field};
 
 use super::access::Admitted;
 use super::proof::{self, Standing};
-use super::{FetchError, Inner, ManifestReply, PullError, on_disk, pull_error};
+use super::{FetchError, Inner, ManifestReply, PullError, display_reference, on_disk, pull_error};
 use crate::manifest::{self, Kind};
 use crate::metrics::Served;
+use crate::trace::{self, TARGET};
 use crate::upstream::{ManifestGet, ManifestHead};
 
 /// What is fetched once for everybody: a manifest by reference, or only the digest behind a tag.
@@ -232,7 +234,22 @@ impl Inner {
             let (this, admitted, key) = (Arc::clone(self), admitted.clone(), key.clone());
             Box::pin(async move { this.fetch_and_store(&admitted, &key.reference, key.body).await })
         };
-        let fetched = self.manifests.run_until_done(key.clone(), fetch, FetchError::is_worth_a_retry).await;
+        let span = tracing::info_span!(
+            target: TARGET,
+            "resolve",
+            shoal.reference = display_reference(&key.scope, &key.reference),
+            shoal.outcome = field::Empty,
+            otel.status_code = field::Empty,
+            otel.status_description = field::Empty
+        );
+        let fetched = self.manifests.run_until_done(key.clone(), fetch, FetchError::is_worth_a_retry);
+        let fetched = fetched.instrument(span.clone()).await;
+        match &fetched {
+            Ok(_) => trace::outcome(&span, Ok::<_, &PullError>("found")),
+            Err(error) => {
+                trace::outcome(&span, Err(error.as_ref().map_or(&PullError::Draining, |error| &error.pull)))
+            }
+        }
         fetched.map_err(|error| {
             error.unwrap_or_else(|| FetchError {
                 fault: SourceFault::Transient,

@@ -24,14 +24,16 @@ use shoal_engine::homes::{homes, tag_homes};
 use shoal_engine::limits::WARM_BLOBS_MAX;
 use shoal_engine::peer::PeerId;
 use shoal_engine::{Digest, Reference, Scope, Tag};
+use tracing::{Instrument as _, Span};
 
 use super::Swarm;
 use super::dial::Connection;
 use super::serve::Peer;
-use crate::driver::{Book, Handle, Naming};
+use crate::driver::{Book, Handle, Naming, brief_name};
 use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::node::{Held, Node};
 use crate::stock::{self, StockReport, StockRequest};
+use crate::trace::TARGET;
 
 /// Where a manifest is asked for.
 const MANIFEST_PATH: &str = "/shoal/1/manifest";
@@ -213,7 +215,8 @@ impl Swarm {
         let begun = tokio::time::Instant::now();
         for home in to_ask {
             let left = ASK_TIMEOUT.saturating_sub(begun.elapsed());
-            let asked = self.ask_home(home, scope, reference, (body, stored));
+            let asked =
+                self.ask_home(home, scope, reference, (body, stored)).instrument(question_span(&home));
             match tokio::time::timeout(left, asked).await {
                 Ok(Ok(answer)) => return Some(answer),
                 Ok(Err(why)) => tracing::debug!(?home, %scope, %why, "the home of a manifest could not tell"),
@@ -284,6 +287,7 @@ impl Swarm {
         let home = homes(digest, &self.roster()).first().filter(|home| *home != self.me())?;
         let question = SizeQuestion { repository: Where::of(scope), digest: digest.to_string() };
         let asked = self.ask_json::<SizeAnswer>(home, SIZE_PATH, &question, SIZE_BYTES_MAX);
+        let asked = asked.instrument(question_span(&home));
         match tokio::time::timeout(ASK_TIMEOUT, asked).await {
             Ok(Ok(answer)) => Some(answer.size),
             Ok(Err(why)) => {
@@ -386,6 +390,11 @@ impl Swarm {
             other => Err(format!("it answered {other}")),
         }
     }
+}
+
+/// The wait for a home's answer, in a pull's trace.
+fn question_span(home: &PeerId) -> Span {
+    tracing::info_span!(target: TARGET, "question", otel.kind = "client", shoal.member = brief_name(home))
 }
 
 /// What other members may ask for here.
