@@ -8,6 +8,7 @@ pub mod classes;
 pub mod exchange;
 pub mod home;
 pub mod list;
+pub mod pace;
 pub mod pieces;
 pub mod upload;
 pub mod warm;
@@ -39,6 +40,7 @@ use exchange::{Arrival, Exchange, Standing};
 use gone::Gone;
 use home::{Home, Joining, Mail, Told};
 use list::PieceList;
+use pace::Paces;
 use parts::{FormerMembers, discard, living_homes, may_be_home, received as received_bytes};
 use pieces::{PieceSet, piece_bytes};
 use received::Received;
@@ -97,6 +99,7 @@ pub struct Swarm {
     announcements: Announcements,
     received: Received,
     warming: Warming,
+    paces: Paces,
     mail: Mail,
     events: VecDeque<Event>,
     effects: VecDeque<Output>,
@@ -123,6 +126,7 @@ impl Swarm {
             announcements: Announcements::new(me),
             received: Received::new(link),
             warming: Warming::new(me),
+            paces: Paces::default(),
             mail: Mail::new(),
             events: VecDeque::new(),
             effects: VecDeque::new(),
@@ -192,7 +196,12 @@ impl Swarm {
 
     fn next_wakeup_of_parts(&self) -> Option<Time> {
         let exchanges = self.exchanges.values().filter_map(Exchange::next_wakeup).min();
-        let others = [self.home.next_wakeup(), self.announcements.next_wakeup(), self.warming.next_wakeup()];
+        let others = [
+            self.home.next_wakeup(),
+            self.announcements.next_wakeup(),
+            self.warming.next_wakeup(),
+            self.paces.next_wakeup(),
+        ];
         exchanges.into_iter().chain(others.into_iter().flatten()).min()
     }
 
@@ -263,7 +272,7 @@ impl Swarm {
         let Some(exchange) = self.exchanges.get_mut(&digest) else { return };
         self.received.add(now, piece_bytes(exchange.size(), piece));
         let rows = self.uploads.waiting(&digest) / u32::from(class_count(exchange.have().total()));
-        let busy = rows > AHEAD_ROWS_MAX || self.received.is_busy();
+        let busy = rows > AHEAD_ROWS_MAX || self.received.is_busy() || self.paces.holds(&digest);
         exchange.handle_fetched(now, piece, hash, busy, &mut self.mail);
         discard(digest, exchange, &mut self.effects);
         self.uploads.offer(&digest, piece);
@@ -433,7 +442,13 @@ impl Swarm {
                 }
             }
             M::Hashes(hashes) => self.handle_hashes(now, from, hashes),
-            M::Warm(_) | M::WarmProgress { .. } | M::WarmRefuse { .. } | M::WarmCancel { .. } => {
+            M::Held { digest } => self.handle_held(now, from, digest),
+            M::Hurry { digest } => self.handle_hurry(from, digest),
+            M::Warm(_)
+            | M::WarmProgress { .. }
+            | M::WarmRefuse { .. }
+            | M::WarmCancel { .. }
+            | M::WarmPace { .. } => {
                 self.with_warming(now, |warming, desk| warming.hear(desk, from, message));
             }
             M::Welcome { digest, .. }
@@ -625,6 +640,7 @@ impl Swarm {
             let signed = list.signed(wanted.unlisted);
             self.mail.extend(signed.into_iter().map(|hashes| (from, Message::Hashes(hashes))));
         }
+        self.tell_if_held(from, &digest);
     }
 
     /// See [`Message::Hashes`]. The driver has checked that the home has signed them, so it does not matter who sends them.
