@@ -11,6 +11,7 @@ mod exchange;
 mod flight;
 mod hashes;
 mod pass;
+mod restraint;
 mod story;
 mod ticket;
 mod warm;
@@ -245,6 +246,8 @@ struct Driver {
     come: story::Stories,
     /// Who listens to warm sets.
     watched: warm::Watched,
+    /// What the blobs of a warm set share that is held back.
+    paces: warm::Paces,
     idlers: Vec<oneshot::Sender<()>>,
 }
 
@@ -303,6 +306,7 @@ pub fn spawn(
         stories: HashMap::new(),
         come: story::Stories::default(),
         watched: warm::Watched::default(),
+        paces: warm::Paces::default(),
         idlers: Vec::new(),
     };
     if driver.swarm.is_some() {
@@ -466,6 +470,7 @@ impl Driver {
             Output::Inspect { digest } => self.inspect(digest),
             Output::List { digest } => self.list(digest),
             Output::Keep { digest, until } => self.keep(digest, until),
+            Output::Pace { digest, pace } => self.pace(digest, pace),
             Output::Warming { set, tally } => self.tell_warm(set, tally, false),
             Output::Warmed { set, tally } => self.tell_warm(set, tally, true),
             Output::End { ticket, outcome } => {
@@ -478,6 +483,7 @@ impl Driver {
     }
 
     fn put_down(&mut self, digest: &Digest) {
+        self.paces.leave(digest, None);
         if let Some(flight) = self.flights.remove(digest) {
             self.come.keep(*digest, flight.shares());
         }
