@@ -34,6 +34,7 @@ pub const TEST: &[&str] = &[
     "fonts-dejavu-core",
     "iproute2",
     "busybox-static",
+    "jq",
 ];
 /// What the benchmarks compare with.
 pub const BENCH: &[&str] =

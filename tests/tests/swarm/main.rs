@@ -3,10 +3,13 @@
 
 mod admission;
 mod faults;
+mod pace;
+mod pipeline;
 mod prewarm;
 mod rollout;
 mod runtime;
 mod stock;
+mod takeover;
 
 use shoal_tests::image::Image;
 use shoal_tests::origin::{Gate, Match, Origin, Plan};

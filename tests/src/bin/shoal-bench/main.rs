@@ -9,6 +9,7 @@ mod footprint;
 mod hit;
 mod idle;
 mod peer;
+mod prewarm;
 mod rollout;
 mod setting;
 mod shaped;
@@ -45,6 +46,8 @@ enum What {
     Peer(peer::Options),
     /// Many agents on shaped links, one cold layer: seconds, upstream copies, and what the simulator says.
     Rollout(rollout::Options),
+    /// An image of many layers onto many agents on shaped links before anybody asks, then a pull of it: seconds, upstream copies.
+    Prewarm(prewarm::Options),
     /// A swarm of many agents: meeting, idle cost, and one small image for all.
     Idle(idle::Options),
     /// A swarm that is of no use: a pull beside the same without a swarm.
@@ -77,6 +80,7 @@ async fn main() -> Result<()> {
         What::Hit(options) => (hit::run(&options).await?, options.common.json),
         What::Peer(options) => (peer::run(&options).await?, options.common.json),
         What::Rollout(options) => (rollout::run(&options).await?, options.json),
+        What::Prewarm(options) => (prewarm::run(&options).await?, options.json),
         What::Idle(options) => (idle::run(&options).await?, options.json),
         What::Degraded(options) => (degraded::run(&options).await?, options.json),
         What::Footprint(options) => (footprint::run(&options).await?, options.common.json),
