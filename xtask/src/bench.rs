@@ -2,13 +2,14 @@
 
 use crate::{Result, build, packages, process};
 
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "singleflight",
     "direct",
     "hit",
     "rollout",
     "prewarm",
     "peer",
+    "late",
     "idle",
     "degraded",
     "footprint",

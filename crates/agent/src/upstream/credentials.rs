@@ -8,7 +8,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use shoal_engine::Registry;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::helper;
 use super::limits::{CREDENTIALS_BYTES_MAX, CREDENTIALS_RETRY, HELPER_ANSWER_LIFETIME};
+use crate::stamp::Stamp;
 
 /// A text that is never shown: not by `Debug`, not in an error, not in a log.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -114,14 +115,6 @@ pub(super) struct Resolved {
     pub problem: Option<Arc<CredentialsError>>,
 }
 
-/// Identity of a file's content without reading it. A replaced file has another inode even within one clock tick.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-    inode: u64,
-}
-
 /// Who gave a credential, which decides how long it can be relied on.
 enum Origin {
     File,
@@ -166,7 +159,7 @@ impl CredentialSource {
             Credentials::PasswordFile { path, .. } | Credentials::DockerConfig { path } => path,
         };
         let _one = self.looking.lock().await;
-        let stamp = stamp_of(path).await;
+        let stamp = Stamp::look(path).await;
         if let Some(kept) = &*self.kept.lock()
             && kept.stamp == stamp
             && kept.lifetime.is_none_or(|lifetime| kept.read_at.elapsed() < lifetime)
@@ -263,12 +256,6 @@ fn entry(document: &[u8], server: &str) -> Result<Option<Login>, ()> {
         Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
         Err(_) => Err(()),
     }
-}
-
-async fn stamp_of(path: &Path) -> Option<Stamp> {
-    use std::os::unix::fs::MetadataExt as _;
-    let meta = tokio::fs::metadata(path).await.ok()?;
-    Some(Stamp { modified: meta.modified().ok(), length: meta.len(), inode: meta.ino() })
 }
 
 async fn read_bounded(path: &Path) -> Result<Vec<u8>, CredentialsError> {

@@ -1,5 +1,6 @@
 //! A rollout on shaped links: an agent in a network namespace of its own for each node, one registry, one cold layer, all at
-//! once. Beside it stands what the simulator says of the same setting.
+//! once. Beside it stands what the simulator says of the same setting, whose links lose nothing, and what one client takes that is
+//! alone with the registry, over the same link.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -49,6 +50,8 @@ pub async fn run(options: &Options) -> Result<Table> {
     let layer = &image.layers[0];
     say("starting a registry and pushing the layer to it");
     let registry = shaped::start_registry(&network, folder.path(), &image).await?;
+    say("one client pulls straight from the registry");
+    let alone = shaped::pull_straight(&network, 1, layer)?.as_secs_f64();
     say(&format!("starting {nodes} agents"));
     let started = Instant::now();
     let agents = shaped::start_agents(&network, folder.path(), 1..=nodes, true)?;
@@ -93,6 +96,8 @@ pub async fn run(options: &Options) -> Result<Table> {
     let mut table = Table::new("rollout", metrics, figures.map(Some).into(), conditions);
     let [max, p50, ratio, requests] = simulated;
     table.peer("simulated", [max * bound, max, p50, ratio, requests].map(Some).into());
+    let single = [Some(alone), Some(alone / bound), None, Some(1.0), Some(1.0)];
+    table.peer("one client alone, straight", single.into());
     let everybody = size as f64 * nodes as f64 / (options.origin as f64 / 8.0 * PAYLOAD);
     table.peer(
         "everybody upstream (bound)",

@@ -129,7 +129,8 @@ pub fn pull(network: &Network, nodes: &[usize], layer: &Blob) -> Result<Vec<Dura
                 let runtime = inside_runtime()?;
                 barrier.wait();
                 let begun = Instant::now();
-                runtime.block_on(get(&layer)).map(|()| begun.elapsed())
+                let agent = SocketAddr::from((Ipv4Addr::LOCALHOST, 5000));
+                runtime.block_on(get(agent, &layer)).map(|()| begun.elapsed())
             })
         })
         .collect();
@@ -146,19 +147,29 @@ pub fn pull_image(network: &Network, node: usize, image: &Image) -> Result<Durat
     let image = image.clone();
     let client = network.inside(node, move || {
         let runtime = inside_runtime()?;
-        let begun = Instant::now();
-        let all = futures_util::future::try_join_all(image.blobs().map(get));
+        let (begun, agent) = (Instant::now(), SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)));
+        let all = futures_util::future::try_join_all(image.blobs().map(|blob| get(agent, blob)));
         runtime.block_on(all).map(|_| begun.elapsed())
     });
     client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??
 }
 
-/// Gets the layer from the agent beside it and compares every byte.
-async fn get(layer: &Blob) -> Result<()> {
-    let agent = SocketAddr::from((Ipv4Addr::LOCALHOST, 5000));
-    let url = format!("http://{agent}/v2/{REPOSITORY}/blobs/{}?ns={REGISTRY}", layer.digest);
+/// Lets a client in this node pull a layer straight from the registry; how long it took.
+pub fn pull_straight(network: &Network, node: usize, layer: &Blob) -> Result<Duration> {
+    let layer = layer.clone();
+    let client = network.inside(node, move || {
+        let (runtime, begun) = (inside_runtime()?, Instant::now());
+        let registry = SocketAddr::from((netns::address(0), 5000));
+        runtime.block_on(get(registry, &layer)).map(|()| begun.elapsed())
+    });
+    client.join().map_err(|_| anyhow::anyhow!("the client panicked"))??
+}
+
+/// Gets the layer from the agent beside it, or from the registry, and compares every byte.
+async fn get(server: SocketAddr, layer: &Blob) -> Result<()> {
+    let url = format!("http://{server}/v2/{REPOSITORY}/blobs/{}?ns={REGISTRY}", layer.digest);
     let mut response = Client::patient().open(&url).await;
-    ensure!(response.status() == 200, "the agent answered {}", response.status());
+    ensure!(response.status() == 200, "{server} answered {}", response.status());
     let mut at = 0;
     while let Some(chunk) = response.chunk().await? {
         ensure!(layer.bytes.get(at..at + chunk.len()) == Some(&chunk[..]), "wrong bytes behind {at}");
