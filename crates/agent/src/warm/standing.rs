@@ -304,7 +304,7 @@ impl Standing {
         let mut look = Look::default();
         let mut orders = self.orders.lock();
         let known = orders.len();
-        orders.retain(|order| order.until > now.unix());
+        orders.retain(|order| order.until > now.unix() && !self.is_spare(order, roster));
         let mut changes = orders.len() < known;
         for order in orders.iter_mut() {
             changes |= self.take_over(order, now, roster);
@@ -326,6 +326,14 @@ impl Standing {
             self.save();
         }
         look
+    }
+
+    /// Whether a copy is one too many: others have become heirs, and the owner sees to it that they have one. Nobody would tell
+    /// this agent when the order ends.
+    fn is_spare(&self, order: &Order, roster: &Roster) -> bool {
+        let is_owned = roster.iter().any(|member| name(&member.peer) == order.owner);
+        let is_heir = || order.heirs(roster).iter().any(|heir| name(heir) == self.me);
+        order.owner != self.me && is_owned && !is_heir()
     }
 
     /// Whether an order has become this agent's, whose owner is gone. An agent that sees nobody is the one that is gone.

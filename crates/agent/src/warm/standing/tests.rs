@@ -216,6 +216,26 @@ fn an_owner_that_comes_back_hears_who_has_taken_over() {
 }
 
 #[test]
+fn only_heirs_have_copies() {
+    let mut cluster = Cluster::new();
+    cluster.alive = [0, 1, 2, 3].into();
+    cluster.ask(0, "0rder", &request(""));
+    cluster.run_until(10);
+    cluster.alive = (0..members().len()).collect();
+    cluster.run_until(30);
+    let has = |agent: &usize| !cluster.agents[*agent].orders.lock().is_empty();
+    let having: BTreeSet<usize> = (0..members().len()).filter(has).collect();
+    let expected: BTreeSet<usize> = cluster.heirs("0rder").into_iter().chain([0]).collect();
+    assert_eq!(having, expected);
+    // So each that could take it over hears that it is over.
+    cluster.agents[cluster.heirs("0rder")[1]].forget("0rder", at(30));
+    cluster.run_until(40);
+    cluster.alive.remove(&0);
+    cluster.run_until(200);
+    assert_eq!(cluster.owners("0rder"), [0; 0]);
+}
+
+#[test]
 fn what_is_for_certain_nodes_is_gone_on_with_until_it_is_over() {
     let unpinned = |nodes| WarmRequest { pin_seconds: None, ..request(nodes) };
     for (asked, ends) in
