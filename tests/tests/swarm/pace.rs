@@ -99,6 +99,7 @@ async fn a_client_is_not_held_back() {
         assert!(took < Duration::from_secs(25), "{took:?} for a client at node {client}");
         process.signal(libc::SIGINT);
         process.exit(STEP_MAX).await;
-        assert_eq!(origin.blob_bytes(layer), image.layers[0].len(), "each byte once, by client {client}");
+        let (taken, size) = (cluster.upstream_bytes().await, image.blob_bytes());
+        assert!(taken < 1.2 * size as f64, "{taken} of {size} bytes, by client {client}");
     }
 }

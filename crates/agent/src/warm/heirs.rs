@@ -69,7 +69,7 @@ impl Warmer {
         stream::iter(tell)
             .for_each_concurrent(TOLD_AT_ONCE, |(heir, order)| async move {
                 let Some(newer) = swarm.tell_order(heir.peer, &order).await else { return };
-                self.0.standing.has_heard(&heir, &order);
+                self.0.standing.has_heard(&heir, &order, self.now());
                 if let Some(newer) = newer {
                     self.hear_order(newer);
                 }

@@ -12,7 +12,7 @@
 //! Invariants: what is kept is bounded in number and in time; in one life of the agent a member is asked for once for an order; it has been
 //! there for a while then, so that one that comes and goes causes nothing; time is an argument.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,8 @@ pub(super) const TAKEOVER_AFTER: Duration = Duration::from_secs(20);
 /// How much longer each further heir waits: the one before it has told it by then.
 pub(super) const TAKEOVER_STEP: Duration = Duration::from_secs(10);
 
+/// How often heirs are told again: two owners of one order that have told different heirs hear of each other by the next time.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// Digits of a member's name in an order.
 const BRIEF_DIGITS: usize = 16;
 
@@ -63,9 +65,9 @@ pub(crate) struct Order {
     /// Members that it was for, or that have been asked for since; not kept on disk: to ask again costs nothing there.
     #[serde(skip)]
     served: BTreeSet<PeerId>,
-    /// Heirs that have the latest copy, each in its present life.
+    /// Heirs that have the latest copy, each in its present life, and since when.
     #[serde(skip)]
-    told: BTreeSet<(PeerId, u64)>,
+    told: BTreeMap<(PeerId, u64), Duration>,
     /// Who saw to it before, where that is not who ended it: it has to hear.
     #[serde(skip)]
     last_owner: Option<String>,
@@ -211,7 +213,7 @@ impl Standing {
             stamp: now.unix_ms,
             is_over: false,
             served: targets.iter().map(|member| member.peer).collect(),
-            told: BTreeSet::new(),
+            told: BTreeMap::new(),
             last_owner: None,
             orphan_since: None,
         };
@@ -292,10 +294,10 @@ impl Standing {
     }
 
     /// An heir has the copy.
-    pub fn has_heard(&self, heir: &Member, copy: &Order) {
+    pub fn has_heard(&self, heir: &Member, copy: &Order, now: Now) {
         let mut orders = self.orders.lock();
         for order in orders.iter_mut().filter(|order| order.id == copy.id && order.stamp == copy.stamp) {
-            order.told.insert((heir.peer, heir.generation));
+            order.told.insert((heir.peer, heir.generation), now.running);
         }
     }
 
@@ -311,7 +313,8 @@ impl Standing {
             if order.owner != self.me {
                 continue;
             }
-            let untold = |heir: &&Arc<Member>| !order.told.contains(&(heir.peer, heir.generation));
+            order.told.retain(|_, since| now.running.saturating_sub(*since) < TELL_AGAIN);
+            let untold = |heir: &&Arc<Member>| !order.told.contains_key(&(heir.peer, heir.generation));
             let heirs = order.heirs(roster);
             let is_to_hear = |member: &&Arc<Member>| {
                 heirs.contains(&member.peer) || order.last_owner.as_ref() == Some(&name(&member.peer))

@@ -87,7 +87,7 @@ impl Cluster {
                 for (heir, order) in look.tell {
                     self.told += 1;
                     let (newer, _) = self.agents[agent_of(&heir)].hear(order.clone(), now);
-                    self.agents[agent].has_heard(&heir, &order);
+                    self.agents[agent].has_heard(&heir, &order, now);
                     if let Some(newer) = newer {
                         self.agents[agent].hear(newer, now);
                     }
@@ -163,19 +163,18 @@ fn an_order_has_one_owner_whoever_dies() {
     let told = cluster.told;
     assert!((2..=3).contains(&told), "as many as are heirs: {told}");
     cluster.run_until(60);
-    assert_eq!((cluster.told, cluster.begun.len()), (told, 0), "once is enough");
+    assert_eq!((cluster.told, cluster.begun.len()), (told, 0), "once a minute is enough");
     // One owner after the other goes for good, with less than a minute between.
     for _ in 0..4 {
         let [owner] = cluster.owners("0rder")[..] else { panic!("{:?}", cluster.owners("0rder")) };
         cluster.alive.remove(&owner);
-        let (best, left, before) = (cluster.heirs("0rder")[0], cluster.alive.len(), cluster.begun.len());
-        let died = cluster.second;
-        cluster.run_until(died + 50);
-        assert_eq!(cluster.owners("0rder"), [best], "of {:?}", cluster.alive);
+        let (left, before, died) = (cluster.alive.len(), cluster.begun.len(), cluster.second);
+        cluster.run_until(died + 70);
         let [(agent, _, nodes, second)] = &cluster.begun[before..] else { panic!("{:?}", cluster.begun) };
-        assert_eq!((*agent, *nodes), (best, left), "it asks for all that are left, once");
+        assert_eq!(cluster.owners("0rder"), [*agent], "of {:?}", cluster.alive);
+        assert_eq!(*nodes, left, "it asks for all that are left, once");
         let took = Duration::from_secs(second - died);
-        assert!((TAKEOVER_AFTER..TAKEOVER_AFTER + TAKEOVER_STEP).contains(&took), "{took:?}");
+        assert!((TAKEOVER_AFTER..TAKEOVER_AFTER + 4 * TAKEOVER_STEP).contains(&took), "{took:?}");
     }
     cluster.run_until(UNTIL + LOOK);
     assert!(
@@ -201,17 +200,17 @@ fn an_owner_that_comes_back_hears_who_has_taken_over() {
     let owners = cluster.owners("0rder");
     assert!(owners.len() == 1 && owners != [0], "{owners:?}");
     cluster.restart(0);
-    cluster.run_until(220);
+    cluster.run_until(300);
     assert_eq!(cluster.owners("0rder"), owners);
     // What is cancelled while somebody is away stays cancelled.
     let away = owners[0];
     cluster.alive.remove(&away);
-    cluster.run_until(300);
-    let owner = cluster.owners("0rder")[0];
-    cluster.agents[owner].forget("0rder", at(300));
-    cluster.run_until(310);
-    cluster.restart(away);
     cluster.run_until(400);
+    let owner = cluster.owners("0rder")[0];
+    cluster.agents[owner].forget("0rder", at(400));
+    cluster.run_until(410);
+    cluster.restart(away);
+    cluster.run_until(500);
     assert_eq!(cluster.owners("0rder"), [0; 0]);
 }
 
