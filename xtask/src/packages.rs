@@ -35,6 +35,7 @@ pub const TEST: &[&str] = &[
     "iproute2",
     "busybox-static",
     "libfaketime",
+    "jq",
 ];
 /// What the benchmarks compare with.
 pub const BENCH: &[&str] =

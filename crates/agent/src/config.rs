@@ -36,6 +36,7 @@ pub(crate) use document::line_and_column;
 pub use facts::NodeFacts;
 pub use files::{Holds, NamedFile};
 pub use problem::{ConfigErrors, Problem};
+pub use quantity::Rate;
 pub use schema::LogFormat;
 
 use document::Document;

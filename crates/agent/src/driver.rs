@@ -11,6 +11,7 @@ mod exchange;
 mod flight;
 mod hashes;
 mod pass;
+mod restraint;
 mod story;
 mod ticket;
 mod traces;
@@ -251,6 +252,8 @@ struct Driver {
     /// Who listens to warm sets.
     watched: warm::Watched,
     traces: traces::Traces,
+    /// What the blobs of a warm set share that is held back.
+    paces: warm::Paces,
     idlers: Vec<oneshot::Sender<()>>,
 }
 
@@ -311,6 +314,7 @@ pub fn spawn(
         come: story::Stories::default(),
         watched: warm::Watched::default(),
         traces: traces::Traces::default(),
+        paces: warm::Paces::default(),
         idlers: Vec::new(),
     };
     if driver.swarm.is_some() {
@@ -480,6 +484,7 @@ impl Driver {
             Output::Inspect { digest } => self.inspect(digest),
             Output::List { digest } => self.list(digest),
             Output::Keep { digest, until } => self.keep(digest, until),
+            Output::Pace { digest, pace } => self.pace(digest, pace),
             Output::Warming { set, tally } => self.tell_warm(set, tally, false),
             Output::Warmed { set, tally } => self.tell_warm(set, tally, true),
             Output::End { ticket, outcome } => {
@@ -493,6 +498,7 @@ impl Driver {
 
     fn put_down(&mut self, digest: &Digest, outcome: &'static str) {
         self.traces.ends(digest, outcome);
+        self.paces.leave(digest, None);
         if let Some(flight) = self.flights.remove(digest) {
             self.come.keep(*digest, flight.shares());
         }

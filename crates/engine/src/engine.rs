@@ -12,6 +12,7 @@ use crate::limits::{
 };
 use crate::name::Scope;
 use crate::peer::PeerId;
+use crate::swarm::pace::Flying;
 use crate::swarm::pieces::piece_bytes;
 use crate::swarm::warm::Asked;
 use crate::swarm::{Event, Swarm};
@@ -181,8 +182,8 @@ impl Engine {
             Input::Listed { digest, found } => self.with_swarm(|swarm| swarm.listed(digest, found)),
             Input::Stored { digest, size } => self.with_swarm(|swarm| swarm.announce(now, digest, size)),
             Input::Evicted { digest } => self.with_swarm(|swarm| swarm.withdraw(digest)),
-            Input::Warm { set, blobs, scope, targets, deadline, keep_until } => {
-                self.handle_warm(now, set, Asked { blobs, scope, targets, deadline, keep_until });
+            Input::Warm { set, blobs, scope, targets, deadline, keep_until, pace } => {
+                self.handle_warm(now, set, Asked { blobs, scope, targets, deadline, keep_until, pace });
             }
             Input::WarmCancel { set } => self.with_swarm(|swarm| swarm.cancel_warm(now, set)),
             Input::Unkept { digest, fault } => {
@@ -207,6 +208,7 @@ impl Engine {
             }
         }
         self.settle(now);
+        self.set_paces(now);
         self.make_room();
     }
 
@@ -372,6 +374,19 @@ impl Engine {
         }
     }
 
+    /// Flights that nothing but warm sets wants keep to the sets' pace; the others never do.
+    fn set_paces(&mut self, now: Time) {
+        let Some(swarm) = &mut self.swarm else { return };
+        let flights = &self.flights;
+        let state = |digest: &Digest| {
+            let flight = flights.get(digest).filter(|flight| flight.phase() == Phase::Receiving)?;
+            Some(Flying { received: flight.received(), is_wanted: flight.is_wanted_by_others() })
+        };
+        if swarm.set_paces(now, state) {
+            swarm.settle(now, &mut self.out);
+        }
+    }
+
     /// Only flights that asked to be woken: with thousands of them a wakeup of one must not cost all.
     fn wake_flights(&mut self, now: Time) {
         let due = |f: &&Flight| f.next_wakeup().is_some_and(|at| at <= now);
@@ -433,6 +448,9 @@ fn follow(flight: &mut Flight, swarm: &mut Swarm, now: Time, out: &mut VecDeque<
     }
     if swarm.exchange(&digest).is_none() {
         return;
+    }
+    if flight.is_wanted_by_others() {
+        swarm.hurry(&digest);
     }
     if let Some(fault) = flight.take_lease_fault() {
         let denied = matches!(fault, PullFault::Unknown | PullFault::Denied);

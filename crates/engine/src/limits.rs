@@ -581,6 +581,17 @@ pub const WARM_REMEMBERED: Duration = Duration::from_secs(10 * 60);
 /// Members that are named with the reason why they are not ready: more are read by nobody.
 pub const WARM_FAILURES_MAX: usize = 1024;
 
+/// Pause between two looks at flights that keep to a pace: what they may take changes with what has come, and they say that
+/// they live. A few of them fit into [`LEASE_STALL`].
+pub const PACE_LOOK: Duration = Duration::from_millis(400);
+
+/// How long a feed is excused that has said that it holds back: some such words may be lost.
+pub const HELD_EXCUSE: Duration = Duration::from_secs(2);
+
+/// Time without a piece after which a feed counts as silent where it, or this node, holds back: a piece of the largest size at
+/// the least pace that is worth asking for.
+pub const HELD_SILENCE_MAX: Duration = Duration::from_secs(30);
+
 /// Times a blob is fetched whose bytes did not match: somebody has lied, and who did is shut out by then.
 pub const WARM_TRIES_MAX: u32 = 2;
 

@@ -8,6 +8,7 @@ pub mod classes;
 pub mod exchange;
 pub mod home;
 pub mod list;
+pub mod pace;
 pub mod pieces;
 pub mod upload;
 pub mod warm;
@@ -38,6 +39,7 @@ use exchange::{Arrival, Exchange, Standing};
 use gone::Gone;
 use home::{Home, Joining, Mail, Told};
 use list::PieceList;
+use pace::Paces;
 use parts::{FormerMembers, discard, living_homes, may_be_home, received as received_bytes};
 use pieces::PieceSet;
 use seeds::Seed;
@@ -94,6 +96,7 @@ pub struct Swarm {
     waited: bool,
     announcements: Announcements,
     warming: Warming,
+    paces: Paces,
     mail: Mail,
     events: VecDeque<Event>,
     effects: VecDeque<Output>,
@@ -119,6 +122,7 @@ impl Swarm {
             waited: false,
             announcements: Announcements::new(me),
             warming: Warming::new(me),
+            paces: Paces::default(),
             mail: Mail::new(),
             events: VecDeque::new(),
             effects: VecDeque::new(),
@@ -188,7 +192,12 @@ impl Swarm {
 
     fn next_wakeup_of_parts(&self) -> Option<Time> {
         let exchanges = self.exchanges.values().filter_map(Exchange::next_wakeup).min();
-        let others = [self.home.next_wakeup(), self.announcements.next_wakeup(), self.warming.next_wakeup()];
+        let others = [
+            self.home.next_wakeup(),
+            self.announcements.next_wakeup(),
+            self.warming.next_wakeup(),
+            self.paces.next_wakeup(),
+        ];
         exchanges.into_iter().chain(others.into_iter().flatten()).min()
     }
 
@@ -258,7 +267,9 @@ impl Swarm {
     pub fn fetched(&mut self, now: Time, digest: Digest, piece: u32, hash: PieceHash) {
         let Some(exchange) = self.exchanges.get_mut(&digest) else { return };
         let rows = self.uploads.waiting(&digest) / u32::from(class_count(exchange.have().total()));
-        exchange.handle_fetched(now, piece, hash, rows > AHEAD_ROWS_MAX, &mut self.mail);
+        // What is slow on purpose is not made faster by more leases.
+        let busy = rows > AHEAD_ROWS_MAX || self.paces.holds(&digest);
+        exchange.handle_fetched(now, piece, hash, busy, &mut self.mail);
         discard(digest, exchange, &mut self.effects);
         self.uploads.offer(&digest, piece);
     }
@@ -427,7 +438,13 @@ impl Swarm {
                 }
             }
             M::Hashes(hashes) => self.handle_hashes(now, from, hashes),
-            M::Warm(_) | M::WarmProgress { .. } | M::WarmRefuse { .. } | M::WarmCancel { .. } => {
+            M::Held { digest } => self.handle_held(now, from, digest),
+            M::Hurry { digest } => self.handle_hurry(from, digest),
+            M::Warm(_)
+            | M::WarmProgress { .. }
+            | M::WarmRefuse { .. }
+            | M::WarmCancel { .. }
+            | M::WarmPace { .. } => {
                 self.with_warming(now, |warming, desk| warming.hear(desk, from, message));
             }
             M::Welcome { digest, .. }
@@ -615,6 +632,7 @@ impl Swarm {
             let signed = list.signed(wanted.unlisted);
             self.mail.extend(signed.into_iter().map(|hashes| (from, Message::Hashes(hashes))));
         }
+        self.tell_if_held(from, &digest);
     }
 
     /// See [`Message::Hashes`]. The driver has checked that the home has signed them, so it does not matter who sends them.

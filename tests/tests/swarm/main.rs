@@ -6,10 +6,13 @@ mod clocks;
 mod faults;
 mod liars;
 mod links;
+mod pace;
+mod pipeline;
 mod prewarm;
 mod rollout;
 mod runtime;
 mod stock;
+mod takeover;
 mod traces;
 
 use shoal_tests::image::Image;

@@ -26,6 +26,10 @@ use crate::swarm::Swarm;
 use crate::trace::{self, TARGET};
 use crate::upstream::{MANIFEST_BYTES_MAX, UpstreamError};
 
+/// Bytes of upstream that wait together for their turn where a flight is held back: at a slow pace they still come often
+/// enough for everybody to see that they do.
+const HELD_PART_BYTES: usize = 64 << 10;
+
 impl Driver {
     pub(super) fn look(&mut self, digest: Digest) {
         self.traces.begun(digest);
@@ -428,12 +432,23 @@ impl Transfer {
             let left = self.end.load(Ordering::Acquire).saturating_sub(at);
             chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
             at += chunk.len() as u64;
-            if batches.push(chunk).await.is_err() {
+            if self.hand_on(chunk, batches).await.is_err() {
                 // The sink has failed and says why.
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Gives what has come to the sink, bit by bit while the flight is held back.
+    async fn hand_on(&self, mut chunk: Bytes, batches: &mut Batches) -> Result<(), Closed> {
+        let restraint = self.flight.restraint();
+        while restraint.holds() && !chunk.is_empty() {
+            let part = chunk.split_to(chunk.len().min(HELD_PART_BYTES));
+            pass_on_until(restraint.pass_upstream(part.len()), batches).await?;
+            batches.push(part).await?;
+        }
+        if chunk.is_empty() { Ok(()) } else { batches.push(chunk).await }
     }
 
     async fn blame(&self, error: UpstreamError) -> FetchFault {

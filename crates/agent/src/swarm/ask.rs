@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Json, State};
+use axum::extract::{DefaultBodyLimit, Extension, Json, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -34,6 +34,7 @@ use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::node::{Held, Node};
 use crate::stock::{self, StockReport, StockRequest};
 use crate::trace::TARGET;
+use crate::warm::{Order, Warmer};
 
 /// Where a manifest is asked for.
 const MANIFEST_PATH: &str = "/shoal/1/manifest";
@@ -55,6 +56,10 @@ const STOCK_PATH: &str = "/shoal/1/stock";
 const STOCK_BYTES_MAX: usize = stock::NAMES_MAX * 1024;
 /// How long a member may take for it: it looks through its store, and unlinks some hundred files.
 const STOCK_TIMEOUT: Duration = Duration::from_secs(20);
+/// Where a member is given a copy of a standing order.
+const ORDER_PATH: &str = "/shoal/1/order";
+/// Longest one: the names of some hundred images, and of all members.
+const ORDER_BYTES_MAX: usize = 1 << 20;
 /// Where a home's book of a blob is asked for.
 const BOOK_PATH: &str = "/shoal/1/book";
 /// Longest answer to that: the names of a few members in full, or of thousands by twelve digits.
@@ -330,6 +335,19 @@ impl Swarm {
         }
     }
 
+    /// Gives a member a copy of a standing order; what it knows better of it. `None` if it does not answer.
+    pub(crate) async fn tell_order(&self, peer: PeerId, order: &Order) -> Option<Option<Order>> {
+        let told = self.ask_json::<Option<Order>>(peer, ORDER_PATH, order, ORDER_BYTES_MAX);
+        match tokio::time::timeout(ASK_TIMEOUT, told).await {
+            Ok(Ok(newer)) => Some(newer),
+            Ok(Err(why)) => {
+                tracing::debug!(?peer, %why, "a member does not take a copy of a request to warm");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
     async fn ask_home(
         &self,
         home: PeerId,
@@ -398,14 +416,22 @@ fn question_span(home: &PeerId) -> Span {
 }
 
 /// What other members may ask for here.
-pub fn router(node: Node, driver: Handle) -> Router {
+pub fn router(node: Node, driver: Handle, warmer: Warmer) -> Router {
     let nodes = Router::new()
         .route(MANIFEST_PATH, post(manifest))
         .route(TAG_PATH, post(tag))
         .route(SIZE_PATH, post(size))
         .route(HELD_PATH, post(held))
         .route(STOCK_PATH, post(stock));
-    nodes.with_state(node).merge(Router::new().route(BOOK_PATH, post(book)).with_state(driver))
+    let orders = Router::new().route(ORDER_PATH, post(order)).layer(DefaultBodyLimit::max(ORDER_BYTES_MAX));
+    nodes
+        .with_state(node)
+        .merge(Router::new().route(BOOK_PATH, post(book)).with_state(driver))
+        .merge(orders.with_state(warmer))
+}
+
+async fn order(State(warmer): State<Warmer>, Json(order): Json<Order>) -> Json<Option<Order>> {
+    Json(warmer.hear_order(order))
 }
 
 async fn book(State(driver): State<Handle>, Json(question): Json<BookQuestion>) -> Response {

@@ -225,6 +225,8 @@ impl Inner {
             if !is_ours || range.start >= range.end || range.end - range.start != u64::from(len) {
                 return Err(InletError::NoSuchPiece(piece));
             }
+            // Before a place in memory is taken, which others need who do not hold back.
+            subscription.flight.restraint().pass(len as usize).await;
             let _room = self.room.acquire_many(len.div_ceil(1024)).await.map_err(|_| InletError::Ending)?;
             self.throttle.pass(len as usize).await;
             let bytes = tokio::time::timeout(PIECE_TIMEOUT, records.bytes(len as usize)).await;

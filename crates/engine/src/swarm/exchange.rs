@@ -85,6 +85,17 @@ impl Pace {
     }
 }
 
+/// Who holds back, and for whom nobody may.
+#[derive(Default)]
+struct Restraint {
+    /// This node receives slowly on purpose.
+    held: bool,
+    /// Until when feeds are excused that do.
+    excused_until: Option<Time>,
+    /// Somebody waits for the blob, here or behind this node.
+    hurried: bool,
+}
+
 /// A lease that this node works on.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
@@ -143,6 +154,7 @@ pub struct Exchange {
     /// How many pieces were there, and how many were listed, when the rates were last compared.
     compared_at: (u32, u32),
     pace: Pace,
+    restraint: Restraint,
     me: PeerId,
 }
 
@@ -184,6 +196,7 @@ impl Exchange {
             is_slow: false,
             compared_at: (0, 0),
             pace: Pace::default(),
+            restraint: Restraint::default(),
             me,
         };
         exchange.join(now, 0, mail);
@@ -256,6 +269,33 @@ impl Exchange {
                 (class, first(class), c.total - c.got, c.sources.iter().map(|s| s.peer).collect())
             })
             .collect()
+    }
+
+    // ---- holding back ----
+
+    /// Whether somebody waits for the blob, here or behind this node.
+    pub fn is_hurried(&self) -> bool {
+        self.restraint.hurried
+    }
+
+    /// Whether a feed has said that it holds back.
+    pub fn is_excused(&self) -> bool {
+        self.restraint.excused_until.is_some()
+    }
+
+    /// Somebody waits for the blob from now on.
+    pub fn set_hurried(&mut self) {
+        self.restraint.hurried = true;
+    }
+
+    /// Whether this node receives slowly on purpose.
+    pub fn set_held(&mut self, held: bool) {
+        self.restraint.held = held;
+    }
+
+    /// A feed has said that it holds back.
+    pub fn excuse(&mut self, until: Time) {
+        self.restraint.excused_until = Some(until);
     }
 
     // ---- what the home says ----
@@ -517,7 +557,11 @@ impl Exchange {
                     self.leave_home(now, homes(), mail);
                 } else {
                     self.check_proofs(now, mail);
-                    self.check_classes(now, mail);
+                    if self.restraint.held || self.restraint.excused_until.is_some_and(|until| now < until) {
+                        self.check_held(now, mail);
+                    } else {
+                        self.check_classes(now, mail);
+                    }
                 }
             }
             _ => {}

@@ -75,7 +75,7 @@ pub async fn run(options: &Options) -> Result<Table> {
         let status = AdminClient::new(&agent.socket).status().await?;
         upstream += status.upstream_bytes.values().sum::<u64>();
     }
-    let bound = bound(options, size, nodes);
+    let bound = shaped::bound(options.origin, options.link, &[size], nodes);
     let simulated = simulate(options, size, nodes)?;
     let metrics = vec![
         Metric { name: "last_s", unit: "s until the last agent's client is done" },
@@ -106,13 +106,6 @@ pub async fn run(options: &Options) -> Result<Table> {
     Ok(table)
 }
 
-/// Seconds that nobody can beat: the layer over the slower of the two links, once, and the way down a tree.
-fn bound(options: &Options, size: u64, nodes: usize) -> f64 {
-    let slower = options.origin.min(options.link) as f64 / 8.0 * PAYLOAD;
-    let pieces = shoal_engine::pieces::piece_count(size).max(1) as f64;
-    size as f64 / slower * (1.0 + (nodes as f64).log2().floor() / pieces)
-}
-
 /// Times of last and median client as multiples of the bound, copies and requests, as the simulator has them.
 fn simulate(options: &Options, size: u64, nodes: usize) -> Result<[f64; 4]> {
     say("asking the simulator about the same setting");
@@ -141,7 +134,7 @@ fn simulate(options: &Options, size: u64, nodes: usize) -> Result<[f64; 4]> {
     let json = if json.is_array() { json[0].clone() } else { json };
     let figure = |key: &str| json[key].as_f64().with_context(|| format!("the simulator does not tell {key}"));
     // In multiples of our own bound, whatever the simulator's has in it.
-    let scale = figure("bound_s")? / bound(options, size, nodes);
+    let scale = figure("bound_s")? / shaped::bound(options.origin, options.link, &[size], nodes);
     Ok([
         figure("max")? * scale,
         figure("p50")? * scale,

@@ -40,6 +40,15 @@ impl RunningAgent {
     }
 }
 
+/// Seconds that nobody can beat: the blobs over the slower of the two links (bits per second), once, and the way of a piece
+/// down a tree.
+pub fn bound(origin: u64, link: u64, sizes: &[u64], nodes: usize) -> f64 {
+    let slower = origin.min(link) as f64 / 8.0 * PAYLOAD;
+    let size: u64 = sizes.iter().sum();
+    let pieces: u64 = sizes.iter().map(|size| shoal_engine::pieces::piece_count(*size)).sum();
+    size as f64 / slower * (1.0 + (nodes as f64).log2().floor() / pieces.max(1) as f64)
+}
+
 /// The registry lives in the first node of the network.
 pub async fn start_registry(network: &Network, folder: &Path, image: &Image) -> Result<DockerRegistry> {
     let registry = DockerRegistry::start_in(network, 0, folder)?;
@@ -131,6 +140,18 @@ pub fn pull(network: &Network, nodes: &[usize], layer: &Blob) -> Result<Vec<Dura
     }
     times.sort();
     Ok(times)
+}
+
+/// Lets a client beside an agent pull all blobs of an image at once, as a runtime does; how long it took.
+pub fn pull_image(network: &Network, node: usize, image: &Image) -> Result<Duration> {
+    let image = image.clone();
+    let client = network.inside(node, move || {
+        let runtime = inside_runtime()?;
+        let (begun, agent) = (Instant::now(), SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)));
+        let all = futures_util::future::try_join_all(image.blobs().map(|blob| get(agent, blob)));
+        runtime.block_on(all).map(|_| begun.elapsed())
+    });
+    client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??
 }
 
 /// Lets a client in this node pull a layer straight from the registry; how long it took.

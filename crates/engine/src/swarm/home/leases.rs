@@ -244,6 +244,14 @@ impl Leases {
         known
     }
 
+    /// A lease holder is slow on purpose, and says that it lives.
+    pub fn lives(&mut self, now: Time, holder: &PeerId) {
+        self.active
+            .values_mut()
+            .filter(|active| active.holder == *holder)
+            .for_each(|active| active.seen = now);
+    }
+
     /// Whether a lease holder is busy: its link is, or its readers take less than it has. As long as it is, upstream is
     /// not what is slow, and more leases would only bring pieces out of order.
     pub fn told_busy(&mut self, holder: &PeerId, is_busy: bool) {
