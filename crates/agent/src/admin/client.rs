@@ -30,6 +30,7 @@ use crate::stock::{StockAnswer, StockRequest};
 use crate::warm::{WarmPlan, WarmRequest, WarmStatus};
 
 pub use reach::RemoteError;
+pub(crate) use reach::trusting;
 
 pub(super) use streamed::Streamed;
 

@@ -16,7 +16,7 @@ use crate::image::ImageError;
 use crate::import::ImportError;
 use crate::logging;
 use crate::pull::PullError;
-use crate::runtime::{ProofError, RuntimeError};
+use crate::runtime::{ProofError, RuntimeError, TaintError};
 use crate::stock::StockError;
 
 /// Why a command failed.
@@ -163,6 +163,17 @@ pub enum Failure {
     /// There is nothing to point at the agent.
     #[error("no container runtime is found below {}", .0.display())]
     NoRuntime(PathBuf),
+    /// A taint is still on the node.
+    #[error(transparent)]
+    Taint(#[from] TaintError),
+    /// A taint stays, because the node is not what it waits for.
+    #[error("the taint {key} stays: no runtime of this node asks the agent{}{why}", if why.is_empty() { "" } else { ": " })]
+    TaintStays {
+        /// Its key.
+        key: String,
+        /// What keeps the runtimes from it, if that is known.
+        why: String,
+    },
     /// Files were left as they are; all others are done.
     #[error("files left as they are: {count}, named above with the reason")]
     FilesLeft {
@@ -225,6 +236,8 @@ impl Failure {
             | Failure::Filter(_)
             | Failure::Proof(_)
             | Failure::Runtime(_)
+            | Failure::Taint(_)
+            | Failure::TaintStays { .. }
             | Failure::Import(_)
             | Failure::Manifest { .. }
             | Failure::Read { .. }

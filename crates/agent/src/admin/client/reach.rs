@@ -79,7 +79,7 @@ impl Reach {
         let token = token.and_then(|token| format!("Bearer {token}").parse::<HeaderValue>().ok());
         let mut token = token.ok_or_else(|| RemoteError::Token(token_file.to_owned()))?;
         token.set_sensitive(true);
-        Ok(Reach::Remote(Box::new(Remote { host, port, name, tls: Arc::new(tls(ca)?), token })))
+        Ok(Reach::Remote(Box::new(Remote { host, port, name, tls: Arc::new(trusting(ca)?), token })))
     }
 
     /// The value of `Host`.
@@ -126,8 +126,8 @@ impl fmt::Debug for Reach {
     }
 }
 
-/// With a CA of one's own only that one is trusted: it is named because it alone is meant.
-fn tls(ca: Option<&Path>) -> Result<ClientConfig, RemoteError> {
+/// TLS towards whoever a CA has signed. With a CA of one's own only that one is trusted: it is named because it alone is meant.
+pub(crate) fn trusting(ca: Option<&Path>) -> Result<ClientConfig, RemoteError> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {
