@@ -2,8 +2,8 @@
 
 use crate::{Result, build, packages, process};
 
-const NAMES: [&str; 9] =
-    ["singleflight", "direct", "hit", "rollout", "peer", "idle", "degraded", "footprint", "verify"];
+const NAMES: [&str; 10] =
+    ["singleflight", "direct", "hit", "rollout", "peer", "late", "idle", "degraded", "footprint", "verify"];
 
 /// Runs one benchmark.
 pub fn run(args: &[String]) -> Result {

@@ -4,7 +4,6 @@
 //! the sanitizer finds nothing; coverage, which the fuzzer steers by, comes from a pass that stable compilers have.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use crate::{Result, build, packages, place, process};
 
@@ -22,18 +21,16 @@ pub fn run(args: &[String]) -> Result {
         return Err(format!("there is no fuzz target `{name}`; there are: {known}"));
     }
     packages::ensure(&[packages::BUILD])?;
-    // Everything is compiled again with coverage, except RocksDB, which is not Rust and takes longest.
+    // Everything is compiled again with coverage, except RocksDB's C++, which takes longest and is linked from the cache: the
+    // ordinary build puts it there.
     build::everything()?;
-    let rocksdb = rocksdb()?;
     let host = host()?;
     let target = place::target()?.join("fuzz");
     process::run(
         process::cargo("build")?
             .args(["--release", "--manifest-path", "fuzz/Cargo.toml", "--target", &host, "--bin", name])
             .env("CARGO_TARGET_DIR", &target)
-            .env("RUSTFLAGS", RUSTFLAGS)
-            .env("ROCKSDB_LIB_DIR", rocksdb)
-            .env("ROCKSDB_STATIC", "1"),
+            .env("RUSTFLAGS", RUSTFLAGS),
     )?;
 
     let corpus = place::root().join("fuzz/corpus").join(name);
@@ -57,15 +54,6 @@ fn targets() -> Vec<String> {
         .collect();
     names.sort_unstable();
     names
-}
-
-/// The folder in which the ordinary build has left RocksDB's library.
-fn rocksdb() -> Result<PathBuf> {
-    let builds = fs::read_dir(place::target()?.join("debug/build")).into_iter().flatten().flatten();
-    builds
-        .map(|entry| entry.path().join("out"))
-        .find(|folder: &PathBuf| Path::new(folder).join("librocksdb.a").is_file())
-        .ok_or_else(|| "the build has left no librocksdb.a in the target folder".to_owned())
 }
 
 /// The compiler's own target triple.

@@ -28,6 +28,7 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::FromRef;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
@@ -122,6 +123,20 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         (self.status, axum::Json(self)).into_response()
+    }
+}
+
+/// The body is not what is asked for; the error says where.
+impl From<JsonRejection> for Refusal {
+    fn from(error: JsonRejection) -> Self {
+        Refusal::new(StatusCode::BAD_REQUEST, error.body_text())
+    }
+}
+
+/// The query is not what is asked for.
+impl From<QueryRejection> for Refusal {
+    fn from(error: QueryRejection) -> Self {
+        Refusal::new(StatusCode::BAD_REQUEST, error.body_text())
     }
 }
 

@@ -79,12 +79,12 @@ pub async fn examine(patient: Patient) -> Report {
     let socket = patient.socket.clone().unwrap_or_else(|| config.admin_socket().to_owned());
     let answer = agent::ask(&socket).await;
     let status = answer.status();
-    let pid = status.map(|status| status.pid);
+    let pid = AdminClient::new(&socket).agents_pid().await;
     let proxies = proxies(&patient, pid);
     let path = patient.config_path.as_deref();
     let (files, agent, store, registries, swarm, runtimes) = tokio::join!(
         in_time("the configuration's files", on_a_thread(files(path, &config, status))),
-        in_time("the agent's ports", agent::check(&config, &answer)),
+        in_time("the agent's ports", agent::check(&config, &socket, &answer, pid)),
         in_time("the store's disk", on_a_thread(disk(&config, pid))),
         in_time("registries", look_at_registries(&config, status, &proxies)),
         in_time("other members", look_at_swarm(&config, &socket, status)),

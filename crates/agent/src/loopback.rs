@@ -1,16 +1,27 @@
-//! The HTTP client for what is on this machine: no proxies, no TLS roots to load.
+//! What is on this machine: where its listeners are reached, and an HTTP client without proxies and TLS roots to load.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 
+use crate::tls;
+
+/// Where a listener is reached from this machine: one that listens everywhere, at the loopback address of its family.
+pub fn reachable(listener: SocketAddr) -> SocketAddr {
+    let ip = match listener.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, listener.port())
+}
+
 /// A client with connections of its own.
 pub fn client(user_agent: &str) -> Result<Client> {
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+    let tls = tls::client(rustls::RootCertStore::empty())
         .context("the TLS versions of rustls are supported by its own provider")?
-        .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     Client::builder()
         .user_agent(user_agent)

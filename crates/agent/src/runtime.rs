@@ -26,10 +26,12 @@ mod tests;
 mod version;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::loopback;
 
 pub use detect::Platform;
 pub use files::FileError;
@@ -288,9 +290,13 @@ impl Own {
     pub fn new(listeners: impl IntoIterator<Item = SocketAddr>) -> Self {
         let mut names = Vec::new();
         for address in listeners {
-            let ip = reachable(address.ip());
-            names.push(SocketAddr::new(ip, address.port()).to_string());
-            if ip.is_loopback() {
+            let reached = loopback::reachable(address);
+            names.push(reached.to_string());
+            // Linux takes IPv4 there too.
+            if address.ip() == Ipv6Addr::UNSPECIFIED {
+                names.push(format!("{}:{}", Ipv4Addr::LOCALHOST, address.port()));
+            }
+            if reached.ip().is_loopback() {
                 names.push(format!("localhost:{}", address.port()));
             }
         }
@@ -299,7 +305,7 @@ impl Own {
 
     /// The URL of a listener, as this node reaches it.
     pub fn url(listener: SocketAddr) -> String {
-        format!("http://{}", SocketAddr::new(reachable(listener.ip()), listener.port()))
+        format!("http://{}", loopback::reachable(listener))
     }
 
     /// The agent at a URL or at `host:port`.
@@ -315,13 +321,8 @@ impl Own {
     }
 }
 
-/// Where one listens that listens everywhere.
-fn reachable(ip: IpAddr) -> IpAddr {
-    if ip.is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { ip }
-}
-
 /// `host:port` of a URL, or of a location without scheme.
-fn host_and_port(url: &str) -> &str {
+pub(crate) fn host_and_port(url: &str) -> &str {
     let after = url.split_once("://").map_or(url, |(_, rest)| rest);
     after.split('/').next().unwrap_or_default()
 }

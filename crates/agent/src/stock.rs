@@ -357,10 +357,7 @@ fn needed_elsewhere(store: &Store, holdings: &Holdings) -> Result<BTreeSet<Diges
         after = Some(last.digest);
         for info in infos.iter().filter(|info| !holdings.own.contains_key(&info.digest)) {
             // A rebuilt index has forgotten media types; then small blobs are looked into.
-            let may_name = info
-                .media_type
-                .as_deref()
-                .map_or(info.inline, |media_type| manifest::names_blobs(media_type));
+            let may_name = info.media_type.as_deref().map_or(info.inline, manifest::names_blobs);
             if !may_name {
                 continue;
             }

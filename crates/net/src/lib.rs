@@ -53,6 +53,11 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// A peer's key from its name as people see it: 64 hex digits.
+pub fn key_of(name: &str) -> Option<Key> {
+    unhex(name)
+}
+
 /// 32 bytes of 64 hex digits.
 fn unhex(text: &str) -> Option<[u8; 32]> {
     if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {

@@ -13,6 +13,13 @@ use crate::error::OpenError;
 
 /// What `FORMAT` says. Changes with everything an older or newer program would misread.
 pub(crate) const FORMAT: &str = "shoal-store 1";
+/// Names of what is in the directory, beside `FORMAT`.
+const LOCK: &str = "LOCK";
+const BLOBS: &str = "blobs";
+const PARTIALS: &str = "partial";
+const INDEX: &str = "index";
+/// Of an index that was set aside: followed by the time, Unix seconds.
+pub(crate) const BROKEN_INDEX: &str = "index.broken-";
 /// Longest part of a foreign `FORMAT` that is read and quoted, bytes.
 const FORMAT_BYTES_MAX: u64 = 80;
 
@@ -34,7 +41,7 @@ impl Layout {
             return Err(OpenError::ForeignOwner { path: root.to_owned(), owner: meta.uid(), ours });
         }
         let has_format = has_our_format(root)?;
-        let lock = take_lock(&root.join("LOCK"))?;
+        let lock = take_lock(&root.join(LOCK))?;
         // Looked at again under the lock: another process may have made the store a moment ago.
         if !has_format && !has_our_format(root)? {
             write_format(root)?;
@@ -53,15 +60,15 @@ impl Layout {
     }
 
     pub(crate) fn blobs(&self) -> PathBuf {
-        self.root.join("blobs")
+        self.root.join(BLOBS)
     }
 
     pub(crate) fn partials(&self) -> PathBuf {
-        self.root.join("partial")
+        self.root.join(PARTIALS)
     }
 
     pub(crate) fn index(&self) -> PathBuf {
-        self.root.join("index")
+        self.root.join(INDEX)
     }
 
     /// Where an index is made before it gets its name.
@@ -75,7 +82,7 @@ impl Layout {
     }
 
     pub(crate) fn fan_out_of(&self, algorithm: Algorithm, first: u8) -> PathBuf {
-        self.root.join("blobs").join(algorithm.as_str()).join(format!("{first:02x}"))
+        self.root.join(BLOBS).join(algorithm.as_str()).join(format!("{first:02x}"))
     }
 
     pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
@@ -83,7 +90,7 @@ impl Layout {
     }
 
     pub(crate) fn partial(&self, digest: &Digest) -> PathBuf {
-        self.root.join("partial").join(format!("{}-{}", digest.algorithm(), digest.hex()))
+        self.root.join(PARTIALS).join(format!("{}-{}", digest.algorithm(), digest.hex()))
     }
 
     /// Makes the fan-out directory of a digest, durably. There are 256 per algorithm, so this is rarely more than a look.
@@ -92,7 +99,7 @@ impl Layout {
         if dir.is_dir() {
             return Ok(());
         }
-        let algorithm = self.root.join("blobs").join(digest.algorithm().as_str());
+        let algorithm = self.root.join(BLOBS).join(digest.algorithm().as_str());
         for (dir, parent) in [(&algorithm, &self.blobs()), (&dir, &algorithm)] {
             match DirBuilder::new().mode(0o700).create(dir) {
                 Ok(()) => sync_dir(parent)?,
@@ -177,7 +184,7 @@ fn has_our_format(root: &Path) -> Result<bool, OpenError> {
             found.push_str(String::from_utf8_lossy(&bytes).lines().next().unwrap_or_default());
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let foreign = ["blobs", "index", "partial"].into_iter().find(|name| root.join(name).exists());
+            let foreign = [BLOBS, INDEX, PARTIALS].into_iter().find(|name| root.join(name).exists());
             return match foreign {
                 Some(entry) => Err(OpenError::NotAStore { path: root.to_owned(), entry }),
                 None => Ok(false),
@@ -188,10 +195,32 @@ fn has_our_format(root: &Path) -> Result<bool, OpenError> {
     if found == FORMAT { Ok(true) } else { Err(OpenError::Format { path, found, ours: FORMAT }) }
 }
 
-/// Why a directory is not one of this version's, if it is not; one that is not there, or empty, can become one. Changes
-/// nothing.
-pub fn foreign(root: &Path) -> Option<OpenError> {
-    has_our_format(root).err()
+/// What can be seen of a data directory without opening it.
+#[derive(Debug)]
+pub struct Glance {
+    /// Why it is not one of this version's, if it is not; one that is not there, or empty, can become one.
+    pub foreign: Option<OpenError>,
+    /// The process that has written itself into the lock; it may have ended, and its number is one of its own PID namespace.
+    pub lock_pid: Option<u32>,
+    /// Whether there may be blobs, and there is no index of them.
+    pub index_missing: bool,
+    /// Where a broken index was set aside.
+    pub broken_index: Option<PathBuf>,
+}
+
+/// Looks at a data directory. Changes nothing; what cannot be read is not seen.
+pub fn glance(root: &Path) -> Glance {
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let broken_index = entries
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(BROKEN_INDEX)));
+    Glance {
+        foreign: has_our_format(root).err(),
+        lock_pid: fs::read_to_string(root.join(LOCK)).ok().and_then(|text| text.trim().parse().ok()),
+        // RocksDB's pointer to its newest manifest: a database has it from its first moment.
+        index_missing: root.join(BLOBS).is_dir() && !root.join(INDEX).join("CURRENT").is_file(),
+        broken_index,
+    }
 }
 
 /// Written under another name first: a `FORMAT` that is there is whole.

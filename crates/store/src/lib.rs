@@ -67,7 +67,7 @@ mod store;
 pub use blob::{Blob, BlobInfo, Content, Home, TagRecord, Verification, Visibility};
 pub use error::{BrokenCause, FullCause, IndexFault, OpenError, StoreError};
 pub use index::IndexCondition;
-pub use layout::foreign;
+pub use layout::{Glance, glance};
 pub use partial::Partial;
 pub use room::Usage;
 pub use store::{OpenReport, Opened, Options, Store, Swept, Taken};

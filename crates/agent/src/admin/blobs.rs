@@ -134,7 +134,7 @@ pub(super) async fn list(
     State(state): State<AdminState>,
     paging: Result<Query<Paging>, QueryRejection>,
 ) -> Result<Json<Page>, Refusal> {
-    let Query(paging) = paging.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Query(paging) = paging?;
     let max = paging.max.unwrap_or(PAGE_MAX);
     if !(1..=PAGE_MAX).contains(&max) {
         let words = format!("a page has from 1 to {PAGE_MAX} blobs, not {max}");

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoal_engine::Digest;
+use tokio::net::UnixStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Refusal;
@@ -30,7 +31,6 @@ use crate::stock::{StockAnswer, StockRequest};
 use crate::warm::{WarmPlan, WarmRequest, WarmStatus};
 
 pub use reach::RemoteError;
-pub(crate) use reach::trusting;
 
 pub(super) use streamed::Streamed;
 
@@ -106,6 +106,15 @@ impl AdminClient {
     /// The agent at a glance.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.ask(Method::GET, "/v1/status").await
+    }
+
+    /// The agent's process as the kernel knows it, which an agent in a container cannot say of itself. `None` where nobody
+    /// answers, and for a process of another PID namespace or of another machine.
+    pub async fn agents_pid(&self) -> Option<u32> {
+        let Reach::Socket(path) = &self.reach else { return None };
+        let stream = tokio::time::timeout(ANSWER_MAX, UnixStream::connect(path)).await.ok()?.ok()?;
+        let pid = stream.peer_cred().ok()?.pid()?;
+        u32::try_from(pid).ok().filter(|pid| *pid != 0)
     }
 
     /// Where a blob came from.

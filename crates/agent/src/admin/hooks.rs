@@ -61,7 +61,7 @@ pub(super) async fn push(
     body: Bytes,
 ) -> Result<(StatusCode, Json<Option<Arc<WarmStatus>>>), Refusal> {
     let wrong = |words: String| Refusal::new(StatusCode::BAD_REQUEST, words);
-    let Query(hook) = hook.map_err(|error| wrong(error.body_text()))?;
+    let Query(hook) = hook?;
     let images = pushed(&body, hook.registry.as_deref()).map_err(|error| wrong(error.to_string()))?;
     let request = hook.request(&images).map_err(wrong)?;
     if request.images.is_empty() {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -31,6 +31,8 @@ use tower_service::Service as _;
 
 use super::Refusal;
 use crate::registry::listen::accept_each;
+use crate::stamp::Stamp;
+use crate::tls;
 
 /// Connections at a time: some people, and some pipelines.
 const CONNECTIONS_MAX: usize = 128;
@@ -75,7 +77,12 @@ pub struct Material {
     tls: Arc<ServerConfig>,
     /// Of the token. Hashes are compared in constant time, and say nothing of what they are of.
     token: blake3::Hash,
+    /// Of the files, before they were read.
+    stamps: Stamps,
 }
+
+/// Those of certificate, key and token.
+type Stamps = [Option<Stamp>; 3];
 
 impl fmt::Debug for Material {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,13 +97,13 @@ impl Material {
     /// What is wrong with the first of them that is of no use.
     pub fn read(settings: &RemoteSettings) -> Result<Self, MaterialError> {
         let RemoteSettings { certificate, key, token_file, .. } = settings;
+        let stamps = stamps(settings);
         let wrong =
             |name, path: &Path, reason: String| MaterialError { key: name, path: path.to_owned(), reason };
         let pem = read(certificate).map_err(|reason| wrong("admin.certificate", certificate, reason))?;
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-        let chain = chain.ok().filter(|chain| !chain.is_empty());
         let form = "must hold certificates in PEM form (-----BEGIN CERTIFICATE-----)";
-        let chain = chain.ok_or_else(|| wrong("admin.certificate", certificate, form.into()))?;
+        let chain =
+            tls::certificates(&pem).map_err(|_| wrong("admin.certificate", certificate, form.into()))?;
         let pem = read(key).map_err(|reason| wrong("admin.key", key, reason))?;
         let form = "must hold a private key in PEM form (-----BEGIN PRIVATE KEY-----)";
         let private =
@@ -112,7 +119,7 @@ impl Material {
         );
         let token = is_token.then(|| blake3::hash(token));
         let token = token.ok_or_else(|| wrong("admin.token_file", token_file, form))?;
-        Ok(Material { tls: Arc::new(tls), token })
+        Ok(Material { tls: Arc::new(tls), token, stamps })
     }
 
     fn admits(&self, headers: &HeaderMap) -> bool {
@@ -129,11 +136,7 @@ fn server_config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<ServerConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+    let mut config = tls::server()?.with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -147,46 +150,56 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(unreadable)
 }
 
+/// What is used, and what was seen last.
+struct Current {
+    looked: Instant,
+    /// Of files that may be of no use.
+    stamps: Stamps,
+    material: Arc<Material>,
+}
+
 /// The material, read again when a file changes; what is wrong then leaves the last that was right in use.
 struct Renewed {
     settings: RemoteSettings,
-    state: Mutex<(Instant, Vec<Option<SystemTime>>, Arc<Material>)>,
+    state: Mutex<Current>,
 }
 
 impl Renewed {
     fn new(settings: RemoteSettings, material: Material) -> Self {
-        let changed = changed(&settings);
-        Renewed { settings, state: Mutex::new((Instant::now(), changed, Arc::new(material))) }
+        let current =
+            Current { looked: Instant::now(), stamps: material.stamps, material: Arc::new(material) };
+        Renewed { settings, state: Mutex::new(current) }
     }
 
     fn current(&self) -> Arc<Material> {
-        let mut state = self.state.lock();
-        let (looked, seen, material) = &mut *state;
-        if looked.elapsed() >= LOOK_EVERY {
-            *looked = Instant::now();
-            let now = changed(&self.settings);
-            if now != *seen {
-                *seen = now;
-                match Material::read(&self.settings) {
-                    Ok(new) => {
-                        *material = Arc::new(new);
-                        tracing::info!(
-                            "certificate, key or token of the admin API have changed and are used from now on"
-                        );
-                    }
-                    Err(error) => {
-                        tracing::warn!(key = error.key, %error, "the admin API goes on with what it had");
-                    }
-                }
-            }
+        let mut current = self.state.lock();
+        if current.looked.elapsed() >= LOOK_EVERY {
+            current.looked = Instant::now();
+            self.look(&mut current);
         }
-        Arc::clone(material)
+        Arc::clone(&current.material)
+    }
+
+    fn look(&self, current: &mut Current) {
+        let stamps = stamps(&self.settings);
+        if stamps == current.stamps {
+            return;
+        }
+        current.stamps = stamps;
+        match Material::read(&self.settings) {
+            Ok(new) => {
+                current.material = Arc::new(new);
+                tracing::info!(
+                    "certificate, key or token of the admin API have changed and are used from now on"
+                );
+            }
+            Err(error) => tracing::warn!(key = error.key, %error, "the admin API goes on with what it had"),
+        }
     }
 }
 
-fn changed(settings: &RemoteSettings) -> Vec<Option<SystemTime>> {
-    let files = [&settings.certificate, &settings.key, &settings.token_file];
-    files.iter().map(|path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok()).collect()
+fn stamps(settings: &RemoteSettings) -> Stamps {
+    [&settings.certificate, &settings.key, &settings.token_file].map(|path| Stamp::of(path))
 }
 
 /// Answers on the port until `stop` is cancelled.

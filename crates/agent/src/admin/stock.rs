@@ -80,7 +80,7 @@ pub(super) async fn stock(
     State(state): State<AdminState>,
     request: Result<Json<StockRequest>, JsonRejection>,
 ) -> Result<Json<StockAnswer>, Refusal> {
-    let Json(request) = request.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Json(request) = request?;
     let done = state.node.stock(&request).await;
     done.map(Json).map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))
 }
@@ -95,7 +95,7 @@ pub(super) async fn gc(
     State(state): State<AdminState>,
     request: Result<Json<GcRequest>, JsonRejection>,
 ) -> Result<Json<GcReport>, Refusal> {
-    let Json(request) = request.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Json(request) = request?;
     if let Some(seconds) = request.unused_for_seconds.filter(|seconds| *seconds > UNUSED_FOR_MAX) {
         let words = format!("unused_for_seconds: {seconds} is more than a century ({UNUSED_FOR_MAX} s)");
         return Err(Refusal::new(StatusCode::BAD_REQUEST, words));

@@ -47,7 +47,7 @@ pub(super) async fn begin(
     State(state): State<AdminState>,
     request: Result<Json<WarmRequest>, JsonRejection>,
 ) -> Result<Response, Refusal> {
-    let Json(request) = request.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let Json(request) = request?;
     if request.dry_run {
         let plan = state.warmer.plan(&request).await.map_err(refused)?;
         return Ok(Json(plan).into_response());

@@ -54,7 +54,7 @@ pub(super) async fn run(args: &DoctorArgs, out: &mut Output) -> Result<ExitCode,
         proxies: proxies(),
     };
     let sign = sign_of_life();
-    let report = examine(patient).await;
+    let report = Box::pin(examine(patient)).await;
     sign.finish_and_clear();
     if args.json {
         out.json(&report.to_json())?;

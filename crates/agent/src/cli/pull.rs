@@ -17,6 +17,7 @@ use super::{AgentSocket, Failure};
 use crate::admin::client::{AdminClient, ClientError};
 use crate::driver::BlobStory;
 use crate::image::Image;
+use crate::loopback;
 use crate::pull::{self, Plan, Progress, PullError, Step, What};
 use crate::warm::Platforms;
 use crate::watch::now_ms;
@@ -114,15 +115,7 @@ fn mirror_of(args: &PullArgs) -> Result<String, Failure> {
     let config = args.agent.config.load()?;
     // The defaults name one, and a configuration without any is refused.
     let address = config.listeners().first().map(|listener| listener.address);
-    let mut address = address.ok_or(Failure::NoListener)?;
-    if address.ip().is_unspecified() {
-        let here: std::net::IpAddr = if address.is_ipv6() {
-            std::net::Ipv6Addr::LOCALHOST.into()
-        } else {
-            std::net::Ipv4Addr::LOCALHOST.into()
-        };
-        address.set_ip(here);
-    }
+    let address = loopback::reachable(address.ok_or(Failure::NoListener)?);
     Ok(format!("http://{address}"))
 }
 

@@ -128,14 +128,16 @@ impl LightClient {
 
 /// Checks one blob while it arrives.
 enum Verifier<'a> {
-    Digest(ring::digest::Context),
+    Digest(Box<ring::digest::Context>),
     Against(&'a [u8]),
 }
 
 impl<'a> Verifier<'a> {
     fn new(check: Check<'a>, digest: &str) -> Result<Self> {
         match check {
-            Check::Digest => Ok(Verifier::Digest(ring::digest::Context::new(&ring::digest::SHA256))),
+            Check::Digest => {
+                Ok(Verifier::Digest(Box::new(ring::digest::Context::new(&ring::digest::SHA256))))
+            }
             Check::Against(image) => {
                 let content =
                     image.content(digest).with_context(|| format!("{digest} is not of this image"))?;

@@ -12,6 +12,8 @@ use super::process::{self, Process};
 use crate::admin::client::{AdminClient, ClientError};
 use crate::admin::status::Status;
 use crate::config::Config;
+use crate::loopback;
+use crate::runtime::{self, ProofError};
 
 kinds! {
     DOWN: "agent-down", Agent, Problem,
@@ -88,7 +90,20 @@ impl Answer {
 struct Port {
     address: SocketAddr,
     is_open: bool,
+    owner: Owner,
+    /// The process that listens there, as far as this user can see it.
     holder: Option<Process>,
+}
+
+/// Who answers there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// The agent of the admin socket: it has answered a challenge that only that one knew.
+    Agent,
+    /// Somebody else, or nobody who speaks HTTP.
+    Other,
+    /// There is no agent that could say.
+    Unknown,
 }
 
 /// What is known of the port for metrics and health.
@@ -116,14 +131,15 @@ pub(super) async fn ask(socket: &Path) -> Answer {
 }
 
 /// Looks at the ports and judges.
-pub(super) async fn check(config: &Config, answer: &Answer) -> Vec<Outcome> {
+pub(super) async fn check(config: &Config, socket: &Path, answer: &Answer, pid: Option<u32>) -> Vec<Outcome> {
     let status = answer.status();
     let mut outcomes = judge_answer(answer);
     for listener in config.listeners().iter().filter(|listener| listener.address.port() != 0) {
         let address = listener.address;
         let is_open = is_open(address).await;
+        let owner = if is_open && status.is_some() { owner(socket, address).await } else { Owner::Unknown };
         let holder = if is_open { process::listener(address) } else { None };
-        outcomes.extend(judge_port(&Port { address, is_open, holder }, answer));
+        outcomes.extend(judge_port(&Port { address, is_open, owner, holder }, answer));
     }
     if let Some(status) = status {
         outcomes.extend(judge_status(status));
@@ -131,7 +147,6 @@ pub(super) async fn check(config: &Config, answer: &Answer) -> Vec<Outcome> {
         outcomes.extend(judge_watch(config.observe_address(), watch));
     }
     let connections = config.connection_limits().connections_max as u64;
-    let pid = status.map(|status| status.pid);
     outcomes.extend(process::open_files(pid).and_then(|files| judge_files(files, connections)));
     outcomes
 }
@@ -149,7 +164,7 @@ fn judge_answer(answer: &Answer) -> Vec<Outcome> {
 }
 
 fn judge_port(port: &Port, answer: &Answer) -> Vec<Outcome> {
-    let Port { address, is_open, holder } = port;
+    let Port { address, is_open, owner, holder } = port;
     let mut outcomes = Vec::new();
     if !address.ip().is_loopback() {
         outcomes.push(OPEN.found(format!("the agent listens on {address}")).into());
@@ -165,7 +180,7 @@ fn judge_port(port: &Port, answer: &Answer) -> Vec<Outcome> {
     outcomes.push(match answer {
         Answer::Status(status) => {
             let says = status.listeners.iter().any(|listener| *listener == address.to_string());
-            let is_others = holder.as_ref().is_some_and(|process| process.pid != status.pid);
+            let is_others = *owner == Owner::Other;
             match (says, *is_open) {
                 (true, true) if is_others => taken().into(),
                 (true, true) => Outcome::well(Group::Agent, format!("listens on {address}")),
@@ -233,26 +248,25 @@ fn judge_files(files: u64, connections_max: u64) -> Option<Outcome> {
     })
 }
 
-async fn is_open(address: SocketAddr) -> bool {
-    matches!(tokio::time::timeout(LOCAL_MAX, TcpStream::connect(reachable(address))).await, Ok(Ok(_)))
+async fn owner(socket: &Path, address: SocketAddr) -> Owner {
+    match runtime::prove(&AdminClient::new(socket), &runtime::Own::url(address)).await {
+        Ok(()) => Owner::Agent,
+        Err(ProofError::Stranger { .. } | ProofError::NoAnswer { .. }) => Owner::Other,
+        Err(ProofError::Agent(_) | ProofError::Url(_)) => Owner::Unknown,
+    }
 }
 
-/// Where a listener can be connected to from this machine.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        let loopback: std::net::IpAddr = match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        };
-        address.set_ip(loopback);
-    }
-    address
+async fn is_open(address: SocketAddr) -> bool {
+    matches!(
+        tokio::time::timeout(LOCAL_MAX, TcpStream::connect(loopback::reachable(address))).await,
+        Ok(Ok(_))
+    )
 }
 
 /// Who answers on the port for metrics and health: the agent names itself in every answer.
 async fn watch(address: SocketAddr, instance: &str) -> Watch {
     let asked = async {
-        let mut stream = TcpStream::connect(reachable(address)).await?;
+        let mut stream = TcpStream::connect(loopback::reachable(address)).await?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: shoal\r\nconnection: close\r\n\r\n").await?;
         let mut head = Vec::new();
         stream.take(HEAD_BYTES_MAX as u64).read_to_end(&mut head).await?;
@@ -318,21 +332,24 @@ mod tests {
     fn ports() {
         let up = |listeners: &[&str]| Answer::Status(Box::new(status(listeners)));
         let down = || Answer::Down("/run/s".into());
-        let process = |pid| Some(Process { pid, name: "nginx".into() });
-        let table: Vec<(&str, bool, Option<Process>, Answer, &[&str])> = vec![
-            ("127.0.0.1:5000", true, process(7), up(&["127.0.0.1:5000"]), &["ok"]),
-            ("127.0.0.1:5000", true, None, up(&["127.0.0.1:5000"]), &["ok"]),
-            ("0.0.0.0:5000", true, process(7), up(&["0.0.0.0:5000"]), &["listener-open", "ok"]),
-            ("127.0.0.1:5000", true, process(9), up(&["127.0.0.1:5000"]), &["port-taken"]),
-            ("127.0.0.1:5000", false, None, up(&["127.0.0.1:5000"]), &["port-closed"]),
-            ("127.0.0.1:5000", false, None, up(&["127.0.0.1:6000"]), &["listener-differs"]),
-            ("127.0.0.1:5000", true, process(9), up(&["127.0.0.1:6000"]), &["port-taken"]),
-            ("127.0.0.1:5000", false, None, down(), &[]),
-            ("127.0.0.1:5000", true, process(9), down(), &["port-taken"]),
-            ("127.0.0.1:5000", true, None, Answer::Denied("/run/s".into()), &["ok"]),
+        let (ours, others, unknown) = (Some(Owner::Agent), Some(Owner::Other), Some(Owner::Unknown));
+        // `None`: the port is closed.
+        let table: Vec<(&str, Option<Owner>, Answer, &[&str])> = vec![
+            ("127.0.0.1:5000", ours, up(&["127.0.0.1:5000"]), &["ok"]),
+            ("127.0.0.1:5000", unknown, up(&["127.0.0.1:5000"]), &["ok"]),
+            ("0.0.0.0:5000", ours, up(&["0.0.0.0:5000"]), &["listener-open", "ok"]),
+            ("127.0.0.1:5000", others, up(&["127.0.0.1:5000"]), &["port-taken"]),
+            ("127.0.0.1:5000", None, up(&["127.0.0.1:5000"]), &["port-closed"]),
+            ("127.0.0.1:5000", None, up(&["127.0.0.1:6000"]), &["listener-differs"]),
+            ("127.0.0.1:5000", others, up(&["127.0.0.1:6000"]), &["port-taken"]),
+            ("127.0.0.1:5000", None, down(), &[]),
+            ("127.0.0.1:5000", unknown, down(), &["port-taken"]),
+            ("127.0.0.1:5000", unknown, Answer::Denied("/run/s".into()), &["ok"]),
         ];
-        for (address, is_open, holder, answer, expected) in table {
-            let port = Port { address: address.parse().unwrap(), is_open, holder };
+        for (address, found, answer, expected) in table {
+            let (is_open, owner) = (found.is_some(), found.unwrap_or(Owner::Unknown));
+            let holder = Some(Process { pid: 9, name: "nginx".into() });
+            let port = Port { address: address.parse().unwrap(), is_open, owner, holder };
             assert_eq!(ids(&judge_port(&port, &answer)), expected, "{port:?}");
         }
     }

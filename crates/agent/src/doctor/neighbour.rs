@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::ServerName;
-use shoal_net::{Identity, client_tls};
+use shoal_net::{Identity, client_tls, key_of};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -46,7 +46,7 @@ pub(super) async fn reach(member: &MemberStatus, connect_max: Duration) -> Reach
 
 async fn date(stream: TcpStream, address: SocketAddr, peer: &str) -> Option<i64> {
     let identity = Identity::ephemeral().ok()?;
-    let connector = TlsConnector::from(Arc::new(client_tls(&identity, key(peer)?)));
+    let connector = TlsConnector::from(Arc::new(client_tls(&identity, key_of(peer)?)));
     let mut stream = connector.connect(ServerName::from(address.ip()), stream).await.ok()?;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: shoal\r\nconnection: close\r\n\r\n").await.ok()?;
     let mut answer = Vec::new();
@@ -57,19 +57,6 @@ async fn date(stream: TcpStream, address: SocketAddr, peer: &str) -> Option<i64>
         return None;
     }
     ahead(&text, SystemTime::now())
-}
-
-/// A member's key from its name.
-fn key(peer: &str) -> Option<[u8; 32]> {
-    let digits = peer.as_bytes();
-    let mut key = [0; 32];
-    if digits.len() != 2 * key.len() {
-        return None;
-    }
-    for (byte, pair) in key.iter_mut().zip(digits.chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(key)
 }
 
 fn ahead(head: &str, now: SystemTime) -> Option<i64> {
@@ -85,12 +72,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_and_names() {
+    fn heads() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
         let head = "HTTP/1.1 403 Forbidden\r\nDate: Sun, 06 Nov 1994 08:49:47 GMT\r\n\r\n";
         assert_eq!(ahead(head, now), Some(10));
         assert_eq!(ahead("HTTP/1.1 403 Forbidden\r\n\r\n", now), None);
-        assert_eq!(key(&"0a".repeat(32)), Some([10; 32]));
-        assert_eq!([key("0a"), key(&"zz".repeat(32))], [None, None]);
     }
 }

@@ -307,16 +307,11 @@ fn judge_clock(mut ahead: Vec<i64>) -> Option<Outcome> {
     ahead.sort_unstable();
     let middle = *ahead.get(ahead.len() / 2)?;
     let (off, direction) = (middle.abs(), if middle > 0 { "behind" } else { "ahead of" });
-    let level = match off {
-        ..=CLOCK_WARNING => {
-            return Some(Outcome::well(
-                Group::Registries,
-                format!("the clock agrees with theirs (to {} s)", off.max(1)),
-            ));
-        }
-        ..=CLOCK_PROBLEM => Level::Warning,
-        _ => Level::Problem,
-    };
+    if off <= CLOCK_WARNING {
+        let what = format!("the clock agrees with theirs (to {} s)", off.max(1));
+        return Some(Outcome::well(Group::Registries, what));
+    }
+    let level = if off <= CLOCK_PROBLEM { Level::Warning } else { Level::Problem };
     let what = format!("this node's clock is {off} s {direction} the registries'");
     Some(CLOCK.found(what).at_most(level).into())
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::finding::{Finding, Group, Level, Outcome, kinds};
 use crate::config::{Config, Listener};
-use crate::runtime::{self, Kind as RuntimeKind, Own, Root, Runtime, Survey, Trap};
+use crate::runtime::{self, Kind as RuntimeKind, Own, Root, Runtime, Survey, Trap, host_and_port};
 
 kinds! {
     NONE: "runtime-none", Runtimes, Hint,
@@ -201,8 +201,7 @@ fn judge_mirrors(runtime: &Runtime, listeners: &[Listener]) -> Vec<Outcome> {
 
 /// The port, if a mirror is on this machine, with or without scheme and path.
 fn local(mirror: &str) -> Option<u16> {
-    let after = mirror.split_once("://").map_or(mirror, |(_, rest)| rest);
-    let authority = after.split('/').next()?;
+    let authority = host_and_port(mirror);
     if let Ok(address) = authority.parse::<SocketAddr>() {
         return address.ip().is_loopback().then(|| address.port());
     }

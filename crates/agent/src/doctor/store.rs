@@ -139,18 +139,14 @@ fn existing(path: &Path) -> Option<&Path> {
 }
 
 fn look(path: &Path, agent: Option<u32>) -> Directory {
-    let index = path.join("index");
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let set_aside = entries.map(|entry| entry.path()).find(|entry| {
-        entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with("index.broken-"))
-    });
+    let glance = shoal_store::glance(path);
     Directory {
         path: path.to_owned(),
         fault: fault(path, agent),
-        foreign: shoal_store::foreign(path).map(|error| error.to_string()),
-        holder: holder(&path.join("LOCK")),
-        index_missing: path.join("blobs").is_dir() && !index.join("CURRENT").is_file(),
-        set_aside,
+        foreign: glance.foreign.map(|error| error.to_string()),
+        holder: glance.lock_pid.and_then(Process::of),
+        index_missing: glance.index_missing,
+        set_aside: glance.broken_index,
     }
 }
 
@@ -180,10 +176,6 @@ fn fault(path: &Path, agent: Option<u32>) -> Option<String> {
 /// As far as this user is not another one than the agent's, which it is not in most cases.
 fn may_write(directory: &Path) -> io::Result<()> {
     Ok(rustix::fs::access(directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)?)
-}
-
-fn holder(lock: &Path) -> Option<Process> {
-    Process::of(fs::read_to_string(lock).ok()?.trim().parse().ok()?)
 }
 
 fn judge_directory(directory: &Directory, agent: Option<u32>) -> Vec<Outcome> {

@@ -358,7 +358,7 @@ impl Transfer {
 
     /// The same bytes from where manifests are: what is small and no blob may be one.
     async fn as_manifest(&self, error: &UpstreamError, end: Option<u64>) -> Option<Incoming> {
-        let size = self.flight.size().filter(|size| *size <= MANIFEST_BYTES_MAX as u64)?;
+        let size = self.flight.size().filter(|size| *size <= MANIFEST_BYTES_MAX)?;
         if error.fault() != SourceFault::Missing {
             return None;
         }

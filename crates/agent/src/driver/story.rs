@@ -204,7 +204,7 @@ impl Shares {
     }
 
     /// Bytes from upstream by whoever began to send after `since`; all, if there is no such time.
-    pub fn from_upstream(&self, since: Option<Instant>) -> u64 {
+    pub fn upstream_bytes(&self, since: Option<Instant>) -> u64 {
         let counts = |(source, share): &(&Source, &Share)| {
             matches!(source, Source::Upstream(_)) && since.is_none_or(|since| share.first >= since)
         };

@@ -124,8 +124,8 @@ impl Driver {
     pub(super) fn upstream_bytes(&self, blobs: &HashSet<Digest>, age: Duration) -> u64 {
         let since = Instant::now().checked_sub(age);
         let flying = self.flights.iter().filter(|(digest, _)| blobs.contains(digest));
-        let flying: u64 = flying.map(|(_, flight)| flight.shares().from_upstream(since)).sum();
+        let flying: u64 = flying.map(|(_, flight)| flight.shares().upstream_bytes(since)).sum();
         let come = self.come.iter().filter(|(digest, _)| blobs.contains(digest));
-        come.map(|(_, shares)| shares.from_upstream(since)).sum::<u64>() + flying
+        come.map(|(_, shares)| shares.upstream_bytes(since)).sum::<u64>() + flying
     }
 }

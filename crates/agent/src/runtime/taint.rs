@@ -14,7 +14,7 @@ use reqwest::{Method, RequestBuilder, StatusCode, header};
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::admin::client::{RemoteError, trusting};
+use crate::tls;
 
 /// How long all of it may take: whoever waits has other things to do.
 const TIME_MAX: Duration = Duration::from_secs(10);
@@ -66,9 +66,12 @@ pub enum TaintError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The CA is none, or TLS cannot be set up.
-    #[error(transparent)]
-    Tls(#[from] RemoteError),
+    /// The CA is none.
+    #[error("{} holds no certificates in PEM form; mount the service account's ca.crt there", .0.display())]
+    Ca(PathBuf),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] rustls::Error),
     /// The API server cannot be asked.
     #[error("the Kubernetes API at {server} did not answer")]
     NoAnswer {
@@ -142,9 +145,13 @@ impl NodeTaint {
     /// A client for the one server, without the proxies of the environment: it is inside the cluster. Made anew each time, because
     /// the files change.
     fn client(&self) -> Result<reqwest::Client, TaintError> {
-        let tls = trusting(Some(&self.account.join(CA)))?;
+        let path = self.account.join(CA);
+        let pem = std::fs::read(&path);
+        let pem = pem.map_err(|source| TaintError::Account { path: path.clone(), source })?;
+        let mut roots = rustls::RootCertStore::empty();
+        tls::trust(&mut roots, &pem).map_err(|_| TaintError::Ca(path))?;
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
+            .tls_backend_preconfigured(tls::client(roots)?.with_no_client_auth())
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .build();

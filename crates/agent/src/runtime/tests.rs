@@ -29,6 +29,24 @@ fn own() -> Own {
     Own::new(["127.0.0.1:5000".parse().unwrap()])
 }
 
+#[test]
+fn names_of_the_agent() {
+    let table = [
+        ("127.0.0.1:5000", "http://127.0.0.1:5000", true),
+        ("127.0.0.1:5000", "localhost:5000", true),
+        ("127.0.0.1:5000", "http://127.0.0.1:5001", false),
+        ("0.0.0.0:5000", "http://127.0.0.1:5000/v2", true),
+        ("[::]:5000", "http://[::1]:5000", true),
+        ("[::]:5000", "http://127.0.0.1:5000", true),
+        ("[::1]:5000", "http://127.0.0.1:5000", false),
+        ("10.0.0.7:5000", "localhost:5000", false),
+    ];
+    for (listener, mirror, expected) in table {
+        let own = Own::new([listener.parse().unwrap()]);
+        assert_eq!(own.has(mirror), expected, "{listener} {mirror}");
+    }
+}
+
 fn version(text: &str) -> Option<Version> {
     (!text.is_empty()).then(|| text.parse().unwrap())
 }

@@ -284,9 +284,8 @@ async fn connect_to(address: SocketAddr, patience: Duration) -> io::Result<TcpSt
         let mut attempts = FuturesUnordered::new();
         loop {
             attempts.push(TcpStream::connect(address));
-            match tokio::time::timeout(CONNECT_AGAIN, attempts.next()).await {
-                Ok(Some(connected)) => return connected,
-                Ok(None) | Err(_) => {}
+            if let Ok(Some(connected)) = tokio::time::timeout(CONNECT_AGAIN, attempts.next()).await {
+                return connected;
             }
         }
     };

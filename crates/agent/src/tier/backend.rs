@@ -14,11 +14,12 @@ use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use tokio::time::Instant;
 use url::Url;
 
-use super::credentials::{self, AzureKeys, BucketCredentials, S3Keys, Stamp};
+use super::credentials::{self, AzureKeys, BucketCredentials, S3Keys};
 use super::error::TierFault;
 use super::limits::{CREDENTIALS_CHECK, REPEAT_PAUSE};
 use super::transport::Connector;
 use super::{Bucket, TierSettings, TierSettingsError};
+use crate::stamp::Stamp;
 
 /// What a credentials file has to hold.
 const S3_FORM: &str = "access_key_id and secret_access_key, perhaps session_token, in TOML";
@@ -81,7 +82,7 @@ impl Backend {
         {
             return Ok(Arc::clone(&made.store));
         }
-        let stamp = credentials::stamp_of(path).await;
+        let stamp = Stamp::look(path).await;
         if let Some(made) = &mut *made
             && made.stamp == stamp
         {

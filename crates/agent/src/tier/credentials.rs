@@ -5,7 +5,6 @@
 //! configuration. Invariant: no credential is in an error, and none is kept but in the library's own types.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
@@ -87,21 +86,6 @@ pub(super) struct AzureKeys {
 /// Reads keys from TOML. The parser's words are not passed on: they quote the file.
 pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
     toml::from_str(text).ok()
-}
-
-/// Identity of a file's content without reading it. A replaced file has another inode even within one clock tick.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-    inode: u64,
-}
-
-/// The stamp of a file; `None` if there is none.
-pub(super) async fn stamp_of(path: &Path) -> Option<Stamp> {
-    use std::os::unix::fs::MetadataExt as _;
-    let meta = tokio::fs::metadata(path).await.ok()?;
-    Some(Stamp { modified: meta.modified().ok(), length: meta.len(), inode: meta.ino() })
 }
 
 /// The text of a file with credentials, or why it cannot be had.

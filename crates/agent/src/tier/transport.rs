@@ -3,19 +3,17 @@
 //! quote the key and the signature of the request. Deadlines are the caller's.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use object_store::ClientOptions;
 use object_store::client::{HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
 use super::limits::{ERROR_BYTES_MAX, IDLE_CONNECTION_LIFETIME, IDLE_CONNECTIONS_PER_HOST};
 use super::{TierSettings, TierSettingsError};
+use crate::tls;
 
 /// Longest code of an error that is taken for one.
 const CODE_CHARS_MAX: usize = 64;
@@ -89,19 +87,15 @@ fn error_code(body: &[u8]) -> Option<String> {
 }
 
 fn tls(ca: Option<&[u8]>) -> Result<ClientConfig, TierSettingsError> {
-    let mut roots = RootCertStore::empty();
     // What cannot be read there has been told by the client for the registries.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    for certificate in ca.into_iter().flat_map(CertificateDer::pem_slice_iter) {
-        let certificate = certificate.map_err(|_| TierSettingsError::Ca("it is not in PEM form".into()))?;
-        roots.add(certificate).map_err(|error| TierSettingsError::Ca(error.to_string()))?;
+    let mut roots = tls::system_roots();
+    if let Some(pem) = ca {
+        tls::trust(&mut roots, pem).map_err(|error| TierSettingsError::Ca(error.to_string()))?;
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let mut tls =
-        builder.map_err(TierSettingsError::Tls)?.with_root_certificates(roots).with_no_client_auth();
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(tls)
+    let builder = tls::client(roots).map_err(TierSettingsError::Tls)?;
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
 }
 
 #[cfg(test)]

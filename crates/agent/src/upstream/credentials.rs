@@ -8,7 +8,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use shoal_engine::Registry;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::helper;
 use super::limits::{CREDENTIALS_BYTES_MAX, CREDENTIALS_RETRY, HELPER_ANSWER_LIFETIME};
+use crate::stamp::Stamp;
 
 /// A text that is never shown: not by `Debug`, not in an error, not in a log.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -112,14 +113,6 @@ pub(super) struct Resolved {
     pub login: Option<Arc<Login>>,
     /// Why there is none although one is configured.
     pub problem: Option<Arc<CredentialsError>>,
-}
-
-/// Identity of a file's content without reading it. A replaced file has another inode even within one clock tick.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-    inode: u64,
 }
 
 /// Who gave a credential, which decides how long it can be relied on.
@@ -287,15 +280,9 @@ fn entry(document: &[u8], server: &str) -> Result<Option<Login>, ()> {
 async fn stamps_of(paths: &[PathBuf]) -> Vec<Option<Stamp>> {
     let mut stamps = Vec::with_capacity(paths.len());
     for path in paths {
-        stamps.push(stamp_of(path).await);
+        stamps.push(Stamp::look(path).await);
     }
     stamps
-}
-
-async fn stamp_of(path: &Path) -> Option<Stamp> {
-    use std::os::unix::fs::MetadataExt as _;
-    let meta = tokio::fs::metadata(path).await.ok()?;
-    Some(Stamp { modified: meta.modified().ok(), length: meta.len(), inode: meta.ino() })
 }
 
 async fn read_bounded(path: &Path) -> Result<Vec<u8>, CredentialsError> {

@@ -90,10 +90,7 @@ impl Upstream {
             took: None,
             trouble: None,
         };
-        sight.trouble = match self.greet(&source, looks_up, &mut sight).await {
-            Ok(()) => None,
-            Err(trouble) => Some(trouble),
-        };
+        sight.trouble = self.greet(&source, looks_up, &mut sight).await.err();
         Ok(sight)
     }
 

@@ -4,7 +4,6 @@
 //! place. HTTP/2 is agreed by ALPN; redirects and decoding are ours.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
@@ -17,6 +16,7 @@ use super::limits::{
     IDLE_CONNECTIONS_PER_HOST,
 };
 use super::{Settings, SettingsError};
+use crate::tls;
 
 /// What distinguishes two clients.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -88,39 +88,26 @@ impl<'a> Clients<'a> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(self.platform.iter().cloned());
         if let Some(pem) = ca {
-            let wrong = |reason: String| SettingsError::Ca { registry: registry.to_owned(), reason };
-            let certificates = certificates(pem).map_err(wrong)?;
-            for certificate in certificates {
-                roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-            }
+            tls::trust(&mut roots, pem).map_err(|error| SettingsError::Ca {
+                registry: registry.to_owned(),
+                reason: error.to_string(),
+            })?;
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| SettingsError::Tls { registry: registry.to_owned(), error })?
-            .with_root_certificates(roots);
-        let mut tls = match identity {
+        let builder = tls::client(roots)
+            .map_err(|error| SettingsError::Tls { registry: registry.to_owned(), error })?;
+        let mut config = match identity {
             None => builder.with_no_client_auth(),
             Some(pem) => {
                 let wrong =
                     |reason: String| SettingsError::Identity { registry: registry.to_owned(), reason };
                 let pem = pem.expose().as_bytes();
-                let chain = certificates(pem).map_err(wrong)?;
+                let chain = tls::certificates(pem).map_err(|error| wrong(error.to_string()))?;
                 let key = PrivateKeyDer::from_pem_slice(pem)
                     .map_err(|_| wrong("there is no private key".into()))?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| wrong(error.to_string()))?
             }
         };
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(tls)
-    }
-}
-
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match found {
-        Ok(list) if list.is_empty() => Err("there is no certificate in PEM form".into()),
-        Ok(list) => Ok(list),
-        Err(_) => Err("it is not in PEM form".into()),
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
     }
 }

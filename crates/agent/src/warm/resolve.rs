@@ -59,11 +59,11 @@ impl Platforms {
 }
 
 fn platform(text: &str) -> Option<Platform> {
-    let is_word = |word: &&str| {
+    let is_word = |word: &str| {
         !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
     };
     let words: Vec<&str> = text.split('/').collect();
-    if !words.iter().all(|word| is_word(word)) {
+    if !words.iter().copied().all(is_word) {
         return None;
     }
     match words[..] {

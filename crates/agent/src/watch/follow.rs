@@ -129,7 +129,7 @@ impl Followed {
 }
 
 fn per_second(bytes: u64, ms: u64) -> u64 {
-    if ms == 0 { 0 } else { bytes.saturating_mul(1000) / ms }
+    bytes.saturating_mul(1000).checked_div(ms).unwrap_or(0)
 }
 
 fn renew<T>(place: &mut T, new: Option<T>) {

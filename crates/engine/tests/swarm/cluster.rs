@@ -153,6 +153,12 @@ pub fn hash(blob: BlobNo, piece: u32, wrong: bool) -> PieceHash {
     PieceHash(hash)
 }
 
+/// Lines of the trace that a failure shows; whoever looks for its cause says how many (`TRACE=5000`).
+#[expect(clippy::disallowed_methods, reason = "who searches says from outside how much to show")]
+fn trace_tail() -> usize {
+    std::env::var("TRACE").ok().and_then(|lines| lines.parse().ok()).unwrap_or(TRACE_TAIL)
+}
+
 impl Cluster {
     /// `count` nodes that run and know each other.
     pub fn new(count: usize) -> Cluster {
@@ -170,10 +176,7 @@ impl Cluster {
             cut: BTreeSet::new(),
             held: BTreeMap::new(),
             trace: VecDeque::new(),
-            trace_tail: std::env::var("TRACE")
-                .ok()
-                .and_then(|lines| lines.parse().ok())
-                .unwrap_or(TRACE_TAIL),
+            trace_tail: trace_tail(),
             events: BTreeMap::new(),
             in_order: BTreeMap::new(),
             next_event: 0,

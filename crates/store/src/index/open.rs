@@ -17,13 +17,11 @@ use shoal_engine::{Algorithm, Digest};
 
 use super::{Family, family};
 use crate::error::{FaultKind, IndexFault, OpenError};
-use crate::layout::{Layout, sync_dir};
+use crate::layout::{BROKEN_INDEX, Layout, sync_dir};
 use crate::record::{self, BlobRecord, PartialRecord, to_millis};
 
 /// Records written together while an index is filled; bounds the memory this takes.
 const FILL_BATCH: usize = 1000;
-/// Name that a broken index gets, before the seconds since 1970.
-const BROKEN_PREFIX: &str = "index.broken-";
 
 /// What the index holds, counted by reading every record once: this also finds out whether they can be read.
 #[derive(Debug, Default)]
@@ -126,12 +124,12 @@ fn move_aside(layout: &Layout) -> Result<PathBuf, OpenError> {
     let root = layout.root();
     for entry in fs::read_dir(root).map_err(OpenError::io("read", root))? {
         let entry = entry.map_err(OpenError::io("read", root))?;
-        if entry.file_name().to_string_lossy().starts_with(BROKEN_PREFIX) {
+        if entry.file_name().to_string_lossy().starts_with(BROKEN_INDEX) {
             let path = entry.path();
             fs::remove_dir_all(&path).map_err(OpenError::io("remove", &path))?;
         }
     }
-    let aside = root.join(format!("{BROKEN_PREFIX}{}", to_millis(SystemTime::now()) / 1000));
+    let aside = root.join(format!("{BROKEN_INDEX}{}", to_millis(SystemTime::now()) / 1000));
     let dir = layout.index();
     fs::rename(&dir, &aside).map_err(OpenError::io("move aside", &dir))?;
     Ok(aside)

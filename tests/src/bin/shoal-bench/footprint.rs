@@ -153,7 +153,7 @@ fn fill(data: &Path, blobs: u32) -> Result<()> {
 }
 
 fn put(store: &Store, number: u32) -> Result<()> {
-    let len = if number % FILE_EVERY == 0 { 400 } else { 200 };
+    let len = if number.is_multiple_of(FILE_EVERY) { 400 } else { 200 };
     let bytes: Bytes = number.to_le_bytes().repeat(len / 4).into();
     let digest: Digest = shoal_agent::demo::image::sha256(&bytes).parse()?;
     Ok(store.put(&digest, Some(MANIFEST), &bytes, SystemTime::now())?)

@@ -97,7 +97,7 @@ pub async fn run(options: &Options) -> Result<Table> {
         together(contestant.address, &contestant.path, 1).await?;
     }
     for round in 1..=options.common.rounds {
-        for which in 0..CLIENTS.len() {
+        for (which, clients) in CLIENTS.into_iter().enumerate() {
             // Nobody always goes first.
             let first = round as usize % contestants.len();
             for turn in 0..contestants.len() {
@@ -106,7 +106,6 @@ pub async fn run(options: &Options) -> Result<Table> {
                 contestant.measure(which).await?;
                 let (rate, cpu) = (contestant.rate[which].last(), contestant.cpu[which].last());
                 if let (Some(rate), Some(cpu)) = (rate, cpu) {
-                    let clients = CLIENTS[which];
                     let name = contestant.name;
                     say(&format!(
                         "round {round}, {clients} client(s), {name}: {rate:.0} MB/s, {cpu:.2} CPU s per GB"

@@ -8,6 +8,7 @@ mod direct;
 mod footprint;
 mod hit;
 mod idle;
+mod late;
 mod peer;
 mod rollout;
 mod setting;
@@ -47,6 +48,8 @@ enum What {
     Rollout(rollout::Options),
     /// A swarm of many agents: meeting, idle cost, and one small image for all.
     Idle(idle::Options),
+    /// A member that asks for what others are just receiving: its first byte, and its sources.
+    Late(late::Options),
     /// A swarm that is of no use: a pull beside the same without a swarm.
     Degraded(degraded::Options),
     /// Memory, time to start, latency of a small answer.
@@ -78,6 +81,7 @@ async fn main() -> Result<()> {
         What::Peer(options) => (peer::run(&options).await?, options.common.json),
         What::Rollout(options) => (rollout::run(&options).await?, options.json),
         What::Idle(options) => (idle::run(&options).await?, options.json),
+        What::Late(options) => (late::run(&options).await?, options.json),
         What::Degraded(options) => (degraded::run(&options).await?, options.json),
         What::Footprint(options) => (footprint::run(&options).await?, options.common.json),
         What::Verify(options) => (verify::run(&options).await?, options.common.json),

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use http::HeaderValue;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use url::Url;
+
+use crate::tls;
 
 /// Why an agent of another machine cannot even be called. Whoever wrote the command has to change it.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +80,7 @@ impl Reach {
         let token = token.and_then(|token| format!("Bearer {token}").parse::<HeaderValue>().ok());
         let mut token = token.ok_or_else(|| RemoteError::Token(token_file.to_owned()))?;
         token.set_sensitive(true);
-        Ok(Reach::Remote(Box::new(Remote { host, port, name, tls: Arc::new(trusting(ca)?), token })))
+        Ok(Reach::Remote(Box::new(Remote { host, port, name, tls: Arc::new(tls(ca)?), token })))
     }
 
     /// The value of `Host`.
@@ -126,28 +127,20 @@ impl fmt::Debug for Reach {
     }
 }
 
-/// TLS towards whoever a CA has signed. With a CA of one's own only that one is trusted: it is named because it alone is meant.
-pub(crate) fn trusting(ca: Option<&Path>) -> Result<ClientConfig, RemoteError> {
-    let mut roots = RootCertStore::empty();
-    match ca {
+/// With a CA of one's own only that one is trusted: it is named because it alone is meant.
+fn tls(ca: Option<&Path>) -> Result<ClientConfig, RemoteError> {
+    let roots = match ca {
         Some(path) => {
-            let (pem, wrong) = (read(path)?, || RemoteError::Ca(path.to_owned()));
-            let found: Result<Vec<CertificateDer<'_>>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-            for certificate in found.ok().filter(|list| !list.is_empty()).ok_or_else(wrong)? {
-                roots.add(certificate).map_err(|_| wrong())?;
-            }
+            let mut roots = RootCertStore::empty();
+            tls::trust(&mut roots, &read(path)?).map_err(|_| RemoteError::Ca(path.to_owned()))?;
+            roots
         }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err(RemoteError::NoCa);
-            }
-        }
+        None => tls::system_roots(),
+    };
+    if roots.is_empty() {
+        return Err(RemoteError::NoCa);
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider);
-    let builder = builder.with_safe_default_protocol_versions().map_err(RemoteError::Tls)?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(tls::client(roots).map_err(RemoteError::Tls)?.with_no_client_auth())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, RemoteError> {

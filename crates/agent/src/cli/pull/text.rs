@@ -1,5 +1,6 @@
 //! A pull in words: its requests, and what took the time.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -61,7 +62,7 @@ fn name(what: What) -> &'static str {
 
 fn sources(from: &[Share]) -> String {
     let mut from = from.to_vec();
-    from.sort_by(|a, b| b.bytes.cmp(&a.bytes));
+    from.sort_by_key(|source| Reverse(source.bytes));
     let named = from.iter().take(SOURCES_MAX).map(source).collect::<Vec<_>>().join(", ");
     match from.len() {
         0 => "-".into(),

@@ -10,14 +10,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::HeaderValue;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use shoal_engine::Registry;
 use url::Url;
 
 use super::{Findings, TIMEOUT_MAX, TRANSFERS_MAX, quoted};
 use crate::config::document::key;
 use crate::config::schema::{Upstream, UpstreamRegistry};
+use crate::tls;
 use crate::upstream::{Credentials, RegistrySettings, Secret};
 
 /// Largest PEM file: a system's whole list of CAs has 220 KiB.
@@ -189,8 +190,7 @@ fn identity(table: &str, settings: &UpstreamRegistry, found: &mut Findings<'_, '
 
 pub(super) fn certificates(key: &str, path: &Path, found: &mut Findings<'_, '_>) -> Option<Vec<u8>> {
     let bytes = pem(key, path, found)?;
-    let certificates: Result<Vec<CertificateDer<'_>>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    if certificates.is_ok_and(|list| !list.is_empty()) {
+    if tls::certificates(&bytes).is_ok() {
         return Some(bytes);
     }
     found.add(

@@ -48,7 +48,7 @@ impl Forest {
         self.regroup();
         self.rebuild_trees();
         let mut orphans: Vec<_> = self.receivers().filter(|n| wants(self, *n)).collect();
-        orphans = orphans.into_iter().filter(|n| self.lacks_a_feed(*n)).collect();
+        orphans.retain(|n| self.lacks_a_feed(*n));
         let mut places: Vec<(Node, u8)> =
             orphans.into_iter().flat_map(|node| (0..self.classes).map(move |class| (node, class))).collect();
         places.sort_by_key(|(n, c)| Reverse(self.nodes[*n as usize].children[usize::from(*c)].len()));
