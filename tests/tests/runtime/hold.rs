@@ -114,7 +114,7 @@ async fn put_back_so_often_and_no_more() {
     node(tree);
     let before = etc(tree);
     let mut agent = Agent::start(NOWHERE).await;
-    let patience = ["--unable-after", "300ms", "--able-after", "100ms", "--restores-per-hour", "1"];
+    let patience = ["--unable-after", "1s", "--able-after", "100ms", "--restores-per-hour", "1"];
     let holder = hold(agent.setup(), tree, &patience);
     let is_written = || etc(tree) != before;
     wait::until_true("the agent to be written", PROGRAM_MAX, is_written).await;

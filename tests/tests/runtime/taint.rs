@@ -196,7 +196,7 @@ async fn the_taint_stays_while_the_runtime_does_not_ask_the_agent() {
     let agent = Agent::start(NOWHERE).await;
     let holder = cluster.hold(agent.setup(), folder.path());
     let says = || {
-        holder.log().contains("the taint shoal.io/not-ready stays: no runtime of this node asks the agent: ")
+        holder.log().contains("the taint shoal.io/not-ready stays: no runtime of this node asks the agent; ")
     };
     wait::until_true("it to say why", PROGRAM_MAX, says).await;
     assert!(holder.log().contains("config_path is not set"), "{}", holder.log());

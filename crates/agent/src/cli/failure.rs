@@ -163,17 +163,9 @@ pub enum Failure {
     /// There is nothing to point at the agent.
     #[error("no container runtime is found below {}", .0.display())]
     NoRuntime(PathBuf),
-    /// A taint is still on the node.
+    /// A taint cannot be removed.
     #[error(transparent)]
     Taint(#[from] TaintError),
-    /// A taint stays, because the node is not what it waits for.
-    #[error("the taint {key} stays: no runtime of this node asks the agent{}{why}", if why.is_empty() { "" } else { ": " })]
-    TaintStays {
-        /// Its key.
-        key: String,
-        /// What keeps the runtimes from it, if that is known.
-        why: String,
-    },
     /// Files were left as they are; all others are done.
     #[error("files left as they are: {count}, named above with the reason")]
     FilesLeft {
@@ -237,7 +229,6 @@ impl Failure {
             | Failure::Proof(_)
             | Failure::Runtime(_)
             | Failure::Taint(_)
-            | Failure::TaintStays { .. }
             | Failure::Import(_)
             | Failure::Manifest { .. }
             | Failure::Read { .. }

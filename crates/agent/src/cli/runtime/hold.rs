@@ -95,6 +95,12 @@ impl Holder<'_> {
             if let Err(failure) = self.turn(out).await {
                 self.complain(&failure);
             }
+            if self.hold.is_written()
+                && let Some(untaint) = &mut self.untaint
+                && untaint.attempt(self.args).await
+            {
+                self.untaint = None;
+            }
             tokio::time::sleep(self.args.hold.check_every).await;
         }
     }
@@ -103,19 +109,18 @@ impl Holder<'_> {
     async fn turn(&mut self, out: &mut Output) -> Result<(), Failure> {
         let look = self.look().await;
         match (self.hold.look(Instant::now(), look.is_ok()), look) {
-            (Step::Stay, Ok(())) => self.be_relieved(),
-            (Step::TakeAway, Err(failure)) => self.take_away(&failure, out)?,
-            (Step::Write, Ok(())) => self.write(out).await?,
-            (Step::HeldBack { until }, Ok(())) => self.hold_back(until),
-            (_, look) => return look,
+            (Step::TakeAway, Err(failure)) => self.take_away(&failure, out),
+            (Step::Write, Ok(())) => self.write(out).await,
+            (Step::HeldBack { until }, Ok(())) => {
+                self.hold_back(until);
+                Ok(())
+            }
+            (_, Ok(())) => {
+                self.be_relieved();
+                Ok(())
+            }
+            (_, Err(failure)) => Err(failure),
         }
-        if self.hold.is_written()
-            && let Some(untaint) = &mut self.untaint
-            && untaint.attempt(&plan(self.args)?.survey).await?
-        {
-            self.untaint = None;
-        }
-        Ok(())
     }
 
     /// Whether the agent serves where the runtimes ask it.
@@ -205,10 +210,15 @@ impl Holder<'_> {
     }
 
     fn complain(&mut self, failure: &Failure) {
+        let HoldArgs { unable_after, check_every, .. } = &self.args.hold;
         // What a command would have to do differently is of use only as long as nothing has come of this one.
-        let trouble = if self.hold.is_written() { chain(failure) } else { explain(failure, false).0 };
+        let trouble = if self.hold.is_written() {
+            format!("{}\nif that lasts {unable_after:?}, the agent's entries are taken away", chain(failure))
+        } else {
+            format!("{}\ntrying again every {check_every:?}", explain(failure, false).0)
+        };
         if self.trouble.as_ref() != Some(&trouble) {
-            eprintln!("{trouble}\ntrying again every {:?}", self.args.hold.check_every);
+            eprintln!("{trouble}");
             self.trouble = Some(trouble);
         }
     }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueHint};
 use url::Url;
 
+use super::{InstallArgs, plan};
 use crate::cli::Failure;
+use crate::cli::failure::chain;
 use crate::runtime::{NodeTaint, Removal, Runtime, Survey, TaintError, server_of};
 
 /// Time between two attempts: a thousand nodes whose account lacks a right must not be a load for the API.
@@ -39,7 +41,7 @@ impl TaintArgs {
         };
         let taint =
             NodeTaint { server, account: self.service_account.clone(), node: node.clone(), key: key.clone() };
-        Ok(Some(Untaint { taint, next: Instant::now() }))
+        Ok(Some(Untaint { taint, next: Instant::now(), told: String::new() }))
     }
 }
 
@@ -56,25 +58,44 @@ pub(super) struct Untaint {
     taint: NodeTaint,
     /// When it is tried next.
     next: Instant,
+    /// Why it is still there, as was said last: the same is said once.
+    told: String,
 }
 
 impl Untaint {
-    /// Whether it is done.
-    pub async fn attempt(&mut self, survey: &Survey) -> Result<bool, Failure> {
+    /// Whether it is done. Why not, it says itself.
+    pub async fn attempt(&mut self, args: &InstallArgs) -> bool {
         if Instant::now() < self.next {
-            return Ok(false);
+            return false;
         }
         self.next = Instant::now() + RETRY;
         let NodeTaint { node, key, .. } = &self.taint;
-        if !survey.runtimes.iter().any(Runtime::uses_agent) {
-            let findings = survey.runtimes.iter().flat_map(|runtime| &runtime.findings);
-            let why: Vec<String> = findings.map(ToString::to_string).collect();
-            return Err(Failure::TaintStays { key: key.clone(), why: why.join("; ") });
+        let why = match plan(args) {
+            Err(failure) => chain(&failure),
+            Ok(plan) if !plan.survey.runtimes.iter().any(Runtime::uses_agent) => not_asked(&plan.survey),
+            Ok(_) => match self.taint.remove().await {
+                Ok(Removal::Removed) => {
+                    eprintln!("the taint {key} is off the node {node}");
+                    return true;
+                }
+                Ok(Removal::WasNotThere) => {
+                    eprintln!("the node {node} has no taint {key}");
+                    return true;
+                }
+                Err(error) => chain(&error),
+            },
+        };
+        if why != self.told {
+            eprintln!("the taint {key} stays: {why}\ntrying again every {RETRY:?}");
+            self.told = why;
         }
-        match self.taint.remove().await? {
-            Removal::Removed => eprintln!("the taint {key} is off the node {node}"),
-            Removal::WasNotThere => eprintln!("the node {node} has no taint {key}"),
-        }
-        Ok(true)
+        false
     }
+}
+
+/// Pods would start on a node that passes the agent by.
+fn not_asked(survey: &Survey) -> String {
+    let findings = survey.runtimes.iter().flat_map(|runtime| &runtime.findings);
+    let findings: Vec<String> = findings.map(|finding| format!("; {finding}")).collect();
+    format!("no runtime of this node asks the agent{}", findings.concat())
 }
