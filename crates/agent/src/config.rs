@@ -8,6 +8,7 @@
 mod document;
 mod facts;
 mod files;
+mod paths;
 mod problem;
 mod quantity;
 mod resolve;

@@ -173,6 +173,11 @@ impl Handle {
         self.ask(Command::Status).await.unwrap_or_default()
     }
 
+    /// Whether it is there, and gets round to answering.
+    pub async fn answers(&self) -> bool {
+        self.ask(Command::Status).await.is_some()
+    }
+
     /// Begins nothing new; returns when nothing is under way any more, or when `deadline` has passed and everything
     /// has been put down.
     pub async fn drain(&self, deadline: Duration) {

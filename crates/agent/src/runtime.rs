@@ -10,6 +10,7 @@ mod containers;
 mod detect;
 mod docker;
 mod files;
+mod hold;
 mod hosts;
 mod install;
 mod merge;
@@ -19,6 +20,7 @@ mod rancher;
 mod record;
 mod root;
 mod snippet;
+mod taint;
 #[cfg(test)]
 mod tests;
 mod version;
@@ -33,12 +35,14 @@ use crate::loopback;
 
 pub use detect::Platform;
 pub use files::FileError;
+pub use hold::{Hold, Patience, Step};
 pub use install::{Change, Done, FileDone, FileStatus, RuntimeError, Site, State};
 pub use plan::{Advice, Wish};
 pub use prove::{ProofError, authority, prove};
 pub(crate) use record::RECORD_NAME;
-pub use record::{DEFAULT_RECORD, RecordError};
+pub use record::{Away, DEFAULT_RECORD, RecordError};
 pub use root::Root;
+pub use taint::{NodeTaint, Removal, TaintError, server_of};
 pub use version::{Version, VersionError};
 
 /// How every registry that has no mirrors of its own is called.

@@ -178,11 +178,92 @@ async fn secrets() {
     let config: Value = serde_json::from_slice(&config).expect("JSON");
     let auth = BASE64_STANDARD.encode(format!("u:{password}"));
     assert_eq!(config, json!({ "auths": { "r.example.com:5000": { "auth": auth } } }));
-    let volume = mounted(&rendered, "registries").expect("a volume");
-    assert_eq!(
-        (&volume["secretName"], &volume["items"][0]["path"]),
-        (&json!("shoal-credentials"), &json!("config.json"))
-    );
+}
+
+/// Values, and which Secrets the agent has credentials from, in the order in which they count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_of_several_secrets() {
+    let own = "registries: [{registry: r.example.com, username: u, password: p}]";
+    let table: &[(String, &[&str])] = &[
+        (String::new(), &[]),
+        ("existingSecrets: [a]".into(), &["a"]),
+        ("existingSecrets: [b, a]".into(), &["b", "a"]),
+        (own.into(), &["shoal-credentials"]),
+        (format!("existingSecrets: [a], {own}"), &["shoal-credentials", "a"]),
+    ];
+    for (values, expected) in table {
+        let rendered = render(&format!("{{credentials: {{{values}}}}}")).await;
+        let volumes = rendered.pod()["volumes"].as_array().expect("volumes").iter();
+        let sources = volumes.filter(|volume| volume["name"] == "registries");
+        let sources: Vec<&Value> =
+            sources.flat_map(|volume| volume["projected"]["sources"].as_array().expect("a list")).collect();
+        let secrets: Vec<&str> =
+            sources.iter().map(|source| source["secret"]["name"].as_str().expect("a name")).collect();
+        assert_eq!(secrets, *expected, "{values}");
+        let config = configuration(&rendered);
+        let named = config["upstream"].get("docker_config").and_then(toml::Value::as_array).cloned();
+        let named: Vec<String> =
+            named.unwrap_or_default().iter().map(|path| path.as_str().expect("text").to_owned()).collect();
+        let mounts = agent(&rendered)["volumeMounts"].as_array().expect("mounts");
+        let mount = mounts.iter().find(|mount| mount["name"] == "registries");
+        let files: Vec<String> = sources
+            .iter()
+            .map(|source| {
+                let item = &source["secret"]["items"][0];
+                assert_eq!(item["key"], ".dockerconfigjson", "{values}");
+                let folder = mount.expect("it is mounted")["mountPath"].as_str().expect("a path");
+                format!("{folder}/{}", item["path"].as_str().expect("a path"))
+            })
+            .collect();
+        assert_eq!(named, files, "{values}");
+    }
+}
+
+/// The taint is the only thing for which anything here has a right, and only its container has the account's token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taint_costs_a_right() {
+    let rendered = render("{runtime: {configure: true, removeTaint: shoal.io/not-ready}}").await;
+    let (role, binding) = (rendered.one("ClusterRole"), rendered.one("ClusterRoleBinding"));
+    let rules = json!([{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"] }]);
+    assert_eq!(role["rules"], rules);
+    assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+    assert_eq!(binding["subjects"][0]["name"], rendered.pod()["serviceAccountName"]);
+    assert_eq!(binding["subjects"][0]["namespace"], "shoal-system");
+    for container in rendered.pod()["containers"].as_array().expect("containers") {
+        let mounts = container["volumeMounts"].as_array().expect("mounts");
+        let has_token = mounts.iter().any(|mount| mount["name"] == "service-account");
+        assert_eq!(has_token, container["name"] == "runtime", "{container}");
+    }
+    assert_eq!(rendered.pod()["automountServiceAccountToken"], false);
+}
+
+/// Who prewarms asks an agent as that agent's own user, and is no agent to anybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_prewarms() {
+    assert_eq!(render("").await.of_kind("Job").count(), 0);
+    for (values, user) in [("", 65532), ("user: 1000", 1000), ("runtimeContent: {enabled: true}", 0)] {
+        let rendered = render(&format!("{{prewarm: {{images: [redis:7]}}, {values}}}")).await;
+        let job = rendered.one("Job");
+        assert_eq!(job["metadata"]["annotations"]["helm.sh/hook"], "post-install,post-upgrade");
+        let pod = &job["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsUser"], user, "{values}");
+        assert_eq!(pod["securityContext"]["runAsUser"], rendered.pod()["securityContext"]["runAsUser"]);
+        let container = &pod["containers"][0];
+        assert_eq!(container["securityContext"]["capabilities"], json!({ "drop": ["ALL"] }));
+        let socket = configuration(&rendered)["admin"]["socket"].as_str().expect("text").to_owned();
+        let words = container["args"].as_array().expect("arguments");
+        assert!(words.contains(&json!(format!("--socket={socket}"))), "{words:?}");
+        // It lies where the agent's lies on the node.
+        let volumes = rendered.pod()["volumes"].as_array().expect("volumes");
+        let agents = volumes.iter().find(|volume| volume["name"] == "admin").expect("a volume");
+        assert_eq!(pod["volumes"][0]["hostPath"]["path"], agents["hostPath"]["path"]);
+        let labels = &job["spec"]["template"]["metadata"]["labels"];
+        for selecting in rendered.of_kind("Service").chain(rendered.of_kind("DaemonSet")) {
+            let selector = &selecting["spec"]["selector"];
+            let wanted = selector.get("matchLabels").unwrap_or(selector).as_object().expect("labels");
+            assert!(wanted.iter().any(|(key, value)| labels[key] != *value), "{selecting}");
+        }
+    }
 }
 
 /// An agent is restarted when its configuration changes, and only then.
@@ -216,6 +297,10 @@ async fn values_that_are_refused() {
         ("{update: {maxUnavailable: 0}}", "maxUnavailable"),
         ("{user: 0}", "user"),
         ("{runtime: {configure: true}, exposure: {mode: nodePort}}", "needs exposure.mode"),
+        ("{runtime: {removeTaint: shoal.io/not-ready}}", "runtime.removeTaint needs runtime.configure"),
+        ("{runtime: {unableAfter: 60}}", "runtime.unableAfter"),
+        ("{credentials: {existingSecret: pull}}", "existingSecret is not allowed"),
+        ("{prewarm: {images: [--help]}}", "prewarm.images"),
     ] {
         let said = helm::template(values, helm::KUBERNETES).await.expect_err(values);
         assert!(said.contains(word), "{values}: {said}");

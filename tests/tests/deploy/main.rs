@@ -5,6 +5,7 @@ mod chart;
 mod image;
 mod matrix;
 mod monitoring;
+mod package;
 mod unit;
 mod values;
 

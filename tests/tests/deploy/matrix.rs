@@ -30,12 +30,12 @@ const MATRIX: &[(&str, &str, u32)] = &[
     (
         "own-secrets",
         "{swarm: {existingSecret: s, secretKey: token, otherSecret: t, join: [10.9.0.7, shoal.far.example.com]}, \
-         credentials: {existingSecret: pull}, imagePullSecrets: [pull]}",
+         credentials: {existingSecrets: [pull, other]}, imagePullSecrets: [pull]}",
         28,
     ),
     (
         "credentials",
-        "{credentials: {registries: [{registry: r.example.com, username: u, password: 'p\"<&> '}]}}",
+        "{credentials: {existingSecrets: [pull], registries: [{registry: r.example.com, username: u, password: 'p\"<&> '}]}}",
         28,
     ),
     (
@@ -81,6 +81,18 @@ const MATRIX: &[(&str, &str, u32)] = &[
         28,
     ),
     ("runtime-default", "{runtime: {configure: true}, exposure: {mode: hostPort}, ipFamilies: [IPv6]}", 28),
+    (
+        "runtime-taint",
+        "{runtime: {configure: true, unableAfter: 90s, ableAfter: 2m, removeTaint: shoal.io/not-ready}}",
+        28,
+    ),
+    (
+        "prewarm",
+        "{prewarm: {images: [redis:7, 'registry.example.com/team/app:v2'], select: {pool: gpu, zone: eu-1a}, pin: 7days, deadline: 10m, \
+         nodeSelector: {pool: gpu}, tolerations: [{key: gpu, operator: Exists}]}, imagePullSecrets: [pull], podLabels: {a: b}}",
+        28,
+    ),
+    ("prewarm-as-root", "{prewarm: {images: [redis:7], pin: ''}, runtimeContent: {enabled: true}}", 28),
     ("runtime-content", "{runtimeContent: {enabled: true}}", 28),
     (
         "scheduling",
@@ -157,7 +169,8 @@ async fn check(name: &str, text: &str, pod: &Value) {
     for (file, content) in [
         ("swarm/secret", "0123456789abcdef0123456789abcdef"),
         ("other/secret", "fedcba9876543210fedcba9876543210"),
-        ("registries/config.json", "{\"auths\": {}}"),
+        ("registries/0.json", "{\"auths\": {}}"),
+        ("registries/1.json", "{\"auths\": {}}"),
     ] {
         let path = folder.path().join(file);
         std::fs::create_dir_all(path.parent().expect("in a folder")).expect("the folder is ours");
@@ -191,7 +204,7 @@ async fn check(name: &str, text: &str, pod: &Value) {
 
 /// Every container's arguments are a command of this agent.
 fn command_lines(name: &str, rendered: &Rendered) {
-    for set in rendered.of_kind("DaemonSet") {
+    for set in rendered.of_kind("DaemonSet").chain(rendered.of_kind("Job")) {
         let pod = &set["spec"]["template"]["spec"];
         for kind in ["initContainers", "containers"] {
             for container in pod[kind].as_array().into_iter().flatten() {

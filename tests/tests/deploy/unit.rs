@@ -3,41 +3,60 @@
 use std::process::Command;
 use std::time::Duration;
 
+use clap::Parser as _;
+use shoal_agent::cli::Cli;
 use shoal_tests::agent::shoal;
 use shoal_tests::helm;
 use shoal_tests::place;
 use shoal_tests::process::run;
 
-/// Most exposure, in tenths, that `systemd-analyze security` may find: 1.4 today, 9.6 for a unit without any hardening. What is left is mostly
-/// that the agent talks to any address.
-const EXPOSURE_MAX_TENTHS: u32 = 15;
+/// Units, and the most exposure, in tenths, that `systemd-analyze security` may find: 9.6 is a unit without any hardening. What is left is mostly that the
+/// agent talks to any address, and that the other one is root.
+const UNITS: [(&str, u32); 2] = [("shoal.service", 15), ("shoal-runtime.service", 25)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_unit_is_right_and_hardened() {
+async fn the_units_are_right_and_hardened() {
     let analyze = place::program("systemd-analyze", "systemd");
-    let unit = std::fs::read_to_string(helm::deploy().join("systemd/shoal.service")).expect("it is there");
-    let folder = place::scratch();
-    let file = folder.path().join("shoal.service");
-    // The program is not where a package would put it.
-    let here = unit.replace("/usr/bin/shoal", &place::shoal_bin().display().to_string());
-    std::fs::write(&file, here).expect("the folder is ours");
-
-    let mut verify = Command::new(&analyze);
-    verify.args(["verify", "--man=no"]).arg(&file);
-    let verified = run(&mut verify, Duration::from_secs(60)).await.expect_ok("systemd-analyze verify");
-    let complaints: Vec<&str> =
-        verified.output.lines().filter(|line| line.contains("shoal.service:")).collect();
-    assert!(complaints.is_empty(), "{complaints:?}");
-
-    let mut security = Command::new(&analyze);
-    let threshold = format!("--threshold={EXPOSURE_MAX_TENTHS}");
-    security.args(["security", "--offline=true", "--no-pager", &threshold]).arg(&file);
-    let judged = run(&mut security, Duration::from_secs(60)).await.expect_ok("systemd-analyze security");
-    let level = judged.output.split("exposure level for shoal.service: ").nth(1).expect("a level");
-    let (level, _) = level.split_once(' ').expect("a figure");
-    // The manual quotes it.
     let manual = include_str!("../../../docs/OPERATING.md");
-    assert!(manual.contains(&format!("exposure level of {level}")), "docs/OPERATING.md does not say {level}");
+    for (name, exposure_max_tenths) in UNITS {
+        let unit = std::fs::read_to_string(helm::deploy().join("systemd").join(name)).expect("it is there");
+        let folder = place::scratch();
+        let file = folder.path().join(name);
+        // The program is not where a package would put it.
+        let here = unit.replace("/usr/bin/shoal", &place::shoal_bin().display().to_string());
+        std::fs::write(&file, here).expect("the folder is ours");
+
+        let mut verify = Command::new(&analyze);
+        verify.args(["verify", "--man=no"]).arg(&file);
+        let verified = run(&mut verify, Duration::from_secs(60)).await.expect_ok("systemd-analyze verify");
+        let about_it = format!("{name}:");
+        let complaints: Vec<&str> = verified.output.lines().filter(|line| line.contains(&about_it)).collect();
+        assert!(complaints.is_empty(), "{complaints:?}");
+
+        let mut security = Command::new(&analyze);
+        let threshold = format!("--threshold={exposure_max_tenths}");
+        security.args(["security", "--offline=true", "--no-pager", &threshold]).arg(&file);
+        let judged = run(&mut security, Duration::from_secs(60)).await.expect_ok("systemd-analyze security");
+        let level = judged.output.split(&format!("exposure level for {name}: ")).nth(1).expect("a level");
+        let (level, _) = level.split_once(' ').expect("a figure");
+        // The manual quotes it.
+        assert!(
+            manual.contains(&format!("exposure level of {level}")),
+            "docs/OPERATING.md does not say {level}"
+        );
+    }
+}
+
+/// The command of each unit is one that the program has.
+#[test]
+fn the_units_run_commands_that_there_are() {
+    for (name, _) in UNITS {
+        let unit = std::fs::read_to_string(helm::deploy().join("systemd").join(name)).expect("it is there");
+        let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+        let words = start.split_whitespace().filter(|word| !word.starts_with('$'));
+        let parsed = Cli::try_parse_from(words);
+        assert!(parsed.is_ok(), "{name}: {start}: {}", parsed.expect_err("not accepted"));
+    }
 }
 
 /// `shoal man` writes a page for every command, in a form that a reader takes.

@@ -67,25 +67,27 @@ impl Cluster {
     /// Starts an agent on every node and waits until all know each other.
     pub async fn install(&mut self, program: &Program) {
         let mut config = self.config();
+        let addresses: Vec<String> = self.nodes.iter().map(Node::address).collect();
+        let [service] = &config["swarm"]["join"].as_array().expect("the chart sets it")[..] else {
+            panic!("the chart joins by one name")
+        };
+        let service = service.as_str().expect("a name").to_owned();
         for node in &mut self.nodes {
             if program.precedes_chart {
                 set(&mut config, "swarm", "advertise", vec![Value::from(node.address())].into());
             }
-            node.configure(&config, SECRET);
+            node.configure(&config, SECRET, &service, &addresses);
             node.start_agent(program).await;
         }
         self.until_met().await;
     }
 
-    /// The configuration of the chart's manifests. What differs is what no two clusters have in common (the names of the members,
-    /// the registry), and the room that has to stay free on a disk that is not the cluster's.
+    /// The configuration of the chart's manifests. What differs is what no two clusters have in common (the registry), and the room that has to stay free on a disk that is not the cluster's.
     fn config(&self) -> Table {
         let manifests = fs::read_to_string(helm::deploy().join("manifests/shoal.yaml"));
         let rendered = Rendered::parse(manifests.expect("the manifests are in the checkout"));
         let [(_, text)] = &rendered.configurations()[..] else { panic!("one configuration is expected") };
         let mut config: Table = text.parse().expect("the configuration is TOML");
-        let members: Vec<Value> = self.nodes.iter().map(|node| node.address().into()).collect();
-        set(&mut config, "swarm", "join", members.into());
         set(&mut config, "store", "disk_free_min", "1MiB".into());
         let upstream = format!("[registries.'{REGISTRY}']\nendpoint = '{}'", self.registry.url());
         let upstream: Table = upstream.parse().expect("the table is TOML");

@@ -23,8 +23,12 @@ const OWN: [&str; 3] = ["etc/containerd", "var/lib", "run"];
 const PROGRAM: &str = "run/pod/shoal";
 const CONFIG: &str = "run/pod/shoal.toml";
 const SECRET: &str = "run/secrets/shoal/swarm/secret";
+/// Names that its resolver knows, in place of the cluster's DNS.
+const NAMES: &str = "etc/hosts";
 /// What the agent has of the node, as paths of the node: its store, and where its socket lies.
 const DIRECTORIES: [&str; 2] = ["var/lib/shoal", "run/shoal"];
+/// Everything else that it sees, which cannot be written to: its root, and of the node's own folders those around.
+const READ_ONLY: [&str; 4] = ["var/lib", "run", "etc/containerd", ""];
 /// The user that the chart's agents run as, and its group.
 const AGENT: u32 = 65532;
 /// What takes every right from it, for setpriv(1); and who changes users would otherwise outlive the test.
@@ -97,6 +101,7 @@ impl Node {
             fs::create_dir_all(tree.join(own)).expect("the folder is ours");
         }
         let node = Node { number, tree, network: Arc::clone(network), containerd: None, agent: None };
+        node.write(NAMES, 0o644, "127.0.0.1 localhost\n");
         node.write("etc/containerd/config.toml", 0o640, &CONTAINERD.replace("SANDBOX", sandbox));
         for (registry, text) in hosts {
             node.write(&format!("etc/containerd/certs.d/{registry}/hosts.toml"), 0o644, text);
@@ -127,14 +132,16 @@ impl Node {
         let mut command = Command::new(place::program("nsenter", "util-linux"));
         command.arg(format!("--net={}", self.network.path(self.number).display()));
         command.args(["unshare", "--mount"]).args(with);
-        let mounts = OWN.map(|own| format!("mount --bind \"$0/{own}\" /{own} && ")).concat();
+        let own = OWN.iter().chain(&[NAMES]);
+        let mounts: String = own.map(|own| format!("mount --bind \"$0/{own}\" /{own} && ")).collect();
         command.args(["sh", "-c", &(mounts + then)]).arg(&self.tree);
         command
     }
 
-    /// The agent's program where it is in its image, run by `with`: by root if that is nothing.
-    fn in_pod(&self, program: &Program, with: &str) -> Command {
-        let then = format!("mount --bind \"$1\" /{PROGRAM} && shift && exec {with} /{PROGRAM} \"$@\"");
+    /// The agent's program where it is in its image, run by `with` after the shell has done `first`: by root if that is nothing.
+    fn in_pod(&self, program: &Program, first: &str, with: &str) -> Command {
+        let then =
+            format!("mount --bind \"$1\" /{PROGRAM} && shift && {first} exec {with} /{PROGRAM} \"$@\"");
         let mut command = self.inside(&[], &then);
         command.arg(&program.path);
         command
@@ -168,8 +175,11 @@ impl Node {
         Cri::new(&self.tree.join("run/containerd/containerd.sock"))
     }
 
-    /// Puts the configuration, the secret and a place for the program where an agent's pod has them.
-    pub fn configure(&self, config: &Table, secret: &str) {
+    /// Puts the configuration, the secret and a place for the program where an agent's pod has them, and tells the resolver who
+    /// the other nodes are: a headless Service's name and their addresses.
+    pub fn configure(&self, config: &Table, secret: &str, service: &str, addresses: &[String]) {
+        let names: String = addresses.iter().map(|address| format!("{address} {service}\n")).collect();
+        self.write(NAMES, 0o644, &format!("127.0.0.1 localhost\n{names}"));
         self.write(CONFIG, 0o444, &toml::to_string(config).expect("a table is TOML"));
         self.write(SECRET, 0o440, secret);
         chown(self.tree.join(SECRET), Some(0), Some(AGENT)).expect("the tree is ours");
@@ -177,12 +187,14 @@ impl Node {
     }
 
     /// Starts an agent as the chart does: a first container, root's, gives the directories to the user without any right that
-    /// the second one runs as.
+    /// the second one runs as, on a root that is read-only.
     pub async fn start_agent(&mut self, program: &Program) {
         assert!(self.agent.is_none(), "node {} has an agent", self.number);
         self.prepare(program).await;
         let user = format!("setpriv --reuid={AGENT} --regid={AGENT} {NO_RIGHTS}");
-        let mut command = self.in_pod(program, &user);
+        let writable = DIRECTORIES.map(|path| format!("mount --bind /{path} /{path} && ")).concat();
+        let rest = READ_ONLY.map(|path| format!("mount -o remount,bind,ro /{path} && ")).concat();
+        let mut command = self.in_pod(program, &(writable + &rest), &user);
         command.arg("agent").arg(format!("--config=/{CONFIG}")).env("SHOAL_ADVERTISE", self.address());
         self.agent = Some(self.spawn("shoal agent", command));
     }
@@ -194,7 +206,7 @@ impl Node {
                 chown(path, Some(AGENT), Some(AGENT)).expect("the tree is ours");
             }
         } else {
-            let mut command = self.in_pod(program, "");
+            let mut command = self.in_pod(program, "", "");
             command.arg("prepare").args(DIRECTORIES.map(|path| format!("/{path}")));
             command.arg(format!("--owner={AGENT}:{AGENT}"));
             run(&mut command, COMMAND_MAX).await.expect_ok("shoal prepare");
@@ -247,7 +259,7 @@ impl Node {
 
     /// `shoal runtime ...` as a container beside the agent runs it: the node's tree is mounted somewhere.
     pub async fn runtime(&self, program: &Program, arguments: &[&str]) -> Finished {
-        let mut command = self.in_pod(program, "");
+        let mut command = self.in_pod(program, "", "");
         command.arg("runtime").args(arguments).arg("--root").arg(&self.tree);
         run(&mut command, COMMAND_MAX).await
     }

@@ -4,6 +4,7 @@
 //! A test's file tree stands for the node's: `--root` names it, and the runtime reads the same files by their real paths.
 
 mod hold;
+mod taint;
 
 use std::fs;
 use std::path::Path;

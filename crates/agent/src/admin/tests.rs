@@ -39,13 +39,7 @@ struct Stand {
 /// What the admin API of an agent that works alone works on.
 fn state(store: &Store, metrics: &Arc<Metrics>) -> AdminState {
     let upstream = Upstream::new(upstream::Settings::default(), Arc::clone(metrics)).unwrap();
-    let driver = driver::spawn(
-        Config::default().driver_settings(),
-        store.clone(),
-        upstream.clone(),
-        Arc::clone(metrics),
-        None,
-    );
+    let driver = driver_of(store, &upstream, metrics);
     let parts = Parts {
         store: store.clone(),
         sources: upstream.clone().into(),
@@ -81,15 +75,24 @@ fn state(store: &Store, metrics: &Arc<Metrics>) -> AdminState {
     }
 }
 
+fn driver_of(store: &Store, upstream: &Upstream, metrics: &Arc<Metrics>) -> driver::Handle {
+    let settings = Config::default().driver_settings();
+    driver::spawn(settings, store.clone(), upstream.clone(), Arc::clone(metrics), None)
+}
+
 impl Stand {
     async fn start() -> Self {
+        Self::start_with(|state| state).await
+    }
+
+    async fn start_with(change: impl FnOnce(AdminState) -> AdminState) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = Options { disk_free_min: 0, ..Options::new(folder.path().join("store")) };
         let store = Store::open(options).unwrap().store;
         let metrics = Metrics::new();
         let socket = folder.path().join("run").join("admin.sock");
         let listener = bind(&socket).await.unwrap();
-        let state = state(&store, &metrics);
+        let state = change(state(&store, &metrics));
         let drain = CancellationToken::new();
         let served = tokio::spawn(serve(listener, state, drain.clone()));
         Stand { store, metrics, client: AdminClient::new(&socket), drain, served, folder }
@@ -111,6 +114,28 @@ impl Stand {
         let hex = digest.hex();
         self.folder.path().join("store/blobs/sha256").join(&hex[..2]).join(&hex)
     }
+}
+
+/// A port behind which nobody decides is not one that a runtime should be pointed at.
+#[tokio::test]
+async fn an_agent_without_its_driver_proves_nothing() {
+    let stand = Stand::start().await;
+    let proof = stand.client.proof().await.unwrap();
+    assert_ne!(proof.challenge, proof.answer);
+    let stand = Stand::start_with(|state| {
+        let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let threads = threads.unwrap();
+        let driver = {
+            let _there = threads.enter();
+            driver_of(&state.store, &state.upstream, &state.metrics)
+        };
+        // It ends with the threads that it runs on.
+        threads.shutdown_background();
+        AdminState { driver, ..state }
+    })
+    .await;
+    let refused = stand.client.proof().await.unwrap_err();
+    assert!(matches!(refused, ClientError::Refused { status, .. } if status == 503), "{refused:?}");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::image::ImageError;
 use crate::import::ImportError;
 use crate::logging;
 use crate::pull::PullError;
-use crate::runtime::{ProofError, RuntimeError};
+use crate::runtime::{ProofError, RuntimeError, TaintError};
 use crate::stock::StockError;
 use crate::trace::TraceError;
 
@@ -167,6 +167,9 @@ pub enum Failure {
     /// There is nothing to point at the agent.
     #[error("no container runtime is found below {}", .0.display())]
     NoRuntime(PathBuf),
+    /// A taint cannot be removed.
+    #[error(transparent)]
+    Taint(#[from] TaintError),
     /// Files were left as they are; all others are done.
     #[error("files left as they are: {count}, named above with the reason")]
     FilesLeft {
@@ -230,6 +233,7 @@ impl Failure {
             | Failure::Traces(_)
             | Failure::Proof(_)
             | Failure::Runtime(_)
+            | Failure::Taint(_)
             | Failure::Import(_)
             | Failure::Manifest { .. }
             | Failure::Read { .. }

@@ -1,6 +1,7 @@
 //! `shoal runtime`: points the container runtimes of this node at the agent, and away from it.
 
 mod hold;
+mod taint;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -111,9 +112,8 @@ pub(super) struct InstallArgs {
     /// Show what would be written, and write nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Stay: write it as soon as the agent answers, and take it away on SIGTERM. For a container beside the agent's.
-    #[arg(long, conflicts_with = "dry_run")]
-    hold: bool,
+    #[command(flatten)]
+    hold: hold::HoldArgs,
 }
 
 #[derive(Debug, Args)]
@@ -144,7 +144,7 @@ struct Report {
 impl Report {
     fn new(dry_run: bool, runtimes: Vec<Done>) -> Self {
         let is_change = |change: &Change| {
-            matches!(change, Change::Created | Change::Changed | Change::Restored | Change::TakenOut)
+            !matches!(change, Change::Unchanged | Change::NothingLeft | Change::Refused { .. })
         };
         let changed = runtimes.iter().flat_map(|done| &done.files).any(|file| is_change(&file.change));
         Report { dry_run, changed, runtimes }
@@ -168,7 +168,7 @@ struct Standing {
 
 pub(super) async fn run(command: &RuntimeCommand, out: &mut Output) -> Result<ExitCode, Failure> {
     match command {
-        RuntimeCommand::Install(args) if args.hold => hold::hold(args, out).await,
+        RuntimeCommand::Install(args) if args.hold.hold => hold::hold(args, out).await,
         RuntimeCommand::Install(args) => install(args, out).await,
         RuntimeCommand::Uninstall(args) => {
             let done = args.node.site().uninstall(&args.node.runtime, args.dry_run)?;
@@ -178,7 +178,14 @@ pub(super) async fn run(command: &RuntimeCommand, out: &mut Output) -> Result<Ex
     }
 }
 
-async fn install(args: &InstallArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+/// What an installation would do, as things are now.
+struct Plan {
+    survey: Survey,
+    wish: Wish,
+    report: Report,
+}
+
+fn plan(args: &InstallArgs) -> Result<Plan, Failure> {
     let config = args.agent.agent.config.load()?;
     let wish = wish(args, &config)?;
     let own = own(&config, &wish.mirror);
@@ -192,18 +199,22 @@ async fn install(args: &InstallArgs, out: &mut Output) -> Result<ExitCode, Failu
     if survey.runtimes.is_empty() {
         return Err(Failure::NoRuntime(args.node.root.clone()));
     }
-    let site = args.node.site();
-    let planned = Report::new(args.dry_run, site.preview(&survey, &wish)?);
-    if args.dry_run || !planned.changed {
-        return tell(&planned, args.node.json, out);
+    let report = Report::new(args.dry_run, args.node.site().preview(&survey, &wish)?);
+    Ok(Plan { survey, wish, report })
+}
+
+async fn install(args: &InstallArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    let Plan { survey, wish, report } = plan(args)?;
+    if args.dry_run || !report.changed {
+        return tell(&report, args.node.json, out);
     }
     if !args.unchecked {
         let client = args.agent.agent.client()?;
-        for mirror in mirrors(&planned) {
+        for mirror in mirrors(&report) {
             prove(&client, mirror).await?;
         }
     }
-    tell(&Report::new(false, site.install(&survey, &wish)?), args.node.json, out)
+    tell(&Report::new(false, args.node.site().install(&survey, &wish)?), args.node.json, out)
 }
 
 fn status(args: &StatusArgs, out: &mut Output) -> Result<ExitCode, Failure> {

@@ -32,12 +32,14 @@ pub enum Holds {
 impl Config {
     /// Every file that the configuration names and that must be there.
     pub fn named_files(&self) -> Vec<NamedFile> {
-        let mut files = Vec::new();
+        let upstream = &self.file.upstream;
+        let docker = upstream.docker_config.named("upstream.docker_config");
+        let mut files: Vec<NamedFile> = docker
+            .map(|(key, path)| NamedFile { key, path: path.to_owned(), holds: Holds::Secret })
+            .collect();
         let mut add = |key: String, path: &Option<PathBuf>, holds| {
             files.extend(path.clone().map(|path| NamedFile { key, path, holds }));
         };
-        let upstream = &self.file.upstream;
-        add("upstream.docker_config".into(), &upstream.docker_config, Holds::Secret);
         for (name, registry) in &upstream.registries {
             let of = |name_of_key: &str| format!("upstream.registries.{}.{name_of_key}", key(name));
             add(of("ca"), &registry.ca, Holds::Certificates);

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::paths::Paths;
 use super::quantity::{Period, Rate, Size};
 use crate::upstream::AccessMode;
 
@@ -184,9 +185,10 @@ pub struct Upstream {
     /// Whether the client's address is passed on as `X-Forwarded-For`. Default false: it tells the registry about the
     /// inside of your network.
     pub forward_client_address: bool,
-    /// A Docker `config.json` with credentials and credential helpers for all registries. Default: unset, anonymous.
-    /// Read again when it changes.
-    pub docker_config: Option<PathBuf>,
+    /// A Docker `config.json` with credentials and credential helpers for all registries, or a list of such files, of which the
+    /// first that has something for a registry counts. Default: unset, anonymous. Read again when they change.
+    #[serde(skip_serializing_if = "Paths::is_empty")]
+    pub docker_config: Paths,
     /// Registries that need more than their name. Default: none; any other is asked at `https://` and its name.
     pub registries: BTreeMap<String, UpstreamRegistry>,
 }
@@ -201,7 +203,7 @@ impl Default for Upstream {
             rate: None,
             user_agent: concat!("shoal/", env!("CARGO_PKG_VERSION")).into(),
             forward_client_address: false,
-            docker_config: None,
+            docker_config: Paths::default(),
             registries: BTreeMap::new(),
         }
     }

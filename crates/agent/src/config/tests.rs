@@ -96,6 +96,8 @@ fn single_problems() {
         ("[upstream]\nuser_agent = \"a\\nb\"", "upstream.user_agent", "visible"),
         ("[upstream]\ndocker_config = '/no/such/file'", "upstream.docker_config", "No such file"),
         ("[upstream]\ndocker_config = '/'", "upstream.docker_config", "not a file"),
+        ("[upstream]\ndocker_config = ['/', '/etc/passwd']", "upstream.docker_config[0]", "not a file"),
+        ("[upstream]\ndocker_config = 7", "upstream.docker_config", "a path, or a list of paths"),
         ("[upstream.registries.'a/b']", "upstream.registries.\"a/b\"", "host:port"),
         (
             "[upstream.registries.'index.docker.io']\n[upstream.registries.'docker.io']",

@@ -12,9 +12,10 @@ use serde::Serialize;
 use super::files::{self, FileError};
 use super::merge;
 use super::plan::{self, Advice, Target, Wish};
-use super::record::{RECORD_MODE, Record, RecordError, Written};
+use super::record::{Away, RECORD_MODE, Record, RecordError, Written};
 use super::{Kind, Root, Runtime, Survey};
 
+mod pause;
 #[cfg(test)]
 mod tests;
 
@@ -67,6 +68,8 @@ pub enum Change {
     Changed,
     /// It says it already.
     Unchanged,
+    /// It was taken away for a time, and is again as it was written.
+    PutBack,
     /// It is as it was before the agent was added, or gone if it was not there.
     Restored,
     /// Somebody has changed it since; what was added is taken out, and the rest is theirs.
@@ -145,34 +148,17 @@ impl Site {
         }
         let _lock = files::lock(&self.root, self.folder())?;
         let mut record = Record::read(&self.root, &self.record)?;
-        let is_meant = |written: &Written| {
-            kinds.is_empty() || kinds.iter().any(|kind| kind.shares_files(written.runtime))
-        };
         let mut done: Vec<Done> = Vec::new();
         let mut kept = Vec::new();
         for written in std::mem::take(&mut record.files) {
-            if !is_meant(&written) {
+            if !is_meant(kinds, &written) {
                 kept.push(written);
                 continue;
             }
-            let (change, text) = self.without(&written);
-            if !is_rehearsal {
-                match (&change, &text) {
-                    (Change::Restored | Change::TakenOut, Some(text)) => {
-                        files::write(&self.root, &written.path, text, None)?;
-                    }
-                    (Change::Restored | Change::TakenOut, None) => files::remove(&self.root, &written.path)?,
-                    _ => {}
-                }
-            }
-            let file = FileDone {
-                path: written.path.clone(),
-                change: change.clone(),
-                mirror: written.mirror.clone(),
-                added: Vec::new(),
-            };
+            let file = self.take_out(&written, is_rehearsal)?;
+            let is_left = matches!(file.change, Change::Refused { .. });
             note(&mut done, written.runtime, file);
-            if matches!(change, Change::Refused { .. }) {
+            if is_left {
                 kept.push(written);
             }
         }
@@ -193,12 +179,27 @@ impl Site {
             let now = self.root.read(&written.path).ok().flatten();
             let state = match now {
                 Some(now) if now == written.after => State::AsWritten,
+                _ if written.away.is_some() => State::Away,
                 Some(_) => State::Changed,
                 None => State::Gone,
             };
-            FileStatus { path: written.path, runtime: written.runtime, mirror: written.mirror, state }
+            let away = written.away.filter(|_| state == State::Away);
+            FileStatus { path: written.path, runtime: written.runtime, mirror: written.mirror, state, away }
         };
         Ok(record.files.into_iter().map(status).collect())
+    }
+
+    /// Takes the agent out of one file, or tells how it would go.
+    fn take_out(&self, written: &Written, is_rehearsal: bool) -> Result<FileDone, FileError> {
+        let (change, text) = self.without(written);
+        if !is_rehearsal && matches!(change, Change::Restored | Change::TakenOut) {
+            match text {
+                Some(text) => files::write(&self.root, &written.path, &text, None)?,
+                None => files::remove(&self.root, &written.path)?,
+            }
+        }
+        let (path, mirror) = (written.path.clone(), written.mirror.clone());
+        Ok(FileDone { path, change, mirror, added: Vec::new() })
     }
 
     fn folder(&self) -> &Path {
@@ -297,10 +298,8 @@ impl Site {
         file.added = new_lines(now.as_deref().unwrap_or_default(), &after);
         let folders = files::missing_folders(&self.root, &path);
         let (mirror, format) = (target.mirror.clone(), target.wanted.format());
-        (
-            file,
-            Some(Edit { written: Written { path, runtime: kind, format, mirror, before, after }, folders }),
-        )
+        let written = Written { path, runtime: kind, format, mirror, before, after, away: None };
+        (file, Some(Edit { written, folders }))
     }
 
     /// What a file is without us, and how it gets there.
@@ -341,6 +340,9 @@ pub struct FileStatus {
     pub mirror: String,
     /// What has become of it.
     pub state: State,
+    /// Since when and why it is away, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub away: Option<Away>,
 }
 
 /// What has become of a file that was written.
@@ -353,6 +355,13 @@ pub enum State {
     Changed,
     /// Somebody has removed it.
     Gone,
+    /// `shoal runtime install --hold` has taken the agent out of it for now.
+    Away,
+}
+
+/// Whether a file is one of these runtimes', or any is meant.
+fn is_meant(kinds: &[Kind], written: &Written) -> bool {
+    kinds.is_empty() || kinds.iter().any(|kind| kind.shares_files(written.runtime))
 }
 
 /// What a file would be if we had never been in it; none if it would not be there.
@@ -384,7 +393,8 @@ fn new_lines(before: &str, after: &str) -> Vec<String> {
 
 fn note(all: &mut Vec<Done>, runtime: Kind, file: FileDone) {
     let restart = Some(super::detect::Places::of(runtime).restart).filter(|text| !text.is_empty());
-    let restart = restart.filter(|_| matches!(file.change, Change::Restored | Change::TakenOut));
+    let restart =
+        restart.filter(|_| matches!(file.change, Change::Restored | Change::TakenOut | Change::PutBack));
     // hosts.toml is read anew at each pull.
     let restart = restart.filter(|_| !file.path.ends_with(crate::import::hosts_dir::HOSTS_FILE));
     match all.iter_mut().find(|done| done.runtime == runtime) {

@@ -49,6 +49,19 @@ pub(super) struct Written {
     pub before: Option<String>,
     /// Its text as it was written.
     pub after: String,
+    /// Since when and why the agent is out of it, if it shall come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away: Option<Away>,
+}
+
+/// Entries that were taken away for a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Away {
+    /// When, Unix milliseconds.
+    pub since_ms: u64,
+    /// Why, in one line.
+    pub why: String,
 }
 
 /// Why there is no record to go by. Nothing was changed.

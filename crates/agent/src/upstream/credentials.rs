@@ -60,10 +60,10 @@ pub enum Credentials {
         /// File with the password, read again when it changes.
         path: PathBuf,
     },
-    /// With what a Docker `config.json` has for the registry: `auths`, `credHelpers`, `credsStore`.
-    DockerConfig {
-        /// The file, read again when it changes.
-        path: PathBuf,
+    /// With what the first of several Docker `config.json` that knows the registry has for it: `auths`, `credHelpers`, `credsStore`.
+    DockerConfigs {
+        /// The files, read again when one of them changes.
+        paths: Vec<PathBuf>,
     },
 }
 
@@ -123,7 +123,7 @@ enum Origin {
 
 struct Kept {
     resolved: Resolved,
-    stamp: Option<Stamp>,
+    stamps: Vec<Option<Stamp>>,
     read_at: Instant,
     /// How long it may be used; without a limit, until the file changes.
     lifetime: Option<Duration>,
@@ -150,23 +150,21 @@ impl CredentialSource {
 
     /// The credential as of now.
     pub async fn resolve(&self) -> Resolved {
-        let path = match &self.credentials {
+        let paths = match &self.credentials {
             Credentials::Anonymous => return Resolved::default(),
-            Credentials::Password { username, password } => {
-                let login = Login::Password { username: username.clone(), password: password.clone() };
-                return Resolved { login: Some(Arc::new(login)), problem: None };
-            }
-            Credentials::PasswordFile { path, .. } | Credentials::DockerConfig { path } => path,
+            Credentials::Password { .. } => &[],
+            Credentials::PasswordFile { path, .. } => std::slice::from_ref(path),
+            Credentials::DockerConfigs { paths } => paths.as_slice(),
         };
         let _one = self.looking.lock().await;
-        let stamp = Stamp::look(path).await;
+        let stamps = stamps_of(paths).await;
         if let Some(kept) = &*self.kept.lock()
-            && kept.stamp == stamp
+            && kept.stamps == stamps
             && kept.lifetime.is_none_or(|lifetime| kept.read_at.elapsed() < lifetime)
         {
             return kept.resolved.clone();
         }
-        let (resolved, lifetime) = match self.look_up(path).await {
+        let (resolved, lifetime) = match self.look_up().await {
             Ok((login, Origin::File)) => (Resolved { login: login.map(Arc::new), problem: None }, None),
             Ok((login, Origin::Helper)) => {
                 (Resolved { login: login.map(Arc::new), problem: None }, Some(HELPER_ANSWER_LIFETIME))
@@ -177,7 +175,7 @@ impl CredentialSource {
             }
         };
         *self.kept.lock() =
-            Some(Kept { resolved: resolved.clone(), stamp, read_at: Instant::now(), lifetime });
+            Some(Kept { resolved: resolved.clone(), stamps, read_at: Instant::now(), lifetime });
         resolved
     }
 
@@ -193,30 +191,51 @@ impl CredentialSource {
         self.kept.lock().as_ref()?.resolved.problem.clone()
     }
 
-    async fn look_up(&self, path: &Path) -> Result<(Option<Login>, Origin), CredentialsError> {
-        let bytes = read_bounded(path).await?;
+    async fn look_up(&self) -> Result<(Option<Login>, Origin), CredentialsError> {
         match &self.credentials {
-            Credentials::PasswordFile { username, .. } => {
+            Credentials::Anonymous => Ok((None, Origin::File)),
+            Credentials::Password { username, password } => {
+                let login = Login::Password { username: username.clone(), password: password.clone() };
+                Ok((Some(login), Origin::File))
+            }
+            Credentials::PasswordFile { username, path } => {
+                let bytes = read_bounded(path).await?;
                 let text = String::from_utf8_lossy(&bytes);
                 let password = Secret::new(
                     text.strip_suffix('\n').map_or(&*text, |t| t.strip_suffix('\r').unwrap_or(t)),
                 );
                 Ok((Some(Login::Password { username: username.clone(), password }), Origin::File))
             }
-            _ => self.docker_config(path, &bytes).await,
+            Credentials::DockerConfigs { paths } => self.docker_configs(paths).await,
         }
     }
 
+    /// The first file that knows the registry. One that is of no use hides none of the others, and is told of.
+    async fn docker_configs(&self, paths: &[PathBuf]) -> Result<(Option<Login>, Origin), CredentialsError> {
+        let (mut failure, mut origin) = (None, Origin::File);
+        for path in paths {
+            match self.docker_config(path).await {
+                Ok((Some(login), origin)) => {
+                    if let Some(error) = &failure {
+                        tracing::warn!(registry = %self.registry, error = %chain(error), file = %path.display(), "credentials are those of a later file");
+                    }
+                    return Ok((Some(login), origin));
+                }
+                Ok((None, Origin::Helper)) => origin = Origin::Helper,
+                Ok((None, Origin::File)) => {}
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok((None, origin)), Err)
+    }
+
     /// Docker's order: the registry's own helper, an entry of the file, the store of all others.
-    async fn docker_config(
-        &self,
-        path: &Path,
-        bytes: &[u8],
-    ) -> Result<(Option<Login>, Origin), CredentialsError> {
+    async fn docker_config(&self, path: &Path) -> Result<(Option<Login>, Origin), CredentialsError> {
+        let bytes = read_bounded(path).await?;
         let malformed =
             || CredentialsError::Malformed { path: path.to_owned(), server: self.registry.to_string() };
         let mut document: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(bytes).map_err(|_| malformed())?;
+            serde_json::from_slice(&bytes).map_err(|_| malformed())?;
         let helpers = document.remove("credHelpers");
         let store = document.remove("credsStore");
         let names = server_names(&self.registry);
@@ -256,6 +275,14 @@ fn entry(document: &[u8], server: &str) -> Result<Option<Login>, ()> {
         Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
         Err(_) => Err(()),
     }
+}
+
+async fn stamps_of(paths: &[PathBuf]) -> Vec<Option<Stamp>> {
+    let mut stamps = Vec::with_capacity(paths.len());
+    for path in paths {
+        stamps.push(Stamp::look(path).await);
+    }
+    stamps
 }
 
 async fn read_bounded(path: &Path) -> Result<Vec<u8>, CredentialsError> {

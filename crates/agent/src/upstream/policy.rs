@@ -52,7 +52,7 @@ impl RegistrySettings {
     fn identifies_us(&self) -> bool {
         let by_password = match self.credentials {
             Credentials::Password { .. } | Credentials::PasswordFile { .. } => true,
-            Credentials::Anonymous | Credentials::DockerConfig { .. } => false,
+            Credentials::Anonymous | Credentials::DockerConfigs { .. } => false,
         };
         by_password || self.client_identity.is_some()
     }

@@ -37,8 +37,10 @@ Helm reads every number as a float, so whole numbers are written as such here; `
   {{- if .Values.swarm.otherSecret }}{{ $_ := set $swarm "other_secret_file" "/run/secrets/shoal/other/secret" }}{{ end -}}
   {{- $_ := set $base "swarm" $swarm -}}
 {{- end -}}
-{{- if include "shoal.credentialsName" . -}}
-  {{- $_ := set $base.upstream "docker_config" "/run/secrets/shoal/registries/config.json" -}}
+{{- with (include "shoal.credentials" . | fromJson).names -}}
+  {{- $files := list -}}
+  {{- range $index, $name := . }}{{ $files = append $files (printf "/run/secrets/shoal/registries/%d.json" $index) }}{{ end -}}
+  {{- $_ := set $base.upstream "docker_config" $files -}}
 {{- end -}}
 {{- if .Values.runtimeContent.enabled -}}
   {{- $_ := set $base.store "runtime_content" "/run/runtime-content" -}}

@@ -10,14 +10,30 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Of what belongs to no namespace. */}}
+{{- define "shoal.nodeRole" -}}
+{{- printf "%s-%s-node" .Release.Namespace (include "shoal.fullname" .) -}}
+{{- end -}}
+
 {{- define "shoal.selector" -}}
 app.kubernetes.io/name: shoal
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: agent
 {{- end -}}
 
+{{/* Of the Job that prewarms: no Service and no policy for agents takes it for one. */}}
+{{- define "shoal.prewarmSelector" -}}
+app.kubernetes.io/name: shoal
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: prewarm
+{{- end -}}
+
 {{- define "shoal.labels" -}}
 {{ include "shoal.selector" . }}
+{{ include "shoal.release" . }}
+{{- end -}}
+
+{{- define "shoal.release" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
@@ -31,17 +47,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* Secrets: the cluster's, and the one with credentials for registries; empty where there is none. */}}
+{{/* The cluster's Secret, and those with credentials for registries, the chart's own first. */}}
 {{- define "shoal.secretName" -}}
 {{- .Values.swarm.existingSecret | default (printf "%s-swarm" (include "shoal.fullname" .)) -}}
 {{- end -}}
 
 {{- define "shoal.credentialsName" -}}
-{{- if .Values.credentials.existingSecret -}}
-{{- .Values.credentials.existingSecret -}}
-{{- else if .Values.credentials.registries -}}
 {{- printf "%s-credentials" (include "shoal.fullname" .) -}}
 {{- end -}}
+
+{{- define "shoal.credentials" -}}
+{{- $names := .Values.credentials.existingSecrets -}}
+{{- if .Values.credentials.registries }}{{ $names = prepend $names (include "shoal.credentialsName" .) }}{{ end -}}
+{{- dict "names" $names | toJson -}}
 {{- end -}}
 
 {{/* Families of addresses of the Services. */}}

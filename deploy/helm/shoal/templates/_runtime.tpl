@@ -22,6 +22,16 @@
     {{- else }}
     - --default
     {{- end }}
+    - --unable-after={{ .Values.runtime.unableAfter }}
+    - --able-after={{ .Values.runtime.ableAfter }}
+    {{- with .Values.runtime.removeTaint }}
+    - --remove-taint={{ . }}
+    - --node=$(NODE_NAME)
+  env:
+    - name: NODE_NAME
+      valueFrom:
+        fieldRef: { fieldPath: spec.nodeName }
+    {{- end }}
   securityContext:
     # The runtime's configuration is root's. The one capability is for the agent's directory and its admin socket, which are the agent's alone.
     runAsNonRoot: false
@@ -38,6 +48,9 @@
   volumeMounts:
     - { name: admin, mountPath: /run/shoal }
     - { name: store, mountPath: {{ printf "/host%s" .Values.store.hostPath }} }
+    {{- if .Values.runtime.removeTaint }}
+    - { name: service-account, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true }
+    {{- end }}
     {{- range $index, $path := .Values.runtime.hostPaths }}
     - { name: runtime-{{ $index }}, mountPath: {{ printf "/host%s" $path }} }
     {{- end }}

@@ -1,11 +1,12 @@
 //! What `shoal runtime` says to people.
 
 use std::fmt::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::super::Failure;
 use super::super::output::{Align, Output, Table};
 use super::{Report, Standing};
-use crate::runtime::{Advice, Change, Done, FileDone, Mirrored, Runtime, State};
+use crate::runtime::{Advice, Change, Done, FileDone, FileStatus, Mirrored, Runtime, State};
 
 pub(super) fn report(report: &Report, out: &mut Output) -> Result<(), Failure> {
     if report.runtimes.is_empty() {
@@ -32,6 +33,7 @@ fn file_line(file: &FileDone, dry_run: bool) -> String {
         Change::Created => would("written", "would be written"),
         Change::Changed => would("added to", "would be added to"),
         Change::Unchanged => "has the agent first already",
+        Change::PutBack => "as it was written",
         Change::Restored => would("as it was before", "would be as it was before"),
         Change::TakenOut => would(
             "changed by somebody since: only the agent was taken out",
@@ -79,11 +81,27 @@ pub(super) fn standing(standing: &Standing, out: &mut Output) -> Result<(), Fail
             out.line(format_args!("  ! {finding}"))?;
         }
     }
-    for file in standing.written.iter().filter(|file| file.state != State::AsWritten) {
-        let what = if file.state == State::Gone { "removed" } else { "changed" };
-        out.line(format_args!("{}: {what} by somebody since `shoal runtime install`", file.path.display()))?;
+    standing.written.iter().try_for_each(|file| match written(file) {
+        Some(line) => out.line(format_args!("{line}")),
+        None => Ok(()),
+    })
+}
+
+/// What has become of a file, if there is something to say.
+fn written(file: &FileStatus) -> Option<String> {
+    let path = file.path.display();
+    match (file.state, &file.away) {
+        (State::AsWritten, _) => None,
+        (_, Some(away)) => {
+            let since = UNIX_EPOCH + Duration::from_millis(away.since_ms);
+            let since = humantime::format_rfc3339_seconds(since);
+            Some(format!("{path}: the agent is taken out since {since}, until it serves again: {}", away.why))
+        }
+        (State::Gone, _) => Some(format!("{path}: removed by somebody since `shoal runtime install`")),
+        (State::Changed | State::Away, _) => {
+            Some(format!("{path}: changed by somebody since `shoal runtime install`"))
+        }
     }
-    Ok(())
 }
 
 fn headline(runtime: &Runtime) -> String {

@@ -41,8 +41,8 @@ pub(super) fn resolve(
             "must be visible ASCII characters, such as \"shoal/0.1 (ops@example.com)\"",
         );
     }
-    if let Some(path) = &upstream.docker_config {
-        readable("upstream.docker_config", path, found);
+    for (key, path) in upstream.docker_config.named("upstream.docker_config") {
+        readable(&key, path, found);
     }
     let fallback = default_credentials(upstream);
     let mut registries = BTreeMap::new();
@@ -63,9 +63,9 @@ pub(super) fn resolve(
 
 /// The credentials of registries that have none of their own.
 pub(in crate::config) fn default_credentials(upstream: &Upstream) -> Credentials {
-    match &upstream.docker_config {
-        Some(path) => Credentials::DockerConfig { path: path.clone() },
-        None => Credentials::Anonymous,
+    match upstream.docker_config.all() {
+        [] => Credentials::Anonymous,
+        paths => Credentials::DockerConfigs { paths: paths.to_vec() },
     }
 }
 

@@ -10,8 +10,11 @@ use super::*;
 use crate::runtime::tests::{MIRROR, tree};
 use crate::runtime::{DEFAULT_RECORD, EVERY_REGISTRY, Own, survey};
 
-/// Everything below a folder: mode, and the bytes of a file.
-fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u32, Option<Vec<u8>>)> {
+/// By path: mode, and the bytes of a file.
+type Snapshot = BTreeMap<PathBuf, (u32, Option<Vec<u8>>)>;
+
+/// Everything below a folder.
+fn snapshot(folder: &Path) -> Snapshot {
     let mut all = BTreeMap::new();
     let mut ahead = vec![folder.to_owned()];
     while let Some(path) = ahead.pop() {
@@ -24,6 +27,22 @@ fn snapshot(folder: &Path) -> BTreeMap<PathBuf, (u32, Option<Vec<u8>>)> {
     }
     all
 }
+
+/// The same of a folder that may be none.
+fn snapshot_if_there(folder: &Path) -> Snapshot {
+    if folder.exists() { snapshot(folder) } else { BTreeMap::new() }
+}
+
+/// What a snapshot has below a folder.
+fn of_etc(all: &Snapshot, etc: &Path) -> Snapshot {
+    all.iter()
+        .filter(|(path, _)| path.starts_with(etc))
+        .map(|(path, found)| (path.clone(), found.clone()))
+        .collect()
+}
+
+/// The agent's addresses in what a test writes.
+const MIRRORS: [&str; 2] = [MIRROR, "http://127.0.0.1:5001"];
 
 fn site(root: &Root) -> Site {
     Site { root: root.clone(), record: DEFAULT_RECORD.into() }
@@ -216,6 +235,50 @@ fn another_installation_at_work_is_not_disturbed() {
     assert!(error.to_string().contains("another `shoal runtime`"), "{error}");
 }
 
+/// What somebody writes while the agent is out of a file stays, and the rest comes back; what is asked for again is added.
+#[test]
+fn what_is_written_meanwhile_stays() {
+    let hosts = "etc/containerd/certs.d";
+    let (folder, root) = tree(&[("etc/containerd/config.toml", "version = 2\n")]);
+    install(&root, &wish(&["docker.io", "ghcr.io", "quay.io"]));
+    let file = |registry: &str| folder.path().join(hosts).join(registry).join("hosts.toml");
+    let written = fs::read(file("docker.io")).unwrap();
+    let paused = site(&root).pause(&[Kind::Containerd], "nobody answers").unwrap();
+    assert!(paused[0].files.iter().all(|file| file.change == Change::Restored), "{paused:?}");
+    for status in site(&root).written().unwrap() {
+        assert_eq!((status.state, status.away.unwrap().why.as_str()), (State::Away, "nobody answers"));
+    }
+    fs::create_dir_all(file("ghcr.io").parent().unwrap()).unwrap();
+    fs::write(file("ghcr.io"), "server = \"https://theirs.test\"\n").unwrap();
+
+    // Another address was not proved.
+    assert!(site(&root).resume(&[], &["http://127.0.0.1:1"]).unwrap().is_empty());
+    assert!(site(&root).resume(&[Kind::Docker], &MIRRORS).unwrap().is_empty());
+    let back = site(&root).resume(&[], &MIRRORS).unwrap();
+    assert!(back[0].files.iter().all(|file| file.change == Change::PutBack), "{back:?}");
+    assert_eq!(fs::read(file("docker.io")).unwrap(), written);
+    assert_eq!(fs::read_to_string(file("ghcr.io")).unwrap(), "server = \"https://theirs.test\"\n");
+    install(&root, &wish(&["ghcr.io"]));
+    let both = fs::read_to_string(file("ghcr.io")).unwrap();
+    assert!(both.contains("theirs.test") && both.contains(MIRROR), "{both}");
+    assert!(site(&root).written().unwrap().iter().all(|file| file.state == State::AsWritten));
+
+    site(&root).uninstall(&[], false).unwrap();
+    assert_eq!(fs::read_to_string(file("ghcr.io")).unwrap(), "server = \"https://theirs.test\"\n");
+    assert!(!file("docker.io").exists() && !file("quay.io").exists());
+    assert!(!root.exists(Path::new(DEFAULT_RECORD)));
+}
+
+/// Where nothing is written, there is nothing to take away, and no record of it.
+#[test]
+fn nothing_is_paused_where_nothing_is() {
+    let (folder, root) = tree(EVERYTHING);
+    let before = snapshot(folder.path());
+    assert!(site(&root).pause(&[], "why").unwrap().is_empty());
+    assert!(site(&root).resume(&[], &MIRRORS).unwrap().is_empty());
+    assert_eq!(snapshot(folder.path()), before);
+}
+
 /// Files as they may be before: none, empty, of another's hand, with our mirror in it already, and wrong ones.
 fn files() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
     let of = |path: &'static str, texts: &'static [&'static str]| {
@@ -289,6 +352,17 @@ proptest! {
             prop_assert!(again.iter().all(|file| matches!(file.change, Change::Unchanged | Change::Refused { .. })), "{again:?}");
             prop_assert_eq!(snapshot(folder.path()), written);
         }
+        // Away for a time, and back, whatever it was; twice is as good as once.
+        let (etc, written) = (folder.path().join("etc"), snapshot(folder.path()));
+        for _ in 0..2 {
+            site(&root).pause(&[], "why").unwrap();
+            prop_assert_eq!(snapshot_if_there(&etc), of_etc(&first, &etc));
+        }
+        for _ in 0..2 {
+            site(&root).resume(&[], &MIRRORS).unwrap();
+            prop_assert_eq!(snapshot(folder.path()), written.clone());
+        }
+        site(&root).pause(&[], "why").unwrap();
         site(&root).uninstall(&[], false).unwrap();
         prop_assert_eq!(snapshot(folder.path()), first);
     }

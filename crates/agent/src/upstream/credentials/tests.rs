@@ -12,7 +12,7 @@ async fn found(registry: &Registry, config: &str) -> Resolved {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.json");
     std::fs::write(&path, config).unwrap();
-    CredentialSource::new(registry.clone(), Credentials::DockerConfig { path }).resolve().await
+    CredentialSource::new(registry.clone(), Credentials::DockerConfigs { paths: vec![path] }).resolve().await
 }
 
 #[tokio::test]
@@ -54,6 +54,38 @@ async fn docker_configurations() {
         let resolved = found(&registry, config).await;
         assert!(resolved.problem.is_none(), "{config}: {:?}", resolved.problem);
         assert_eq!(resolved.login.as_deref(), expected.as_ref(), "{config}");
+    }
+}
+
+/// Several files, and whose password counts; none is a file that is not there.
+#[tokio::test]
+async fn the_first_file_that_knows_the_registry_counts() {
+    const A: &str = r#"{"auths":{"registry.test":{"username":"a","password":"p"}}}"#;
+    const B: &str = r#"{"auths":{"registry.test":{"username":"b","password":"p"}}}"#;
+    const OTHER: &str = r#"{"auths":{"other.test":{"username":"o","password":"p"}}}"#;
+    const HELPER: &str = r#"{"credsStore":"shoal-none"}"#;
+    let table: [(&[Option<&str>], Option<&str>, bool); 7] = [
+        (&[Some(A), Some(B)], Some("a"), false),
+        (&[Some(OTHER), Some(B)], Some("b"), false),
+        (&[Some(OTHER), Some("{}")], None, false),
+        // One that is of no use hides none of the others, and is told of only where it may be what is missing.
+        (&[Some("no JSON"), Some(B)], Some("b"), false),
+        (&[None, Some(B)], Some("b"), false),
+        (&[Some(HELPER), Some(B)], Some("b"), false),
+        (&[None, Some(OTHER)], None, true),
+    ];
+    for (files, expected, is_problem) in table {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = files.iter().enumerate().map(|(index, text)| {
+            let path = directory.path().join(index.to_string());
+            text.iter().for_each(|text| std::fs::write(&path, text).unwrap());
+            path
+        });
+        let credentials = Credentials::DockerConfigs { paths: paths.collect() };
+        let resolved = CredentialSource::new("registry.test".parse().unwrap(), credentials).resolve().await;
+        let expected = expected.and_then(|name| password(name, "p"));
+        assert_eq!(resolved.login.as_deref(), expected.as_ref(), "{files:?}");
+        assert_eq!(resolved.problem.is_some(), is_problem, "{files:?}");
     }
 }
 

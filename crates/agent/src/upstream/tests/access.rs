@@ -23,7 +23,7 @@ async fn the_mode_of_a_registry() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
     std::fs::write(&path, r#"{"auths": {"registry.test": {"auth": "dTpw"}}}"#).unwrap();
-    let docker = Credentials::DockerConfig { path };
+    let docker = Credentials::DockerConfigs { paths: vec![path] };
     let password = with_password().credentials;
     let file = Credentials::PasswordFile { username: "u".into(), path: "/no/such/file".into() };
     let table = [

@@ -272,8 +272,10 @@ async fn identity_tokens_are_posted() {
     let path = directory.path().join("config.json");
     std::fs::write(&path, r#"{"auths":{"registry.test":{"auth":"dTpw","identitytoken":"identity"}}}"#)
         .unwrap();
-    let own =
-        RegistrySettings { credentials: Credentials::DockerConfig { path }, ..RegistrySettings::default() };
+    let own = RegistrySettings {
+        credentials: Credentials::DockerConfigs { paths: vec![path] },
+        ..RegistrySettings::default()
+    };
     upstream_with(&server.url(""), own).list(&asked(), "tags/list").await.unwrap();
     let token = &server.seen()[1];
     assert_eq!(token.method, Method::POST);
@@ -333,7 +335,7 @@ async fn a_rotated_password_is_used_at_once() {
     let password = Arc::new(Mutex::new("one"));
     let server = basic_registry(Arc::clone(&password)).await;
     rotate("one");
-    let credentials = Credentials::DockerConfig { path: path.clone() };
+    let credentials = Credentials::DockerConfigs { paths: vec![path.clone()] };
     let upstream =
         upstream_with(&server.url(""), RegistrySettings { credentials, ..RegistrySettings::default() });
     upstream.list(&asked(), "tags/list").await.unwrap();
@@ -354,7 +356,7 @@ async fn a_denial_says_what_is_missing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.json");
     std::fs::write(&path, r#"{"credsStore":"shoal-none"}"#).unwrap();
-    let credentials = Credentials::DockerConfig { path };
+    let credentials = Credentials::DockerConfigs { paths: vec![path] };
     let own = RegistrySettings { credentials, ..RegistrySettings::default() };
     let error = upstream_with(&server.url(""), own.clone()).list(&asked(), "tags/list").await.unwrap_err();
     assert!(
