@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::Config;
 use super::document::key;
+use super::{Config, schema};
 
 /// A file that the configuration names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,27 +32,31 @@ pub enum Holds {
 impl Config {
     /// Every file that the configuration names and that must be there.
     pub fn named_files(&self) -> Vec<NamedFile> {
-        let mut files = Vec::new();
-        let mut add = |key: String, path: &Option<PathBuf>, holds| {
-            files.extend(path.clone().map(|path| NamedFile { key, path, holds }));
-        };
-        let upstream = &self.file.upstream;
-        add("upstream.docker_config".into(), &upstream.docker_config, Holds::Secret);
-        for (name, registry) in &upstream.registries {
-            let of = |name_of_key: &str| format!("upstream.registries.{}.{name_of_key}", key(name));
-            add(of("ca"), &registry.ca, Holds::Certificates);
-            add(of("client_certificate"), &registry.client_certificate, Holds::Certificates);
-            add(of("client_key"), &registry.client_key, Holds::Secret);
-            add(of("password_file"), &registry.password_file, Holds::Password);
-        }
-        add("object_store.ca".into(), &self.file.object_store.ca, Holds::Certificates);
-        add("object_store.credentials_file".into(), &self.file.object_store.credentials_file, Holds::Secret);
-        add("swarm.secret_file".into(), &self.file.swarm.secret_file, Holds::ClusterSecret);
-        add("swarm.other_secret_file".into(), &self.file.swarm.other_secret_file, Holds::ClusterSecret);
-        let admin = &self.file.admin;
-        add("admin.certificate".into(), &admin.certificate, Holds::Certificates);
-        add("admin.key".into(), &admin.key, Holds::Secret);
-        add("admin.token_file".into(), &admin.token_file, Holds::Secret);
-        files
+        named(&self.file)
     }
+}
+
+pub(super) fn named(file: &schema::File) -> Vec<NamedFile> {
+    let mut files = Vec::new();
+    let mut add = |key: String, path: &Option<PathBuf>, holds| {
+        files.extend(path.clone().map(|path| NamedFile { key, path, holds }));
+    };
+    let upstream = &file.upstream;
+    add("upstream.docker_config".into(), &upstream.docker_config, Holds::Secret);
+    for (name, registry) in &upstream.registries {
+        let of = |name_of_key: &str| format!("upstream.registries.{}.{name_of_key}", key(name));
+        add(of("ca"), &registry.ca, Holds::Certificates);
+        add(of("client_certificate"), &registry.client_certificate, Holds::Certificates);
+        add(of("client_key"), &registry.client_key, Holds::Secret);
+        add(of("password_file"), &registry.password_file, Holds::Password);
+    }
+    add("object_store.ca".into(), &file.object_store.ca, Holds::Certificates);
+    add("object_store.credentials_file".into(), &file.object_store.credentials_file, Holds::Secret);
+    add("swarm.secret_file".into(), &file.swarm.secret_file, Holds::ClusterSecret);
+    add("swarm.other_secret_file".into(), &file.swarm.other_secret_file, Holds::ClusterSecret);
+    let admin = &file.admin;
+    add("admin.certificate".into(), &admin.certificate, Holds::Certificates);
+    add("admin.key".into(), &admin.key, Holds::Secret);
+    add("admin.token_file".into(), &admin.token_file, Holds::Secret);
+    files
 }
