@@ -23,16 +23,13 @@ use crate::wire::{LeaseEnd, WarmFault};
 pub struct Settings {
     /// Upstream transfers of this node at a time.
     pub fetches_max: usize,
-    /// What this node's link can receive, bytes per second, if that is known: helps to tell a slow registry from a busy
-    /// link.
-    pub link: Option<f64>,
     /// This node's name among the members; `None` if it works alone for good.
     pub peer: Option<PeerId>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { fetches_max: FETCHES_MAX, link: None, peer: None }
+        Settings { fetches_max: FETCHES_MAX, peer: None }
     }
 }
 
@@ -87,7 +84,7 @@ impl Engine {
             next_fetch: 0,
             waiting: BTreeSet::new(),
             sizes: Sizes::default(),
-            swarm: settings.peer.map(|peer| Swarm::new(peer, settings.link)),
+            swarm: settings.peer.map(|peer| Swarm::new(peer)),
             out: VecDeque::new(),
             draining: false,
         }

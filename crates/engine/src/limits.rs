@@ -113,6 +113,15 @@ pub const LEASE_MEASURE_TIME: Duration = Duration::from_millis(120);
 /// Pieces that must have come in that time for the measure to mean something.
 pub const LEASE_MEASURE_PIECES_MIN: u32 = 4;
 
+/// Time from one change of the number of leases to the next: those who work on them have to see what became of the last one.
+pub const LEASE_WIDTH_TIME_MIN: Duration = Duration::from_millis(280);
+
+/// Pieces that must have come in between for the same reason, where that takes no longer than [`LEASE_WIDTH_TIME_MAX`].
+pub const LEASE_WIDTH_PIECES_MIN: u32 = 12;
+
+/// See [`LEASE_WIDTH_PIECES_MIN`].
+pub const LEASE_WIDTH_TIME_MAX: Duration = Duration::from_millis(1500);
+
 /// More leases are tried only if what is left takes longer than this: trying costs a request.
 pub const LEASE_WIDEN_TIME_MIN: Duration = Duration::from_secs(3);
 
@@ -492,11 +501,14 @@ pub const CRAWL_SHARE_MAX: f64 = 0.6;
 /// Pieces of each class that may wait at a lease holder before it counts as busy.
 pub const AHEAD_ROWS_MAX: u32 = 2;
 
-/// Share of its link at which a lease holder counts as busy, where the link is known.
-pub const BUSY_SHARE_MIN: f64 = 0.5;
+/// Time over which a lease holder compares what it gains with what is new to all. Longer than a new piece takes to come round.
+pub const OUTRUN_TIME: Duration = Duration::from_millis(250);
 
-/// Time over which a node measures what it receives.
-pub const RECEIVED_WINDOW: Duration = Duration::from_millis(100);
+/// New pieces in that time without which the comparison tells nothing.
+pub const OUTRUN_PIECES_MIN: u32 = 8;
+
+/// Share of the new pieces that a lease holder gains at most where its own link is what is slow.
+pub const OUTRUN_SHARE_MAX: f64 = 0.75;
 
 /// Leases granted for one blob, failures included, before work is no longer divided further.
 pub const LEASES_GRANTED_MAX: u32 = 64;

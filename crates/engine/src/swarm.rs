@@ -15,7 +15,6 @@ pub mod warm;
 mod announce;
 mod gone;
 mod parts;
-mod received;
 mod seeds;
 mod spoiled;
 
@@ -40,8 +39,7 @@ use gone::Gone;
 use home::{Home, Joining, Mail, Told};
 use list::PieceList;
 use parts::{FormerMembers, discard, living_homes, may_be_home, received as received_bytes};
-use pieces::{PieceSet, piece_bytes};
-use received::Received;
+use pieces::PieceSet;
 use seeds::Seed;
 use spoiled::Spoiled;
 use upload::{UploadId, Uploads};
@@ -95,7 +93,6 @@ pub struct Swarm {
     /// Whether that time has passed.
     waited: bool,
     announcements: Announcements,
-    received: Received,
     warming: Warming,
     mail: Mail,
     events: VecDeque<Event>,
@@ -103,8 +100,8 @@ pub struct Swarm {
 }
 
 impl Swarm {
-    /// The swarm of a node that knows nobody yet. `link` is what its link can receive, bytes per second, if that is known.
-    pub fn new(me: PeerId, link: Option<f64>) -> Self {
+    /// The swarm of a node that knows nobody yet.
+    pub fn new(me: PeerId) -> Self {
         Swarm {
             me,
             roster: Arc::default(),
@@ -121,7 +118,6 @@ impl Swarm {
             alone_until: None,
             waited: false,
             announcements: Announcements::new(me),
-            received: Received::new(link),
             warming: Warming::new(me),
             mail: Mail::new(),
             events: VecDeque::new(),
@@ -261,10 +257,8 @@ impl Swarm {
     /// A piece that was fetched upstream is there.
     pub fn fetched(&mut self, now: Time, digest: Digest, piece: u32, hash: PieceHash) {
         let Some(exchange) = self.exchanges.get_mut(&digest) else { return };
-        self.received.add(now, piece_bytes(exchange.size(), piece));
         let rows = self.uploads.waiting(&digest) / u32::from(class_count(exchange.have().total()));
-        let busy = rows > AHEAD_ROWS_MAX || self.received.is_busy();
-        exchange.handle_fetched(now, piece, hash, busy, &mut self.mail);
+        exchange.handle_fetched(now, piece, hash, rows > AHEAD_ROWS_MAX, &mut self.mail);
         discard(digest, exchange, &mut self.effects);
         self.uploads.offer(&digest, piece);
     }
@@ -507,11 +501,7 @@ impl Swarm {
     /// A piece has come from a member.
     pub fn arrived(&mut self, now: Time, from: PeerId, digest: Digest, piece: (u32, PieceHash, u32)) {
         let mail = &mut self.mail;
-        let exchange = self.exchanges.get_mut(&digest);
-        if let Some(exchange) = &exchange {
-            self.received.add(now, piece_bytes(exchange.size(), piece.0));
-        }
-        let arrival = exchange.map(|exchange| {
+        let arrival = self.exchanges.get_mut(&digest).map(|exchange| {
             let arrival = exchange.handle_arrived(now, from, piece, mail);
             discard(digest, exchange, &mut self.effects);
             arrival

@@ -110,8 +110,28 @@ async fn every_node_is_warm() {
         expect_served(agent, image, &[index]).await;
         until_pinned(agent).await;
     }
-    // By its tag as well, where that was resolved.
-    cluster.agents[1].get_manifest(REPOSITORY, "v1").await.expect(200, &index.bytes);
+}
+
+/// A tag that only one node has ever asked for: every warm node answers for it while the registry is down, long after its time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_warm_node_knows_the_tag() {
+    let origin = Origin::start().await;
+    let image = Image::new(905, &[300_000, 100]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let cluster = Cluster::start_with(&origin.url(), 5, |_, setup| setup.set("tags.ttl", "1ms")).await;
+    expect(&prewarm(&cluster.agents[1], &[&name("v1")]).await, 0, "5 of 5 nodes ready");
+    origin.refuse().await;
+    for agent in &cluster.agents {
+        // The homes of the tag are told of it beside the rest, which may end before.
+        wait::until("the tag to be known", STEP_MAX, || async {
+            agent.get_manifest(REPOSITORY, "v1").await.status == 200
+        })
+        .await;
+        agent.get_manifest(REPOSITORY, "v1").await.expect(200, &image.manifest.bytes);
+        let socket = socket(agent);
+        let pinned = shoal(&["pin", &name("v1"), "--for", "1h", "--socket", &socket]).await;
+        expect(&pinned, 0, "4 blobs pinned");
+    }
 }
 
 /// A second start fetches nothing and says the same; a node that came later is made warm from the others.

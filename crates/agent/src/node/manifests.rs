@@ -118,12 +118,16 @@ impl Inner {
                 let by_digest = self.manifest_by_digest(admitted, fetched.digest).await?;
                 Ok(ManifestReply { max_age: Some(ttl), ..by_digest })
             }
-            Err(error) => match record {
-                Some(record) if policy.serves_stale(&error.fault, age, ttl) => {
-                    self.stale(admitted, tag, &record, body, error).await
+            Err(error) => {
+                let known = match record {
+                    Some(record) if policy.serves_stale(&error.fault, age, ttl) => Some(record),
+                    _ => self.remembered_by_homes(admitted, tag, &error.fault).await,
+                };
+                match known {
+                    Some(record) => self.stale(admitted, tag, &record, body, error).await,
+                    None => Err(error.pull),
                 }
-                _ => Err(error.pull),
-            },
+            }
         }
     }
 
@@ -276,7 +280,7 @@ impl Inner {
             .await;
         }
         if let Reference::Tag(tag) = reference {
-            self.remember_tag(&admitted.asked.scope, tag, &fetched).await;
+            self.remember_tag(&admitted.asked.scope, tag, &fetched, Duration::ZERO).await;
         }
         Ok(fetched)
     }
@@ -325,7 +329,12 @@ impl Inner {
 
     /// What a source told of a tag, if it may move it. Where it contradicts somebody whose word counts more the registry
     /// itself decides; while that cannot be asked, the error leads to the last known answer (T4).
-    async fn believed(&self, admitted: &Admitted, tag: &Tag, told: Fetched) -> Result<Fetched, FetchError> {
+    pub(super) async fn believed(
+        &self,
+        admitted: &Admitted,
+        tag: &Tag,
+        told: Fetched,
+    ) -> Result<Fetched, FetchError> {
         let Some(known) = self.tag_record(admitted, tag).await else { return Ok(told) };
         let upstream = self.parts.sources.upstream();
         let asked = &admitted.asked;
@@ -435,13 +444,14 @@ impl Inner {
         Some(Fetched { digest, media_type, size, bytes: Some(bytes), ttl, visibility, mirror: None })
     }
 
-    async fn remember_tag(&self, scope: &Scope, tag: &Tag, fetched: &Fetched) {
+    /// `age` is how long ago the source said so.
+    pub(super) async fn remember_tag(&self, scope: &Scope, tag: &Tag, fetched: &Fetched, age: Duration) {
         let now = SystemTime::now();
         let record = TagRecord {
             digest: fetched.digest,
             media_type: fetched.media_type.clone(),
             size: fetched.size,
-            checked_at: now,
+            checked_at: now.checked_sub(age).unwrap_or(now),
             expires_at: now + fetched.ttl,
             visibility: fetched.visibility,
             mirror: fetched.mirror.clone(),

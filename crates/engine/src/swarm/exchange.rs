@@ -6,6 +6,7 @@
 //!
 //! Invariant: a piece is in `have` only if this node fetched it upstream or it matched the list.
 
+mod outrun;
 mod streams;
 mod trust;
 mod watch;
@@ -26,6 +27,7 @@ use crate::swarm::pieces::{PieceSet, piece_bytes};
 use crate::time::Time;
 use crate::wire::{ClassFeeds, Complaint, Entry, LeaseEnd, LeaseId, Message, PieceHash, Run};
 
+use outrun::Outrun;
 use trust::Trust;
 
 /// How the exchange stands with the home.
@@ -125,6 +127,7 @@ pub struct Exchange {
     unreported: Vec<(LeaseId, Entry)>,
     report_at: Option<Time>,
     busy: bool,
+    outrun: Outrun,
     homes: Vec<PeerId>,
     standing: Standing,
     asked: Time,
@@ -169,6 +172,7 @@ impl Exchange {
             unreported: Vec::new(),
             report_at: None,
             busy: false,
+            outrun: Outrun::new(now),
             homes,
             standing: Standing::Joining(0),
             asked: now,
@@ -403,10 +407,11 @@ impl Exchange {
 
     /// A piece that this node fetched upstream is there. `busy` says that upstream is not what is slow.
     pub fn handle_fetched(&mut self, now: Time, piece: u32, hash: PieceHash, busy: bool, mail: &mut Mail) {
-        self.busy = busy;
         let entry = Entry { piece, hash };
         self.list.set(entry, Via::Own);
         self.insert(piece);
+        let is_outrun = self.outrun.look(now, (self.have.count(), self.list.known().count()));
+        self.busy = busy || is_outrun;
         let lease = self.leases.iter().find(|(_, work)| work.run.contains(piece));
         if let Some((lease, _)) = lease {
             self.unreported.push((*lease, entry));
