@@ -25,6 +25,7 @@ use crate::registry::listen::{self, BindError};
 use crate::registry::proof::{Proofs, proof_router};
 use crate::registry::{self, FrontSettings};
 use crate::sources::Sources;
+use crate::store_health::StoreHealth;
 use crate::swarm::{self, Bound, Swarm, SwarmError};
 use crate::tier::{Tier, TierSettingsError};
 use crate::upstream::{SettingsError, Upstream};
@@ -169,7 +170,8 @@ impl App {
             serving.spawn(listen::serve(listener, app, limits, Arc::clone(&metrics), stopping.clone()));
         }
         let disk_free_min = config.store_options().disk_free_min;
-        let gauges = Gauges { store: store.clone(), metrics: Arc::clone(&metrics), disk_free_min };
+        let health = driver.store_health().clone();
+        let gauges = Gauges { store: store.clone(), metrics: Arc::clone(&metrics), health, disk_free_min };
         let background = CancellationToken::new();
         let readiness = Readiness::new();
         let observe_address = ports.observe.local_addr().ok();
@@ -317,6 +319,7 @@ impl Running {
 struct Gauges {
     store: Store,
     metrics: Arc<Metrics>,
+    health: StoreHealth,
     /// Bytes that the store leaves free on the file system.
     disk_free_min: u64,
 }
@@ -324,6 +327,8 @@ struct Gauges {
 impl Gauges {
     /// Reads sums that the store keeps; cheap enough for every scrape.
     fn refresh(&self) {
+        // What is over by now has to be looked at to be seen.
+        let _ = self.health.trouble();
         let Ok(usage) = self.store.usage() else { return };
         let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.store_bytes.set(gauge(usage.file_bytes + usage.inline_bytes));
@@ -365,8 +370,7 @@ async fn sweep(gauges: Gauges, interval: Duration, stop: CancellationToken) {
                 "store swept"
             ),
             Ok(Err(error)) => {
-                gauges.metrics.store_degraded.set(1);
-                tracing::error!(%error, "the store cannot be swept");
+                gauges.health.failed(&error);
             }
             Err(error) => tracing::error!(%error, "the sweep ended"),
         }

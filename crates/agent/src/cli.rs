@@ -27,12 +27,13 @@ mod top;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 
 use crate::admin::client::AdminClient;
-use crate::config::{Config, ConfigErrors, DEFAULT_PATH, NodeFacts};
+use crate::config::{Config, ConfigErrors, DEFAULT_PATH, NodeFacts, Whereabouts};
 
 pub use failure::{Failure, explain};
 
@@ -49,6 +50,7 @@ Examples:
   shoal blob ls --sort size         what it has stored
   shoal runtime install             have the runtimes of this node ask it
   shoal prewarm redis:7             bring an image to every node before it is needed
+  shoal explain redis:7             where its blobs are, and what makes them slow
   shoal demo                        see it work, on this machine, in ten seconds
 
 Exit status:
@@ -128,7 +130,9 @@ enum Command {
     /// See it work: a real registry, an agent and a client for each node, all at once, on this machine.
     Demo(crate::demo::Args),
     /// Print a completion script for a shell.
-    #[command(after_help = "Example:\n  shoal completion bash > /etc/bash_completion.d/shoal")]
+    #[command(
+        after_help = "Example:\n  shoal completion bash > /etc/bash_completion.d/shoal\n\nManual pages: shoal man DIR"
+    )]
     Completion {
         /// Which shell.
         shell: Shell,
@@ -139,6 +143,12 @@ enum Command {
         /// Directory that they are written to.
         #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
         directory: PathBuf,
+    },
+    /// Show the help of a command, as --help does.
+    #[command(hide = true)]
+    Help {
+        /// The command, with its subcommand.
+        command: Vec<String>,
     },
     /// Print the version.
     Version {
@@ -165,6 +175,11 @@ impl ConfigArgs {
 
     fn load(&self) -> Result<Config, Failure> {
         Ok(self.read(&NodeFacts::default())?)
+    }
+
+    /// Where the agent is, by a user who may not be allowed to read what else the configuration names.
+    fn whereabouts(&self) -> Result<Whereabouts, Failure> {
+        Ok(Whereabouts::load(self.path())?)
     }
 
     fn read(&self, facts: &NodeFacts) -> Result<Config, ConfigErrors> {
@@ -201,6 +216,11 @@ impl NodeArgs {
             traces: self.traces.clone(),
         }
     }
+}
+
+/// A time span as people write it.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "write it as 24h, 90m, 30s or 7days".into())
 }
 
 /// `KEY=VALUE`; nothing at all is no label, because a variable may be set and empty.
@@ -242,7 +262,7 @@ impl AgentSocket {
     fn path(&self) -> Result<PathBuf, Failure> {
         match &self.socket {
             Some(path) => Ok(path.clone()),
-            None => Ok(self.config.load()?.admin_socket().to_owned()),
+            None => Ok(self.config.whereabouts()?.admin_socket().to_owned()),
         }
     }
 }
@@ -293,6 +313,7 @@ impl Cli {
             }
             Command::Prepare(args) => prepare::run(&args, &mut out),
             Command::Man { directory } => manual(&directory).map(|()| ExitCode::SUCCESS),
+            Command::Help { command } => help(&command, &mut out).map(|()| ExitCode::SUCCESS),
             Command::Version { json } => version(json, &mut out).map(|()| ExitCode::SUCCESS),
         };
         match outcome {
@@ -305,7 +326,20 @@ impl Cli {
     }
 }
 
+/// The help of a command; that of the last one that is known, where a word is none.
+fn help(words: &[String], out: &mut Output) -> Result<(), Failure> {
+    let mut command = Cli::command();
+    command.build();
+    for word in words {
+        let Some(next) = command.find_subcommand(word).cloned() else { break };
+        command = next;
+    }
+    out.bytes(command.render_long_help().to_string().as_bytes())
+}
+
 fn manual(directory: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(directory)
+        .map_err(|source| Failure::Write { path: directory.to_owned(), source })?;
     clap_mangen::generate_to(Cli::command(), directory)
         .map_err(|source| Failure::Write { path: directory.to_owned(), source })
 }

@@ -15,6 +15,7 @@ mod resolve;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod whereabouts;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -39,6 +40,7 @@ pub use files::{Holds, NamedFile};
 pub use problem::{ConfigErrors, Problem};
 pub use quantity::Rate;
 pub use schema::LogFormat;
+pub use whereabouts::Whereabouts;
 
 use document::Document;
 use resolve::Checked;
@@ -143,18 +145,7 @@ impl Config {
 
     /// How the store is opened.
     pub fn store_options(&self) -> shoal_store::Options {
-        let store = &self.file.store;
-        shoal_store::Options {
-            path: store.path.clone(),
-            capacity: store.capacity.map(|size| size.0),
-            high_watermark: store.high_watermark,
-            low_watermark: store.low_watermark,
-            disk_free_min: store.disk_free_min.0,
-            inline_max: store.inline_max.0,
-            max_age: store.max_age.map(|age| age.0),
-            partial_max_age: store.partial_max_age.0,
-            runtime_content: store.runtime_content.clone(),
-        }
+        store_options(&self.file.store)
     }
 
     /// Time from one sweep of the store to the next.
@@ -259,5 +250,19 @@ impl Config {
     /// How long requests under way may go on after the agent was told to stop.
     pub fn drain_deadline(&self) -> Duration {
         self.file.shutdown.drain_deadline.0
+    }
+}
+
+fn store_options(store: &schema::Store) -> shoal_store::Options {
+    shoal_store::Options {
+        path: store.path.clone(),
+        capacity: store.capacity.map(|size| size.0),
+        high_watermark: store.high_watermark,
+        low_watermark: store.low_watermark,
+        disk_free_min: store.disk_free_min.0,
+        inline_max: store.inline_max.0,
+        max_age: store.max_age.map(|age| age.0),
+        partial_max_age: store.partial_max_age.0,
+        runtime_content: store.runtime_content.clone(),
     }
 }

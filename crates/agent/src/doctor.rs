@@ -27,7 +27,7 @@ pub use report::Report;
 
 use crate::admin::client::AdminClient;
 use crate::admin::status::Status;
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Config, ConfigErrors, Whereabouts};
 use registries::Proxies;
 
 finding::kinds! {
@@ -74,7 +74,7 @@ pub struct Patient {
 pub async fn examine(patient: Patient) -> Report {
     let config = match &patient.config {
         Ok(config) => config.clone(),
-        Err(errors) => return Report::new(configuration::judge_errors(errors)),
+        Err(errors) => return without_config(&patient, errors).await,
     };
     let socket = patient.socket.clone().unwrap_or_else(|| config.admin_socket().to_owned());
     let answer = agent::ask(&socket).await;
@@ -91,6 +91,21 @@ pub async fn examine(patient: Patient) -> Report {
         in_time("the runtimes' files", on_a_thread(runtime_files(&config, &patient.root))),
     );
     Report::new([files, agent, store, registries, swarm, runtimes].concat())
+}
+
+/// A configuration that cannot be used: by anybody, or by this user, who may then still ask the agent.
+async fn without_config(patient: &Patient, errors: &ConfigErrors) -> Report {
+    let places = Whereabouts::load(patient.config_path.as_deref());
+    if let (Ok(places), ConfigErrors::Wrong { problems, .. }) = (places, errors) {
+        let denied = places.denied(problems);
+        if denied.len() == problems.len() {
+            let socket = patient.socket.as_deref().unwrap_or(places.admin_socket());
+            let mut outcomes = vec![configuration::judge_denied(&denied)];
+            outcomes.extend(agent::judge(&agent::ask(socket).await));
+            return Report::new(outcomes);
+        }
+    }
+    Report::new(configuration::judge_errors(errors))
 }
 
 async fn look_at_registries(config: &Config, status: Option<&Status>, proxies: &Proxies) -> Vec<Outcome> {

@@ -35,6 +35,7 @@ use crate::admin::openapi::DigestText;
 use crate::metrics::Metrics;
 use crate::node::{Asked, Cause};
 use crate::sources::Sources;
+use crate::store_health::StoreHealth;
 use crate::swarm::Swarm;
 use crate::upstream::{ClientToken, UpstreamError};
 
@@ -91,6 +92,8 @@ enum Command {
     },
     Status(oneshot::Sender<Vec<FlightStatus>>),
     KnownSize(Digest, oneshot::Sender<Option<u64>>),
+    /// Bytes have gone straight from upstream to a client.
+    Passed(Digest, Arc<str>, u64),
     Explain(Digest, oneshot::Sender<BlobStory>),
     Book(Digest, Naming, oneshot::Sender<Option<Book>>),
     Busiest(usize, oneshot::Sender<Vec<Digest>>),
@@ -126,9 +129,15 @@ pub struct Handle {
     inbox: mpsc::Sender<Command>,
     next_ticket: Arc<AtomicU64>,
     pass: PassThrough,
+    health: StoreHealth,
 }
 
 impl Handle {
+    /// Whether the store takes what comes.
+    pub fn store_health(&self) -> &StoreHealth {
+        &self.health
+    }
+
     /// Asks for a part of a blob that is not in the store. The ticket ends when it is dropped.
     pub async fn open(&self, asked: &Asked, digest: Digest, part: Part) -> Ticket {
         let id = TicketId(self.next_ticket.fetch_add(1, Ordering::Relaxed));
@@ -298,9 +307,10 @@ pub fn spawn(
     let (sender, inbox) = mpsc::channel(INBOX_MAX);
     let settings = Arc::new(settings);
     let handle = Handle {
-        inbox: sender,
         next_ticket: Arc::new(AtomicU64::new(1)),
-        pass: PassThrough::new(sources.clone(), settings.engine.fetches_max),
+        pass: PassThrough::new(sources.clone(), settings.engine.fetches_max, sender.clone()),
+        inbox: sender,
+        health: StoreHealth::new(store.clone(), Arc::clone(&metrics)),
     };
     let driver = Driver {
         engine: Engine::new(settings.engine),
@@ -392,6 +402,9 @@ impl Driver {
             Command::KnownSize(digest, tell) => {
                 let of_flight = self.engine.flight(&digest).and_then(|flight| flight.size());
                 let _ = tell.send(of_flight.or_else(|| self.engine.size_hint(&digest)));
+            }
+            Command::Passed(digest, upstream, bytes) => {
+                self.come.passed(digest, story::Source::Upstream(upstream), bytes);
             }
             Command::Explain(digest, tell) => {
                 let _ = tell.send(self.explain(digest));

@@ -46,6 +46,10 @@ impl FromStr for Image {
             image: text.chars().take(SHOWN_MAX).collect(),
             reason: reason.to_string(),
         };
+        // It would be a tag of docker.io/library/sha256, which nobody means.
+        if text.starts_with("sha256:") || text.starts_with("sha512:") {
+            return Err(wrong(&"it is a digest, of which nothing says where it is; write IMAGE@sha256:..."));
+        }
         let parsed = text.parse::<distribution::Reference>().map_err(|error| wrong(&error))?;
         let scope = Scope {
             registry: parsed.registry().parse::<Registry>().map_err(|error| wrong(&error))?,

@@ -27,6 +27,7 @@ pub mod runtime;
 pub mod sources;
 mod stamp;
 pub mod stock;
+pub mod store_health;
 pub mod swarm;
 pub mod tier;
 mod tls;

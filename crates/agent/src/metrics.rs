@@ -13,6 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::store_health::Reason;
+
 pub(crate) use counters::Counters;
 
 /// Where the bytes of an answer came from.
@@ -128,8 +130,7 @@ pub struct Metrics {
     pub store_capacity_bytes: Gauge,
     /// Bytes that half-received blobs hold on disk.
     pub store_partial_bytes: Gauge,
-    /// 1 while the store cannot be used and pulls go straight upstream.
-    pub store_degraded: Gauge,
+    store_degraded: Family<ByReason, Gauge>,
     /// Blobs evicted for space or age.
     pub evictions: Counter,
     /// Bytes evicted for space or age.
@@ -241,8 +242,8 @@ impl Metrics {
             add!("store_partial_bytes", "Bytes of half-received blobs in the store", Gauge::default());
         let store_degraded = add!(
             "store_degraded",
-            "1 while the store cannot be used and pulls go straight upstream",
-            Gauge::default()
+            "1 while blobs go past the store straight from upstream, by reason: it is full, or its disk is, or fails",
+            Family::default()
         );
         let build_info: Family<ByVersion, Gauge> =
             add!("build_info", "1, with the version of this agent", Family::default());
@@ -332,6 +333,14 @@ impl Metrics {
     /// A blob did not match its digest.
     pub fn verify_failure(&self) {
         self.verify_failures.inc();
+    }
+
+    /// Blobs go past the store for this reason and no other, or for none.
+    pub fn store_degraded(&self, reason: Option<Reason>) {
+        for each in Reason::ALL {
+            let gauge = self.store_degraded.get_or_create(&ByReason { reason: each.word() });
+            gauge.set(i64::from(reason == Some(each)));
+        }
     }
 
     /// The object store was asked, or something was uploaded; `operation` is `stat`, `open`, `get` or `upload`,

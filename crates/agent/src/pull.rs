@@ -24,8 +24,8 @@ use crate::warm::Platforms;
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// Indexes inside indexes that are followed.
 const DEPTH_MAX: usize = 3;
-/// Most bytes of an error's text that are repeated.
-const SAID_BYTES_MAX: usize = 400;
+/// Most of an error's text that is repeated, in characters.
+const SAID_CHARS_MAX: usize = 800;
 
 /// What is to be pulled, and how.
 #[derive(Clone, Debug)]
@@ -284,8 +284,7 @@ impl Puller<'_> {
         }
         let said = tokio::time::timeout(SILENCE_MAX, response.text()).await;
         let said = said.ok().and_then(Result::ok).unwrap_or_default();
-        let said = said.trim().chars().take(SAID_BYTES_MAX).collect();
-        Err(PullError::Status { what, status, said })
+        Err(PullError::Status { what, status, said: in_words(said.trim()) })
     }
 
     async fn receive(
@@ -320,7 +319,58 @@ impl Puller<'_> {
     }
 }
 
+/// What a registry's error says: its message, and what each source said.
+fn in_words(said: &str) -> String {
+    #[derive(Deserialize)]
+    struct Envelope {
+        errors: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        message: String,
+        #[serde(default)]
+        detail: serde_json::Value,
+    }
+    let text = |cause: &serde_json::Value| {
+        Some(format!("{}: {}", cause.get("source")?.as_str()?, cause.get("reason")?.as_str()?))
+    };
+    let entry = serde_json::from_str(said).ok().and_then(|of: Envelope| of.errors.into_iter().next());
+    let words = entry.filter(|entry| !entry.message.is_empty()).map(|Entry { message, detail }| {
+        let causes = detail.as_array().map(|causes| causes.iter().filter_map(text).collect::<Vec<_>>());
+        match causes.unwrap_or_default() {
+            causes if causes.is_empty() => message,
+            causes => format!("{message}: {}", causes.join("; ")),
+        }
+    });
+    words.as_deref().unwrap_or(said).chars().take(SAID_CHARS_MAX).collect()
+}
+
 fn silent(what: String) -> PullError {
     let said = format!("nothing within {} s", SILENCE_MAX.as_secs());
     PullError::Status { what, status: StatusCode::GATEWAY_TIMEOUT, said }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_words;
+
+    #[test]
+    fn an_error_in_words() {
+        let table = [
+            (
+                r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no source has it","detail":[{"source":"https://r.test/v2/a","reason":"answered 404"},{"source":"https://m.test","reason":"cannot connect"}]}]}"#,
+                "no source has it: https://r.test/v2/a: answered 404; https://m.test: cannot connect",
+            ),
+            (
+                r#"{"errors":[{"code":"UNKNOWN","message":"the agent is shutting down"}]}"#,
+                "the agent is shutting down",
+            ),
+            (r#"{"errors":[]}"#, r#"{"errors":[]}"#),
+            ("<html>no</html>", "<html>no</html>"),
+        ];
+        for (said, expected) in table {
+            assert_eq!(in_words(said), expected);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! change while they wait.
 //!
 //! Invariant: over any time the bytes that pass are at most the rate's share of it and one chunk; those who wait pass in
-//! the order in which they came.
+//! the order in which they came. Whether somebody waits is counted, so that a person can be told what makes a pull slow.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,9 @@ use tokio::time::Instant;
 /// Waiting less than this costs more in wake-ups than it evens out.
 const GRAIN: Duration = Duration::from_millis(1);
 
+/// Seconds for which it is remembered how much of each somebody waited.
+const REMEMBERED: usize = 60;
+
 /// Lets bytes pass at a rate. Cheap to clone; clones share the rate.
 #[derive(Clone, Debug, Default)]
 pub struct Throttle(Option<Arc<Inner>>);
@@ -23,17 +26,104 @@ struct Inner {
     bytes_per_second: u64,
     /// When all that has passed is paid for.
     paid: Mutex<Instant>,
+    waits: Mutex<Waits>,
+}
+
+/// How a limit is met.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Bytes a second.
+    pub bytes_per_second: u64,
+    /// Whether somebody waits for it now.
+    pub waits: bool,
+    /// Part of the last minute in which somebody waited for it, percent.
+    pub waited_percent: u8,
+    /// Time in which somebody has waited for it, since the start.
+    pub waited: Duration,
+}
+
+/// When somebody waited.
+#[derive(Debug)]
+struct Waits {
+    origin: Instant,
+    waiting: usize,
+    /// Until when waiting is counted below.
+    counted: Instant,
+    /// For each of the last seconds, its number and how much of it somebody waited.
+    seconds: [(u64, Duration); REMEMBERED],
+    all: Duration,
+}
+
+impl Waits {
+    fn new(now: Instant) -> Self {
+        Waits {
+            origin: now,
+            waiting: 0,
+            counted: now,
+            seconds: [(0, Duration::ZERO); REMEMBERED],
+            all: Duration::ZERO,
+        }
+    }
+
+    /// Counts the time since the last count, if somebody waited in it.
+    fn count(&mut self, now: Instant) {
+        let from = std::mem::replace(&mut self.counted, now);
+        if self.waiting == 0 || now <= from {
+            return;
+        }
+        self.all += now - from;
+        let last = (now - self.origin).as_secs();
+        let first = (from - self.origin).as_secs().max(last.saturating_sub(REMEMBERED as u64 - 1));
+        for second in first..=last {
+            let begin = self.origin + Duration::from_secs(second);
+            let within = now.min(begin + Duration::from_secs(1)).saturating_duration_since(from.max(begin));
+            let slot = &mut self.seconds[second as usize % REMEMBERED];
+            let before = if slot.0 == second { slot.1 } else { Duration::ZERO };
+            *slot = (second, before + within);
+        }
+    }
+
+    /// Of the last minute, or of the time since the start if that is shorter.
+    fn percent(&self, now: Instant) -> u8 {
+        let age = now - self.origin;
+        let over = age.min(Duration::from_secs(REMEMBERED as u64));
+        let oldest = age.as_secs().saturating_sub(REMEMBERED as u64 - 1);
+        let waited: Duration =
+            self.seconds.iter().filter(|(second, _)| *second >= oldest).map(|(_, of)| *of).sum();
+        let share = waited.as_secs_f64() / over.as_secs_f64().max(f64::MIN_POSITIVE);
+        (share * 100.0).clamp(0.0, 100.0) as u8
+    }
+}
+
+/// Somebody waits, until it is dropped: whoever waits may be given up.
+struct Waiting<'w>(&'w Mutex<Waits>);
+
+impl<'w> Waiting<'w> {
+    fn begin(waits: &'w Mutex<Waits>, now: Instant) -> Self {
+        let mut of = waits.lock();
+        of.count(now);
+        of.waiting += 1;
+        Waiting(waits)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut of = self.0.lock();
+        of.count(Instant::now());
+        of.waiting -= 1;
+    }
 }
 
 impl Throttle {
     /// At most so many bytes a second; `None` and 0 for as many as come.
     pub fn new(bytes_per_second: Option<u64>) -> Self {
         let limited = bytes_per_second.filter(|rate| *rate > 0);
-        Throttle(
-            limited.map(|bytes_per_second| {
-                Arc::new(Inner { bytes_per_second, paid: Mutex::new(Instant::now()) })
-            }),
-        )
+        let now = Instant::now();
+        Throttle(limited.map(|bytes_per_second| {
+            let waits = Mutex::new(Waits::new(now));
+            Arc::new(Inner { bytes_per_second, paid: Mutex::new(now), waits })
+        }))
     }
 
     /// Waits until so many bytes may pass.
@@ -47,8 +137,23 @@ impl Throttle {
             due
         };
         if due >= now + GRAIN {
+            let _waiting = Waiting::begin(&inner.waits, now);
             tokio::time::sleep_until(due).await;
         }
+    }
+
+    /// How the limit is met; `None` where there is none.
+    pub fn pressure(&self) -> Option<Pressure> {
+        let inner = self.0.as_ref()?;
+        let now = Instant::now();
+        let mut waits = inner.waits.lock();
+        waits.count(now);
+        Some(Pressure {
+            bytes_per_second: inner.bytes_per_second,
+            waits: waits.waiting > 0,
+            waited_percent: waits.percent(now),
+            waited: waits.all,
+        })
     }
 }
 
@@ -202,6 +307,28 @@ mod tests {
             throttle.pass(1000).await;
         }
         assert_eq!(begun.elapsed(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_much_of_a_minute_somebody_waited() {
+        let throttle = Throttle::new(Some(1000));
+        let told = || throttle.pressure().map(|p| (p.waits, p.waited_percent, p.waited.as_secs())).unwrap();
+        tokio::time::advance(Duration::from_secs(90)).await;
+        assert_eq!(told(), (false, 0, 0));
+        throttle.pass(15_000).await;
+        // Two that wait at the same time are one time in which somebody waits.
+        let waiting = tokio::join!(throttle.pass(0), throttle.pass(15_000));
+        assert_eq!((waiting, told()), (((), ()), (false, 25, 15)));
+        {
+            let mut given_up = std::pin::pin!(throttle.pass(1));
+            assert!(futures_util::poll!(given_up.as_mut()).is_pending());
+            tokio::time::advance(Duration::from_secs(6)).await;
+            assert_eq!(told(), (true, 35, 21));
+        }
+        assert_eq!(told(), (false, 35, 21));
+        tokio::time::advance(Duration::from_secs(70)).await;
+        assert_eq!(told(), (false, 0, 21));
+        assert_eq!(Throttle::default().pressure(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,8 @@
 //!
 //! Invariant: evicting an image leaves every blob that a manifest of another stored image names.
 
+mod contents;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::str::FromStr;
@@ -20,6 +22,8 @@ use crate::admin::openapi::DigestText;
 use crate::image::{Image, ImageError};
 use crate::manifest::{self, Kind, Parsed};
 use crate::warm::NodeName;
+
+pub use contents::{Contents, Part, contents};
 
 /// Names in one request.
 pub const NAMES_MAX: usize = 100;
@@ -103,6 +107,9 @@ pub struct StockReport {
     pub shared: u64,
     /// Blobs that belong to the container runtime and are left alone.
     pub runtime: u64,
+    /// Of those that were removed, blobs that were pinned.
+    #[serde(default)]
+    pub pinned: u64,
 }
 
 /// What became of a request on one node.
@@ -232,8 +239,12 @@ fn evict(store: &Store, name: &Name, holdings: &Holdings) -> Result<StockReport,
     for (digest, size) in &holdings.own {
         if needed.contains(digest) && !holdings.roots.contains(digest) {
             report.shared += 1;
-        } else if store.remove(digest)? {
+            continue;
+        }
+        let is_pinned = store.peek(digest)?.is_some_and(|info| info.pinned);
+        if store.remove(digest)? {
             report.count(*size);
+            report.pinned += u64::from(is_pinned);
         }
     }
     Ok(report)

@@ -63,6 +63,8 @@ pub struct SwarmSettings {
     pub identity: PathBuf,
     /// The cluster's secrets.
     pub admission: Arc<Admission>,
+    /// The file that the first of them came from, to be named to the operator.
+    pub secret_file: PathBuf,
     /// Addresses to listen at.
     pub listen: Vec<IpAddr>,
     /// Port for control messages.
@@ -187,6 +189,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     news: News,
     round_trips: RoundTrips,
+    upload: Throttle,
+    download: Throttle,
     /// The last hashes that were signed, and the frame: they go to many members in a row.
     signed: Mutex<Option<(Arc<Hashes>, Vec<u8>)>>,
 }
@@ -208,6 +212,8 @@ impl Swarm {
             me,
             news: News::default(),
             round_trips: RoundTrips::default(),
+            upload: bound.settings.upload.clone(),
+            download: bound.settings.download.clone(),
             signed: Mutex::default(),
         }))
     }
@@ -230,8 +236,14 @@ impl Swarm {
             };
             tasks.spawn(serve::serve(listener, identity.clone(), state, routes.clone(), stop.clone()));
         }
-        let members =
-            members::Members::new(self.clone(), settings.join, events, membership, origin, driver.clone());
+        let members = members::Members::new(
+            self.clone(),
+            (settings.join, settings.secret_file),
+            events,
+            membership,
+            origin,
+            driver.clone(),
+        );
         tasks.spawn(members.run(stop.clone()));
     }
 
@@ -268,9 +280,19 @@ impl Swarm {
         if dialer.has_failed(peer) { None } else { connected() }
     }
 
-    /// What has happened between this node and others lately.
+    /// What has happened between this node and others lately. Where a member is now, nothing is wrong any more: it may have
+    /// called before it was called again.
     pub fn lately(&self) -> Lately {
-        self.0.news.lately()
+        let mut lately = self.0.news.lately();
+        let roster = self.roster();
+        let is_member = |address: &SocketAddr| roster.iter().any(|member| member.addresses.contains(address));
+        lately.rejected.retain(|rejection| !is_member(&rejection.address));
+        lately
+    }
+
+    /// What is sent to others, and what others send.
+    pub fn throttles(&self) -> (&Throttle, &Throttle) {
+        (&self.0.upload, &self.0.download)
     }
 
     // ---- what the engine wants done ----

@@ -423,6 +423,11 @@ impl Upstream {
         }
     }
 
+    /// What registries and mirrors send.
+    pub fn throttle(&self) -> &Throttle {
+        &self.inner.exchange.transport.throttle
+    }
+
     /// Every registry and mirror that is configured or has been asked, by name.
     pub fn sources(&self) -> Vec<SourceStatus> {
         let named: Vec<Arc<Source>> = self.inner.named.lock().values().cloned().collect();

@@ -8,7 +8,7 @@ use shoal_tests::image::Image;
 use shoal_tests::{place, wait};
 
 use super::prewarm::{begin, expect, expect_served, json, log_file, name, prewarm, socket};
-use super::{REPOSITORY, paused_image};
+use super::paused_image;
 
 /// Until the others are sure that a node is gone, and a while more.
 const TAKEOVER_MAX: Duration = Duration::from_secs(120);

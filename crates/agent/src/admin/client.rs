@@ -27,7 +27,7 @@ use super::stock::{GcReport, GcRequest};
 use super::warm::WarmList;
 use crate::driver::BlobStory;
 use crate::registry::proof::Proof;
-use crate::stock::{StockAnswer, StockRequest};
+use crate::stock::{Contents, StockAnswer, StockRequest};
 use crate::warm::{WarmPlan, WarmRequest, WarmStatus};
 
 pub use reach::RemoteError;
@@ -38,6 +38,9 @@ use reach::Reach;
 
 /// How long an agent may take to answer on its own machine. Verifying reads the whole blob and has no limit.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// Longest time for what an agent knows without looking far; the commands begin with it, so one that hangs is found soon.
+const QUICK_ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Longest answer: a page of blobs is a quarter of a MiB.
 pub(super) const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -70,8 +73,13 @@ pub enum ClientError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The agent is too busy, or hangs.
-    #[error("the agent on {0} did not answer within {ANSWER_MAX:?}")]
-    Late(String),
+    #[error("the agent on {at} did not answer within {waited:?}")]
+    Late {
+        /// Where.
+        at: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// The agent has read the request and says no.
     #[error("{error}")]
     Refused {
@@ -105,7 +113,7 @@ impl AdminClient {
 
     /// The agent at a glance.
     pub async fn status(&self) -> Result<Status, ClientError> {
-        self.ask(Method::GET, "/v1/status").await
+        self.ask_quickly("/v1/status").await
     }
 
     /// The agent's process as the kernel knows it, which an agent in a container cannot say of itself. `None` where nobody
@@ -122,6 +130,11 @@ impl AdminClient {
         self.ask(Method::GET, &format!("/v1/blobs/{digest}/story")).await
     }
 
+    /// What an image is made of, as far as the agent's node knows.
+    pub async fn contents(&self, image: &str) -> Result<Contents, ClientError> {
+        self.ask(Method::GET, &format!("/v1/contents?image={}", escaped(image))).await
+    }
+
     /// A challenge that the agent's registry ports will answer.
     pub async fn proof(&self) -> Result<Proof, ClientError> {
         let body = self.in_time(self.request(Method::POST, "/v1/proofs")).await?;
@@ -130,7 +143,7 @@ impl AdminClient {
 
     /// The members of the swarm.
     pub async fn peers(&self) -> Result<Peers, ClientError> {
-        self.ask(Method::GET, "/v1/peers").await
+        self.ask_quickly("/v1/peers").await
     }
 
     /// Blobs after `after`, ordered by digest.
@@ -224,9 +237,27 @@ impl AdminClient {
         &self,
         work: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, ClientError> {
-        tokio::time::timeout(ANSWER_MAX, work)
-            .await
-            .unwrap_or_else(|_| Err(ClientError::Late(self.reach.to_string())))
+        self.within(ANSWER_MAX, work).await
+    }
+
+    /// For answers that begin at once.
+    async fn soon<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+        self.within(QUICK_ANSWER_MAX, work).await
+    }
+
+    async fn within<T>(
+        &self,
+        waited: Duration,
+        work: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let late = |_| Err(ClientError::Late { at: self.reach.to_string(), waited });
+        tokio::time::timeout(waited, work).await.unwrap_or_else(late)
+    }
+
+    /// Asks what an agent that is well answers at once, whatever its disk does.
+    async fn ask_quickly<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
+        let body = self.within(QUICK_ANSWER_MAX, self.request(Method::GET, target)).await?;
+        self.parsed(&body)
     }
 
     pub(super) fn parsed<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, ClientError> {

@@ -68,6 +68,7 @@ pub(super) fn routes() -> OpenApiRouter<AdminState> {
         .routes(routes!(blobs::pin, blobs::unpin))
         .routes(routes!(stock::stock))
         .routes(routes!(stock::gc))
+        .routes(routes!(stock::contents))
         .routes(routes!(warm::list, warm::begin))
         .routes(routes!(warm::show, warm::cancel))
         .routes(routes!(warm::events))

@@ -1,15 +1,19 @@
 //! `GET /v1/status`: the agent at a glance.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use axum::Json;
 use axum::extract::State;
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
-use shoal_store::Usage;
+use shoal_store::{Taken, Usage};
 
 use super::{AdminState, Instance, Refusal, on_disk};
 use crate::driver::FlightStatus;
 use crate::metrics::Counters;
+use crate::rate::Throttle;
+use crate::store_health::StoreTrouble;
 use crate::upstream::SourceStatus;
 
 /// The agent at a glance. Counters count from its start.
@@ -45,6 +49,13 @@ pub struct Status {
     /// What registries that limit have last told of it, by registry.
     #[serde(default)]
     pub rate_limits: BTreeMap<String, RateLimit>,
+    /// Limits that the configuration sets, and whether they hold transfers back.
+    #[serde(default)]
+    pub limits: Vec<LimitStatus>,
+    /// Addresses at which agents with another secret were in the last ten minutes.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub other_secrets: Vec<IpAddr>,
     /// Members of the swarm, this one included; 0 for an agent that works alone.
     #[serde(default)]
     pub members: u64,
@@ -69,11 +80,55 @@ pub struct RateLimit {
     pub remaining: u64,
 }
 
+/// A limit that the configuration sets, and whether it holds transfers back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LimitStatus {
+    /// The key that sets it.
+    pub key: String,
+    /// Bytes a second.
+    pub bytes_per_second: u64,
+    /// Whether something waits for it now.
+    pub waits: bool,
+    /// Part of the last minute in which something waited for it, percent.
+    pub waited_percent: u8,
+    /// Seconds in which something has waited for it, since the start.
+    pub waited_seconds: f64,
+}
+
+/// Waited for so much of the last minute, percent, a limit is what makes transfers slow.
+const HOLDS_BACK_PERCENT: u8 = 50;
+
+impl LimitStatus {
+    /// Whether it is what makes transfers slow.
+    pub fn holds_back(&self) -> bool {
+        self.waits || self.waited_percent >= HOLDS_BACK_PERCENT
+    }
+
+    /// The key and its value, for a person.
+    pub fn in_words(&self) -> String {
+        format!("{} = {}/s", self.key, ByteSize(self.bytes_per_second).display().si())
+    }
+
+    fn of(key: &str, throttle: &Throttle) -> Option<Self> {
+        let pressure = throttle.pressure()?;
+        Some(LimitStatus {
+            key: key.to_owned(),
+            bytes_per_second: pressure.bytes_per_second,
+            waits: pressure.waits,
+            waited_percent: pressure.waited_percent,
+            waited_seconds: pressure.waited.as_secs_f64(),
+        })
+    }
+}
+
 /// The store at a glance.
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct StoreStatus {
-    /// Whether it cannot be used, and pulls go straight upstream.
+    /// Whether blobs go past it, straight from upstream.
     pub degraded: bool,
+    /// Why, if they do.
+    #[serde(default)]
+    pub trouble: Option<StoreTrouble>,
     /// Whole blobs.
     pub blobs: u64,
     /// Their bytes.
@@ -82,6 +137,12 @@ pub struct StoreStatus {
     pub partials: u64,
     /// Bytes kept free for them: their full size.
     pub partial_bytes: u64,
+    /// Blobs that are pinned.
+    #[serde(default)]
+    pub pinned: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub pinned_bytes: u64,
     /// The cap, if there is one.
     pub capacity: Option<u64>,
     /// Bytes free on the file system.
@@ -93,9 +154,12 @@ pub struct StoreStatus {
 }
 
 impl StoreStatus {
-    fn new(degraded: bool, usage: &Usage) -> Self {
+    fn new(trouble: Option<StoreTrouble>, usage: &Usage, pinned: &Taken) -> Self {
         StoreStatus {
-            degraded,
+            degraded: trouble.is_some(),
+            trouble,
+            pinned: pinned.count,
+            pinned_bytes: pinned.bytes,
             blobs: usage.blobs,
             bytes: usage.file_bytes + usage.inline_bytes,
             partials: usage.partials,
@@ -114,11 +178,11 @@ impl StoreStatus {
     (status = 503, description = "The disk does not answer, or the agent is ending.", body = Refusal),
 ))]
 pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Status>, Refusal> {
-    let usage = on_disk(&state.store, |store| store.usage()).await?;
+    let (usage, pinned) = on_disk(&state.store, |store| Ok((store.usage()?, store.pinned()?))).await?;
     let flights = state.driver.status().await;
     let exposition = state.metrics.encode();
     let counters = Counters::new(&exposition);
-    let store = StoreStatus::new(counters.sum("store_degraded") > 0, &usage);
+    let store = StoreStatus::new(state.driver.store_health().trouble(), &usage, &pinned);
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         instance: Instance::of_this_process().to_string(),
@@ -134,12 +198,23 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Statu
         upstream_bytes: counters.by("upstream_bytes_total", "registry"),
         sources: state.upstream.sources(),
         rate_limits: rate_limits(&counters),
+        limits: limits(&state),
+        other_secrets: state.swarm.as_ref().map(|swarm| swarm.lately().other_secrets()).unwrap_or_default(),
         members: counters.sum("members"),
         peer_received_bytes: counters.sum("peer_received_bytes_total"),
         peer_sent_bytes: counters.sum("peer_sent_bytes_total"),
         upstream_resumes: counters.sum("upstream_resumes_total"),
         verify_failures: counters.sum("verify_failures_total"),
     }))
+}
+
+fn limits(state: &AdminState) -> Vec<LimitStatus> {
+    let swarm = state.swarm.iter().flat_map(|swarm| {
+        let (upload, download) = swarm.throttles();
+        [("swarm.upload_rate", upload), ("swarm.download_rate", download)]
+    });
+    let all = [("upstream.rate", state.upstream.throttle())].into_iter().chain(swarm);
+    all.filter_map(|(key, throttle)| LimitStatus::of(key, throttle)).collect()
 }
 
 fn rate_limits(counters: &Counters<'_>) -> BTreeMap<String, RateLimit> {

@@ -3,14 +3,15 @@
 use std::time::{Duration, SystemTime};
 
 use axum::Json;
-use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use shoal_store::{Store, StoreError};
 
 use super::{AdminState, Refusal, on_disk};
-use crate::stock::{StockAnswer, StockRequest};
+use crate::image::ImageError;
+use crate::stock::{self, Contents, Name, StockAnswer, StockRequest};
 
 /// What to clean up beyond what is due.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -69,6 +70,31 @@ pub fn collect(store: &Store, request: &GcRequest) -> Result<GcReport, StoreErro
         report.expired.bytes += more.bytes;
     }
     Ok(report)
+}
+
+/// Which image is meant.
+#[derive(Clone, Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OfImage {
+    /// As for a runtime, or a digest.
+    image: String,
+}
+
+/// What an image is made of, as far as its manifests are on this node.
+#[utoipa::path(get, path = "/v1/contents", operation_id = "contents", tag = "blobs", params(OfImage), responses(
+    (status = 200, description = "Its blobs.", body = Contents),
+    (status = 400, description = "That is no image.", body = Refusal),
+    (status = 503, description = "The disk does not answer, or the agent is ending.", body = Refusal),
+))]
+pub(super) async fn contents(
+    State(state): State<AdminState>,
+    query: Result<Query<OfImage>, QueryRejection>,
+) -> Result<Json<Contents>, Refusal> {
+    let Query(OfImage { image }) = query?;
+    let name: Name = image
+        .parse()
+        .map_err(|error: ImageError| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+    Ok(Json(on_disk(&state.store, move |store| stock::contents(store, &name)).await?))
 }
 
 /// Evicts, pins or unpins images, here or everywhere.

@@ -191,9 +191,11 @@ async fn status_tells_what_the_metrics_tell() {
     stand.metrics.served(Served::Store, 700);
     stand.metrics.hit(Served::Store);
     stand.metrics.miss();
-    stand.metrics.store_degraded.set(1);
+    let pinned = stand.put(b"pinned");
+    stand.store.pin(&pinned).unwrap();
     let status = stand.client.status().await.unwrap();
-    assert_eq!((status.store.blobs, status.store.bytes, status.store.degraded), (1, 5, true));
+    assert_eq!((status.store.blobs, status.store.bytes, status.store.degraded), (2, 11, false));
+    assert_eq!((status.store.pinned, status.store.pinned_bytes, status.limits.len()), (1, 6, 0));
     assert_eq!((status.served_bytes["store"], status.hits["store"], status.misses), (700, 1, 1));
     assert_eq!(status.listeners, ["127.0.0.1:5000"]);
     assert_eq!(status.instance, Instance::of_this_process().to_string());

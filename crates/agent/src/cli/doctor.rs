@@ -14,11 +14,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::output::Output;
 use super::{AgentSocket, Failure};
 use crate::config::NodeFacts;
-use crate::doctor::{Level, PROXY_VARIABLES, Patient, examine};
+use crate::doctor::{Group, Level, PROXY_VARIABLES, Patient, examine};
 
 const HELP: &str = "\
 Examples:
   shoal doctor                     look at everything; about two seconds on a node that is well
+  shoal doctor --skip runtimes     on a machine whose runtimes are not meant to ask the agent
   shoal doctor --root /host        in a pod that has the node's file system mounted at /host
   shoal doctor --json | jq -r '.checks[] | select(.level == \"problem\") | .id'
 
@@ -40,6 +41,9 @@ pub(super) struct DoctorArgs {
     /// Where the root of the node's file system is mounted, for the configuration of container runtimes.
     #[arg(long, value_name = "DIR", default_value = "/", value_hint = ValueHint::DirPath)]
     root: PathBuf,
+    /// Leave out parts: configuration, agent, store, registries, swarm, runtimes.
+    #[arg(long, value_enum, value_name = "PART", value_delimiter = ',')]
+    skip: Vec<Group>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -54,7 +58,7 @@ pub(super) async fn run(args: &DoctorArgs, out: &mut Output) -> Result<ExitCode,
         proxies: proxies(),
     };
     let sign = sign_of_life();
-    let report = Box::pin(examine(patient)).await;
+    let report = Box::pin(examine(patient)).await.without(&args.skip);
     sign.finish_and_clear();
     if args.json {
         out.json(&report.to_json())?;

@@ -132,10 +132,13 @@ pub enum Failure {
     #[error("{0} is not in the store")]
     Missing(Digest),
     /// The beginning of a digest is that of no blob.
-    #[error("no stored blob's digest begins with {0}")]
+    #[error("no blob that this node knows has a digest that begins with {0} (it takes at least 6 digits)")]
     NoSuchPrefix(String),
+    /// An image whose manifest is not on this node.
+    #[error("{0}: its manifest is not on this node, so its blobs are not known here")]
+    NotHere(String),
     /// The beginning of a digest is that of several blobs.
-    #[error("{count} stored blobs begin with {prefix}: {first}, ...")]
+    #[error("{count} blobs begin with {prefix}: {first}, ...")]
     Ambiguous {
         /// What was given.
         prefix: String,
@@ -196,8 +199,14 @@ impl Failure {
             }
             Failure::NoStore { .. } => "name the agent's configuration with --config".into(),
             Failure::Agent(ClientError::Denied { .. }) => "run the command as the agent's user, or as root".into(),
-            Failure::Agent(ClientError::Late(_) | ClientError::Broken { .. }) => "the agent's log may say why".into(),
+            Failure::Agent(ClientError::Late { .. }) => {
+                "it hangs, or its disk does: shoal doctor tells more, and the agent's log".into()
+            }
+            Failure::Agent(ClientError::Broken { .. }) => "the agent's log may say why".into(),
             Failure::NoSuchPrefix(_) | Failure::Missing(_) => "list what there is: shoal blob ls".into(),
+            Failure::NotHere(_) => {
+                "name one of its blobs by digest, or give its digest (IMAGE@sha256:...); shoal pull fetches it".into()
+            }
             Failure::Ambiguous { .. } => "give more of the digest".into(),
             Failure::Store(_) => "look at the disk that the path lies on".into(),
             Failure::Image(_) | Failure::Stock(_) => "write it as for a runtime: redis:7, quay.io/team/app@sha256:...".into(),
@@ -221,6 +230,9 @@ impl Failure {
             Failure::NoListener => "name it with --mirror".into(),
             Failure::Pull(PullError::NoAgent { .. }) => {
                 "start it with `shoal agent`, or name its address with --mirror".into()
+            }
+            Failure::Pull(PullError::Status { status, .. }) if status.as_u16() == 404 => {
+                "look at the name; shoal mirrors explain IMAGE tells who is asked".into()
             }
             Failure::Pull(_) => "shoal status and the agent's log tell more; shoal mirrors explain tells who is asked".into(),
             Failure::NoMembers => "start it with `shoal agent`, or leave out --cluster".into(),
@@ -270,7 +282,7 @@ impl Failure {
             | Failure::NoStore { .. }
             | Failure::WarmLost { .. } => 4,
             Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 404 => 5,
-            Failure::Missing(_) | Failure::NoSuchPrefix(_) => 5,
+            Failure::Missing(_) | Failure::NotHere(_) | Failure::NoSuchPrefix(_) => 5,
             _ => 1,
         }
     }

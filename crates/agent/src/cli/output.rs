@@ -132,8 +132,13 @@ pub(super) fn node_name(node: &NodeName) -> String {
 }
 
 /// A number of nodes.
-pub(super) fn nodes(count: usize) -> String {
-    format!("{count} {}", if count == 1 { "node" } else { "nodes" })
+pub(super) fn nodes(number: usize) -> String {
+    count(number as u64, "node")
+}
+
+/// A number of things.
+pub(super) fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A part of a whole in percent; nothing of nothing is nothing.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{Align, Output, Table, member_name};
+use super::output::{Align, Output, Table, count, member_name};
 use super::{AgentSocket, Failure};
 use crate::admin::peers::Peers;
 
@@ -29,7 +29,13 @@ pub(super) async fn run(args: &PeersArgs, out: &mut Output) -> Result<ExitCode, 
     } else {
         out.table(&table(&peers))?;
         let others = peers.members.len().saturating_sub(1);
-        out.line(format_args!("{} members, {others} beside this one", peers.members.len()))?;
+        let all = count(peers.members.len() as u64, "member");
+        out.line(format_args!("{all}, {others} beside this one"))?;
+        for at in peers.lately.other_secrets() {
+            out.line(format_args!(
+                "not joined: whoever is at {at} has another secret (swarm.secret_file must be the same for all)"
+            ))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

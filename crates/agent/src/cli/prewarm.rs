@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueHint};
+use shoal_engine::limits::WARM_DEADLINE_MAX;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::output::Output;
@@ -117,7 +118,7 @@ struct WarmArgs {
     /// Platforms of images that are for several, or `all`. Without it: what the agent that is asked runs on.
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
     platform: Vec<String>,
-    /// Which nodes: `all`, or the beginnings of names as `shoal peers` shows them.
+    /// Which nodes: `all`, IP addresses, or the beginnings of names as `shoal peers` shows them (at least 6 digits).
     #[arg(long, value_name = "NODES", value_delimiter = ',', default_value = "all")]
     nodes: Vec<String>,
     /// Only nodes with these labels; `zone` is their zone. One key twice: either value.
@@ -127,15 +128,15 @@ struct WarmArgs {
     #[arg(long, value_name = "N", conflicts_with = "percent")]
     count: Option<usize>,
     /// So many of a hundred of them, rounded up, spread over the zones; the same ones each time.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u8).range(1..=100))]
     percent: Option<u8>,
     /// Keep the blobs from eviction on every one of these nodes, for so long from now: 24h, 7days.
     ///
     /// As long, nodes that join and are meant by --nodes or --select become warm, too (not with --count or --percent).
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     pin: Option<Duration>,
     /// Time after which whoever is not ready has failed; at most 24h. What has come until then stays.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1h")]
+    #[arg(long, value_name = "DURATION", value_parser = deadline, default_value = "1h")]
     deadline: Duration,
     /// At most so much a second from upstream, all nodes together: 200MB/s.
     ///
@@ -223,6 +224,7 @@ impl WarmArgs {
 async fn warm(args: &WarmArgs, out: &mut Output) -> Result<ExitCode, Failure> {
     let request = args.request()?;
     let client = args.agent.client()?;
+    note_if_alone(&client).await?;
     if args.dry_run {
         let plan = client.plan_warm(&request).await?;
         match args.json {
@@ -256,6 +258,28 @@ fn exit_code(status: &WarmStatus, interrupted: bool) -> ExitCode {
         () if status.is_any() => 1,
         () => 2,
     })
+}
+
+/// As [`super::duration`], and no longer than anything may be waited for.
+fn deadline(text: &str) -> Result<Duration, String> {
+    let deadline = super::duration(text)?;
+    if deadline > WARM_DEADLINE_MAX {
+        return Err(format!("{text} is more than {}", humantime::format_duration(WARM_DEADLINE_MAX)));
+    }
+    Ok(deadline)
+}
+
+/// Tells somebody who wants all nodes that there is only this one.
+async fn note_if_alone(client: &AdminClient) -> Result<(), Failure> {
+    let peers = client.peers().await?;
+    if peers.enabled && peers.members.len() <= 1 {
+        let refused = peers.lately.other_secrets().into_iter().map(|ip| format!("; {ip} has another secret"));
+        let refused: String = refused.collect();
+        eprintln!(
+            "note: no other member is known, so only this node is meant{refused} (shoal doctor tells more)"
+        );
+    }
+    Ok(())
 }
 
 /// What may end the command early.

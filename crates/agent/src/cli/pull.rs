@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::output::Output;
 use super::{AgentSocket, Failure};
 use crate::admin::client::{AdminClient, ClientError};
+use crate::admin::status::{LimitStatus, Status};
 use crate::driver::BlobStory;
 use crate::image::Image;
 use crate::loopback;
@@ -22,6 +23,8 @@ use crate::pull::{self, Plan, Progress, PullError, Step, What};
 use crate::warm::Platforms;
 use crate::watch::now_ms;
 
+/// A limit that something waited for during less of a pull, percent, did not make it slow.
+const HELD_PERCENT_MIN: u8 = 30;
 /// How often the bar moves.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -43,7 +46,7 @@ pub(super) struct PullArgs {
     /// The platform, os/architecture[/variant]. Without it: the one of this machine.
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
-    /// Where the agent listens for runtimes. Without it: the first address in the configuration.
+    /// Where the agent listens for runtimes: http://127.0.0.1:5000, or the address alone. Without it: the first address in the configuration.
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
     /// Blobs at a time.
@@ -64,7 +67,20 @@ struct Report {
     /// Bytes of all bodies.
     bytes: u64,
     seconds: f64,
+    /// Limits of this node that held the pull back.
+    limits: Vec<Held>,
+    /// Why the store took nothing of it, if that is so.
+    store: Option<String>,
     steps: Vec<Sourced>,
+}
+
+/// A limit that held a pull back.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Held {
+    /// The key of the configuration, and its value.
+    limit: String,
+    /// Part of the pull's time in which something waited for it.
+    percent: u8,
 }
 
 /// A request, and who had what it asked for.
@@ -89,14 +105,20 @@ pub(super) async fn run(args: &PullArgs, out: &mut Output) -> Result<ExitCode, F
     let wanted: Vec<String> = args.platform.iter().cloned().collect();
     let platforms = Platforms::parse(&wanted).map_err(Failure::NoPlatform)?;
     let mirror = match &args.mirror {
-        Some(url) => url.clone(),
+        Some(url) if url.contains("://") => url.clone(),
+        Some(address) => format!("http://{address}"),
         None => mirror_of(args)?,
     };
     let plan = Plan { image, platforms, mirror, parallel: usize::from(args.parallel) };
     let admin = args.agent.client()?;
     let begun_ms = now_ms();
+    // Without its socket the pull is measured all the same.
+    let before = admin.status().await.ok();
     let (steps, seconds) = measure(&plan).await?;
+    let after = admin.status().await.ok();
     let report = Report {
+        limits: held(before.as_ref(), after.as_ref(), seconds),
+        store: after.as_ref().and_then(|after| refused(after, seconds)),
         image: plan.image.to_string(),
         mirror: plan.mirror,
         bytes: steps.iter().map(|step| step.bytes).sum(),
@@ -112,9 +134,9 @@ pub(super) async fn run(args: &PullArgs, out: &mut Output) -> Result<ExitCode, F
 }
 
 fn mirror_of(args: &PullArgs) -> Result<String, Failure> {
-    let config = args.agent.config.load()?;
+    let places = args.agent.config.whereabouts()?;
     // The defaults name one, and a configuration without any is refused.
-    let address = config.listeners().first().map(|listener| listener.address);
+    let address = places.listeners().first().map(|listener| listener.address);
     let address = loopback::reachable(address.ok_or(Failure::NoListener)?);
     Ok(format!("http://{address}"))
 }
@@ -135,7 +157,9 @@ async fn measure(plan: &Plan) -> Result<(Vec<Step>, f64), PullError> {
 
 async fn show(progress: Arc<Progress>) {
     let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    let style = ProgressStyle::with_template(
+        "{wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
+    );
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let bar = Cleared(bar);
     let mut ticks = tokio::time::interval(TICK);
@@ -152,6 +176,29 @@ impl Drop for Cleared {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
+}
+
+/// Those limits that something waited for during most of the pull.
+fn held(before: Option<&Status>, after: Option<&Status>, seconds: f64) -> Vec<Held> {
+    let waited_before = |key: &str| {
+        let limits = before.iter().flat_map(|status| &status.limits);
+        limits.filter(|limit| limit.key == key).map(|limit| limit.waited_seconds).sum::<f64>()
+    };
+    let of = |limit: &LimitStatus| {
+        let waited = limit.waited_seconds - waited_before(&limit.key);
+        let percent = (waited / seconds.max(f64::MIN_POSITIVE) * 100.0).clamp(0.0, 100.0) as u8;
+        Held { limit: limit.in_words(), percent }
+    };
+    // What is sent to others makes no pull of this node slow.
+    let own = after.iter().flat_map(|status| &status.limits).filter(|limit| limit.key != "swarm.upload_rate");
+    own.map(of).filter(|held| held.percent >= HELD_PERCENT_MIN).collect()
+}
+
+/// What the store said, if it has refused something during the pull.
+fn refused(status: &Status, seconds: f64) -> Option<String> {
+    let trouble =
+        status.store.trouble.as_ref().filter(|trouble| trouble.seconds_ago as f64 <= seconds + 1.0)?;
+    Some(super::status::in_trouble(&status.store, trouble))
 }
 
 /// Asks the agent who sent what since `begun_ms` (Unix). Without its socket (another user's, say) that stays unknown.

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::output::{Align, Output, Table, bytes, percent, seconds};
+use super::output::{Align, Output, Table, bytes, count, percent, seconds};
 use super::{AgentSocket, Failure};
-use crate::admin::status::Status;
+use crate::admin::status::{LimitStatus, Status, StoreStatus};
+use crate::store_health::{Reason, StoreTrouble};
 use crate::upstream::{SourceState, SourceStatus};
 
 #[derive(Debug, Args)]
@@ -41,13 +42,23 @@ pub(super) fn summary(status: &Status) -> String {
     let mut text =
         format!("shoal {}, process {}, up {}\n", status.version, status.pid, seconds(status.uptime_seconds));
     let mut line = |name: &str, value: String| text.push_str(&format!("  {name:<10} {value}\n"));
-    line("listening", format!("{} ({} connections)", status.listeners.join(", "), status.connections));
+    line(
+        "listening",
+        format!("{} ({})", status.listeners.join(", "), count(status.connections, "connection")),
+    );
     line("store", store(status));
     line("served", shares(&status.served_bytes));
     line("requests", requests(status));
     line("upstream", upstream(status));
     if status.members > 0 {
         line("swarm", swarm(status));
+    }
+    if !status.limits.is_empty() {
+        line("limits", status.limits.iter().map(limit).collect::<Vec<_>>().join(", "));
+    }
+    if !status.other_secrets.is_empty() {
+        let at = status.other_secrets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        line("refused", format!("another secret than this agent's: {at} (in the last ten minutes)"));
     }
     let unwell: Vec<String> = status.sources.iter().filter_map(unwell).collect();
     if !unwell.is_empty() {
@@ -68,8 +79,8 @@ fn store(status: &Status) -> String {
         .capacity
         .map_or_else(String::new, |cap| format!(" of {} ({})", bytes(cap), percent(store.bytes, cap)));
     let mut text = format!(
-        "{} blobs, {}{cap}, {} free on the disk",
-        store.blobs,
+        "{}, {}{cap}, {} free on the disk",
+        count(store.blobs, "blob"),
         bytes(store.bytes),
         bytes(store.disk_free)
     );
@@ -79,10 +90,59 @@ fn store(status: &Status) -> String {
     if store.evicted + store.expired > 0 {
         let _ = write!(text, ", {} evicted, {} expired", store.evicted, store.expired);
     }
-    if store.degraded {
-        text.push_str("; CANNOT BE USED: pulls go straight upstream, the log says why");
+    if store.pinned > 0 {
+        let _ = write!(text, ", {} pinned", bytes(store.pinned_bytes));
+    }
+    match &store.trouble {
+        Some(trouble) => {
+            let _ = write!(text, "\n{:13}{}", "", in_trouble(store, trouble));
+        }
+        None if store.degraded => {
+            text.push_str("; CANNOT BE USED: pulls go straight upstream, the log says why")
+        }
+        None => {}
     }
     text
+}
+
+/// Why blobs go past the store, and what would help.
+pub(in crate::cli) fn in_trouble(store: &StoreStatus, trouble: &StoreTrouble) -> String {
+    let needed =
+        trouble.needed.map_or_else(String::new, |needed| format!(", a blob needs {}", bytes(needed)));
+    let past = "what finds no room goes straight upstream";
+    match (trouble.reason, store.capacity) {
+        (Reason::Capacity, Some(capacity)) => {
+            let full =
+                format!("FULL: {} of {} used", bytes(store.bytes + store.partial_bytes), bytes(capacity));
+            let of_it = match store.pinned_bytes {
+                0 => String::new(),
+                all if all >= store.bytes => ", all of it pinned".to_owned(),
+                part => format!(", {} of it pinned", bytes(part)),
+            };
+            format!("{full}{of_it}{needed}: {past} (raise store.capacity{})", or_unpin(store))
+        }
+        (Reason::Capacity | Reason::DiskFull, _) => {
+            format!(
+                "FULL: the disk has {} free{needed}: {past} (free space, or lower store.disk_free_min)",
+                bytes(store.disk_free)
+            )
+        }
+        (Reason::DiskError, _) => format!("CANNOT BE USED: {}; pulls go straight upstream", trouble.error),
+    }
+}
+
+fn or_unpin(store: &StoreStatus) -> &'static str {
+    if store.pinned > 0 { ", or unpin" } else { "" }
+}
+
+/// A limit, and whether it was met.
+fn limit(limit: &LimitStatus) -> String {
+    let LimitStatus { key, bytes_per_second, waited_percent, .. } = limit;
+    let rate = format!("{key} {}/s", bytes(*bytes_per_second));
+    match waited_percent {
+        0 => format!("{rate} (not reached in the last minute)"),
+        percent => format!("{rate} (held transfers back for {percent} % of the last minute)"),
+    }
 }
 
 fn unwell(source: &SourceStatus) -> Option<String> {
@@ -127,9 +187,8 @@ fn upstream(status: &Status) -> String {
 fn swarm(status: &Status) -> String {
     let others = status.members.saturating_sub(1);
     let (received, sent) = (bytes(status.peer_received_bytes), bytes(status.peer_sent_bytes));
-    format!(
-        "{others} other members; {received} received from them instead of from upstream, {sent} sent to them"
-    )
+    let others = if others == 1 { "1 other member".into() } else { format!("{others} other members") };
+    format!("{others}; {received} received from them instead of from upstream, {sent} sent to them")
 }
 
 /// A sum and what it is made of, the largest first.

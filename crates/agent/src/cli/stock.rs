@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 
 use super::blob::place::Place;
-use super::output::{Output, bytes, node_name, nodes};
+use super::output::{Output, bytes, count, node_name, nodes};
 use super::{AgentSocket, Failure};
 use crate::admin::stock::{GcReport, GcRequest, Removed};
 use crate::stock::{Deed, NodeStock, StockAnswer, StockReport, StockRequest};
@@ -26,7 +26,7 @@ Examples:
   shoal evict registry.example.com/app:v2 --cluster  from every node, the tag too: the next pull asks the registry
   shoal evict sha256:4f2a91                          a manifest with what it names, or one blob
 
-Layers that another stored image has stay. Whoever reads a blob now can read it to its end.
+Pinned blobs go too. Layers that another stored image has stay. Whoever reads a blob now can read it to its end.
 
 Exit status: 0 done, also where nothing was there; 1 some nodes did not answer.")]
 pub(super) struct EvictArgs {
@@ -45,7 +45,7 @@ What is not in the store is not fetched: shoal prewarm --pin does that.
 Exit status: 0 all of it is pinned; 1 some nodes did not answer; 5 parts of it are not there.")]
 pub(super) struct PinArgs {
     /// For so long from now (24h, 7days). Without it: until it is unpinned.
-    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = super::duration)]
     time: Option<Duration>,
     #[command(flatten)]
     what: WhatArgs,
@@ -79,7 +79,7 @@ Examples:
   shoal gc --unused-for 14days   what nobody has used for two weeks goes, too")]
 pub(super) struct GcArgs {
     /// Remove also what nobody has used for so long; pinned blobs stay.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     unused_for: Option<Duration>,
     /// Print one JSON object.
     #[arg(long)]
@@ -171,10 +171,15 @@ fn of_name(deed: Deed, reports: &[(&NodeStock, &StockReport)]) -> String {
         (_, false) => format!("{}: {} {done}, {}", first.name, blobs(first.blobs), bytes(first.bytes)),
         (count, true) => {
             let (all, size) = (blobs(sum(|report| report.blobs)), bytes(sum(|report| report.bytes)));
-            format!("{}: {all} {done} on {count} of {}, {size}", first.name, nodes(reports.len()))
+            let none = match reports.len() - count {
+                0 => String::new(),
+                none => format!(" ({none} had none)"),
+            };
+            format!("{}: {all} {done} on {count} of {}{none}, {size}", first.name, nodes(reports.len()))
         }
     };
     for (count, what) in [
+        (sum(|report| report.pinned), "of it had been pinned"),
         (sum(|report| report.shared), "stayed: another image has them"),
         (sum(|report| report.runtime), "left alone: they are the container runtime's"),
     ] {
@@ -196,8 +201,8 @@ fn of_name(deed: Deed, reports: &[(&NodeStock, &StockReport)]) -> String {
     text
 }
 
-fn blobs(count: u64) -> String {
-    format!("{count} {}", if count == 1 { "blob" } else { "blobs" })
+fn blobs(number: u64) -> String {
+    count(number, "blob")
 }
 
 pub(super) async fn gc(args: &GcArgs, out: &mut Output) -> Result<ExitCode, Failure> {
@@ -223,7 +228,11 @@ fn of_gc(report: &GcReport) -> String {
             let _ = writeln!(text, "{} {what}: {} freed", blobs(*count), bytes(*size));
         }
     }
-    if text.is_empty() { "nothing to remove\n".into() } else { text }
+    if text.is_empty() {
+        "nothing to remove: what is left is in use, pinned, or not due\n".into()
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]

@@ -53,6 +53,10 @@ fn what_can_be_said() {
         "shoal pin redis:7 --for 7days",
         "shoal unpin redis:7 --socket /run/x.sock",
         "shoal gc --unused-for 14days",
+        "shoal explain sha256:4f2a91 --json",
+        "shoal explain redis:7",
+        "shoal doctor --skip runtimes,registries",
+        "shoal help prewarm status",
         "shoal completion zsh",
         "shoal version --json",
     ] {
@@ -85,6 +89,9 @@ fn what_can_be_said() {
         "shoal prewarm redis --select zone",
         "shoal prewarm redis --count 1 --percent 2",
         "shoal prewarm redis --pin soon",
+        "shoal prewarm redis --deadline 48h",
+        "shoal prewarm redis --percent 200",
+        "shoal doctor --skip moon",
         "shoal prewarm redis --detach --dry-run",
         "shoal prewarm status",
     ] {

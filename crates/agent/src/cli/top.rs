@@ -27,6 +27,8 @@ use screen::Screen;
 const AGAIN_EVERY: Duration = Duration::from_secs(1);
 /// How often the thread that reads keys looks whether it is still wanted.
 const KEYS_LOOK: Duration = Duration::from_millis(200);
+/// How often the picture is drawn where nothing happens.
+const REDRAW_EVERY: Duration = Duration::from_secs(1);
 /// Keys that wait.
 const KEYS_MAX: usize = 16;
 
@@ -115,6 +117,8 @@ async fn live(client: &AdminClient, events: Events) -> Result<(), Failure> {
     loop {
         terminal.draw(&mut screen)?;
         tokio::select! {
+            // What is over goes after a while, also where nothing else happens.
+            () = tokio::time::sleep(REDRAW_EVERY) => {}
             wish = wishes.recv() => match wish {
                 None | Some(Wish::End) => return Ok(()),
                 Some(Wish::Hold) => screen.hold(),
@@ -187,6 +191,7 @@ fn wish(typed: &Typed) -> Option<Wish> {
         KeyCode::PageUp => Some(Wish::Move(-PAGE)),
         KeyCode::PageDown => Some(Wish::Move(PAGE)),
         KeyCode::Home => Some(Wish::Move(i32::MIN)),
+        KeyCode::End => Some(Wish::Move(i32::MAX)),
         _ => None,
     }
 }

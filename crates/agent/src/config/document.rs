@@ -41,7 +41,7 @@ impl<'t> Document<'t> {
             at: error.span().map(|span| document.place(span.start)),
             key: String::new(),
             value: None,
-            remedy: format!("not TOML: {}", error.message()),
+            remedy: format!("not TOML: {}", syntax(error, text)),
         };
         Err(errors.iter().take(PROBLEMS_MAX).map(problem).collect())
     }
@@ -108,6 +108,15 @@ pub(crate) fn line_and_column(text: &str, byte: usize) -> (usize, usize) {
 }
 
 /// `unknown field `x`, expected one of `a`, `b``, in the words of somebody who edits a file.
+/// What the parser says, with the name of a key that is there twice.
+fn syntax(error: &Error, text: &str) -> String {
+    let key = error.span().and_then(|span| text.get(span)).filter(|key| !key.contains(['=', '\n']));
+    match (error.message(), key) {
+        ("duplicate key", Some(key)) => format!("duplicate key {}", quoted(key)),
+        (message, _) => message.to_owned(),
+    }
+}
+
 fn unknown_key(key: &str, message: &str) -> String {
     let name = key.rsplit('.').next().unwrap_or(key);
     if name.contains("password") {

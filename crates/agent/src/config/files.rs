@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::Config;
 use super::document::key;
+use super::{Config, schema};
 
 /// A file that the configuration names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,31 +32,34 @@ pub enum Holds {
 impl Config {
     /// Every file that the configuration names and that must be there.
     pub fn named_files(&self) -> Vec<NamedFile> {
-        let upstream = &self.file.upstream;
-        let docker = upstream.docker_config.named("upstream.docker_config");
-        let mut files: Vec<NamedFile> = docker
-            .map(|(key, path)| NamedFile { key, path: path.to_owned(), holds: Holds::Secret })
-            .collect();
-        let mut add = |key: String, path: &Option<PathBuf>, holds| {
-            files.extend(path.clone().map(|path| NamedFile { key, path, holds }));
-        };
-        for (name, registry) in &upstream.registries {
-            let of = |name_of_key: &str| format!("upstream.registries.{}.{name_of_key}", key(name));
-            add(of("ca"), &registry.ca, Holds::Certificates);
-            add(of("client_certificate"), &registry.client_certificate, Holds::Certificates);
-            add(of("client_key"), &registry.client_key, Holds::Secret);
-            add(of("password_file"), &registry.password_file, Holds::Password);
-        }
-        add("object_store.ca".into(), &self.file.object_store.ca, Holds::Certificates);
-        add("object_store.credentials_file".into(), &self.file.object_store.credentials_file, Holds::Secret);
-        add("swarm.secret_file".into(), &self.file.swarm.secret_file, Holds::ClusterSecret);
-        add("swarm.other_secret_file".into(), &self.file.swarm.other_secret_file, Holds::ClusterSecret);
-        let admin = &self.file.admin;
-        add("admin.certificate".into(), &admin.certificate, Holds::Certificates);
-        add("admin.key".into(), &admin.key, Holds::Secret);
-        add("admin.token_file".into(), &admin.token_file, Holds::Secret);
-        add("traces.headers_file".into(), &self.file.traces.headers_file, Holds::Secret);
-        add("traces.ca".into(), &self.file.traces.ca, Holds::Certificates);
-        files
+        named(&self.file)
     }
+}
+
+pub(super) fn named(file: &schema::File) -> Vec<NamedFile> {
+    let upstream = &file.upstream;
+    let docker = upstream.docker_config.named("upstream.docker_config");
+    let mut files: Vec<NamedFile> =
+        docker.map(|(key, path)| NamedFile { key, path: path.to_owned(), holds: Holds::Secret }).collect();
+    let mut add = |key: String, path: &Option<PathBuf>, holds| {
+        files.extend(path.clone().map(|path| NamedFile { key, path, holds }));
+    };
+    for (name, registry) in &upstream.registries {
+        let of = |name_of_key: &str| format!("upstream.registries.{}.{name_of_key}", key(name));
+        add(of("ca"), &registry.ca, Holds::Certificates);
+        add(of("client_certificate"), &registry.client_certificate, Holds::Certificates);
+        add(of("client_key"), &registry.client_key, Holds::Secret);
+        add(of("password_file"), &registry.password_file, Holds::Password);
+    }
+    add("object_store.ca".into(), &file.object_store.ca, Holds::Certificates);
+    add("object_store.credentials_file".into(), &file.object_store.credentials_file, Holds::Secret);
+    add("swarm.secret_file".into(), &file.swarm.secret_file, Holds::ClusterSecret);
+    add("swarm.other_secret_file".into(), &file.swarm.other_secret_file, Holds::ClusterSecret);
+    let admin = &file.admin;
+    add("admin.certificate".into(), &admin.certificate, Holds::Certificates);
+    add("admin.key".into(), &admin.key, Holds::Secret);
+    add("admin.token_file".into(), &admin.token_file, Holds::Secret);
+    add("traces.headers_file".into(), &file.traces.headers_file, Holds::Secret);
+    add("traces.ca".into(), &file.traces.ca, Holds::Certificates);
+    files
 }

@@ -97,6 +97,19 @@ pub(super) fn resolve(
     (checked, findings.problems)
 }
 
+/// Checks what somebody needs who looks for the agent, and opens no file.
+pub(super) fn places(
+    file: &schema::File,
+    document: &Document<'_>,
+    known: Vec<Problem>,
+) -> (Vec<Listener>, Vec<Problem>) {
+    let mut found = Findings { document: Some(document), problems: known };
+    let listeners = listeners(&file.registry, None, &mut found);
+    store(&file.store, &mut found);
+    socket(&file.admin.socket, &mut found);
+    (listeners, found.problems)
+}
+
 /// Collects problems and knows where keys stand.
 struct Findings<'d, 't> {
     document: Option<&'d Document<'t>>,

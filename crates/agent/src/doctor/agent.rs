@@ -4,16 +4,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::finding::{Finding, Group, Outcome, kinds};
 use super::process::{self, Process};
 use crate::admin::client::{AdminClient, ClientError};
-use crate::admin::status::Status;
+use crate::admin::status::{LimitStatus, Status, StoreStatus};
 use crate::config::Config;
 use crate::loopback;
 use crate::runtime::{self, ProofError};
+use crate::store_health::{Reason, StoreTrouble};
 
 kinds! {
     DOWN: "agent-down", Agent, Problem,
@@ -42,7 +44,16 @@ kinds! {
         "Restart the agent, or use the program that it runs.";
     DEGRADED: "agent-degraded", Agent, Problem,
         "The store cannot be used: pulls go straight to the registries, nothing is kept and nothing is shared.",
-        "The agent's log names the path and the error; free space or replace the disk.";
+        "Look at the disk that the path lies on (dmesg); replace it if it fails.";
+    FULL: "store-full", Agent, Problem,
+        "What finds no room goes straight from the registry to the client, each time again; nodes that are warmed do not get ready.",
+        "Raise store.capacity, or unpin what need not stay (shoal unpin, shoal prewarm cancel).";
+    PINNED: "store-pinned", Agent, Warning,
+        "Nearly all of the store is pinned: soon there is no room for anything else.",
+        "Raise store.capacity, or unpin what need not stay (shoal unpin, shoal prewarm cancel).";
+    LIMITED: "rate-limited", Agent, Hint,
+        "A limit of this node's configuration is what makes its transfers slow.",
+        "Raise the limit, or take it out, if that is not meant.";
     WRONG_CONTENT: "content-wrong", Agent, Warning,
         "A registry, a mirror or a member has sent bytes that do not match their digest. Nothing of it was stored or served.",
         "The agent's log names the blob and the source.";
@@ -61,6 +72,8 @@ kinds! {
 const LOCAL_MAX: Duration = Duration::from_secs(3);
 /// Longest time for the agent to say how it is; it asks its disk for that.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Pinned so much of the store, percent, little else can be held.
+const PINNED_PERCENT_MAX: u64 = 90;
 /// Open files that a client's connection costs at most.
 const FILES_PER_CONNECTION: u64 = 3;
 /// Open files for everything else: the index, partial blobs, upstream, members.
@@ -151,6 +164,13 @@ pub(super) async fn check(config: &Config, socket: &Path, answer: &Answer, pid: 
     outcomes
 }
 
+/// What the agent says of itself, where nothing else can be looked at.
+pub(super) fn judge(answer: &Answer) -> Vec<Outcome> {
+    let mut outcomes = judge_answer(answer);
+    outcomes.extend(answer.status().map(judge_status).unwrap_or_default());
+    outcomes
+}
+
 fn judge_answer(answer: &Answer) -> Vec<Outcome> {
     vec![match answer {
         Answer::Status(status) => {
@@ -209,8 +229,11 @@ fn judge_status(status: &Status) -> Vec<Outcome> {
         let what = format!("the agent is version {}, this program {ours}", status.version);
         found.push(VERSION.found(what).into());
     }
-    if status.store.degraded {
-        found.push(DEGRADED.found("the agent cannot use its store").into());
+    found.extend(judge_store(&status.store).map(Outcome::from));
+    let limits: Vec<String> =
+        status.limits.iter().filter(|limit| limit.holds_back()).map(LimitStatus::in_words).collect();
+    if !limits.is_empty() {
+        found.push(LIMITED.found(format!("transfers wait for {}", limits.join(", "))).into());
     }
     if status.verify_failures > 0 {
         let what =
@@ -218,6 +241,41 @@ fn judge_status(status: &Status) -> Vec<Outcome> {
         found.push(WRONG_CONTENT.found(what).into());
     }
     found
+}
+
+fn judge_store(store: &StoreStatus) -> Option<Finding> {
+    let size = |bytes: u64| ByteSize(bytes).display().si().to_string();
+    let room = |capacity: u64| {
+        let (used, pinned) = (size(store.bytes + store.partial_bytes), size(store.pinned_bytes));
+        format!("store.capacity is {}, {used} are used, {pinned} are pinned", size(capacity))
+    };
+    let needed = |trouble: &StoreTrouble| {
+        trouble
+            .needed
+            .map_or_else(String::new, |needed| format!("; a blob of {} found no room", size(needed)))
+    };
+    match (&store.trouble, store.capacity) {
+        (Some(trouble), Some(capacity)) if trouble.reason == Reason::Capacity => {
+            Some(FULL.found(format!("{}{}", room(capacity), needed(trouble))))
+        }
+        (Some(trouble), _) if trouble.reason == Reason::DiskError => {
+            Some(DEGRADED.found(format!("the agent cannot use its store: {}", trouble.error)))
+        }
+        (Some(trouble), _) => {
+            let free = size(store.disk_free);
+            let found = FULL.found(format!("{free} are free on the disk{}", needed(trouble)));
+            Some(
+                found.remedy(
+                    "Free space, lower store.disk_free_min, or put the store on another file system.",
+                ),
+            )
+        }
+        (None, _) if store.degraded => Some(DEGRADED.found("the agent cannot use its store")),
+        (None, Some(capacity)) if store.pinned_bytes >= capacity / 100 * PINNED_PERCENT_MAX => {
+            Some(PINNED.found(room(capacity)))
+        }
+        _ => None,
+    }
 }
 
 fn judge_watch(address: SocketAddr, watch: Watch) -> Option<Outcome> {
@@ -288,8 +346,11 @@ mod tests {
     fn status(listeners: &[&str]) -> Status {
         let store = StoreStatus {
             degraded: false,
+            trouble: None,
             blobs: 0,
             bytes: 0,
+            pinned: 0,
+            pinned_bytes: 0,
             partials: 0,
             partial_bytes: 0,
             capacity: None,
@@ -312,6 +373,8 @@ mod tests {
             upstream_bytes: BTreeMap::new(),
             sources: Vec::new(),
             rate_limits: BTreeMap::new(),
+            limits: Vec::new(),
+            other_secrets: Vec::new(),
             members: 0,
             peer_received_bytes: 0,
             peer_sent_bytes: 0,
@@ -361,6 +424,59 @@ mod tests {
         let mut ill = Status { version: "0.0.1".into(), verify_failures: 2, ..well };
         ill.store.degraded = true;
         assert_eq!(ids(&judge_status(&ill)), ["version-differs", "agent-degraded", "content-wrong"]);
+    }
+
+    #[test]
+    fn a_store_that_takes_nothing_more() {
+        const MB: u64 = 1_000_000;
+        let trouble = |reason, needed| {
+            Some(StoreTrouble { reason, error: "no room".into(), needed: Some(needed), seconds_ago: 3 })
+        };
+        let store = |trouble, capacity, pinned_bytes| StoreStatus {
+            degraded: trouble != None,
+            trouble,
+            capacity,
+            bytes: 60 * MB,
+            pinned_bytes,
+            disk_free: 5 * MB,
+            ..status(&[]).store
+        };
+        let table = [
+            (store(None, None, 0), None),
+            (store(None, Some(80 * MB), 60 * MB), None),
+            (store(None, Some(64 * MB), 60 * MB), Some(("store-pinned", "60.0 MB are pinned"))),
+            (
+                store(trouble(Reason::Capacity, 15 * MB), Some(64 * MB), 60 * MB),
+                Some(("store-full", "a blob of 15.0 MB found no room")),
+            ),
+            (
+                store(trouble(Reason::DiskFull, 15 * MB), Some(640 * MB), 0),
+                Some(("store-full", "5.0 MB are free on the disk")),
+            ),
+            (store(trouble(Reason::DiskError, 0), None, 0), Some(("agent-degraded", "no room"))),
+        ];
+        for (store, expected) in table {
+            let found = judge_store(&store).map(|finding| (finding.kind.id, finding.what));
+            assert_eq!(found.as_ref().map(|(id, _)| *id), expected.map(|(id, _)| id), "{store:?}");
+            if let (Some((_, what)), Some((_, part))) = (found, expected) {
+                assert!(what.contains(part), "{what}");
+            }
+        }
+    }
+
+    #[test]
+    fn limits_that_hold_back() {
+        let limit = |waits, waited_percent| LimitStatus {
+            key: "swarm.download_rate".into(),
+            bytes_per_second: 1_000_000,
+            waits,
+            waited_percent,
+            waited_seconds: 0.0,
+        };
+        for (waits, waited_percent, expected) in [(false, 10, 0), (true, 0, 1), (false, 50, 1)] {
+            let status = Status { limits: vec![limit(waits, waited_percent)], ..status(&[]) };
+            assert_eq!(ids(&judge_status(&status)), vec!["rate-limited"; expected]);
+        }
     }
 
     #[test]

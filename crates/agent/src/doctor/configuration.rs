@@ -25,6 +25,9 @@ kinds! {
     WRONG: "config-wrong", Configuration, Problem,
         "The agent refuses to start with this file; one that runs goes on with what it read before.",
         "Correct the key; `shoal config sample` explains every one, `shoal config check` checks again.";
+    DENIED: "config-denied", Configuration, Warning,
+        "This is no fault of the agent's: this user may not read what only the agent's user should. What follows from these files could not be checked, and nothing beyond the agent itself.",
+        "Run this as the agent's user, or as root.";
     CHANGED: "config-changed", Configuration, Warning,
         "The agent reads its configuration once, at its start: what runs may differ from what is checked here.",
         "Restart the agent.";
@@ -85,6 +88,13 @@ pub(super) fn judge_errors(errors: &ConfigErrors) -> Vec<Outcome> {
             problems.iter().map(|problem| WRONG.found(format!("{file}{problem}")).into()).collect()
         }
     }
+}
+
+/// Files that only this user may not read.
+pub(super) fn judge_denied(denied: &[NamedFile]) -> Outcome {
+    let files: Vec<String> =
+        denied.iter().map(|file| format!("{} ({})", file.path.display(), file.key)).collect();
+    DENIED.found(format!("this user may not read {}", files.join(", "))).into()
 }
 
 /// What the registry client does not take, although the file is well formed.

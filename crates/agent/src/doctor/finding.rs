@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 /// Parts of a node, in the order in which a person would look at them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Group {
     /// The configuration and the files it names.

@@ -36,6 +36,13 @@ impl Report {
         Report { outcomes }
     }
 
+    /// The same without some parts of the node.
+    #[must_use]
+    pub fn without(mut self, groups: &[Group]) -> Self {
+        self.outcomes.retain(|outcome| !groups.contains(&outcome.group()));
+        self
+    }
+
     /// What belongs to a group, in order.
     pub fn of(&self, group: Group) -> impl Iterator<Item = &Outcome> {
         self.outcomes.iter().filter(move |outcome| outcome.group() == group)

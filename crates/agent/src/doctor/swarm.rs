@@ -12,7 +12,7 @@ use super::finding::{Group, Outcome, kinds};
 use super::neighbour;
 use crate::admin::peers::Peers;
 use crate::config::Config;
-use crate::swarm::{Lately, MemberStatus, Rejected, SwarmSettings};
+use crate::swarm::{Lately, MemberStatus, Rejected, Rejection, SwarmSettings};
 
 kinds! {
     OFF: "swarm-off", Swarm, Hint,
@@ -221,17 +221,14 @@ fn judge_lately(
     outcomes: &mut Vec<Outcome>,
 ) {
     let of_kind = |kind| lately.rejected.iter().filter(move |rejection| rejection.kind == kind);
-    let shown = |address: &SocketAddr| address.to_string();
-    let refused: Vec<String> =
-        of_kind(Rejected::OtherSecret).map(|rejection| shown(&rejection.address)).collect();
+    let refused: Vec<String> = lately.other_secrets().iter().map(ToString::to_string).collect();
     if !refused.is_empty() {
         outcomes.push(REFUSED.found(format!("another secret: {}", list(refused))).into());
     }
     // Whoever calls from somewhere, such as a port scan, is of no interest here.
     let at_home = |kind| of_kind(kind).filter(|rejection| expected.contains(&rejection.address));
     for (kind, finding) in [(Rejected::Stranger, &STRANGER), (Rejected::Silent, &SILENT)] {
-        let told: Vec<String> =
-            at_home(kind).map(|rejection| format!("{} ({})", rejection.address, rejection.why)).collect();
+        let told: Vec<String> = at_home(kind).map(shown).collect();
         if !told.is_empty() {
             outcomes.push(finding.found(list(told)).into());
         }
@@ -250,6 +247,13 @@ fn judge_lately(
     }
 }
 
+/// The address, and what was wrong there, which may begin with the address.
+fn shown(rejection: &Rejection) -> String {
+    let Rejection { address, why, .. } = rejection;
+    let why = why.strip_prefix(&format!("{address}: ")).unwrap_or(why);
+    format!("{address} ({why})")
+}
+
 /// A few of them, and how many more there are.
 fn list(names: impl IntoIterator<Item = String>) -> String {
     let names: Vec<String> = names.into_iter().collect();
@@ -263,7 +267,6 @@ fn list(names: impl IntoIterator<Item = String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::swarm::Rejection;
 
     fn member(name: &str, zone: &str, version: &str) -> MemberStatus {
         MemberStatus {
@@ -359,6 +362,15 @@ mod tests {
         ];
         for (facts, expected) in table {
             assert_eq!(ids(&facts), expected, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_at_an_address() {
+        for why in ["10.0.0.1:5001: Connection refused", "Connection refused"] {
+            let rejection =
+                Rejection { address: at(1), why: why.into(), kind: Rejected::Silent, seconds_ago: 1 };
+            assert_eq!(shown(&rejection), "10.0.0.1:5001 (Connection refused)");
         }
     }
 

@@ -22,6 +22,7 @@ use super::hashes::PieceHashes;
 use super::{Driver, Handle, Running};
 use crate::node::{Asked, Cause};
 use crate::sources::{Incoming, Sources};
+use crate::store_health::StoreHealth;
 use crate::swarm::Swarm;
 use crate::trace::{self, TARGET};
 use crate::upstream::{MANIFEST_BYTES_MAX, UpstreamError};
@@ -69,9 +70,14 @@ impl Driver {
             return self.answer(Input::Prepared { digest, result: Ok(()) }, Some(io));
         }
         let (store, handle) = (self.store.clone(), self.handle.clone());
+        let health = handle.store_health().clone();
         let prepared = move || -> Result<FlightIo, EffectError> {
             let partial = match size {
-                Some(size) => store.partial(&digest, size)?,
+                Some(size) => {
+                    let partial = store.partial(&digest, size)?;
+                    health.has_room(size);
+                    partial
+                }
                 None => store.partial_unsized(&digest)?,
             };
             Ok(FlightIo::in_file(digest, Arc::new(partial)))
@@ -247,8 +253,7 @@ impl Driver {
 
     // ---- how effects run and answer ----
 
-    /// Runs something on a thread of the disk and answers with what comes out; an error becomes a local fault, and
-    /// is logged here, once.
+    /// Runs something on a thread of the disk and answers with what comes out; an error becomes a local fault.
     fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, EffectError> + Send + 'static,
@@ -256,18 +261,14 @@ impl Driver {
         handle: Handle,
         span: Span,
     ) {
-        let metrics = Arc::clone(&self.metrics);
+        let health = self.handle.store_health().clone();
         let done = async move {
             let result = match tokio::task::spawn_blocking(work).await {
                 Ok(Ok(value)) => {
-                    metrics.store_degraded.set(0);
+                    health.works();
                     Ok(value)
                 }
-                Ok(Err(error)) => {
-                    metrics.store_degraded.set(1);
-                    tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
-                    Err(error.fault())
-                }
+                Ok(Err(error)) => Err(error.told_to(&health)),
                 Err(_) => Err(LocalFault::StoreBroken),
             };
             let (input, io) = answer(result);
@@ -310,10 +311,17 @@ enum EffectError {
 }
 
 impl EffectError {
-    fn fault(&self) -> LocalFault {
+    /// What the engine is told; the operator learns it too.
+    fn told_to(&self, health: &StoreHealth) -> LocalFault {
         match self {
-            EffectError::Store(error) => error.fault(),
-            EffectError::ReadBack(_) => LocalFault::StoreBroken,
+            EffectError::Store(error) => {
+                health.failed(error);
+                error.fault()
+            }
+            EffectError::ReadBack(_) => {
+                health.unreadable(self);
+                LocalFault::StoreBroken
+            }
         }
     }
 }
@@ -369,7 +377,7 @@ impl Transfer {
         span.record("shoal.source.name", stream.sender.name());
         if let Some(total) = stream.total {
             if let Err(error) = self.flight.set_size(total) {
-                tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
+                self.handle.store_health().failed(&error);
                 return Err(FetchFault::Local(error.fault()));
             }
             self.handle.input(Input::FetchOpened { fetch: self.fetch, total: Some(total) }).await;
@@ -533,7 +541,7 @@ fn sink(
     while let Some(batch) = queue.blocking_recv() {
         let offset = at;
         at += flight.write(offset, &batch).map_err(|error| {
-            tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
+            handle.store_health().failed(&error);
             error.fault()
         })?;
         flight.came_from(upstream, at - offset);

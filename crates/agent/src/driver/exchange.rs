@@ -44,7 +44,7 @@ impl Driver {
     pub(super) fn place(&self, digest: Digest, piece: u32, from: PeerId) {
         let Some(flight) = self.flights.get(&digest) else { return };
         if let Err(error) = flight.place(piece, from) {
-            tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
+            self.handle.store_health().failed(&error);
             return self.handle.input_detached(Input::Unkept { digest, fault: error.fault() });
         }
         if flight.should_catch_up() {

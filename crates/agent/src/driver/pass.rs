@@ -16,6 +16,7 @@ use shoal_engine::retry::{self, Verdict, View};
 use tokio::sync::{Semaphore, mpsc};
 use tracing::Instrument as _;
 
+use super::Command;
 use super::flight::{FlightIo, function};
 use crate::node::{Asked, Cause};
 use crate::sources::{Sender, Sources};
@@ -24,12 +25,17 @@ use crate::trace::TARGET;
 /// Chunks between upstream and one client.
 const CHUNKS_MAX: usize = 8;
 
+/// Bytes after which the driver is told how many have come.
+const TOLD_EVERY_BYTES: u64 = 1 << 20;
+
 /// How long a client waits for a free transfer.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub(crate) struct PassThrough {
     sources: Sources,
+    /// Where it is told who sent what.
+    driver: mpsc::Sender<Command>,
     /// Pass-through has no singleflight: this bound is what keeps a node with a sick disk from storming upstream.
     permits: Arc<Semaphore>,
 }
@@ -63,8 +69,8 @@ pub(crate) enum PassError {
 }
 
 impl PassThrough {
-    pub fn new(sources: Sources, transfers_max: usize) -> Self {
-        PassThrough { sources, permits: Arc::new(Semaphore::new(transfers_max)) }
+    pub fn new(sources: Sources, transfers_max: usize, driver: mpsc::Sender<Command>) -> Self {
+        PassThrough { sources, driver, permits: Arc::new(Semaphore::new(transfers_max)) }
     }
 
     /// Starts the transfer. Chunks come out of the channel; it closes after the last byte or after an error.
@@ -133,12 +139,45 @@ impl PassThrough {
         if !gate.senders.contains(&stream.sender) {
             gate.senders.push(stream.sender.clone());
         }
+        let mut tally = Tally { of: self, digest: rest.digest, name: stream.sender.name().into(), untold: 0 };
         while let Some(chunk) = stream.next().await? {
             let offset = *at;
             *at += chunk.len() as u64;
+            tally.add(chunk.len() as u64);
             gate.pass(offset, chunk, chunks).await;
         }
         Ok(())
+    }
+}
+
+/// Counts what a source sends, for a person who asks where the bytes came from; the rest is told when it is dropped, however
+/// the transfer ends. A driver that is busy is not waited for.
+struct Tally<'p> {
+    of: &'p PassThrough,
+    digest: Digest,
+    name: Arc<str>,
+    untold: u64,
+}
+
+impl Tally<'_> {
+    fn add(&mut self, bytes: u64) {
+        self.untold += bytes;
+        if self.untold >= TOLD_EVERY_BYTES {
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        let passed = Command::Passed(self.digest, Arc::clone(&self.name), self.untold);
+        if self.untold > 0 && self.of.driver.try_send(passed).is_ok() {
+            self.untold = 0;
+        }
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        self.tell();
     }
 }
 

@@ -248,6 +248,13 @@ impl Stories {
         self.0.push_back((digest, shares));
     }
 
+    /// Bytes have gone past the store.
+    pub fn passed(&mut self, digest: Digest, from: Source, bytes: u64) {
+        let mut shares = self.of(&digest).cloned().unwrap_or_default();
+        shares.add(from, bytes, Instant::now());
+        self.keep(digest, shares);
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &(Digest, Shares)> {
         self.0.iter()

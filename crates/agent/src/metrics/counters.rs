@@ -57,7 +57,7 @@ mod tests {
         metrics.served(Served::Store, 3);
         metrics.miss();
         metrics.upstream_bytes("registry.test:5000").inc_by(7);
-        metrics.store_degraded.set(1);
+        metrics.store_degraded(Some(crate::store_health::Reason::Capacity));
         let text = metrics.encode();
         let counters = Counters::new(&text);
         assert_eq!(counters.sum("served_bytes_total"), 123);

@@ -96,7 +96,9 @@ function drawFigures() {
   const name = node.name ? `node ${node.name}` : "a node that works alone";
   setText($("identity"), `${name}, version ${node.version}`);
   const trouble = [];
-  if (node.degraded) trouble.push("The store cannot be used: pulls go straight upstream. The agent’s log says why.");
+  const full = ["capacity", "disk-full"].includes(node.store_trouble);
+  if (node.degraded && full) trouble.push("The store is full: what finds no room goes straight upstream. shoal status says more.");
+  else if (node.degraded) trouble.push("The store cannot be used: pulls go straight upstream. The agent’s log says why.");
   if (node.unwell.length) trouble.push(`Left alone for now: ${node.unwell.join(", ")}.`);
   $("trouble").hidden = trouble.length === 0;
   setText($("trouble"), trouble.join(" "));

@@ -3,7 +3,9 @@
 //! Invariant: this task waits for nothing but events, the membership's next wakeup and a round of discovery; what it hands
 //! to the driver waits in the driver's inbox, which holds back the network when it is full.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +25,9 @@ use crate::driver::Handle;
 
 /// Strangers that are called in one round of discovery. Whoever is met knows the rest.
 const CONTACTS_PER_ROUND_MAX: usize = 6;
+/// Pause between two lines of the log about the same address, and addresses in that time.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+const WARNED_MAX: usize = 32;
 /// How long the last messages may take to leave when the agent ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Addresses of a member that others are told.
@@ -32,16 +37,19 @@ const ADDRESSES_MAX: usize = shoal_engine::limits::ADDRESSES_MAX;
 pub struct Members {
     swarm: Swarm,
     discovery: Discovery<SystemResolver>,
+    secret_file: PathBuf,
     events: mpsc::Receiver<NetEvent>,
     membership: Membership,
     origin: Instant,
     driver: Handle,
+    /// When the log last said that somebody is no member, by address.
+    warned: BTreeMap<IpAddr, Instant>,
 }
 
 impl Members {
     pub fn new(
         swarm: Swarm,
-        join: Vec<Target>,
+        (join, secret_file): (Vec<Target>, PathBuf),
         events: mpsc::Receiver<NetEvent>,
         membership: Membership,
         origin: Instant,
@@ -50,7 +58,8 @@ impl Members {
         let own: Vec<SocketAddr> =
             swarm.0.net.listening().iter().chain(&swarm.0.me.addresses).copied().collect();
         let discovery = Discovery::new(join, &own, SystemResolver::new());
-        Members { swarm, discovery, events, membership, origin, driver }
+        let warned = BTreeMap::new();
+        Members { swarm, discovery, secret_file, events, membership, origin, driver, warned }
     }
 
     /// Until `stop` is cancelled; then the others are told.
@@ -98,11 +107,19 @@ impl Members {
                 self.driver.input(Input::PeerLost { peer }).await;
             }
             NetEvent::Stranger { address, why } => {
-                tracing::warn!(%address, %why, "somebody who does not belong to this cluster was sent away");
+                let ip = address.ip();
+                if self.is_worth_a_line(ip) {
+                    tracing::warn!(%ip, %why, "somebody who does not belong to this cluster was sent away");
+                }
                 self.swarm.0.news.rejected(address, (&why).into(), why.to_string());
             }
             NetEvent::Missed { address, refused, why } => {
-                tracing::debug!(%address, why, "no member was met there");
+                if refused && self.is_worth_a_line(address.ip()) {
+                    let secret_file = self.secret_file.display();
+                    tracing::warn!(%address, %secret_file, "a member refuses this agent: it has another secret");
+                } else {
+                    tracing::debug!(%address, why, "no member was met there");
+                }
                 self.swarm.0.news.rejected(
                     address,
                     if refused { Rejected::OtherSecret } else { Rejected::Silent },
@@ -110,6 +127,17 @@ impl Members {
                 );
             }
         }
+    }
+
+    /// Whether the log has not said for a while that whoever is there is no member.
+    fn is_worth_a_line(&mut self, ip: IpAddr) -> bool {
+        let now = Instant::now();
+        self.warned.retain(|_, at| now - *at < WARN_EVERY);
+        let is_new = !self.warned.contains_key(&ip) && self.warned.len() < WARNED_MAX;
+        if is_new {
+            self.warned.insert(ip, now);
+        }
+        is_new
     }
 
     async fn handle_frame(&mut self, from: PeerId, bytes: &[u8]) {

@@ -3,8 +3,8 @@
 //!
 //! Invariant: what is kept is bounded, by number and by age.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -64,6 +64,14 @@ pub struct Lately {
     pub renewed: usize,
 }
 
+impl Lately {
+    /// Where agents with another secret are. By IP: whoever calls does so from a new port each time.
+    pub fn other_secrets(&self) -> Vec<IpAddr> {
+        let refused = self.rejected.iter().filter(|rejection| rejection.kind == Rejected::OtherSecret);
+        refused.map(|rejection| rejection.address.ip()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
 /// See the module's head.
 #[derive(Debug, Default)]
 pub struct News(Mutex<Kept>);
@@ -80,7 +88,11 @@ impl News {
     pub fn rejected(&self, address: SocketAddr, kind: Rejected, why: String) {
         let now = Instant::now();
         let rejected = &mut self.0.lock().rejected;
-        rejected.retain(|_, (at, ..)| now - *at < LATELY);
+        // Whoever calls again does so from a new port.
+        let is_same = |other: &SocketAddr, of: Rejected| {
+            of == Rejected::OtherSecret && of == kind && other.ip() == address.ip()
+        };
+        rejected.retain(|other, (at, of, _)| now - *at < LATELY && !is_same(other, *of));
         if rejected.len() < ADDRESSES_MAX || rejected.contains_key(&address) {
             rejected.insert(address, (now, kind, why));
         }
@@ -151,6 +163,18 @@ mod tests {
         tokio::time::advance(LATELY / 2).await;
         let lately = news.lately();
         assert_eq!((lately.rejected.len(), lately.gone, lately.renewed), (0, 0, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_agent_that_calls_from_many_ports_is_one() {
+        let news = News::default();
+        for port in 49_000..49_040 {
+            news.rejected(SocketAddr::from(([10, 0, 0, 9], port)), Rejected::OtherSecret, String::new());
+        }
+        news.rejected(at(1), Rejected::OtherSecret, String::new());
+        let lately = news.lately();
+        assert_eq!(lately.rejected.len(), 2);
+        assert_eq!(lately.other_secrets(), [at(1).ip(), at(9).ip()]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,6 +15,9 @@ use super::redirect::RedirectFault;
 use crate::node::Cause;
 use crate::tier::TierError;
 
+/// What rustls says of an answer that is no TLS, such as that of an HTTP server.
+const NO_TLS: &str = "InvalidContentType";
+
 /// What went wrong, and at which URL.
 #[derive(Debug)]
 pub struct UpstreamError {
@@ -232,6 +235,12 @@ impl UpstreamError {
     /// The whole story in one line, for the log.
     pub fn cause(&self) -> Cause {
         let mut reason = self.reason.to_string();
+        if let Reason::Connect(error) = &*self.reason {
+            return Cause {
+                source: self.at.clone(),
+                reason: format!("{reason}: {}", self.no_connection(error)),
+            };
+        }
         let mut next = self.reason.source();
         while let Some(error) = next {
             let text = error.to_string();
@@ -243,6 +252,26 @@ impl UpstreamError {
             next = error.source();
         }
         Cause { source: self.at.clone(), reason }
+    }
+}
+
+impl UpstreamError {
+    /// What the system or TLS said; what lies between are the HTTP client's layers.
+    fn no_connection(&self, error: &reqwest::Error) -> String {
+        let mut layer: &dyn std::error::Error = error;
+        while let Some(below) = layer.source() {
+            layer = below;
+        }
+        let innermost = layer.to_string();
+        let registry = Url::parse(&self.at).ok();
+        let registry = registry.as_ref().filter(|url| url.scheme() == "https").map(Url::authority);
+        match registry {
+            Some(registry) if innermost.contains(NO_TLS) => format!(
+                "it does not speak TLS; if it is meant to be http, say so in the configuration: \
+                 [upstream.registries.\"{registry}\"] endpoint = \"http://{registry}\""
+            ),
+            _ => innermost,
+        }
     }
 }
 

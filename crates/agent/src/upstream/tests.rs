@@ -299,7 +299,23 @@ async fn nobody_there_is_transient() {
     drop(listener);
     let error = upstream(&endpoint).list(&asked(), "tags/list").await.unwrap_err();
     assert_eq!(error.fault(), SourceFault::Transient);
-    assert!(error.cause().reason.starts_with("cannot connect: "), "{}", error.cause().reason);
+    let reason = error.cause().reason;
+    assert_eq!(reason, "cannot connect: Connection refused (os error 111)");
+}
+
+#[tokio::test]
+async fn a_registry_without_tls_is_told_with_what_to_write() {
+    let server =
+        serve_raw(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".to_vec(), Then::Close).await;
+    let mut endpoint = server.url("");
+    endpoint.set_scheme("https").unwrap();
+    let reason = upstream(&endpoint).list(&asked(), "tags/list").await.unwrap_err().cause().reason;
+    let at = endpoint.authority();
+    let wanted = format!("[upstream.registries.\"{at}\"] endpoint = \"http://{at}\"");
+    assert!(
+        reason.starts_with("cannot connect: it does not speak TLS; ") && reason.ends_with(&wanted),
+        "{reason}"
+    );
 }
 
 #[tokio::test]

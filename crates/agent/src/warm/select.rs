@@ -4,6 +4,7 @@
 //! are warm already; of which some are wanted, these are spread over the zones.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ const SHOWN_MAX: usize = 12;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Selection {
-    /// Beginnings of names, as `shoal peers` shows them.
+    /// IP addresses, or beginnings of names, as `shoal peers` shows them.
     #[serde(default)]
     pub names: Vec<String>,
     /// Labels, and `zone`: a node has one of the values of each key.
@@ -67,14 +68,23 @@ pub enum SelectError {
     /// None of them, or more than all.
     #[error("{0} is no number of nodes; it must be 1 or more, and a percentage 100 or less")]
     Number(usize),
-    /// Too little of a name.
+    /// What is no name.
     #[error(
-        "{0:?} is no node's name; give at least {NAME_MIN} digits as `shoal peers` shows them, or \"all\""
+        "{0:?} is no node's name; give an IP address, or at least {NAME_MIN} digits of a name as `shoal peers` shows \
+         them, or \"all\""
     )]
     Name(String),
+    /// Too little of a name.
+    #[error(
+        "{0} is too short for a node's name: give at least {NAME_MIN} digits, as `shoal peers` shows them"
+    )]
+    Short(String),
     /// Nobody has this name.
     #[error("no member's name begins with {0}; `shoal peers` lists them")]
     NoSuchName(String),
+    /// Nobody is there.
+    #[error("no member is at {0}; `shoal peers` lists their addresses")]
+    NoSuchAddress(IpAddr),
     /// Nobody has this label, or the key is not known at all.
     #[error("no member has {key}={value}; there is {there}")]
     NoSuchLabel {
@@ -100,11 +110,13 @@ impl Selection {
             return Err(SelectError::Both);
         }
         for text in &self.names {
-            if text.len() < NAME_MIN || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                return Err(SelectError::Name(text.clone()));
+            let address = text.parse::<IpAddr>().ok();
+            if address.is_none() {
+                check_name(text)?;
             }
-            if !members.iter().any(|member| name(&member.peer).starts_with(&text.to_lowercase())) {
-                return Err(SelectError::NoSuchName(text.clone()));
+            if !members.iter().any(|member| is_called(member, text)) {
+                let text = || SelectError::NoSuchName(text.clone());
+                return Err(address.map_or_else(text, SelectError::NoSuchAddress));
             }
         }
         for (key, value) in self.terms() {
@@ -131,8 +143,7 @@ impl Selection {
 
     /// Whether a member is one of those that are meant, how many there may ever be.
     pub fn fits(&self, member: &Member) -> bool {
-        let peer = name(&member.peer);
-        let by_name = self.names.is_empty() || self.names.iter().any(|n| peer.starts_with(&n.to_lowercase()));
+        let by_name = self.names.is_empty() || self.names.iter().any(|text| is_called(member, text));
         let fits = |(key, values): (&String, &BTreeSet<String>)| {
             value_of(member, key).is_some_and(|value| values.contains(value))
         };
@@ -141,6 +152,23 @@ impl Selection {
 
     fn terms(&self) -> impl Iterator<Item = (&str, &str)> {
         self.labels.iter().flat_map(|(key, values)| values.iter().map(|value| (key.as_str(), value.as_str())))
+    }
+}
+
+fn check_name(text: &str) -> Result<(), SelectError> {
+    match text.len() {
+        0 => Err(SelectError::Name(text.to_owned())),
+        _ if !text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Err(SelectError::Name(text.to_owned())),
+        len if len < NAME_MIN => Err(SelectError::Short(text.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a member has this address, or a name that begins so.
+fn is_called(member: &Member, text: &str) -> bool {
+    match text.parse::<IpAddr>() {
+        Ok(ip) => member.addresses.iter().any(|address| address.ip() == ip),
+        Err(_) => name(&member.peer).starts_with(&text.to_lowercase()),
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) fn request(nodes: &str) -> WarmRequest {
 
 #[test]
 fn nodes_are_chosen() {
-    let table: [(&str, &[u8]); 14] = [
+    let table: [(&str, &[u8]); 15] = [
         ("", &[0x10, 0x20, 0x30, 0x40, 0x50, 0x60]),
         ("zone=a", &[0x10, 0x20, 0x30]),
         ("zone=a zone=b", &[0x10, 0x20, 0x30, 0x40, 0x50]),
@@ -68,6 +68,7 @@ fn nodes_are_chosen() {
         ("zone=b pool=gpu", &[0x40]),
         ("pool=gpu pool=cpu zone=b", &[0x40, 0x50]),
         ("names=202020 names=606060", &[0x20, 0x60]),
+        ("names=10.0.0.32 names=606060", &[0x20, 0x60]),
         ("names=202020 zone=a", &[0x20]),
         ("count=1", &[0x60]),
         ("count=4", &[0x60, 0x10, 0x40, 0x20]),
@@ -91,7 +92,16 @@ fn why_no_node_can_be_chosen() {
         ("disk=ssd zone=a", "no member has all of disk=ssd,zone=a"),
         (
             "names=77",
-            "\"77\" is no node's name; give at least 6 digits as `shoal peers` shows them, or \"all\"",
+            "77 is too short for a node's name: give at least 6 digits, as `shoal peers` shows them",
+        ),
+        (
+            "names=gpu-7",
+            "\"gpu-7\" is no node's name; give an IP address, or at least 6 digits of a name as `shoal peers` shows them, or \"all\"",
+        ),
+        ("names=10.0.0.9", "no member is at 10.0.0.9; `shoal peers` lists their addresses"),
+        (
+            "names=7777",
+            "7777 is too short for a node's name: give at least 6 digits, as `shoal peers` shows them",
         ),
         ("names=777777", "no member's name begins with 777777; `shoal peers` lists them"),
         ("count=0", "0 is no number of nodes; it must be 1 or more, and a percentage 100 or less"),

@@ -57,11 +57,13 @@ impl AgentLook {
         let usage = tokio::task::spawn_blocking(move || store.usage()).await;
         let usage = usage.ok().and_then(Result::ok).unwrap_or_default();
         let sources = self.parts.upstream.sources().into_iter();
+        let trouble = self.parts.driver.store_health().trouble();
         NodeView {
             name: self.parts.swarm.as_ref().map(|swarm| brief_name(&swarm.me())).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.started_at,
-            degraded: counters.sum("store_degraded") > 0,
+            degraded: trouble.is_some(),
+            store_trouble: trouble.map(|trouble| trouble.reason),
             blobs: usage.blobs,
             bytes: usage.file_bytes + usage.inline_bytes,
             flights,

@@ -9,6 +9,7 @@ use shoal_engine::Digest;
 use super::Traffic;
 use crate::admin::openapi::DigestText;
 use crate::driver::FlightStatus;
+use crate::store_health::Reason;
 use crate::warm::{Phase, WarmStatus, ZoneStatus};
 
 /// Blobs whose way over the members is followed.
@@ -48,8 +49,11 @@ pub struct NodeView {
     pub version: String,
     /// When it started, Unix seconds.
     pub started_at: u64,
-    /// Whether its store cannot be used.
+    /// Whether blobs go past its store, straight from upstream.
     pub degraded: bool,
+    /// Why, if they do.
+    #[serde(default)]
+    pub store_trouble: Option<Reason>,
     /// Whole blobs in its store.
     pub blobs: u64,
     /// Their bytes.

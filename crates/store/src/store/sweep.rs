@@ -37,7 +37,7 @@ pub struct Swept {
     pub index: Option<IndexCondition>,
 }
 
-/// Things removed.
+/// Blobs and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// How many.
@@ -47,7 +47,7 @@ pub struct Taken {
 }
 
 impl Taken {
-    fn add(&mut self, bytes: u64) {
+    pub(super) fn add(&mut self, bytes: u64) {
         self.count += 1;
         self.bytes += bytes;
     }

@@ -19,7 +19,7 @@ pub(in crate::admin) struct Streamed {
 impl Streamed {
     /// Asks for it.
     pub async fn open(client: &AdminClient, target: &str) -> Result<Self, ClientError> {
-        let opened = client.in_time(client.open(Method::GET, target, Bytes::new())).await?;
+        let opened = client.soon(client.open(Method::GET, target, Bytes::new())).await?;
         let (response, connection) = opened;
         let (client, body) = (client.clone(), response.into_body());
         Ok(Streamed { client, body, waiting: BytesMut::new(), _connection: connection })

@@ -13,6 +13,32 @@ use crate::warm::NodeName;
 /// Digits of a digest that are enough to mean it, if no other begins so. Fewer are more likely a slip than a name.
 const PREFIX_DIGITS_MIN: usize = 6;
 
+/// The beginning of a digest, long enough to mean one blob.
+pub(in crate::cli) struct Prefix(String);
+
+impl Prefix {
+    /// `sha256:4f2a91`, or the digits alone; `None` for everything else.
+    pub fn parse(name: &str) -> Option<Self> {
+        let prefix = if name.contains(':') { name.to_owned() } else { format!("sha256:{name}") };
+        let (algorithm, digits) = prefix.split_once(':')?;
+        let is_prefix = ["sha256", "sha512"].contains(&algorithm)
+            && digits.len() >= PREFIX_DIGITS_MIN
+            && digits.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit));
+        is_prefix.then_some(Prefix(prefix))
+    }
+
+    /// The one of these that begins so.
+    pub fn only(&self, digests: impl IntoIterator<Item = Digest>) -> Result<Digest, Failure> {
+        let Prefix(prefix) = self;
+        let mut matching = digests.into_iter().filter(|digest| digest.to_string().starts_with(prefix));
+        let first = matching.next().ok_or_else(|| Failure::NoSuchPrefix(prefix.clone()))?;
+        match matching.count() {
+            0 => Ok(first),
+            others => Err(Failure::Ambiguous { prefix: prefix.clone(), count: others + 1, first }),
+        }
+    }
+}
+
 /// Where the blobs are.
 pub(in crate::cli) enum Place {
     /// Behind a socket.
@@ -30,13 +56,15 @@ impl Place {
             // Somebody who names a socket or an address means an agent.
             Err(ClientError::NoAgent { .. }) if agent.socket.is_none() && agent.api.is_none() => {
                 let socket = agent.path()?;
-                let options = agent.config.load()?.store_options();
-                let store = options.path.clone();
+                let options = agent.config.whereabouts()?.store_options();
+                let (store, shown) = (options.path.clone(), socket.display().to_string());
                 // Opening would make a store where there is none, owned by whoever asks.
                 if !store.join("FORMAT").exists() {
                     return Err(Failure::NoStore { socket, store });
                 }
                 let opened = Store::open(options).map_err(|source| Failure::Open { socket, source })?;
+                // Not on standard output, which carries the answer: it is a different store if another agent was meant.
+                eprintln!("no agent answers on {shown}; the store at {} is opened directly", store.display());
                 Ok(Place::Store(opened.store))
             }
             Err(error) => Err(error.into()),
@@ -85,20 +113,8 @@ impl Place {
         if let Ok(digest) = name.parse() {
             return Ok(digest);
         }
-        let prefix = if name.contains(':') { name.to_owned() } else { format!("sha256:{name}") };
-        let digits = prefix.split_once(':').map_or(0, |(_, hex)| hex.len());
-        let missing = || Failure::NoSuchPrefix(name.to_owned());
-        if digits < PREFIX_DIGITS_MIN {
-            return Err(missing());
-        }
-        let blobs = self.all().await?;
-        let mut matching =
-            blobs.iter().map(|blob| blob.digest).filter(|digest| digest.to_string().starts_with(&prefix));
-        let first = matching.next().ok_or_else(missing)?;
-        match matching.count() {
-            0 => Ok(first),
-            others => Err(Failure::Ambiguous { prefix, count: others + 1, first }),
-        }
+        let prefix = Prefix::parse(name).ok_or_else(|| Failure::NoSuchPrefix(name.to_owned()))?;
+        prefix.only(self.all().await?.iter().map(|blob| blob.digest))
     }
 
     /// Removes a blob; says whether there was one.

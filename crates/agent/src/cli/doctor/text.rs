@@ -51,27 +51,34 @@ impl Text {
                 continue;
             }
             let _ = writeln!(text, "{}", self.styled(group.title(), Style::Bold));
-            outcomes.for_each(|outcome| self.outcome(outcome, &mut text));
+            while let Some(outcome) = outcomes.next() {
+                // What several have in common is said once, under the last of them.
+                let has_more = outcomes.peek().is_some_and(|next| say_the_same(outcome, next));
+                self.outcome(outcome, has_more, &mut text);
+            }
             text.push('\n');
         }
         let _ = writeln!(text, "{}", self.styled(&closing(report), Style::Bold));
         text
     }
 
-    fn outcome(&self, outcome: &Outcome, text: &mut String) {
+    fn outcome(&self, outcome: &Outcome, has_more: bool, text: &mut String) {
         match outcome {
             Outcome::Well { what, .. } => self.entry("ok", Style::Green, what, None, text),
-            Outcome::Found(finding) => self.finding(finding, text),
+            Outcome::Found(finding) => self.finding(finding, has_more, text),
         }
     }
 
-    fn finding(&self, finding: &Finding, text: &mut String) {
+    fn finding(&self, finding: &Finding, has_more: bool, text: &mut String) {
         let (word, style) = match finding.level {
             Level::Problem => ("PROBLEM", Style::Red),
             Level::Warning => ("WARNING", Style::Yellow),
             Level::Hint => ("hint", Style::Cyan),
         };
         self.entry(word, style, &finding.what, Some(finding.kind.id), text);
+        if has_more {
+            return;
+        }
         self.paragraph("", finding.kind.means, text);
         self.paragraph("-> ", finding.what_to_do(), text);
     }
@@ -101,6 +108,15 @@ impl Text {
 
     fn styled(&self, what: &str, style: Style) -> String {
         if self.colours { format!("\x1b[{}m{what}\x1b[0m", style.code()) } else { what.to_owned() }
+    }
+}
+
+fn say_the_same(one: &Outcome, other: &Outcome) -> bool {
+    match (one, other) {
+        (Outcome::Found(one), Outcome::Found(other)) => {
+            one.kind == other.kind && one.what_to_do() == other.what_to_do()
+        }
+        _ => false,
     }
 }
 
@@ -169,6 +185,14 @@ Store
 1 problem, 0 warnings
 ";
         assert_eq!(Text { width: 76, colours: false }.of(&report()), expected);
+    }
+
+    #[test]
+    fn what_several_have_in_common_is_said_once() {
+        let found = |port: u16| TAKEN.found(format!("127.0.0.1:{port} is taken")).into();
+        let text = Text { width: 76, colours: false }.of(&Report::new(vec![found(1), found(2), found(3)]));
+        assert_eq!(text.matches("[port-taken]").count(), 3);
+        assert_eq!(text.matches("-> Stop the other process.").count(), 1);
     }
 
     #[test]

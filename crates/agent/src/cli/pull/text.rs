@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{Report, Share, Sourced};
+use super::{Held, Report, Share, Sourced};
 use crate::cli::output::{Align, Table, bytes, member_name, percent};
 use crate::pull::{Step, What};
 
@@ -13,6 +13,9 @@ const SOURCES_MAX: usize = 3;
 /// Part of a pull's time from which on something is worth a word.
 const MATTERS: f64 = 0.3;
 
+/// So long the tag and the manifests may take without a word, milliseconds.
+const NAMING_MS_MIN: f64 = 200.0;
+
 /// All of it.
 pub(super) fn of(report: &Report) -> String {
     let mut text = format!("{} through {}\n\n{}\n", report.image, report.mirror, table(report));
@@ -20,6 +23,13 @@ pub(super) fn of(report: &Report) -> String {
     let _ = writeln!(text, "{} in {}, {rate}", bytes(report.bytes), time(report.seconds * 1e3));
     text.push_str(&by_source(report));
     text.push_str(&where_it_went(report));
+    for Held { limit, percent } in &report.limits {
+        let _ =
+            writeln!(text, "limited by this node's {limit}: something waited for it {percent} % of the time");
+    }
+    if let Some(store) = &report.store {
+        let _ = writeln!(text, "this node's store is {store}");
+    }
     text
 }
 
@@ -103,7 +113,7 @@ fn where_it_went(report: &Report) -> String {
     };
     let mut text = String::new();
     let naming: f64 = of(&|step| !is_blob(step)).iter().map(|step| step.done_ms - step.begun_ms).sum();
-    if naming > MATTERS * total {
+    if naming > MATTERS * total && naming > NAMING_MS_MIN {
         let _ = writeln!(
             text,
             "{} of it were the tag and the manifests: a registry that answers slowly, or far away",
@@ -120,18 +130,19 @@ fn where_it_went(report: &Report) -> String {
             name(last.what),
             last.digest.short(),
             time(waited),
-            last.digest
+            last.digest.short()
         );
     }
     if received > MATTERS * total && blobs.len() > 1 {
         let _ = writeln!(
             text,
-            "the last one, {} {}, came at {} for {}: {} of all bytes",
+            "the last one, {} {} ({} of all bytes), took {} at {}: shoal explain {} tells who sent it",
             name(last.what),
             last.digest.short(),
-            rate(last.bytes, received),
-            time(received),
-            percent(last.bytes, report.bytes)
+            percent(last.bytes, report.bytes),
+            time(last.done_ms - last.begun_ms),
+            rate(last.bytes, last.done_ms - last.begun_ms),
+            last.digest.short()
         );
     }
     text

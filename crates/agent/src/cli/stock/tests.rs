@@ -10,6 +10,7 @@ fn report(blobs: u64, missing: u64, shared: u64) -> StockReport {
         missing,
         shared,
         runtime: 0,
+        pinned: 0,
     }
 }
 
@@ -40,6 +41,12 @@ fn what_is_said() {
             0,
         ),
         (
+            Deed::Evict,
+            one(StockReport { pinned: 1, ..report(4, 0, 0) }),
+            "docker.io/library/redis:7: 4 blobs removed, 4.0 MB; 1 blob of it had been pinned\n",
+            0,
+        ),
+        (
             Deed::Pin,
             one(report(4, 1, 0)),
             "docker.io/library/redis:7: 4 blobs pinned, 4.0 MB\n  1 blob of it missing: shoal prewarm --pin fetches them\n",
@@ -48,7 +55,7 @@ fn what_is_said() {
         (
             Deed::Unpin,
             three,
-            "docker.io/library/redis:7: 4 blobs unpinned on 1 of 2 nodes, 4.0 MB; 1 blob stayed: another image has them\n\
+            "docker.io/library/redis:7: 4 blobs unpinned on 1 of 2 nodes (1 had none), 4.0 MB; 1 blob stayed: another image has them\n\
              not done: 030303030303 at 10.0.0.3 in a: it is gone\n",
             1,
         ),
@@ -61,7 +68,10 @@ fn what_is_said() {
 
 #[test]
 fn cleaning_up_tells_what_it_freed() {
-    assert_eq!(of_gc(&GcReport::default()), "nothing to remove\n");
+    assert_eq!(
+        of_gc(&GcReport::default()),
+        "nothing to remove: what is left is in use, pinned, or not due\n"
+    );
     let report = GcReport { expired: Removed { count: 2, bytes: 3_000_000 }, ..GcReport::default() };
     assert_eq!(of_gc(&report), "2 blobs not used for long: 3.0 MB freed\n");
 }

@@ -1,26 +1,45 @@
-//! What `shoal top` shows, drawn to whatever size there is.
+//! What `shoal top` shows, drawn to whatever size there is: who is slow first, and nothing that is over.
+
+mod sections;
 
 use std::fmt::Display;
+use std::time::{Duration, Instant};
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::{Modifier, Style, Stylize as _};
+use ratatui::style::{Style, Stylize as _};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Borders, Gauge, Paragraph, Row, Sparkline, Table};
+use ratatui::widgets::{Block, Borders, Paragraph, Sparkline};
 
-use crate::cli::output::{bytes, member_name, percent, seconds};
-use crate::warm::Phase;
-use crate::watch::{BlobView, Event, Followed, MemberShown, RolloutView, Traffic};
+use crate::cli::output::{bytes, count, member_name, percent, seconds};
+use crate::store_health::Reason;
+use crate::watch::{Event, Followed, MemberShown, Traffic};
+
+use sections::Sections;
 
 /// Time over which a rate is taken, milliseconds.
 const RATE_OVER_MS: u64 = 5_000;
 /// Width of a column of the curves, milliseconds.
 const COLUMN_MS: u64 = 2_000;
-/// Lines of rollouts, and of blobs in each of their lists.
-const ROLLOUTS_MAX: usize = 4;
-const BLOBS_MAX: usize = 8;
-/// Size of what is printed where there is no terminal.
-const TEXT_SIZE: (u16, u16) = (110, 40);
+/// Lines of the curves, and where there are few lines in all.
+const CURVES: u16 = 5;
+const CURVES_LOW: u16 = 4;
+/// From so many lines on there are enough for all.
+const LINES_ENOUGH: u16 = 30;
+/// Width of a curve from which on the sum fits beside the rate.
+const CURVE_WIDE: u16 = 26;
+/// Size of what is printed where there is no terminal; blank lines at the end are left out.
+const TEXT_SIZE: (u16, u16) = (110, 100);
+
+/// How it is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Look {
+    /// For eyes: curves and colours.
+    #[default]
+    Terminal,
+    /// For logs and mails: words alone.
+    Text,
+}
 
 /// What is shown, and how.
 #[derive(Default)]
@@ -28,14 +47,20 @@ pub(super) struct Screen {
     shown: Followed,
     /// What has come while the picture was held.
     held: Option<Followed>,
+    /// When the last event came: an agent where nothing changes says nothing.
+    heard: Option<Instant>,
     /// Why the agent cannot be reached.
     lost: Option<String>,
+    look: Look,
     first_member: usize,
+    /// Members that fit, when it was last drawn.
+    members_fit: usize,
 }
 
 impl Screen {
     pub fn take(&mut self, event: Event) {
         self.lost = None;
+        self.heard = Some(Instant::now());
         self.held.as_mut().unwrap_or(&mut self.shown).take(event);
     }
 
@@ -51,36 +76,45 @@ impl Screen {
         }
     }
 
+    /// Moves the members; the last page stays full.
     pub fn scroll(&mut self, by: i32) {
-        let last = self.shown.members.len().saturating_sub(1);
+        let last = self.shown.members.len().saturating_sub(self.members_fit.max(1));
         let moved = i64::try_from(self.first_member).unwrap_or(0) + i64::from(by);
         self.first_member = usize::try_from(moved.max(0)).unwrap_or(0).min(last);
     }
 
     pub fn draw(&mut self, frame: &mut Frame<'_>) {
-        let shown = &self.shown;
-        let rollouts = shown.rollouts.len().min(ROLLOUTS_MAX);
-        let blobs = shown.blobs.len().clamp(1, BLOBS_MAX) + 2;
-        let flights = shown.flights.len().clamp(1, BLOBS_MAX) + 2;
-        let line = |count: usize| Constraint::Length(u16::try_from(count).unwrap_or(u16::MAX));
-        let areas: [Rect; 7] = Layout::vertical([
-            line(2),
-            line(5),
-            line(if rollouts == 0 { 0 } else { rollouts + 2 }),
-            line(blobs),
-            line(flights),
+        let area = frame.area();
+        let curves = match self.look {
+            Look::Text => CURVES_LOW + 1,
+            Look::Terminal if area.height < LINES_ENOUGH => CURVES_LOW,
+            Look::Terminal => CURVES,
+        };
+        let areas: [Rect; 4] = Layout::vertical([
+            Constraint::Length(2),
+            Constraint::Length(curves),
             Constraint::Fill(1),
-            line(1),
+            Constraint::Length(1),
         ])
-        .areas(frame.area());
-        let [head, curves, rolling, spreading, receiving, members, foot] = areas;
-        frame.render_widget(Paragraph::new(heading(shown)), head);
-        draw_curves(frame, curves, shown);
-        draw_rollouts(frame, rolling, shown);
-        frame.render_widget(blob_table(shown), spreading);
-        frame.render_widget(flight_table(shown), receiving);
-        frame.render_widget(member_table(shown, self.first_member), members);
+        .areas(area);
+        let [head, flow, middle, foot] = areas;
+        frame.render_widget(Paragraph::new(heading(&self.shown)), head);
+        match self.look {
+            Look::Terminal => draw_curves(frame, flow, &self.shown),
+            Look::Text => frame.render_widget(Paragraph::new(flows(&self.shown)), flow),
+        }
+        let sections = Sections::new(&self.shown, self.now_ms(), self.look == Look::Text);
+        self.members_fit = sections.draw(frame, middle, self.first_member);
         frame.render_widget(Paragraph::new(self.footing()), foot);
+    }
+
+    /// The agent's time, Unix milliseconds.
+    fn now_ms(&self) -> u64 {
+        let since = match (self.look, &self.held) {
+            (Look::Terminal, None) => self.heard.map_or(Duration::ZERO, |heard| heard.elapsed()),
+            _ => Duration::ZERO,
+        };
+        self.shown.at_ms + since.as_millis() as u64
     }
 
     fn footing(&self) -> Line<'static> {
@@ -92,9 +126,9 @@ impl Screen {
     }
 }
 
-/// The same, as text of a fixed size, for pipes.
+/// The same, as text of a fixed width, for pipes.
 pub(super) fn text(followed: &Followed) -> String {
-    let mut screen = Screen { shown: followed.clone(), ..Screen::default() };
+    let mut screen = Screen { shown: followed.clone(), look: Look::Text, ..Screen::default() };
     let (width, height) = TEXT_SIZE;
     let backend = ratatui::backend::TestBackend::new(width, height);
     // Cannot fail: it draws to memory.
@@ -120,8 +154,8 @@ fn heading(shown: &Followed) -> Vec<Line<'static>> {
         (standing(|member| member.standing.is_slow()), standing(|member| member.standing.has_failed()));
     let mut first = vec![
         Span::from("shoal ").bold(),
-        Span::from(format!("{} on {name}, for {age}   ", node.version)),
-        Span::from(format!("{} members", shown.members.len())),
+        Span::from(format!("{} on {name}, up {age}   ", node.version)),
+        Span::from(count(shown.members.len() as u64, "member")),
     ];
     for (count, what) in [(slow, "slow"), (failed, "not getting ready")] {
         if count > 0 {
@@ -129,23 +163,23 @@ fn heading(shown: &Followed) -> Vec<Line<'static>> {
         }
     }
     let mut second = vec![Span::from(format!(
-        "store: {} in {} blobs   {} received, {} requests wait",
+        "store: {} in {}   receiving {}, {} waiting",
         bytes(node.bytes),
-        node.blobs,
-        count(node.flights, "blob is", "blobs are"),
-        node.waiting
+        count(node.blobs, "blob"),
+        count(node.flights as u64, "blob"),
+        count(node.waiting, "request")
     ))];
     if node.degraded {
-        second.push(Span::from("   the store cannot be used: pulls go straight upstream").red().bold());
+        let what = match node.store_trouble {
+            Some(Reason::Capacity | Reason::DiskFull) => "   THE STORE IS FULL: shoal status",
+            _ => "   THE STORE CANNOT BE USED: shoal status",
+        };
+        second.push(Span::from(what).red().bold());
     }
     if !node.unwell.is_empty() {
         second.push(Span::from(format!("   left alone: {}", node.unwell.join(", "))).yellow());
     }
     vec![Line::from(first), Line::from(second)]
-}
-
-fn count(number: usize, one: &str, many: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 fn upstream(traffic: &Traffic) -> u64 {
@@ -157,154 +191,47 @@ fn saved(traffic: &Traffic) -> u64 {
     traffic.served.saturating_sub(upstream(traffic))
 }
 
+type Source = (&'static str, fn(&Traffic) -> u64);
+
+/// What flows between this node and others.
+const SOURCES: [Source; 4] = [
+    ("from upstream", upstream),
+    ("from members", |traffic| traffic.members),
+    ("to members", |traffic| traffic.given),
+    ("to clients", |traffic| traffic.served),
+];
+
+/// The rate of something, and its sum.
+fn flow(shown: &Followed, of: fn(&Traffic) -> u64) -> (String, String) {
+    (format!("{}/s", bytes(shown.rate(of, RATE_OVER_MS))), bytes(of(&shown.traffic)))
+}
+
+fn saved_percent(shown: &Followed) -> String {
+    percent(saved(&shown.traffic), shown.traffic.served)
+}
+
+fn flows(shown: &Followed) -> Vec<Line<'static>> {
+    let line = |(name, of): (&'static str, fn(&Traffic) -> u64)| {
+        let (rate, sum) = flow(shown, of);
+        let saved =
+            if name == "to clients" { format!(", {} saved", saved_percent(shown)) } else { String::new() };
+        Line::from(format!("{name:<14} {rate:>12}, {sum} in all{saved}"))
+    };
+    SOURCES.into_iter().map(line).collect()
+}
+
 fn draw_curves(frame: &mut Frame<'_>, area: Rect, shown: &Followed) {
-    type Source = (&'static str, fn(&Traffic) -> u64);
-    const SOURCES: [Source; 4] = [
-        ("from upstream", upstream),
-        ("from members", |traffic| traffic.members),
-        ("to members", |traffic| traffic.given),
-        ("to clients", |traffic| traffic.served),
-    ];
-    let areas: [Rect; 4] = Layout::horizontal([Constraint::Fill(1); 4]).areas(area);
+    let areas: [Rect; 4] = Layout::horizontal([Constraint::Fill(1); 4]).spacing(1).areas(area);
     for ((name, of), area) in SOURCES.into_iter().zip(areas) {
-        let title = format!("{name} {}/s ", bytes(shown.rate(of, RATE_OVER_MS)));
-        let below = if name == "to clients" {
-            format!("{} saved ", percent(saved(&shown.traffic), shown.traffic.served))
-        } else {
-            format!("{} in all ", bytes(of(&shown.traffic)))
+        let (rate, sum) = flow(shown, of);
+        let below = match (name, area.width >= CURVE_WIDE) {
+            (_, false) => format!("{rate} "),
+            ("to clients", true) => format!("{rate}, {} saved ", saved_percent(shown)),
+            (_, true) => format!("{rate}, {sum} in all "),
         };
         let rates = shown.rates(of, COLUMN_MS, usize::from(area.width.saturating_sub(1)));
-        let block = Block::new().borders(Borders::TOP).title(title).title_bottom(Line::from(below).dim());
-        let block = block.borders(Borders::TOP | Borders::BOTTOM).border_style(Style::new().dim());
+        let block = Block::new().borders(Borders::TOP | Borders::BOTTOM).border_style(Style::new().dim());
+        let block = block.title(format!("{name} ")).title_bottom(Line::from(below).dim());
         frame.render_widget(Sparkline::default().block(block).data(&rates), area);
     }
-}
-
-fn draw_rollouts(frame: &mut Frame<'_>, area: Rect, shown: &Followed) {
-    if area.height == 0 {
-        return;
-    }
-    let block = titled("rollouts");
-    let inside = block.inner(area);
-    frame.render_widget(block, area);
-    let lines = Layout::vertical(vec![Constraint::Length(1); ROLLOUTS_MAX]).split(inside);
-    for (rollout, area) in shown.rollouts.iter().zip(lines.iter()) {
-        frame.render_widget(gauge(rollout), *area);
-    }
-}
-
-fn gauge(rollout: &RolloutView) -> Gauge<'static> {
-    let more = rollout.image_count.saturating_sub(1);
-    let image = rollout.images.first().cloned().unwrap_or_default();
-    let image = if more > 0 { format!("{image} and {more} more") } else { image };
-    let failed = if rollout.failed > 0 { format!(", {} not", rollout.failed) } else { String::new() };
-    let phase = match rollout.phase {
-        Phase::Warming => "",
-        Phase::Done => ", done",
-        Phase::Cancelled => ", cancelled",
-    };
-    let label = format!("{image}: {} of {} nodes ready{failed}{phase}", rollout.ready, rollout.nodes);
-    let ratio = if rollout.bytes_of == 0 { 0.0 } else { rollout.bytes as f64 / rollout.bytes_of as f64 };
-    Gauge::default().label(label).ratio(ratio.clamp(0.0, 1.0)).use_unicode(true)
-}
-
-fn titled(title: &'static str) -> Block<'static> {
-    Block::new().borders(Borders::TOP).title(format!("{title} ")).border_style(Style::new().dim())
-}
-
-fn head<const N: usize>(names: [&'static str; N]) -> Row<'static> {
-    Row::new(names).style(Style::new().add_modifier(Modifier::DIM))
-}
-
-fn blob_table(shown: &Followed) -> Table<'static> {
-    let row = |blob: &BlobView| {
-        Row::new([
-            blob.digest.short(),
-            blob.repository.clone().unwrap_or_else(|| "-".into()),
-            bytes(blob.size),
-            blob.holders.to_string(),
-            blob.receivers.to_string(),
-            blob.slow.to_string(),
-            blob.fetchers.to_string(),
-        ])
-    };
-    let widths = [
-        Constraint::Length(19),
-        Constraint::Fill(1),
-        Constraint::Length(9),
-        Constraint::Length(7),
-        Constraint::Length(9),
-        Constraint::Length(6),
-        Constraint::Length(9),
-    ];
-    let names = ["BLOB", "REPOSITORY", "SIZE", "HAVE", "RECEIVE", "SLOW", "UPSTREAM"];
-    Table::new(shown.blobs.iter().take(BLOBS_MAX).map(row), widths)
-        .header(head(names))
-        .block(titled("spreading over the members (as far as this node keeps their books)"))
-}
-
-fn flight_table(shown: &Followed) -> Table<'static> {
-    let row = |flight: &crate::driver::FlightStatus| {
-        Row::new([
-            flight.digest.short(),
-            flight.repository.clone().unwrap_or_else(|| "-".into()),
-            flight.size.map_or_else(|| "?".into(), bytes),
-            flight.size.map_or_else(|| bytes(flight.received), |size| percent(flight.received, size)),
-            flight.clients.to_string(),
-            flight.phase.clone(),
-        ])
-    };
-    let widths = [
-        Constraint::Length(19),
-        Constraint::Fill(1),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Length(8),
-        Constraint::Length(14),
-    ];
-    let names = ["BLOB", "REPOSITORY", "SIZE", "RECEIVED", "CLIENTS", "PHASE"];
-    Table::new(shown.flights.iter().take(BLOBS_MAX).map(row), widths)
-        .header(head(names))
-        .block(titled("received by this node"))
-}
-
-/// Those first of whom there is something to say.
-fn member_table(shown: &Followed, first: usize) -> Table<'static> {
-    let mut members: Vec<_> = shown.members.values().collect();
-    let order = |member: &&MemberShown| {
-        let standing = member.standing;
-        let quiet = !(standing.has_failed() || standing.is_slow());
-        (quiet, standing.1 == 0, !standing.is_self(), member.zone.clone(), member.name.clone())
-    };
-    members.sort_by_cached_key(order);
-    let row = |member: &&MemberShown| {
-        let standing = member.standing;
-        let remark = match standing {
-            _ if standing.has_failed() => "not getting ready",
-            _ if standing.is_slow() => "slow",
-            _ if standing.is_self() => "this node",
-            _ => "",
-        };
-        let row = Row::new([
-            member_name(&member.name),
-            if member.zone.is_empty() { "-".into() } else { member.zone.clone() },
-            member.address.clone(),
-            member.version.clone(),
-            standing.0.to_string(),
-            standing.1.to_string(),
-            remark.to_owned(),
-        ]);
-        if standing.has_failed() || standing.is_slow() { row.yellow() } else { row }
-    };
-    let widths = [
-        Constraint::Length(13),
-        Constraint::Length(16),
-        Constraint::Fill(1),
-        Constraint::Length(10),
-        Constraint::Length(5),
-        Constraint::Length(8),
-        Constraint::Length(18),
-    ];
-    let names = ["MEMBER", "ZONE", "ADDRESS", "VERSION", "HAS", "RECEIVES", ""];
-    Table::new(members.iter().skip(first).map(row), widths).header(head(names)).block(titled("members"))
 }

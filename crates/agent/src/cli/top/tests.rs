@@ -33,6 +33,7 @@ fn snapshot() -> Snapshot {
             version: "0.1.0".into(),
             started_at: 1_699_996_400,
             degraded: false,
+            store_trouble: None,
             blobs: 312,
             bytes: 41_200_000_000,
             flights: 1,
@@ -150,18 +151,49 @@ fn a_picture_can_be_held_and_moved() {
     assert!(draw(&mut screen, 110, 40).contains("10.0.0.1:5001"));
     screen.hold();
     assert!(!draw(&mut screen, 110, 40).contains("10.0.0.1:5001"));
+    // All fit, so there is nothing to move to.
     screen.scroll(1);
-    assert!(
-        !draw(&mut screen, 110, 40).contains("020202020202"),
-        "the slow one comes first and is scrolled away"
-    );
-    screen.scroll(-100);
+    assert!(draw(&mut screen, 110, 40).contains("020202020202"));
     screen.lose(&"no agent answers");
     assert!(draw(&mut screen, 110, 40).contains("no agent answers; trying again"));
+    for id in 10..40 {
+        let joined = vec![member(id, Standing::default())];
+        screen.take(Event::Change(Box::new(Change {
+            at_ms: 1_700_000_060_000,
+            joined,
+            ..Change::default()
+        })));
+    }
+    let small = draw(&mut screen, 80, 24);
+    assert!(small.contains("020202020202") && small.contains("members, +"), "{small}");
+    assert!(small.contains("10.0.0.2:5001") && small.contains("\u{2026}y.example.com/team/app"), "{small}");
+    screen.scroll(1);
+    let moved = draw(&mut screen, 80, 24);
+    assert!(!moved.contains("020202020202"), "the slow one comes first and is scrolled away: {moved}");
+    assert!(moved.contains("members, 2 to "), "{moved}");
+    screen.scroll(i32::MAX);
+    assert!(draw(&mut screen, 80, 24).contains("393939393939"), "the last page is full");
+    screen.scroll(-100);
     // Whatever size it has.
     for (width, height) in [(1, 1), (20, 5), (80, 24), (300, 100)] {
         draw(&mut screen, width, height);
     }
+}
+
+#[test]
+fn what_is_over_is_not_shown() {
+    let mut snapshot = snapshot();
+    snapshot.rollouts[0].phase = Phase::Done;
+    snapshot.blobs[0].receivers = 0;
+    snapshot.blobs[0].fetchers = 0;
+    snapshot.flights.clear();
+    let mut followed = Followed::default();
+    followed.take(Event::Snapshot(Box::new(snapshot)));
+    let text = screen::text(&followed);
+    assert!(text.contains("done") && !text.contains("moving between"), "{text}");
+    followed.at_ms += 60_000;
+    let text = screen::text(&followed);
+    assert!(!text.contains("rollouts") && text.contains("this node"), "{text}");
 }
 
 #[test]

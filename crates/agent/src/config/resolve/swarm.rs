@@ -54,6 +54,7 @@ pub(super) fn resolve(file: &schema::File, found: &mut Findings<'_, '_>) -> Opti
     Some(SwarmSettings {
         identity: file.store.path.join(IDENTITY_FILE),
         admission: Arc::new(admission),
+        secret_file: path.clone(),
         listen,
         port: swarm.port,
         data_port: swarm.data_port,

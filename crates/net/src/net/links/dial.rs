@@ -152,7 +152,10 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
+        // Some errors have no words of their own.
+        if text.is_empty() {
+            text = cause_text;
+        } else if !text.ends_with(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
         source = cause.source();
