@@ -7,8 +7,8 @@ use shoal_tests::cluster::Cluster;
 use shoal_tests::image::Image;
 use shoal_tests::{place, wait};
 
-use super::prewarm::{begin, expect, expect_served, json, log_file, name, prewarm, socket};
 use super::paused_image;
+use super::prewarm::{begin, expect, expect_served, json, log_file, name, prewarm, socket};
 
 /// Until the others are sure that a node is gone, and a while more.
 const TAKEOVER_MAX: Duration = Duration::from_secs(120);
