@@ -129,6 +129,7 @@ fn kind(output: &Output) -> &'static str {
         Output::Serve { .. } => "serve",
         Output::Ready { .. } => "ready",
         Output::Keep { .. } => "keep",
+        Output::Pace { .. } => "pace",
         Output::Warming { .. } => "warming",
         Output::Warmed { .. } => "warmed",
         Output::End { .. } => "end",

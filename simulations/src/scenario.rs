@@ -70,8 +70,6 @@ pub struct Link {
     pub up: f64,
     /// To the node.
     pub down: f64,
-    /// What the node's card says that it can receive.
-    pub card: f64,
 }
 
 /// Nodes behind one uplink.

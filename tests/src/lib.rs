@@ -8,7 +8,9 @@
 pub mod agent;
 pub mod browser;
 pub mod clients;
+pub mod clock;
 pub mod cluster;
+pub mod collector;
 pub mod containerd;
 pub mod cri;
 pub mod disk;

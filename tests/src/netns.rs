@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -147,6 +148,21 @@ impl Network {
         ip(&["-n", &self.hub(), "link", "set", &format!("p{node}"), "down"])
     }
 
+    /// Puts nodes behind a switch of their own, which has one link to the others'. What they say to each other stays there.
+    pub fn zone(&self, nodes: Range<usize>) -> Result<Zone> {
+        let (hub, number) = (self.hub(), nodes.start);
+        let (bridge, inner, outer) = (format!("zone{number}"), format!("in{number}"), format!("out{number}"));
+        ip(&["-n", &hub, "link", "add", &bridge, "type", "bridge"])?;
+        ip(&["-n", &hub, "link", "set", &bridge, "up"])?;
+        ip(&["-n", &hub, "link", "add", &outer, "type", "veth", "peer", "name", &inner])?;
+        ip(&["-n", &hub, "link", "set", &inner, "master", &bridge, "up"])?;
+        ip(&["-n", &hub, "link", "set", &outer, "master", "br0", "up"])?;
+        for node in nodes {
+            ip(&["-n", &hub, "link", "set", &format!("p{node}"), "master", &bridge])?;
+        }
+        Ok(Zone { hub, link: outer })
+    }
+
     /// Undoes [`drop_port`](Self::drop_port) and [`unplug`](Self::unplug).
     pub fn heal(&self, node: usize) -> Result<()> {
         ip(&["netns", "exec", &self.space(node), "iptables", "-F", "INPUT"])?;
@@ -159,6 +175,20 @@ impl Network {
 
     fn space(&self, node: usize) -> String {
         format!("{}-{node}", self.name)
+    }
+}
+
+/// Nodes behind a switch of their own.
+pub struct Zone {
+    hub: String,
+    /// The end of its link at the others' switch.
+    link: String,
+}
+
+impl Zone {
+    /// Pulls the link between the zone and all others, or puts it back.
+    pub fn set_link(&self, up: bool) -> Result<()> {
+        ip(&["-n", &self.hub, "link", "set", &self.link, if up { "up" } else { "down" }])
     }
 }
 

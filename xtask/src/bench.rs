@@ -2,8 +2,19 @@
 
 use crate::{Result, build, packages, process};
 
-const NAMES: [&str; 10] =
-    ["singleflight", "direct", "hit", "rollout", "peer", "late", "idle", "degraded", "footprint", "verify"];
+const NAMES: [&str; 11] = [
+    "singleflight",
+    "direct",
+    "hit",
+    "rollout",
+    "prewarm",
+    "peer",
+    "late",
+    "idle",
+    "degraded",
+    "footprint",
+    "verify",
+];
 
 /// Runs one benchmark.
 pub fn run(args: &[String]) -> Result {

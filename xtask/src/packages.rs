@@ -34,6 +34,8 @@ pub const TEST: &[&str] = &[
     "fonts-dejavu-core",
     "iproute2",
     "busybox-static",
+    "libfaketime",
+    "jq",
 ];
 /// What the benchmarks compare with.
 pub const BENCH: &[&str] =

@@ -153,8 +153,11 @@ impl App {
             metrics: Arc::clone(&metrics),
         };
         let node = Node::new(parts, config.node_settings());
+        let orders = config.store_options().path.join("prewarm.json");
+        let warmer = Warmer::new(node.clone(), swarm.clone(), Some(orders));
         if let (Some(swarm), Some(bound)) = (&swarm, bound) {
-            swarm.spawn(bound, &driver, swarm::router(node.clone(), driver.clone()), &swarming, &leaving);
+            let routes = swarm::router(node.clone(), driver.clone(), warmer.clone());
+            swarm.spawn(bound, &driver, routes, &swarming, &leaving);
         }
         let (serving, stopping) = (TaskTracker::new(), CancellationToken::new());
         let (mut addresses, proofs) = (Vec::new(), Proofs::default());
@@ -175,8 +178,6 @@ impl App {
             move || gauges.refresh()
         });
         let watched = TaskTracker::new();
-        let pinned = config.store_options().path.join("prewarm.json");
-        let warmer = Warmer::new(node.clone(), swarm.clone(), Some(pinned));
         warmer.spawn();
         let started = Instant::now();
         let look = AgentLook::new(watch::Parts {

@@ -187,6 +187,9 @@ struct NodeArgs {
     /// IP addresses that other agents are told: A[,B...], best first. Go before swarm.advertise.
     #[arg(long, env = "SHOAL_ADVERTISE", value_name = "ADDRESSES", value_delimiter = ',')]
     advertise: Vec<String>,
+    /// The collector that takes traces of pulls, over OTLP as HTTP with protobuf. Goes before traces.endpoint.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    traces: Option<String>,
 }
 
 impl NodeArgs {
@@ -195,6 +198,7 @@ impl NodeArgs {
             zone: self.zone.clone(),
             labels: self.labels.iter().flatten().cloned().collect(),
             advertise: self.advertise.clone(),
+            traces: self.traces.clone(),
         }
     }
 }

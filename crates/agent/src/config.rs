@@ -29,6 +29,7 @@ use crate::rate::Throttle;
 use crate::registry::listen::ConnectionLimits;
 use crate::swarm::SwarmSettings;
 use crate::tier::TierSettings;
+use crate::trace::TraceSettings;
 use crate::upstream::{MirrorSettings, RegistrySettings};
 use crate::{driver, logging, node, upstream};
 
@@ -36,6 +37,7 @@ pub(crate) use document::line_and_column;
 pub use facts::NodeFacts;
 pub use files::{Holds, NamedFile};
 pub use problem::{ConfigErrors, Problem};
+pub use quantity::Rate;
 pub use schema::LogFormat;
 
 use document::Document;
@@ -227,6 +229,11 @@ impl Config {
     /// What is logged, and how.
     pub fn log(&self) -> &logging::Settings {
         &self.checked.log
+    }
+
+    /// Where traces go; `None` if nobody takes them.
+    pub fn traces(&self) -> Option<&TraceSettings> {
+        self.checked.traces.as_ref()
     }
 
     /// Where metrics and health are served.

@@ -11,8 +11,10 @@ mod exchange;
 mod flight;
 mod hashes;
 mod pass;
+mod restraint;
 mod story;
 mod ticket;
+mod traces;
 mod warm;
 
 use std::collections::{HashMap, HashSet};
@@ -27,6 +29,7 @@ use shoal_engine::{Digest, Engine, FetchId, Input, Output, Scope, TicketId, Time
 use shoal_store::Store;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::admin::openapi::DigestText;
 use crate::metrics::Metrics;
@@ -76,6 +79,7 @@ enum Command {
         digest: Digest,
         size: u64,
         prefetch: Option<Asked>,
+        span: Span,
     },
     Open {
         ticket: TicketId,
@@ -83,6 +87,7 @@ enum Command {
         part: Part,
         asked: Asked,
         shared: Arc<Shared>,
+        span: Span,
     },
     Status(oneshot::Sender<Vec<FlightStatus>>),
     KnownSize(Digest, oneshot::Sender<Option<u64>>),
@@ -129,8 +134,8 @@ impl Handle {
         let id = TicketId(self.next_ticket.fetch_add(1, Ordering::Relaxed));
         let shared = Shared::new();
         let ticket = Ticket::new(id, Arc::clone(&shared), self.clone());
-        let command =
-            Command::Open { ticket: id, digest, part, asked: asked.clone(), shared: Arc::clone(&shared) };
+        let (asked, ours, span) = (asked.clone(), Arc::clone(&shared), Span::current());
+        let command = Command::Open { ticket: id, digest, part, asked, shared: ours, span };
         if self.inbox.send(command).await.is_err() {
             shared.end(Ending::gone());
         }
@@ -139,7 +144,8 @@ impl Handle {
 
     /// Tells what a manifest has said of a blob, and whether it should start to move.
     pub async fn described(&self, digest: Digest, size: u64, prefetch: Option<&Asked>) {
-        let _ = self.inbox.send(Command::Described { digest, size, prefetch: prefetch.cloned() }).await;
+        let (prefetch, span) = (prefetch.cloned(), Span::current());
+        let _ = self.inbox.send(Command::Described { digest, size, prefetch, span }).await;
     }
 
     /// The size of a blob in bytes, if a manifest or a transfer has told it.
@@ -250,6 +256,9 @@ struct Driver {
     come: story::Stories,
     /// Who listens to warm sets.
     watched: warm::Watched,
+    traces: traces::Traces,
+    /// What the blobs of a warm set share that is held back.
+    paces: warm::Paces,
     idlers: Vec<oneshot::Sender<()>>,
 }
 
@@ -260,6 +269,7 @@ struct Open {
 
 /// What steers a transfer under way.
 struct Running {
+    digest: Digest,
     end: Arc<AtomicU64>,
     cancel: CancellationToken,
 }
@@ -308,6 +318,8 @@ pub fn spawn(
         stories: HashMap::new(),
         come: story::Stories::default(),
         watched: warm::Watched::default(),
+        traces: traces::Traces::default(),
+        paces: warm::Paces::default(),
         idlers: Vec::new(),
     };
     if driver.swarm.is_some() {
@@ -349,10 +361,11 @@ impl Driver {
                 self.handle_input(input);
             }
             Command::Blame(digest, cause) => self.blame(digest, cause),
-            Command::Described { digest, size, prefetch } => {
+            Command::Described { digest, size, prefetch, span } => {
                 let prefetch = prefetch.filter(|asked| self.may_join(&digest, &asked.scope));
                 if let Some(asked) = &prefetch {
                     self.remember_bearer(digest, asked);
+                    self.traces.wanted(digest, &span);
                 }
                 let prefetch = prefetch.map(|asked| asked.scope);
                 self.handle_input(Input::Described { digest, size, prefetch });
@@ -360,7 +373,7 @@ impl Driver {
             Command::Open { digest, asked, shared, .. } if !self.may_join(&digest, &asked.scope) => {
                 shared.end(Ending { outcome: Outcome::PassThrough, causes: Vec::new() });
             }
-            Command::Open { ticket, digest, part, asked, shared } => {
+            Command::Open { ticket, digest, part, asked, shared, span } => {
                 // The first client of a flight counts as its cause, also when a manifest had set it in motion before.
                 let under_way = self.engine.flight(&digest).is_some();
                 if under_way && self.stories.get(&digest).is_some_and(|story| story.asked.is_some()) {
@@ -369,6 +382,7 @@ impl Driver {
                     self.begin_story(digest, &asked);
                 }
                 self.remember_bearer(digest, &asked);
+                self.traces.wanted(digest, &span);
                 self.tickets.insert(ticket, Open { shared, digest });
                 self.handle_input(Input::Open { ticket, digest, scope: asked.scope, part });
             }
@@ -405,16 +419,15 @@ impl Driver {
     }
 
     fn handle_input(&mut self, input: Input) {
+        let mut ended = None;
         match &input {
             Input::Close { ticket } => {
                 self.tickets.remove(ticket);
             }
-            Input::FetchEnded { fetch, .. } => {
-                self.fetches.remove(fetch);
-            }
-            Input::Shut { digest } => self.put_down(digest),
+            Input::FetchEnded { fetch, .. } => ended = self.fetches.remove(fetch),
+            Input::Shut { digest } => self.put_down(digest, "put down"),
             // From here on the store answers for the blob; those who still read hold their own handle.
-            Input::Committed { digest, result: Ok(()) } => self.put_down(digest),
+            Input::Committed { digest, result: Ok(()) } => self.put_down(digest, "stored"),
             _ => {}
         }
         let now = Time::from_origin(self.origin.elapsed());
@@ -424,7 +437,12 @@ impl Driver {
             tracing::trace!(target: "shoal::engine", ?output);
             self.carry_out(output);
         }
-        self.metrics.flights.set(self.engine.flights().count() as i64);
+        if let Some(Running { digest, .. }) = ended {
+            self.traces.fetched(&digest, self.engine.swarm().and_then(|swarm| swarm.exchange(&digest)));
+        }
+        let flights = self.engine.flights().count();
+        self.traces.sweep(flights, |digest| self.engine.flight(digest).is_some());
+        self.metrics.flights.set(flights as i64);
         self.metrics.tickets.set(self.tickets.len() as i64);
         self.tell_idlers();
     }
@@ -471,6 +489,7 @@ impl Driver {
             Output::Inspect { digest } => self.inspect(digest),
             Output::List { digest } => self.list(digest),
             Output::Keep { digest, until } => self.keep(digest, until),
+            Output::Pace { digest, pace } => self.pace(digest, pace),
             Output::Warming { set, tally } => self.tell_warm(set, tally, false),
             Output::Warmed { set, tally } => self.tell_warm(set, tally, true),
             Output::End { ticket, outcome } => {
@@ -482,7 +501,9 @@ impl Driver {
         }
     }
 
-    fn put_down(&mut self, digest: &Digest) {
+    fn put_down(&mut self, digest: &Digest, outcome: &'static str) {
+        self.traces.ends(digest, outcome);
+        self.paces.leave(digest, None);
         if let Some(flight) = self.flights.remove(digest) {
             self.come.keep(*digest, flight.shares());
         }

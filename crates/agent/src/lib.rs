@@ -30,6 +30,7 @@ pub mod stock;
 pub mod swarm;
 pub mod tier;
 mod tls;
+pub mod trace;
 pub mod upstream;
 pub mod warm;
 pub mod watch;

@@ -12,13 +12,14 @@ use std::time::SystemTime;
 
 use tracing::Level;
 use tracing_subscriber::Layer as _;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::LogFormat;
+use crate::trace::{self, SpanLayer};
 
 pub use writer::Flush;
 
@@ -85,11 +86,12 @@ pub enum InitError {
     Thread(#[source] io::Error),
 }
 
-/// Sets logging up for the process. What was logged is written out when the returned value is dropped.
+/// Sets logging up for the process, and takes the spans of pulls to where traces go, if that is somewhere. What was logged is
+/// written out when the returned value is dropped.
 ///
 /// # Errors
 /// If it was set up before, or the system is out of threads.
-pub fn init(settings: &Settings) -> Result<Flush, InitError> {
+pub fn init(settings: &Settings, traces: Option<SpanLayer>) -> Result<Flush, InitError> {
     let notice: fn(u64) -> String = match settings.format {
         LogFormat::Text => |lost| format!("({lost} log lines were lost: nobody took them away in time)"),
         LogFormat::Json => |lost| {
@@ -101,14 +103,15 @@ pub fn init(settings: &Settings) -> Result<Flush, InitError> {
     let (lines, flush) = writer::start(io::stderr(), notice).map_err(InitError::Thread)?;
     let lines = move || lines.clone();
     let format = tracing_subscriber::fmt::layer().with_timer(Utc).with_writer(lines);
-    let filter = settings.filter.0.clone();
+    // Spans are for traces. A log that took them would pay for each of them, and have longer lines.
+    let filter = settings.filter.0.clone().with_target(trace::TARGET, LevelFilter::OFF);
     let layer = match settings.format {
         LogFormat::Text => format.compact().with_ansi(io::stderr().is_terminal()).boxed(),
         LogFormat::Json => {
             format.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    tracing_subscriber::registry().with(traces).with(layer.with_filter(filter)).try_init()?;
     Ok(flush)
 }
 

@@ -58,6 +58,15 @@ impl Sender {
         }
     }
 
+    /// What kind of source it is: `object store`, `mirror` or `registry`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Sender::Tier => "object store",
+            Sender::Upstream { mirror: Some(_), .. } => "mirror",
+            Sender::Upstream { mirror: None, .. } => "registry",
+        }
+    }
+
     /// The mirror, if it is one.
     pub fn mirror(&self) -> Option<&Mirror> {
         match self {

@@ -14,6 +14,7 @@ mod members;
 mod news;
 mod outlets;
 mod patience;
+mod round_trips;
 mod serve;
 mod wire;
 
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
 use shoal_engine::membership::MemberFault;
@@ -47,11 +48,13 @@ use crate::registry::listen::{self, BindError};
 
 pub use ask::{Answer, router};
 pub use news::{Lately, Rejected, Rejection};
+pub use wire::TRACE_HEADER;
 
 use dial::Dialer;
 use inlets::{Inlets, Subscription};
 use news::News;
 use outlets::Outlets;
+use round_trips::RoundTrips;
 
 /// How an agent is a member.
 #[derive(Clone, Debug)]
@@ -116,7 +119,8 @@ pub struct MemberStatus {
     pub labels: BTreeMap<String, String>,
     /// Version of its software.
     pub version: String,
-    /// Time that the last connection to it took to open, milliseconds; `None` where there was none yet.
+    /// Time that a packet to it and its answer took lately, milliseconds; `None` for one that has not been asked yet, and for
+    /// one whose port for pieces cannot be reached.
     pub latency_ms: Option<f64>,
     /// Whether it is this agent.
     pub is_self: bool,
@@ -182,6 +186,7 @@ struct Inner {
     outlets: Outlets,
     metrics: Arc<Metrics>,
     news: News,
+    round_trips: RoundTrips,
     /// The last hashes that were signed, and the frame: they go to many members in a row.
     signed: Mutex<Option<(Arc<Hashes>, Vec<u8>)>>,
 }
@@ -202,6 +207,7 @@ impl Swarm {
             dialer,
             me,
             news: News::default(),
+            round_trips: RoundTrips::default(),
             signed: Mutex::default(),
         }))
     }
@@ -249,10 +255,17 @@ impl Swarm {
             zone: member.zone.to_string(),
             labels: member.labels.iter().map(text).collect(),
             version: member.version.to_string(),
-            latency_ms: self.0.dialer.latency(&member.peer).map(|time| time.as_secs_f64() * 1e3),
+            latency_ms: self.round_trip(&member.peer).map(|time| time.as_secs_f64() * 1e3),
             is_self: member.peer == self.me(),
         };
         self.roster().iter().map(status).collect()
+    }
+
+    /// How long a packet to a member and back takes; of one that has not been probed yet, what it took to connect to it.
+    fn round_trip(&self, peer: &PeerId) -> Option<Duration> {
+        let Inner { dialer, round_trips, .. } = &*self.0;
+        let connected = || round_trips.of(peer).or_else(|| dialer.latency(peer));
+        if dialer.has_failed(peer) { None } else { connected() }
     }
 
     /// What has happened between this node and others lately.
@@ -320,6 +333,7 @@ impl Swarm {
         self.0.inlets.retain(is_member);
         self.0.outlets.retain(is_member);
         self.0.dialer.retain(is_member);
+        self.0.round_trips.retain(is_member);
     }
 }
 

@@ -6,12 +6,13 @@
 //! set's name follows from its blobs and their repository alone, so that whoever asks for the same, later or elsewhere, meets
 //! in the same set. Manifests are blobs of the set like all others: a warm node answers for the whole image by itself.
 //!
-//! A request does not outlive the agent: what has been received stays on the nodes, and the same request, to this agent or
-//! another, goes on from there. Only what is pinned is kept, for nodes that join later ([`standing`]).
+//! What has been received stays on the nodes, and the same request, to this agent or another, goes on from there. Other agents
+//! go on by themselves when this one is gone, also with what is pinned for nodes that join later ([`standing`]).
 //!
 //! Invariant: there are never more than [`RUNNING_MAX`] requests under way; each ends by its deadline.
 
 mod alone;
+mod heirs;
 mod job;
 mod plan;
 pub mod push;
@@ -26,17 +27,19 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use shoal_engine::limits::WARM_DEADLINE_MAX;
 use shoal_engine::peer::{Member, PeerId};
+use shoal_engine::wire::Pace;
 use shoal_engine::{Digest, Scope, WarmSetId};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::config::Rate;
 use crate::image::{Image, ImageError};
 use crate::node::Node;
 use crate::swarm::Swarm;
@@ -45,8 +48,11 @@ use job::Job;
 use select::{SelectError, Selection};
 use standing::Standing;
 
+pub(crate) use standing::Order;
+
 pub use plan::{PlannedImage, PlannedNode, WarmPlan};
 pub use resolve::Platforms;
+pub use standing::StandingOrder;
 pub use status::{ImageState, ImageStatus, NodeName, Phase, Unready, WarmStatus, ZoneStatus};
 
 /// Images of one request. A cluster's own ones are some dozens.
@@ -57,6 +63,8 @@ pub const RUNNING_MAX: usize = 16;
 const REMEMBERED_MAX: usize = 64;
 /// Longest time for which blobs are kept: a pin that is meant to stay is put on the blob itself.
 pub const KEEP_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// Smallest bound of a rate: with less, connections between nodes would be taken for dead while they wait for their turn.
+pub const RATE_MIN: Rate = Rate(1_000_000);
 /// Deadline of a request that names none.
 pub const DEADLINE: Duration = Duration::from_secs(60 * 60);
 
@@ -81,6 +89,18 @@ pub struct WarmRequest {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 86400)]
     pub deadline_seconds: Option<u64>,
+    /// Bytes per second that all nodes together receive from upstream for these images; unset: as many as come. What a client
+    /// waits for is not held back.
+    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1000000)]
+    pub max_upstream_bytes_per_second: Option<u64>,
+    /// Bytes per second that each node receives for these images, from anybody; unset: as many as come. What a client waits
+    /// for is not held back.
+    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1000000)]
+    pub max_per_node_bytes_per_second: Option<u64>,
     /// Only tell what would be done.
     #[serde(default)]
     pub dry_run: bool,
@@ -111,6 +131,19 @@ pub enum RequestError {
         /// The most.
         max: Duration,
     },
+    /// A rate that is none.
+    #[error("{what} of {} is less than {RATE_MIN}; leave it out for no bound, or cancel the request for none at all", Rate(*.bytes_per_second))]
+    Rate {
+        /// Which.
+        what: &'static str,
+        /// What was given.
+        bytes_per_second: u64,
+    },
+    /// There are no members that could share a rate.
+    #[error(
+        "this agent works alone and warms as fast as upstream.rate lets it; set that instead of a bound of the request"
+    )]
+    RateAlone,
     /// The nodes cannot be chosen.
     #[error(transparent)]
     Select(#[from] SelectError),
@@ -132,10 +165,26 @@ struct Inner {
     node: Node,
     swarm: Option<Swarm>,
     standing: Standing,
+    /// There are new orders, or others than before: heirs are told soon.
+    has_orders: Notify,
+    started: Instant,
     /// Newest last.
     jobs: Mutex<VecDeque<Arc<Job>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// Why a request is begun.
+enum Begin {
+    /// Somebody asks for it here.
+    Asked,
+    /// A standing order is for members that it was not begun for yet, or by this agent.
+    For {
+        /// The order's name.
+        order: String,
+        /// The members.
+        targets: Vec<Arc<Member>>,
+    },
 }
 
 /// A request that has been looked through.
@@ -145,20 +194,22 @@ struct Wanted {
     targets: Vec<Arc<Member>>,
     keep: Option<Duration>,
     deadline: Duration,
+    pace: Pace,
 }
 
 impl Warmer {
     /// Nothing is warmed yet. What is pinned is kept in `file`, for nodes that join later; without one it is not.
     pub fn new(node: Node, swarm: Option<Swarm>, file: Option<PathBuf>) -> Self {
         let (jobs, tasks, stop) = (Mutex::default(), TaskTracker::new(), CancellationToken::new());
-        let standing = Standing::open(file.filter(|_| swarm.is_some()));
-        Warmer(Arc::new(Inner { node, swarm, standing, jobs, tasks, stop }))
+        let standing = Standing::open(swarm.as_ref().map(Swarm::me), file);
+        let (has_orders, started) = (Notify::new(), Instant::now());
+        Warmer(Arc::new(Inner { node, swarm, standing, has_orders, started, jobs, tasks, stop }))
     }
 
     /// Begins to look for nodes that join.
     pub fn spawn(&self) {
-        if self.0.swarm.is_some() {
-            self.0.tasks.spawn(self.clone().see_to_newcomers());
+        if let Some(swarm) = &self.0.swarm {
+            self.0.tasks.spawn(self.clone().see_to_orders(swarm.clone()));
         }
     }
 
@@ -167,16 +218,19 @@ impl Warmer {
     /// # Errors
     /// Why it was not begun.
     pub fn begin(&self, request: &WarmRequest) -> Result<Arc<WarmStatus>, RequestError> {
-        let job = self.start(request)?;
-        if let Some(seconds) = request.pin_seconds {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            self.0.standing.remember(request, now.saturating_add(seconds), job.targets());
-        }
+        let job = self.start(request, Begin::Asked)?;
+        let until = job.keep_until().max(job.deadline_at());
+        self.0.standing.remember(job.id(), request, until, job.targets(), self.now());
+        self.0.has_orders.notify_one();
         Ok(job.status())
     }
 
-    fn start(&self, request: &WarmRequest) -> Result<Arc<Job>, RequestError> {
-        let wanted = self.wanted(request)?;
+    fn start(&self, request: &WarmRequest, begin: Begin) -> Result<Arc<Job>, RequestError> {
+        let (order, targets) = match begin {
+            Begin::Asked => (None, request.nodes.choose(&self.members())?),
+            Begin::For { order, targets } => (Some(order), targets),
+        };
+        let wanted = self.wanted(request, targets)?;
         let mut jobs = self.0.jobs.lock();
         if self.0.stop.is_cancelled() {
             return Err(RequestError::Draining);
@@ -189,7 +243,11 @@ impl Warmer {
             let Some(oldest) = jobs.iter().position(|job| job.is_over()) else { break };
             jobs.remove(oldest);
         }
-        let job = Arc::new(Job::new(request.clone(), wanted));
+        // Whoever knows the request by its name finds it where it is gone on with.
+        let is_free = |id: &String| !jobs.iter().any(|job| job.id() == *id);
+        let id = order.clone().filter(is_free).unwrap_or_else(job::new_id);
+        let order = order.unwrap_or_else(|| id.clone());
+        let job = Arc::new(Job::new(id, order, wanted));
         jobs.push_back(Arc::clone(&job));
         drop(jobs);
         tracing::info!(
@@ -207,12 +265,18 @@ impl Warmer {
     /// # Errors
     /// Why it would not be begun.
     pub async fn plan(&self, request: &WarmRequest) -> Result<WarmPlan, RequestError> {
-        Ok(plan::plan(self, self.wanted(request)?).await)
+        let targets = request.nodes.choose(&self.members())?;
+        Ok(plan::plan(self, self.wanted(request, targets)?).await)
     }
 
     /// The requests that are known, newest first.
     pub fn list(&self) -> Vec<Arc<WarmStatus>> {
         self.0.jobs.lock().iter().rev().map(|job| job.status()).collect()
+    }
+
+    /// The requests that others go on with if the agent that was asked is gone, as far as this one knows of them.
+    pub fn standing(&self) -> Vec<StandingOrder> {
+        self.0.standing.list()
     }
 
     /// A request by its name; its news end when it is over.
@@ -222,9 +286,15 @@ impl Warmer {
 
     /// Ends a request, also for nodes that join later; what has come stays. Whether it is known.
     pub fn cancel(&self, id: &str) -> bool {
-        let Some(job) = self.job(id) else { return false };
-        job.cancel();
-        self.0.standing.forget(job.request());
+        let Some(job) = self.job(id) else {
+            // Another agent sees to it, and this one knows of it.
+            let is_known = self.0.standing.forget(id, self.now());
+            self.0.has_orders.notify_one();
+            return is_known;
+        };
+        self.0.standing.forget(job.order(), self.now());
+        self.0.has_orders.notify_one();
+        self.jobs_of(job.order()).iter().for_each(|job| job.cancel());
         true
     }
 
@@ -240,6 +310,10 @@ impl Warmer {
         self.0.stop.clone()
     }
 
+    fn jobs_of(&self, order: &str) -> Vec<Arc<Job>> {
+        self.0.jobs.lock().iter().filter(|job| job.order() == order).cloned().collect()
+    }
+
     fn job(&self, id: &str) -> Option<Arc<Job>> {
         self.0.jobs.lock().iter().find(|job| job.id() == id).cloned()
     }
@@ -253,7 +327,7 @@ impl Warmer {
             .any(|other| other.id() != job.id() && !other.is_over() && other.has_begun(set))
     }
 
-    fn wanted(&self, request: &WarmRequest) -> Result<Wanted, RequestError> {
+    fn wanted(&self, request: &WarmRequest, targets: Vec<Arc<Member>>) -> Result<Wanted, RequestError> {
         let mut images: Vec<Image> = Vec::new();
         for text in &request.images {
             let image = text.parse()?;
@@ -272,10 +346,22 @@ impl Warmer {
         Ok(Wanted {
             images,
             platforms: Platforms::parse(&request.platforms).map_err(RequestError::Platform)?,
-            targets: request.nodes.choose(&self.members())?,
+            targets,
             keep,
             deadline: deadline.unwrap_or(DEADLINE),
+            pace: self.pace(request)?,
         })
+    }
+
+    fn pace(&self, request: &WarmRequest) -> Result<Pace, RequestError> {
+        let pace = Pace {
+            upstream: rate("a bound of what comes from upstream", request.max_upstream_bytes_per_second)?,
+            per_node: rate("a bound of what a node receives", request.max_per_node_bytes_per_second)?,
+        };
+        if pace != Pace::FREE && self.0.swarm.is_none() {
+            return Err(RequestError::RateAlone);
+        }
+        Ok(pace)
     }
 
     /// All members; without a swarm this node alone, which has no name then.
@@ -299,6 +385,16 @@ fn period(what: &'static str, seconds: u64, max: Duration) -> Result<Duration, R
     match Duration::from_secs(seconds) {
         period if period.is_zero() || period > max => Err(RequestError::Time { what, seconds, max }),
         period => Ok(period),
+    }
+}
+
+/// Bytes per second; 0 where there is no bound.
+fn rate(what: &'static str, asked: Option<u64>) -> Result<u64, RequestError> {
+    match asked {
+        Some(bytes_per_second) if bytes_per_second < RATE_MIN.0 => {
+            Err(RequestError::Rate { what, bytes_per_second })
+        }
+        asked => Ok(asked.unwrap_or(0)),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::limits::{
 };
 use crate::name::Scope;
 use crate::peer::PeerId;
+use crate::swarm::pace::Flying;
 use crate::swarm::pieces::piece_bytes;
 use crate::swarm::warm::Asked;
 use crate::swarm::{Event, Swarm};
@@ -23,16 +24,13 @@ use crate::wire::{LeaseEnd, WarmFault};
 pub struct Settings {
     /// Upstream transfers of this node at a time.
     pub fetches_max: usize,
-    /// What this node's link can receive, bytes per second, if that is known: helps to tell a slow registry from a busy
-    /// link.
-    pub link: Option<f64>,
     /// This node's name among the members; `None` if it works alone for good.
     pub peer: Option<PeerId>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { fetches_max: FETCHES_MAX, link: None, peer: None }
+        Settings { fetches_max: FETCHES_MAX, peer: None }
     }
 }
 
@@ -87,7 +85,7 @@ impl Engine {
             next_fetch: 0,
             waiting: BTreeSet::new(),
             sizes: Sizes::default(),
-            swarm: settings.peer.map(|peer| Swarm::new(peer, settings.link)),
+            swarm: settings.peer.map(|peer| Swarm::new(peer)),
             out: VecDeque::new(),
             draining: false,
         }
@@ -184,8 +182,8 @@ impl Engine {
             Input::Listed { digest, found } => self.with_swarm(|swarm| swarm.listed(digest, found)),
             Input::Stored { digest, size } => self.with_swarm(|swarm| swarm.announce(now, digest, size)),
             Input::Evicted { digest } => self.with_swarm(|swarm| swarm.withdraw(digest)),
-            Input::Warm { set, blobs, scope, targets, deadline, keep_until } => {
-                self.handle_warm(now, set, Asked { blobs, scope, targets, deadline, keep_until });
+            Input::Warm { set, blobs, scope, targets, deadline, keep_until, pace } => {
+                self.handle_warm(now, set, Asked { blobs, scope, targets, deadline, keep_until, pace });
             }
             Input::WarmCancel { set } => self.with_swarm(|swarm| swarm.cancel_warm(now, set)),
             Input::Unkept { digest, fault } => {
@@ -210,6 +208,7 @@ impl Engine {
             }
         }
         self.settle(now);
+        self.set_paces(now);
         self.make_room();
     }
 
@@ -375,6 +374,19 @@ impl Engine {
         }
     }
 
+    /// Flights that nothing but warm sets wants keep to the sets' pace; the others never do.
+    fn set_paces(&mut self, now: Time) {
+        let Some(swarm) = &mut self.swarm else { return };
+        let flights = &self.flights;
+        let state = |digest: &Digest| {
+            let flight = flights.get(digest).filter(|flight| flight.phase() == Phase::Receiving)?;
+            Some(Flying { received: flight.received(), is_wanted: flight.is_wanted_by_others() })
+        };
+        if swarm.set_paces(now, state) {
+            swarm.settle(now, &mut self.out);
+        }
+    }
+
     /// Only flights that asked to be woken: with thousands of them a wakeup of one must not cost all.
     fn wake_flights(&mut self, now: Time) {
         let due = |f: &&Flight| f.next_wakeup().is_some_and(|at| at <= now);
@@ -436,6 +448,9 @@ fn follow(flight: &mut Flight, swarm: &mut Swarm, now: Time, out: &mut VecDeque<
     }
     if swarm.exchange(&digest).is_none() {
         return;
+    }
+    if flight.is_wanted_by_others() {
+        swarm.hurry(&digest);
     }
     if let Some(fault) = flight.take_lease_fault() {
         let denied = matches!(fault, PullFault::Unknown | PullFault::Denied);

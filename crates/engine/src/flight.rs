@@ -220,6 +220,11 @@ impl Flight {
         self.fetches.values().filter(|f| f.cancelled).count()
     }
 
+    /// Whether clients or manifests have asked for it, and not only warm sets.
+    pub fn is_wanted_by_others(&self) -> bool {
+        self.wanted_by_others
+    }
+
     /// Whether clients wait and only a free place is missing.
     pub(crate) fn waits_for_place(&self) -> bool {
         let stuck = self.phase == Phase::Receiving && self.fetches.is_empty() && self.retry_at.is_none();

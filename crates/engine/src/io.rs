@@ -16,7 +16,7 @@ use crate::name::Scope;
 use crate::peer::{PeerId, Roster};
 use crate::ranges::ByteRanges;
 use crate::swarm::upload::{Send, UploadId};
-use crate::wire::{Message, PieceHash, WarmFault};
+use crate::wire::{Message, Pace, PieceHash, WarmFault};
 
 /// Something that happened.
 #[derive(Clone, Debug, Encode, Decode)]
@@ -200,6 +200,8 @@ pub enum Input {
         /// Until when each of them shall keep the blobs, in seconds since 1970; 0: as long as any other blob. The engine
         /// compares it with other such times only.
         keep_until: u64,
+        /// How fast it may come. Told again, the latest word counts.
+        pace: Pace,
     },
     /// Nobody wants the set any more. What has come stays on disk.
     WarmCancel {
@@ -393,6 +395,15 @@ pub enum Output {
         digest: Digest,
         /// Until when, in seconds since 1970.
         until: u64,
+    },
+    /// How fast the bytes of a blob may come from now on. Told of flights that nothing but warm sets wants, each time it
+    /// changes; without a pace, as fast as they come.
+    Pace {
+        /// The blob.
+        digest: Digest,
+        /// The set, whose blobs share [`Pace::per_node`] on this node, and the pace; its [`Pace::upstream`] is what this
+        /// blob may take of the set's.
+        pace: Option<(WarmSetId, Pace)>,
     },
     /// A set that this node was told to warm moves on. Not more often than each
     /// [`WARM_REPORT_PAUSE`](crate::limits::WARM_REPORT_PAUSE).

@@ -113,6 +113,15 @@ pub const LEASE_MEASURE_TIME: Duration = Duration::from_millis(120);
 /// Pieces that must have come in that time for the measure to mean something.
 pub const LEASE_MEASURE_PIECES_MIN: u32 = 4;
 
+/// Time from one change of the number of leases to the next: those who work on them have to see what became of the last one.
+pub const LEASE_WIDTH_TIME_MIN: Duration = Duration::from_millis(280);
+
+/// Pieces that must have come in between for the same reason, where that takes no longer than [`LEASE_WIDTH_TIME_MAX`].
+pub const LEASE_WIDTH_PIECES_MIN: u32 = 12;
+
+/// See [`LEASE_WIDTH_PIECES_MIN`].
+pub const LEASE_WIDTH_TIME_MAX: Duration = Duration::from_millis(1500);
+
 /// More leases are tried only if what is left takes longer than this: trying costs a request.
 pub const LEASE_WIDEN_TIME_MIN: Duration = Duration::from_secs(3);
 
@@ -414,6 +423,9 @@ pub const PROBE_PERIOD: Duration = Duration::from_millis(750);
 /// that has to be opened first takes some round trips.
 pub const PROBE_ANSWER_MAX: Duration = Duration::from_millis(300);
 
+/// Probes whose answers are timed. One is under way at a time, besides those to members whose connections broke.
+pub const PROBES_TIMED_MAX: usize = 64;
+
 /// Members that are asked to try, and to whom news of oneself goes at once.
 pub const PROBE_HELPERS: usize = 3;
 
@@ -492,11 +504,14 @@ pub const CRAWL_SHARE_MAX: f64 = 0.6;
 /// Pieces of each class that may wait at a lease holder before it counts as busy.
 pub const AHEAD_ROWS_MAX: u32 = 2;
 
-/// Share of its link at which a lease holder counts as busy, where the link is known.
-pub const BUSY_SHARE_MIN: f64 = 0.5;
+/// Time over which a lease holder compares what it gains with what is new to all. Longer than a new piece takes to come round.
+pub const OUTRUN_TIME: Duration = Duration::from_millis(250);
 
-/// Time over which a node measures what it receives.
-pub const RECEIVED_WINDOW: Duration = Duration::from_millis(100);
+/// New pieces in that time without which the comparison tells nothing.
+pub const OUTRUN_PIECES_MIN: u32 = 8;
+
+/// Share of the new pieces that a lease holder gains at most where its own link is what is slow.
+pub const OUTRUN_SHARE_MAX: f64 = 0.75;
 
 /// Leases granted for one blob, failures included, before work is no longer divided further.
 pub const LEASES_GRANTED_MAX: u32 = 64;
@@ -565,6 +580,17 @@ pub const WARM_REMEMBERED: Duration = Duration::from_secs(10 * 60);
 
 /// Members that are named with the reason why they are not ready: more are read by nobody.
 pub const WARM_FAILURES_MAX: usize = 1024;
+
+/// Pause between two looks at flights that keep to a pace: what they may take changes with what has come, and they say that
+/// they live. A few of them fit into [`LEASE_STALL`].
+pub const PACE_LOOK: Duration = Duration::from_millis(400);
+
+/// How long a feed is excused that has said that it holds back: some such words may be lost.
+pub const HELD_EXCUSE: Duration = Duration::from_secs(2);
+
+/// Time without a piece after which a feed counts as silent where it, or this node, holds back: a piece of the largest size at
+/// the least pace that is worth asking for.
+pub const HELD_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Times a blob is fetched whose bytes did not match: somebody has lied, and who did is shut out by then.
 pub const WARM_TRIES_MAX: u32 = 2;

@@ -20,6 +20,7 @@ mod details;
 mod doubts;
 mod identity;
 mod io;
+mod probes;
 mod reach;
 mod settle;
 mod timers;
@@ -44,6 +45,7 @@ pub use details::MemberFault;
 use doubts::Doubts;
 use identity::Identity;
 pub use io::{Event, Input, Output};
+use probes::Probes;
 use reach::Reach;
 use timers::Timers;
 pub use wire::PacketFault;
@@ -59,6 +61,7 @@ pub struct Membership {
     book: Book,
     reach: Reach,
     doubts: Doubts,
+    probes: Probes,
     /// When those that are gone are looked through next.
     forget_due: Time,
     /// When something last came from a member.
@@ -91,6 +94,7 @@ impl Membership {
             book: Book::new(me),
             reach: Reach::default(),
             doubts: Doubts::default(),
+            probes: Probes::default(),
             forget_due: now,
             heard: now,
             chance,
@@ -183,6 +187,11 @@ impl Membership {
         let news = self.book.news(&packet.updates)?;
         self.doubts.dispel(&from);
         self.heard = now;
+        if let Message::Ack(number) = header.message
+            && let Some(after) = self.probes.answered(now, from, number)
+        {
+            self.out.push_back(Output::Answered { peer: from, after });
+        }
 
         let of_me = || packet.updates.iter().filter(|update| update.peer == me);
         let latest = of_me().map(|update| update.generation).chain([header.dst.generation()]).max();
@@ -198,7 +207,7 @@ impl Membership {
         self.settle(now, Some(from));
         handled.map_err(|_| PacketFault::Malformed)?;
         if !self.is_current(&header.src) {
-            self.tell_of_later_life(&header.src);
+            self.tell_of_later_life(now, &header.src);
             return Ok(());
         }
         if self.me().generation != generation {
@@ -220,7 +229,7 @@ impl Membership {
         let Some(entry) = self.book.get(&peer).filter(|entry| entry.living) else { return };
         let to = Identity::new(Arc::clone(&entry.member));
         if self.doubts.begin(now, peer) {
-            self.compose(KIND_PING, &to, &[]);
+            self.compose(now, KIND_PING, &to, &[]);
         }
     }
 
@@ -329,11 +338,11 @@ impl Membership {
     }
 
     /// A sender in an earlier life (its clock went backwards between two starts) learns which life it has to beat.
-    fn tell_of_later_life(&mut self, sender: &Identity) {
+    fn tell_of_later_life(&mut self, now: Time, sender: &Identity) {
         let Some(entry) = self.book.get(&sender.peer()) else { return };
         if entry.member.generation > sender.generation() {
             let later = foca::Member::alive(Identity::new(Arc::clone(&entry.member)));
-            self.compose(wire::KIND_GOSSIP, sender, &[later]);
+            self.compose(now, wire::KIND_GOSSIP, sender, &[later]);
         }
     }
 

@@ -37,7 +37,7 @@ use crate::time::Time;
 pub const MAGIC: [u8; 8] = *b"shoalrec";
 
 /// Version of the recordings. Another one is not read: the inputs of another engine say nothing about this one.
-pub const RECORD_VERSION: u8 = 1;
+pub const RECORD_VERSION: u8 = 2;
 
 const HEAD_BYTES: usize = MAGIC.len() + 1;
 const LENGTH_BYTES: usize = 4;

@@ -8,6 +8,7 @@ pub mod classes;
 pub mod exchange;
 pub mod home;
 pub mod list;
+pub mod pace;
 pub mod pieces;
 pub mod upload;
 pub mod warm;
@@ -15,7 +16,6 @@ pub mod warm;
 mod announce;
 mod gone;
 mod parts;
-mod received;
 mod seeds;
 mod spoiled;
 
@@ -39,9 +39,9 @@ use exchange::{Arrival, Exchange, Standing};
 use gone::Gone;
 use home::{Home, Joining, Mail, Told};
 use list::PieceList;
+use pace::Paces;
 use parts::{FormerMembers, discard, living_homes, may_be_home, received as received_bytes};
-use pieces::{PieceSet, piece_bytes};
-use received::Received;
+use pieces::PieceSet;
 use seeds::Seed;
 use spoiled::Spoiled;
 use upload::{UploadId, Uploads};
@@ -95,16 +95,16 @@ pub struct Swarm {
     /// Whether that time has passed.
     waited: bool,
     announcements: Announcements,
-    received: Received,
     warming: Warming,
+    paces: Paces,
     mail: Mail,
     events: VecDeque<Event>,
     effects: VecDeque<Output>,
 }
 
 impl Swarm {
-    /// The swarm of a node that knows nobody yet. `link` is what its link can receive, bytes per second, if that is known.
-    pub fn new(me: PeerId, link: Option<f64>) -> Self {
+    /// The swarm of a node that knows nobody yet.
+    pub fn new(me: PeerId) -> Self {
         Swarm {
             me,
             roster: Arc::default(),
@@ -121,8 +121,8 @@ impl Swarm {
             alone_until: None,
             waited: false,
             announcements: Announcements::new(me),
-            received: Received::new(link),
             warming: Warming::new(me),
+            paces: Paces::default(),
             mail: Mail::new(),
             events: VecDeque::new(),
             effects: VecDeque::new(),
@@ -192,7 +192,12 @@ impl Swarm {
 
     fn next_wakeup_of_parts(&self) -> Option<Time> {
         let exchanges = self.exchanges.values().filter_map(Exchange::next_wakeup).min();
-        let others = [self.home.next_wakeup(), self.announcements.next_wakeup(), self.warming.next_wakeup()];
+        let others = [
+            self.home.next_wakeup(),
+            self.announcements.next_wakeup(),
+            self.warming.next_wakeup(),
+            self.paces.next_wakeup(),
+        ];
         exchanges.into_iter().chain(others.into_iter().flatten()).min()
     }
 
@@ -261,9 +266,9 @@ impl Swarm {
     /// A piece that was fetched upstream is there.
     pub fn fetched(&mut self, now: Time, digest: Digest, piece: u32, hash: PieceHash) {
         let Some(exchange) = self.exchanges.get_mut(&digest) else { return };
-        self.received.add(now, piece_bytes(exchange.size(), piece));
         let rows = self.uploads.waiting(&digest) / u32::from(class_count(exchange.have().total()));
-        let busy = rows > AHEAD_ROWS_MAX || self.received.is_busy();
+        // What is slow on purpose is not made faster by more leases.
+        let busy = rows > AHEAD_ROWS_MAX || self.paces.holds(&digest);
         exchange.handle_fetched(now, piece, hash, busy, &mut self.mail);
         discard(digest, exchange, &mut self.effects);
         self.uploads.offer(&digest, piece);
@@ -433,7 +438,13 @@ impl Swarm {
                 }
             }
             M::Hashes(hashes) => self.handle_hashes(now, from, hashes),
-            M::Warm(_) | M::WarmProgress { .. } | M::WarmRefuse { .. } | M::WarmCancel { .. } => {
+            M::Held { digest } => self.handle_held(now, from, digest),
+            M::Hurry { digest } => self.handle_hurry(from, digest),
+            M::Warm(_)
+            | M::WarmProgress { .. }
+            | M::WarmRefuse { .. }
+            | M::WarmCancel { .. }
+            | M::WarmPace { .. } => {
                 self.with_warming(now, |warming, desk| warming.hear(desk, from, message));
             }
             M::Welcome { digest, .. }
@@ -507,11 +518,7 @@ impl Swarm {
     /// A piece has come from a member.
     pub fn arrived(&mut self, now: Time, from: PeerId, digest: Digest, piece: (u32, PieceHash, u32)) {
         let mail = &mut self.mail;
-        let exchange = self.exchanges.get_mut(&digest);
-        if let Some(exchange) = &exchange {
-            self.received.add(now, piece_bytes(exchange.size(), piece.0));
-        }
-        let arrival = exchange.map(|exchange| {
+        let arrival = self.exchanges.get_mut(&digest).map(|exchange| {
             let arrival = exchange.handle_arrived(now, from, piece, mail);
             discard(digest, exchange, &mut self.effects);
             arrival
@@ -625,6 +632,7 @@ impl Swarm {
             let signed = list.signed(wanted.unlisted);
             self.mail.extend(signed.into_iter().map(|hashes| (from, Message::Hashes(hashes))));
         }
+        self.tell_if_held(from, &digest);
     }
 
     /// See [`Message::Hashes`]. The driver has checked that the home has signed them, so it does not matter who sends them.

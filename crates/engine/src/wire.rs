@@ -195,6 +195,20 @@ pub struct WarmOrder {
     pub keep_until: u64,
 }
 
+/// How fast a warm set may come. It holds for flights that nothing but warm sets wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Pace {
+    /// Bytes per second that all members together receive from upstream; 0: as many as come.
+    pub upstream: u64,
+    /// Bytes per second that each member receives, from anybody; 0: as many as come.
+    pub per_node: u64,
+}
+
+impl Pace {
+    /// As fast as it comes.
+    pub const FREE: Pace = Pace { upstream: 0, per_node: 0 };
+}
+
 /// What one member tells another.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Message {
@@ -439,6 +453,28 @@ pub enum Message {
         receiving: bool,
         /// A home that is better than the asker.
         better: Option<PeerId>,
+    },
+    /// How fast a set may come in a run: follows each [`Message::Warm`] with it. Another pace is another run. Who does not
+    /// understand it receives at full speed.
+    WarmPace {
+        /// The set.
+        set: WarmSetId,
+        /// The run that it is for; it says nothing about others.
+        run: u64,
+        /// How fast.
+        pace: Pace,
+    },
+    /// To the home, to feeds and to readers: I live and receive this blob slowly on purpose. Told again and again as long as
+    /// that holds.
+    Held {
+        /// The blob.
+        digest: Digest,
+    },
+    /// Answers [`Message::Held`] of a feed: somebody waits for this blob here or behind me, so do not hold back. It holds until
+    /// the feed has the blob, and is passed on to its own feeds.
+    Hurry {
+        /// The blob.
+        digest: Digest,
     },
 }
 

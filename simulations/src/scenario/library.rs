@@ -8,7 +8,7 @@ macro_rules! library {
 }
 
 /// Names and texts of the built-in scenarios.
-pub const LIBRARY: [(&str, &str); 26] = library![
+pub const LIBRARY: [(&str, &str); 27] = library![
     "layers"
     "large-layer"
     "kraken"
@@ -16,6 +16,7 @@ pub const LIBRARY: [(&str, &str); 26] = library![
     "image"
     "rollout"
     "slow-origin"
+    "fast-origin"
     "zones"
     "faults"
     "cold-start"

@@ -27,10 +27,6 @@ pub(super) fn resolve(file: &File, known: Vec<Problem>) -> (Scenario, Vec<Proble
     let zones = zones(file, nodes, found);
     found.rate("link.up", file.link.up);
     found.rate("link.down", file.link.down);
-    let card = file.link.card.unwrap_or(file.link.down);
-    if file.link.card.is_some() {
-        found.rate("link.card", card);
-    }
     found.rate("hash_speed", file.hash_speed);
     found.rate("disk_speed", file.disk_speed);
     let scenario = Scenario {
@@ -39,7 +35,7 @@ pub(super) fn resolve(file: &File, known: Vec<Problem>) -> (Scenario, Vec<Proble
         seed: file.seed,
         nodes,
         layers,
-        link: Link { up: file.link.up.0, down: file.link.down.0, card: card.0 },
+        link: Link { up: file.link.up.0, down: file.link.down.0 },
         delay_between: file.delay.between.0,
         request_cost: file.request_cost.0,
         hash_speed: file.hash_speed.0,

@@ -72,8 +72,6 @@ pub struct Link {
     pub up: Rate,
     /// To the node. Default: 10 Gbit/s.
     pub down: Rate,
-    /// What the node's card says that it can receive, which is more where something behind it is narrower. Default: `down`.
-    pub card: Option<Rate>,
 }
 
 /// One-way delays between nodes.
@@ -311,7 +309,7 @@ impl Default for File {
 
 impl Default for Link {
     fn default() -> Self {
-        Link { up: Rate(1.25e9), down: Rate(1.25e9), card: None }
+        Link { up: Rate(1.25e9), down: Rate(1.25e9) }
     }
 }
 

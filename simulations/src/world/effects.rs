@@ -67,7 +67,7 @@ impl World<'_> {
             Output::Ready { ticket, to } => self.ready(now, node, ticket, to),
             Output::End { ticket, outcome } => self.end(now, node, ticket, outcome),
             // No figure tells of warm sets yet.
-            Output::Keep { .. } | Output::Warming { .. } | Output::Warmed { .. } => {}
+            Output::Keep { .. } | Output::Pace { .. } | Output::Warming { .. } | Output::Warmed { .. } => {}
         }
     }
 

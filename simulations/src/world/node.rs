@@ -55,8 +55,6 @@ pub struct Node {
     /// Counts the starts of the agent: what is on its way to an earlier life is lost.
     pub life: u32,
     pub links: Links,
-    /// What its network card says its link can receive, bytes per second; a slow node does not know that it is slow.
-    pub card: f64,
     pub seed: u64,
     pub blobs: Vec<Blob>,
     /// Pieces that came from members and wait for the engine's word: layer, piece, sender, and whether they are right.
@@ -94,7 +92,6 @@ impl Node {
             engine: None,
             membership: None,
             life: 0,
-            card: scenario.link.card,
             links: Links { up: scenario.link.up, down: scenario.link.down, zone },
             seed,
             blobs: scenario.layers.iter().map(blob).collect(),
@@ -132,7 +129,7 @@ impl Node {
 
     /// What its engine is made with.
     pub fn settings(&self) -> Settings {
-        Settings { link: Some(self.card), peer: Some(self.peer()), ..Settings::default() }
+        Settings { peer: Some(self.peer()), ..Settings::default() }
     }
 
     /// The agent starts.

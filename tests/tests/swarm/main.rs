@@ -2,11 +2,18 @@
 //! client gets is compared with what was pushed.
 
 mod admission;
+mod clocks;
 mod faults;
+mod liars;
+mod links;
+mod pace;
+mod pipeline;
 mod prewarm;
 mod rollout;
 mod runtime;
 mod stock;
+mod takeover;
+mod traces;
 
 use shoal_tests::image::Image;
 use shoal_tests::origin::{Gate, Match, Origin, Plan};

@@ -15,36 +15,36 @@ use shoal_tests::{place, wait};
 use super::{REPOSITORY, paused_image};
 
 /// How long a step may take that only waits for others.
-const STEP_MAX: Duration = Duration::from_secs(60);
+pub(super) const STEP_MAX: Duration = Duration::from_secs(60);
 
-fn name(reference: &str) -> String {
+pub(super) fn name(reference: &str) -> String {
     format!("{REGISTRY}/{REPOSITORY}:{reference}")
 }
 
-fn socket(agent: &Agent) -> String {
+pub(super) fn socket(agent: &Agent) -> String {
     agent.setup().socket().display().to_string()
 }
 
 /// `shoal prewarm` with these words, asked of an agent.
-async fn prewarm(agent: &Agent, words: &[&str]) -> Finished {
+pub(super) async fn prewarm(agent: &Agent, words: &[&str]) -> Finished {
     let socket = socket(agent);
     shoal(&[&["prewarm", "--socket", &socket], words].concat()).await
 }
 
 /// The JSON object that it ends with.
-fn json(finished: &Finished) -> serde_json::Value {
+pub(super) fn json(finished: &Finished) -> serde_json::Value {
     let start = finished.output.find('{').unwrap_or_else(|| panic!("no JSON in\n{}", finished.output));
     serde_json::from_str(&finished.output[start..]).unwrap_or_else(|e| panic!("{e} in\n{}", finished.output))
 }
 
 #[track_caller]
-fn expect(finished: &Finished, code: i32, text: &str) {
+pub(super) fn expect(finished: &Finished, code: i32, text: &str) {
     assert_eq!(finished.code, Some(code), "{}", finished.output);
     assert!(finished.output.contains(text), "{text:?} is not in\n{}", finished.output);
 }
 
 /// Whether everything of an image is served by a node, byte for byte.
-async fn expect_served(agent: &Agent, image: &Image, manifests: &[&Blob]) {
+pub(super) async fn expect_served(agent: &Agent, image: &Image, manifests: &[&Blob]) {
     for manifest in manifests {
         agent.get_manifest(REPOSITORY, &manifest.digest).await.expect(200, &manifest.bytes);
     }
@@ -55,7 +55,7 @@ async fn expect_served(agent: &Agent, image: &Image, manifests: &[&Blob]) {
 }
 
 /// Waits until all that a node has is pinned for a while; it is written down right after a blob has come.
-async fn until_pinned(agent: &Agent) {
+pub(super) async fn until_pinned(agent: &Agent) {
     wait::until("all blobs to be pinned", STEP_MAX, || async {
         let blobs =
             shoal(&["blob", "ls", "--json", "--socket", &socket(agent)]).await.expect_ok("blob ls").output;
@@ -110,8 +110,28 @@ async fn every_node_is_warm() {
         expect_served(agent, image, &[index]).await;
         until_pinned(agent).await;
     }
-    // By its tag as well, where that was resolved.
-    cluster.agents[1].get_manifest(REPOSITORY, "v1").await.expect(200, &index.bytes);
+}
+
+/// A tag that only one node has ever asked for: every warm node answers for it while the registry is down, long after its time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_warm_node_knows_the_tag() {
+    let origin = Origin::start().await;
+    let image = Image::new(905, &[300_000, 100]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let cluster = Cluster::start_with(&origin.url(), 5, |_, setup| setup.set("tags.ttl", "1ms")).await;
+    expect(&prewarm(&cluster.agents[1], &[&name("v1")]).await, 0, "5 of 5 nodes ready");
+    origin.refuse().await;
+    for agent in &cluster.agents {
+        // The homes of the tag are told of it beside the rest, which may end before.
+        wait::until("the tag to be known", STEP_MAX, || async {
+            agent.get_manifest(REPOSITORY, "v1").await.status == 200
+        })
+        .await;
+        agent.get_manifest(REPOSITORY, "v1").await.expect(200, &image.manifest.bytes);
+        let socket = socket(agent);
+        let pinned = shoal(&["pin", &name("v1"), "--for", "1h", "--socket", &socket]).await;
+        expect(&pinned, 0, "4 blobs pinned");
+    }
 }
 
 /// A second start fetches nothing and says the same; a node that came later is made warm from the others.
@@ -238,13 +258,13 @@ async fn it_can_be_cancelled() {
 }
 
 /// The command line as a process that can be sent signals.
-fn begin(agent: &Agent, words: &[&str], log: &Path) -> Process {
+pub(super) fn begin(agent: &Agent, words: &[&str], log: &Path) -> Process {
     let mut command = Command::new(place::shoal_bin());
     command.args(["prewarm", "--socket", &socket(agent)]).args(words);
     Process::spawn("shoal prewarm", &mut command, log).expect("it starts")
 }
 
-fn log_file(folder: &tempfile::TempDir) -> PathBuf {
+pub(super) fn log_file(folder: &tempfile::TempDir) -> PathBuf {
     folder.path().join("log")
 }
 
@@ -376,7 +396,7 @@ async fn what_is_wrong_is_said() {
     let (v1, missing) = (name("v1"), name("v9"));
     let list = write("images.txt", "# ours\nNot An Image\n");
     let empty = write("service.yaml", "kind: Service\nmetadata: {name: web}\n");
-    let table: [(&[&str], &str); 8] = [
+    let table: [(&[&str], &str); 11] = [
         (&["Redis:7"], "\"Redis:7\" is no image"),
         (&["-f", &list], "images.txt:2"),
         (&["--from-manifest", &empty], "it names no image"),
@@ -385,6 +405,9 @@ async fn what_is_wrong_is_said() {
         (&[&v1, "--platform", "linux"], "\"linux\" is no platform"),
         (&[&v1, "--platform", "linux/s390x"], "it is not for linux/s390x; it is for linux/"),
         (&[&missing], "no source has it"),
+        (&[&v1, "--max-upstream", "200"], "write one such as \"100MB/s\""),
+        (&[&v1, "--max-per-node", "999kB/s"], "is less than 1MB/s"),
+        (&[&v1, "--max-upstream", "5MB/s"], "set that instead of a bound of the request"),
     ];
     for (words, text) in table {
         expect(&prewarm(&agent, words).await, 2, text);

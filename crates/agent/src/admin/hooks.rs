@@ -14,6 +14,7 @@ use utoipa::IntoParams;
 
 use super::warm::refused;
 use super::{AdminState, Refusal};
+use crate::config::Rate;
 use crate::image::Image;
 use crate::warm::push::pushed;
 use crate::warm::select::{Selection, labelled, term};
@@ -42,6 +43,10 @@ pub(super) struct Hook {
     pin: Option<String>,
     /// Time after which whoever is not ready has failed: `10m`.
     deadline: Option<String>,
+    /// At most so much a second from upstream, all nodes together: `200MB/s`.
+    max_upstream: Option<String>,
+    /// At most so much a second into each node: `100MB/s`.
+    max_per_node: Option<String>,
 }
 
 /// Begins to warm what was pushed. Nothing of it is nothing to do, and no error: a registry tells of everything.
@@ -95,6 +100,8 @@ impl Hook {
             },
             pin_seconds: time("pin", self.pin.as_deref())?.map(|time| time.as_secs()),
             deadline_seconds: time("deadline", self.deadline.as_deref())?.map(|time| time.as_secs()),
+            max_upstream_bytes_per_second: rate("max_upstream", self.max_upstream.as_deref())?,
+            max_per_node_bytes_per_second: rate("max_per_node", self.max_per_node.as_deref())?,
             dry_run: false,
         })
     }
@@ -102,6 +109,11 @@ impl Hook {
 
 fn listed(text: Option<&str>) -> impl Iterator<Item = &str> {
     text.unwrap_or_default().split(',').filter(|part| !part.is_empty())
+}
+
+fn rate(key: &str, text: Option<&str>) -> Result<Option<u64>, String> {
+    text.map(|text| text.parse::<Rate>().map(|rate| rate.0).map_err(|how| format!("{key}: {how}")))
+        .transpose()
 }
 
 fn time(key: &str, text: Option<&str>) -> Result<Option<Duration>, String> {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::openapi::OfRequest;
 use super::{AdminState, Refusal};
-use crate::warm::{Phase, RequestError, WarmPlan, WarmRequest, WarmStatus};
+use crate::warm::{Phase, RequestError, StandingOrder, WarmPlan, WarmRequest, WarmStatus};
 
 /// Media type of the news: one JSON object in each line.
 const LINES: &str = "application/x-ndjson";
@@ -33,6 +33,9 @@ const NEWS_CALM: Duration = Duration::from_secs(5);
 pub struct WarmList {
     /// The requests.
     pub requests: Vec<Arc<WarmStatus>>,
+    /// Those that others go on with if the agent that was asked is gone, of any agent, as far as this one knows of them.
+    #[serde(default)]
+    pub standing: Vec<StandingOrder>,
 }
 
 /// Begins to warm, or with `dry_run` tells what would be done.
@@ -61,7 +64,7 @@ pub(super) async fn begin(
     (status = 200, description = "The requests.", body = WarmList),
 ))]
 pub(super) async fn list(State(state): State<AdminState>) -> Json<WarmList> {
-    Json(WarmList { requests: state.warmer.list() })
+    Json(WarmList { requests: state.warmer.list(), standing: state.warmer.standing() })
 }
 
 /// How far a request to warm is.
@@ -147,6 +150,8 @@ pub(super) fn refused(error: RequestError) -> Refusal {
         | RequestError::Image(_)
         | RequestError::Platform(_)
         | RequestError::Time { .. }
+        | RequestError::Rate { .. }
+        | RequestError::RateAlone
         | RequestError::Select(_) => StatusCode::BAD_REQUEST,
     };
     Refusal::new(status, error.to_string())

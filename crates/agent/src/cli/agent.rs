@@ -9,6 +9,7 @@ use super::{ConfigArgs, Failure, NodeArgs, process};
 use crate::app::App;
 use crate::config::{Config, LogFormat};
 use crate::logging;
+use crate::trace;
 
 /// Exit code after a second signal: what a shell reports for a process that SIGINT has ended.
 const ENDED_AT_ONCE: u8 = 130;
@@ -42,8 +43,10 @@ pub(super) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
     let refused = process::prepare_agent();
     let config = args.config.read(&args.node.facts())?;
     let log = log_settings(args, &config)?;
+    let runtime = process::runtime()?;
+    let traces = trace::start(config.traces(), runtime.handle())?;
     // Kept to the end: dropping it writes out the last lines.
-    let _flush = logging::init(&log)?;
+    let _flush = logging::init(&log, traces.as_ref().map(trace::Exporter::layer))?;
     for (wish, error) in refused {
         tracing::warn!(%error, "could not {wish}");
     }
@@ -56,8 +59,9 @@ pub(super) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
             "starting with the defaults: there is no configuration file"
         ),
     }
-    let runtime = process::runtime()?;
     let code = runtime.block_on(live(config))?;
+    // The last spans leave while there is a runtime to carry them.
+    drop(traces);
     // Tasks and threads that are still ending hold the store. Its index must not be in use while the process takes
     // down its C++ library: that ends in an abort. A thread that a sick disk holds must not keep the process either;
     // everything that matters has been written.

@@ -18,6 +18,7 @@ use crate::logging;
 use crate::pull::PullError;
 use crate::runtime::{ProofError, RuntimeError, TaintError};
 use crate::stock::StockError;
+use crate::trace::TraceError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,9 @@ pub enum Failure {
     /// `--log` is wrong.
     #[error("--log: {0}")]
     Filter(#[from] logging::FilterError),
+    /// Traces cannot be exported.
+    #[error(transparent)]
+    Traces(#[from] TraceError),
     /// What is not the name of an image.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -226,6 +230,7 @@ impl Failure {
             Failure::Agent(ClientError::Refused { .. })
             | Failure::Remote(_)
             | Failure::Filter(_)
+            | Failure::Traces(_)
             | Failure::Proof(_)
             | Failure::Runtime(_)
             | Failure::Taint(_)
@@ -256,6 +261,7 @@ impl Failure {
             Failure::Agent(ClientError::Refused { status, .. }) if status.as_u16() == 400 => 2,
             Failure::Import(_)
             | Failure::Config(_)
+            | Failure::Traces(_)
             | Failure::Start(StartError::Upstream(_) | StartError::Tier(_)) => 3,
             Failure::Agent(ClientError::NoAgent { .. })
             | Failure::Proof(ProofError::Agent(ClientError::NoAgent { .. }))

@@ -18,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::output::Output;
 use super::{AgentSocket, Failure};
 use crate::admin::client::{AdminClient, ClientError, WarmEvents};
+use crate::config::Rate;
 use crate::warm::select::{Selection, labelled, term};
 use crate::warm::{Phase, WarmRequest, WarmStatus};
 
@@ -136,6 +137,16 @@ struct WarmArgs {
     /// Time after which whoever is not ready has failed; at most 24h. What has come until then stays.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1h")]
     deadline: Duration,
+    /// At most so much a second from upstream, all nodes together: 200MB/s.
+    ///
+    /// What a client of some node waits for is not held back. Given again with another rate, the new one holds.
+    #[arg(long, value_name = "RATE")]
+    max_upstream: Option<Rate>,
+    /// At most so much a second into each node, from upstream and from other nodes: 100MB/s.
+    ///
+    /// What a client of the node waits for is not held back, nor what comes for other images.
+    #[arg(long, value_name = "RATE")]
+    max_per_node: Option<Rate>,
     /// Only tell what each node has, what it would receive, and what nobody has. Nothing moves but manifests.
     #[arg(long)]
     dry_run: bool,
@@ -156,10 +167,17 @@ pub(super) async fn run(args: &PrewarmArgs, out: &mut Output) -> Result<ExitCode
             let list = args.agent.client()?.warm_list().await?;
             if args.json {
                 out.json(&list)?;
-            } else if list.requests.is_empty() {
-                out.line(format_args!("this agent has not been asked to warm anything since it started"))?;
             } else {
-                out.table(&text::list(&list.requests))?;
+                match list.requests.is_empty() {
+                    true => out.line(format_args!(
+                        "this agent has not been asked to warm anything since it started"
+                    ))?,
+                    false => out.table(&text::list(&list.requests))?,
+                }
+                if !list.standing.is_empty() {
+                    out.line(format_args!(""))?;
+                    out.table(&text::standing(&list.standing))?;
+                }
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -195,6 +213,8 @@ impl WarmArgs {
             },
             pin_seconds: self.pin.map(|pin| pin.as_secs()),
             deadline_seconds: Some(self.deadline.as_secs()),
+            max_upstream_bytes_per_second: self.max_upstream.map(|rate| rate.0),
+            max_per_node_bytes_per_second: self.max_per_node.map(|rate| rate.0),
             dry_run: self.dry_run,
         })
     }

@@ -1,4 +1,5 @@
-//! What only the node itself can tell, for a file that all nodes share: its zone, its labels, its addresses.
+//! What only the node itself can tell, for a file that all nodes share: its zone, its labels, its addresses, the
+//! collector of traces beside it.
 //!
 //! Kubernetes gives a pod such facts as variables; a configuration mounted from a ConfigMap is the same on every node.
 //! Invariant: a fact is checked like the key that it stands for, and an empty one says nothing.
@@ -16,6 +17,8 @@ pub struct NodeFacts {
     pub labels: BTreeMap<String, String>,
     /// For `swarm.advertise`.
     pub advertise: Vec<String>,
+    /// For `traces.endpoint`.
+    pub traces: Option<String>,
 }
 
 impl NodeFacts {
@@ -30,6 +33,9 @@ impl NodeFacts {
         let advertise: Vec<String> = self.advertise.iter().filter(|a| !a.is_empty()).cloned().collect();
         if !advertise.is_empty() {
             swarm.advertise = advertise;
+        }
+        if let Some(endpoint) = self.traces.as_ref().filter(|endpoint| !endpoint.is_empty()) {
+            file.traces.endpoint = Some(endpoint.clone());
         }
     }
 }

@@ -55,6 +55,8 @@ impl Config {
         add("admin.certificate".into(), &admin.certificate, Holds::Certificates);
         add("admin.key".into(), &admin.key, Holds::Secret);
         add("admin.token_file".into(), &admin.token_file, Holds::Secret);
+        add("traces.headers_file".into(), &self.file.traces.headers_file, Holds::Secret);
+        add("traces.ca".into(), &self.file.traces.ca, Holds::Certificates);
         files
     }
 }

@@ -9,6 +9,7 @@ mod mirrors;
 mod object_store;
 mod registries;
 mod swarm;
+mod traces;
 
 pub(super) use registries::default_credentials;
 
@@ -29,6 +30,7 @@ use crate::admin::remote::RemoteSettings;
 use crate::logging;
 use crate::swarm::SwarmSettings;
 use crate::tier::TierSettings;
+use crate::trace::{self, TraceSettings};
 use crate::upstream::{MirrorSettings, RegistrySettings};
 
 /// Longest duration of anything: beyond it a typing error is more likely than an intention.
@@ -60,6 +62,7 @@ pub(super) struct Checked {
     pub observe: SocketAddr,
     pub remote: Option<RemoteSettings>,
     pub log: logging::Settings,
+    pub traces: Option<TraceSettings>,
 }
 
 /// Checks everything. `known` are the problems found so far; a key that has one gets no second one.
@@ -81,11 +84,14 @@ pub(super) fn resolve(
     let swarm = swarm::resolve(file, found);
     tags(&file.tags, found);
     let log = log(&file.log, found);
+    let instance = listeners.first().map(|listener| listener.address);
+    let traces = traces::resolve(file, instance, trace::IS_BUILT_IN, found);
     let taken: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).chain(observe).collect();
     let remote = admin::resolve(&file.admin, &taken, found);
     found.period("shutdown.drain_deadline", file.shutdown.drain_deadline, Duration::ZERO, TIMEOUT_MAX);
     let observe = observe.unwrap_or_else(unused_address);
-    let checked = Checked { listeners, registries, mirrors, tier, swarm, rules, observe, remote, log };
+    let checked =
+        Checked { listeners, registries, mirrors, tier, swarm, rules, observe, remote, log, traces };
     // In the order of the file; what is missing from it stands at the end.
     findings.problems.sort_by_key(|problem| problem.at.unwrap_or((usize::MAX, 0)));
     (checked, findings.problems)

@@ -6,10 +6,12 @@
 mod mirrors;
 mod object_store;
 mod swarm;
+mod traces;
 
 pub use mirrors::{MirrorSet, Mirrors};
 pub use object_store::{CredentialsFrom, ObjectStore};
 pub use swarm::Swarm;
+pub use traces::Traces;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -48,6 +50,8 @@ pub struct File {
     pub prefetch: Prefetch,
     /// What the agent says about itself.
     pub log: Log,
+    /// Traces of pulls.
+    pub traces: Traces,
     /// Metrics and health.
     pub observe: Observe,
     /// The socket of the command line.

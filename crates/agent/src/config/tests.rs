@@ -82,6 +82,16 @@ fn single_problems() {
         ("[store]\nhigh_watermark = 'full'", "store.high_watermark", "a number"),
         ("[store]\ninline_max = '8MiB'", "store.inline_max", "at most 1MiB"),
         ("[store]\nruntime_content = '/var/lib/shoal/blobs'", "store.runtime_content", "not inside"),
+        ("[traces]\nendpoint = 'collector:4318'", "traces.endpoint", "http or https"),
+        ("[traces]\nratio = 0.5", "traces.ratio", "traces.endpoint"),
+        ("[traces]\nendpoint = 'http://c'\nratio = 5", "traces.ratio", "from 0"),
+        ("[traces]\nendpoint = 'http://c'\nheaders_file = 'h'", "traces.headers_file", "absolute"),
+        (
+            "[traces]\nendpoint = 'http://c'\nheaders_file = '/proc/self/stat'",
+            "traces.headers_file",
+            "line 1",
+        ),
+        ("[traces]\nendpoint = 'http://c'\nca = '/no/such/file'", "traces.ca", "No such file"),
         ("[upstream]\ntransfers_max = 100000", "upstream.transfers_max", "to 1024"),
         ("[upstream]\nuser_agent = \"a\\nb\"", "upstream.user_agent", "visible"),
         ("[upstream]\ndocker_config = '/no/such/file'", "upstream.docker_config", "No such file"),
@@ -360,6 +370,7 @@ fn facts_of_the_node_go_before_the_file() {
         zone: Some(String::new()),
         labels: labels(&[("pool", "")]),
         advertise: vec![String::new()],
+        traces: Some(String::new()),
     };
     for silent in [NodeFacts::default(), nothing] {
         let swarm = swarm(&silent);
@@ -370,7 +381,10 @@ fn facts_of_the_node_go_before_the_file() {
         zone: Some("b".into()),
         labels: labels(&[("pool", "gpu")]),
         advertise: vec!["10.0.0.7".into(), "fd00::7".into()],
+        traces: Some("http://10.0.0.7:4318".into()),
     };
+    let traces = Config::load(&path, &told).unwrap().file.traces.endpoint;
+    assert_eq!(traces, told.traces);
     let swarm = swarm(&told);
     assert_eq!((swarm.zone.as_str(), swarm.advertise), ("b", told.advertise.clone()));
     assert_eq!(swarm.labels, labels(&[("pool", "gpu"), ("rack", "7")]));

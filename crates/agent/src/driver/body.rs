@@ -15,6 +15,7 @@ use shoal_engine::Digest;
 use shoal_engine::io::Outcome;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
+use tracing::Span;
 
 use super::Handle;
 use super::flight::FlightProof;
@@ -134,6 +135,8 @@ struct FromFlight {
     waiting: bool,
     idle_timeout: Duration,
     pass: PassThrough,
+    /// The request's.
+    span: Span,
 }
 
 impl BlobBody {
@@ -166,6 +169,7 @@ impl BlobBody {
             digest,
             idle_timeout,
             pass,
+            span: Span::current(),
         };
         BlobBody { at: range.start, end: range.end, from: From::Flight(Box::new(from)) }
     }
@@ -227,7 +231,7 @@ impl FromFlight {
                     from: at,
                     flight: Some(Arc::clone(&self.serving.flight)),
                 };
-                Poll::Ready(Err(Some(self.pass.start(rest))))
+                Poll::Ready(Err(Some(self.span.in_scope(|| self.pass.start(rest)))))
             }
             Poll::Ready(Err(_)) => Poll::Ready(Err(None)),
             Poll::Pending => {

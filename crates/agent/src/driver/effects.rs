@@ -14,6 +14,7 @@ use shoal_engine::{ByteRanges, Digest, FetchId, Input, LocalFault, Scope, Source
 use shoal_store::StoreError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, field};
 
 use super::batch::{Batches, Closed};
 use super::flight::FlightIo;
@@ -22,10 +23,18 @@ use super::{Driver, Handle, Running};
 use crate::node::{Asked, Cause};
 use crate::sources::{Incoming, Sources};
 use crate::swarm::Swarm;
+use crate::trace::{self, TARGET};
 use crate::upstream::{MANIFEST_BYTES_MAX, UpstreamError};
+
+/// Bytes of upstream that wait together for their turn where a flight is held back: at a slow pace they still come often
+/// enough for everybody to see that they do.
+const HELD_PART_BYTES: usize = 64 << 10;
 
 impl Driver {
     pub(super) fn look(&mut self, digest: Digest) {
+        self.traces.begun(digest);
+        let flight = self.traces.flight(&digest);
+        let span = tracing::info_span!(target: TARGET, parent: &flight, "look", shoal.found = field::Empty);
         let (store, handle) = (self.store.clone(), self.handle.clone());
         let registry = self.engine.flight(&digest).and_then(|flight| flight.registry()).cloned();
         let looked = move || -> Result<(Found, Option<FlightIo>), EffectError> {
@@ -44,11 +53,13 @@ impl Driver {
         };
         self.blocking(
             looked,
-            move |looked| match looked {
-                Ok((found, io)) => (Input::Looked { digest, found }, io),
-                Err(fault) => (Input::Looked { digest, found: Found::Broken(fault) }, None),
+            move |looked| {
+                let (found, io) = looked.unwrap_or_else(|fault| (Found::Broken(fault), None));
+                Span::current().record("shoal.found", found_name(&found));
+                (Input::Looked { digest, found }, io)
             },
             handle,
+            span,
         );
     }
 
@@ -72,6 +83,7 @@ impl Driver {
                 Err(fault) => (Input::Prepared { digest, result: Err(fault) }, None),
             },
             handle,
+            tracing::info_span!(target: TARGET, parent: &self.traces.flight(&digest), "prepare"),
         );
     }
 
@@ -80,13 +92,15 @@ impl Driver {
         let asked = self.asked_for(digest, scope);
         // A client's token is between this node and the registry.
         let swarm = self.swarm.clone().filter(|_| asked.bearer.is_none());
+        let span = tracing::info_span!(target: TARGET, parent: &self.traces.flight(&digest), "size");
         tokio::spawn(async move {
-            let told = tokio::spawn(async move {
+            let told = async move {
                 match swarm {
                     Some(swarm) => told_size(&swarm, &sources, &asked, digest).await,
                     None => sources.blob_size(&asked, &digest).await.map(|told| told.size),
                 }
-            });
+            };
+            let told = tokio::spawn(told.instrument(span));
             let result = match told.await {
                 Ok(Ok(size)) => Ok(size),
                 Ok(Err(error)) => {
@@ -120,7 +134,9 @@ impl Driver {
         }
         let end = Arc::new(AtomicU64::new(end.unwrap_or(u64::MAX)));
         let cancel = CancellationToken::new();
-        self.fetches.insert(fetch, Running { end: Arc::clone(&end), cancel: cancel.clone() });
+        self.fetches.insert(fetch, Running { digest, end: Arc::clone(&end), cancel: cancel.clone() });
+        let exchange = self.engine.swarm().and_then(|swarm| swarm.exchange(&digest));
+        let span = transfer_span(&self.traces.of_fetch(&digest, start, exchange), start);
         let transfer = Transfer {
             fetch,
             digest,
@@ -136,8 +152,8 @@ impl Driver {
         let handle = self.handle.clone();
         tokio::spawn(async move {
             // A panic in the transfer must answer like any other failure.
-            let result =
-                tokio::spawn(transfer.run()).await.unwrap_or(Err(FetchFault::Local(LocalFault::StoreBroken)));
+            let result = tokio::spawn(transfer.traced().instrument(span)).await;
+            let result = result.unwrap_or(Err(FetchFault::Local(LocalFault::StoreBroken)));
             handle.input(Input::FetchEnded { fetch, result }).await;
         });
     }
@@ -150,6 +166,7 @@ impl Driver {
                 None => Ok(()),
             },
             move |result| Input::Checkpointed { digest, result },
+            Span::none(),
         );
     }
 
@@ -157,6 +174,9 @@ impl Driver {
         let (metrics, handle, sources) =
             (Arc::clone(&self.metrics), self.handle.clone(), self.sources.clone());
         let runtime = tokio::runtime::Handle::current();
+        let flight = self.traces.flight(&digest);
+        let span =
+            tracing::info_span!(target: TARGET, parent: &flight, "verify", shoal.matches = field::Empty);
         self.on_flight(
             digest,
             move |flight| {
@@ -171,7 +191,13 @@ impl Driver {
                 }
                 Ok(matches)
             },
-            move |result| Input::Verified { digest, result },
+            move |result| {
+                if let Ok(matches) = result {
+                    Span::current().record("shoal.matches", matches);
+                }
+                Input::Verified { digest, result }
+            },
+            span,
         );
     }
 
@@ -199,6 +225,7 @@ impl Driver {
                 Ok(())
             },
             move |result| Input::Committed { digest, result },
+            tracing::info_span!(target: TARGET, parent: &self.traces.flight(&digest), "commit"),
         );
     }
 
@@ -214,6 +241,7 @@ impl Driver {
                 Ok(())
             },
             move |_| Input::Shut { digest },
+            Span::none(),
         );
     }
 
@@ -226,9 +254,10 @@ impl Driver {
         work: impl FnOnce() -> Result<T, EffectError> + Send + 'static,
         answer: impl FnOnce(Result<T, LocalFault>) -> (Input, Option<FlightIo>) + Send + 'static,
         handle: Handle,
+        span: Span,
     ) {
         let metrics = Arc::clone(&self.metrics);
-        tokio::spawn(async move {
+        let done = async move {
             let result = match tokio::task::spawn_blocking(work).await {
                 Ok(Ok(value)) => {
                     metrics.store_degraded.set(0);
@@ -243,7 +272,8 @@ impl Driver {
             };
             let (input, io) = answer(result);
             handle.answer(input, io).await;
-        });
+        };
+        tokio::spawn(done.instrument(span));
     }
 
     fn on_flight<T: Send + 'static>(
@@ -251,10 +281,11 @@ impl Driver {
         digest: Digest,
         work: impl FnOnce(&FlightIo) -> Result<T, EffectError> + Send + 'static,
         input: impl FnOnce(Result<T, LocalFault>) -> Input + Send + 'static,
+        span: Span,
     ) {
         match self.flights.get(&digest).cloned() {
             Some(flight) => {
-                self.blocking(move || work(&flight), |r| (input(r), None), self.handle.clone());
+                self.blocking(move || work(&flight), |r| (input(r), None), self.handle.clone(), span);
             }
             None => self.answer(input(Err(LocalFault::StoreBroken)), None),
         }
@@ -304,6 +335,18 @@ struct Transfer {
 }
 
 impl Transfer {
+    async fn traced(self) -> Result<(), FetchFault> {
+        let result = self.run().await;
+        match &result {
+            Err(fault @ (FetchFault::Source(_) | FetchFault::Local(_))) => {
+                trace::outcome(&Span::current(), Err(&format_args!("{fault:?}")));
+            }
+            Err(FetchFault::Cancelled) => trace::outcome(&Span::current(), Ok::<_, &str>("cancelled")),
+            Ok(()) => trace::outcome(&Span::current(), Ok::<_, &str>("complete")),
+        }
+        result
+    }
+
     async fn run(self) -> Result<(), FetchFault> {
         let end = self.end.load(Ordering::Acquire);
         let end = (end != u64::MAX).then_some(end);
@@ -321,6 +364,9 @@ impl Transfer {
         // Before the first byte is there: whoever asked through this repository waits for nothing more.
         self.flight.vouch(&self.asked.scope, stream.visibility);
         self.flight.comes_from(&stream.sender);
+        let span = Span::current();
+        span.record("shoal.source", stream.sender.kind());
+        span.record("shoal.source.name", stream.sender.name());
         if let Some(total) = stream.total {
             if let Err(error) = self.flight.set_size(total) {
                 tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
@@ -347,6 +393,7 @@ impl Transfer {
         // the answer, and the next transfer goes on right behind it.
         let written = sink.await.unwrap_or(Err(LocalFault::StoreBroken));
         let reached = written.map_err(FetchFault::Local)?;
+        span.record("shoal.bytes", reached - self.start);
         received?;
         if self.end.load(Ordering::Acquire) == u64::MAX
             && let Err(error) = self.flight.set_size(reached)
@@ -385,7 +432,7 @@ impl Transfer {
             let left = self.end.load(Ordering::Acquire).saturating_sub(at);
             chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
             at += chunk.len() as u64;
-            if batches.push(chunk).await.is_err() {
+            if self.hand_on(chunk, batches).await.is_err() {
                 // The sink has failed and says why.
                 break;
             }
@@ -393,10 +440,47 @@ impl Transfer {
         Ok(())
     }
 
+    /// Gives what has come to the sink, bit by bit while the flight is held back.
+    async fn hand_on(&self, mut chunk: Bytes, batches: &mut Batches) -> Result<(), Closed> {
+        let restraint = self.flight.restraint();
+        while restraint.holds() && !chunk.is_empty() {
+            let part = chunk.split_to(chunk.len().min(HELD_PART_BYTES));
+            pass_on_until(restraint.pass_upstream(part.len()), batches).await?;
+            batches.push(part).await?;
+        }
+        if chunk.is_empty() { Ok(()) } else { batches.push(chunk).await }
+    }
+
     async fn blame(&self, error: UpstreamError) -> FetchFault {
         tracing::warn!(digest = %self.digest.short(), %error, "a transfer from upstream failed");
         self.handle.blame_all(self.digest, &error).await;
         FetchFault::Source(error.fault())
+    }
+}
+
+/// What is known of a transfer from upstream before it is asked for; the rest is recorded as it comes.
+fn transfer_span(parent: &Span, start: u64) -> Span {
+    tracing::info_span!(
+        target: TARGET,
+        parent: parent,
+        "transfer",
+        otel.kind = "client",
+        shoal.start = start,
+        shoal.source = field::Empty,
+        shoal.source.name = field::Empty,
+        shoal.bytes = field::Empty,
+        shoal.outcome = field::Empty,
+        otel.status_code = field::Empty,
+        otel.status_description = field::Empty
+    )
+}
+
+fn found_name(found: &Found) -> &'static str {
+    match found {
+        Found::Whole => "whole",
+        Found::Partial { .. } => "part",
+        Found::Absent => "nothing",
+        Found::Broken(_) => "broken",
     }
 }
 

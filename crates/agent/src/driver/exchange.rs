@@ -11,6 +11,7 @@ use shoal_engine::swarm::upload::Send;
 use shoal_engine::wire::{Message, PieceHash};
 use shoal_engine::{Digest, Input};
 use shoal_store::{Blob, Content, Store, StoreError};
+use tracing::Span;
 
 use super::{BlobStory, ClassStory, Driver, effects};
 use crate::swarm::name;
@@ -25,6 +26,9 @@ impl Driver {
             _ => None,
         };
         if let Some(swarm) = &self.swarm {
+            // A stream that is opened is a part of the flight.
+            let span = flight.as_ref().map(|flight| self.traces.flight(&flight.digest()));
+            let _in_flight = span.map(Span::entered);
             swarm.tell(to, message, flight, &self.handle);
         }
     }

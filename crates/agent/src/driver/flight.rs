@@ -22,6 +22,7 @@ use shoal_engine::wire::PieceHash;
 use shoal_engine::{Algorithm, ByteRanges, Digest, Scope};
 use shoal_store::{Partial, StoreError, Visibility};
 
+use super::restraint::Restraint;
 use super::story::{Shares, Source};
 use crate::registry::sendfile::MappedFile;
 use crate::sources::Sender;
@@ -90,6 +91,7 @@ pub(crate) struct FlightIo {
     catching_up: AtomicBool,
     shares: Mutex<Shares>,
     senders: Mutex<Vec<Sender>>,
+    restraint: Restraint,
     /// The repositories whose registry has said that they have the blob, and how it was asked.
     vouched: Mutex<Vec<(Scope, Visibility)>>,
 }
@@ -147,6 +149,7 @@ impl FlightIo {
             catching_up: AtomicBool::new(false),
             shares: Mutex::default(),
             senders: Mutex::default(),
+            restraint: Restraint::default(),
             vouched: Mutex::default(),
         }
     }
@@ -219,6 +222,11 @@ impl FlightIo {
     /// Who has sent bytes; no more than there are sources for the repositories that wait.
     pub fn senders(&self) -> Vec<Sender> {
         self.senders.lock().clone()
+    }
+
+    /// What holds its bytes back.
+    pub fn restraint(&self) -> &Restraint {
+        &self.restraint
     }
 
     // ---- writing ----

@@ -14,10 +14,12 @@ use shoal_engine::Digest;
 use shoal_engine::pieces::last_piece_start;
 use shoal_engine::retry::{self, Verdict, View};
 use tokio::sync::{Semaphore, mpsc};
+use tracing::Instrument as _;
 
 use super::flight::{FlightIo, function};
 use crate::node::{Asked, Cause};
 use crate::sources::{Sender, Sources};
+use crate::trace::TARGET;
 
 /// Chunks between upstream and one client.
 const CHUNKS_MAX: usize = 8;
@@ -69,14 +71,18 @@ impl PassThrough {
     pub fn start(&self, rest: Rest) -> mpsc::Receiver<Result<Bytes, PassError>> {
         let (chunks, receiver) = mpsc::channel(CHUNKS_MAX);
         let this = self.clone();
-        tokio::spawn(async move {
+        let span = tracing::info_span!(
+            target: TARGET, "pass", shoal.digest = %rest.digest, shoal.start = rest.from, shoal.end = rest.range.end
+        );
+        let passed = async move {
             tokio::select! {
                 result = this.run(&rest, &chunks) => if let Err(error) = result {
                     let _ = chunks.send(Err(error)).await;
                 },
                 () = chunks.closed() => {}
             }
-        });
+        };
+        tokio::spawn(passed.instrument(span));
         receiver
     }
 

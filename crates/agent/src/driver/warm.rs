@@ -9,11 +9,12 @@ use std::time::{Duration, Instant, SystemTime};
 use shoal_engine::io::WarmTally;
 use shoal_engine::peer::PeerId;
 use shoal_engine::swarm::warm::blobs::Standing;
-use shoal_engine::wire::WarmFault;
+use shoal_engine::wire::{Pace, WarmFault};
 use shoal_engine::{Digest, Input, Scope, WarmSetId};
 use tokio::sync::watch;
 
 use super::{Command, Driver, Handle};
+use crate::rate;
 
 /// What is to be warmed, see [`Input::Warm`].
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct WarmOrder {
     pub deadline: Duration,
     /// Seconds since 1970, or 0.
     pub keep_until: u64,
+    /// How fast.
+    pub pace: Pace,
 }
 
 /// How far a set is.
@@ -65,6 +68,34 @@ impl Watched {
     }
 }
 
+/// What this node receives of each set that is held back, for as long as one of its blobs is.
+#[derive(Default)]
+pub(super) struct Paces {
+    by_set: HashMap<WarmSetId, (rate::Pace, HashSet<Digest>)>,
+}
+
+impl Paces {
+    /// The pace that a blob shares with the others of its set.
+    fn share(&mut self, digest: Digest, set: WarmSetId, bytes_per_second: u64) -> rate::Pace {
+        let (pace, blobs) = self.by_set.entry(set).or_default();
+        blobs.insert(digest);
+        pace.set(Some(bytes_per_second));
+        let pace = pace.clone();
+        self.leave(&digest, Some(set));
+        pace
+    }
+
+    /// A blob is not held back any more, but for the set that is named.
+    pub fn leave(&mut self, digest: &Digest, but: Option<WarmSetId>) {
+        self.by_set.retain(|set, (_, blobs)| {
+            but == Some(*set) || {
+                blobs.remove(digest);
+                !blobs.is_empty()
+            }
+        });
+    }
+}
+
 impl Handle {
     /// Begins a set, or adds to it; `None` when the driver has ended. The news end with `over`.
     pub(crate) async fn warm(&self, order: WarmOrder) -> Option<watch::Receiver<WarmNews>> {
@@ -84,10 +115,10 @@ impl Handle {
 
 impl Driver {
     pub(super) fn warm(&mut self, order: WarmOrder) -> watch::Receiver<WarmNews> {
-        let WarmOrder { set, blobs, scope, targets, deadline, keep_until } = order;
+        let WarmOrder { set, blobs, scope, targets, deadline, keep_until, pace } = order;
         let news = self.watched.begin(set);
         tracing::info!(%scope, blobs = blobs.len(), targets = targets.len(), ?deadline, "warming begins");
-        self.handle_input(Input::Warm { set, blobs, scope, targets, deadline, keep_until });
+        self.handle_input(Input::Warm { set, blobs, scope, targets, deadline, keep_until, pace });
         news
     }
 
@@ -102,6 +133,22 @@ impl Driver {
         // A set that is not known was not taken on: all failed for one reason.
         let refused = members.is_empty().then(|| tally.failures.first().map(|(_, why)| *why)).flatten();
         self.watched.tell(set, WarmNews { members, tally, refused, over });
+    }
+
+    /// How fast a blob may come that nothing but warm sets wants.
+    pub(super) fn pace(&mut self, digest: Digest, pace: Option<(WarmSetId, Pace)>) {
+        let Some(flight) = self.flights.get(&digest) else { return };
+        let (upstream, of_set) = match pace {
+            Some((set, pace)) if pace.per_node > 0 => {
+                (pace.upstream, Some(self.paces.share(digest, set, pace.per_node)))
+            }
+            other => {
+                self.paces.leave(&digest, None);
+                (other.map_or(0, |(_, pace)| pace.upstream), None)
+            }
+        };
+        tracing::debug!(digest = %digest.short(), upstream, shares = of_set.is_some(), "a blob's pace");
+        flight.restraint().set(upstream, of_set);
     }
 
     /// A blob of a warm set is to be kept for a while.

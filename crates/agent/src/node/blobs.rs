@@ -13,6 +13,7 @@ use super::{BlobReply, Cause, Inner, Part, PullError, on_disk, pull_error};
 use crate::driver::{BlobBody, Ending, Opened};
 use crate::metrics::Served;
 use crate::registry::sendfile::MappedFile;
+use crate::trace::TARGET;
 
 /// Times a blob that the engine says is stored may be gone again when it is read. Eviction never takes what is in
 /// use, so once is already unlikely.
@@ -97,7 +98,10 @@ impl Inner {
             let Some(blob) = store.get(&digest, SystemTime::now())? else { return Ok(None) };
             Ok(Some((blob, proof::standing(store, &terms, &digest)?)))
         });
-        found.await.flatten()
+        let found = found.await.flatten();
+        // Not a span of its own: a hit is done sooner than a span is made.
+        tracing::info!(target: TARGET, found = found.is_some(), "looked into the store");
+        found
     }
 
     fn stored_reply(&self, blob: Blob, part: Part) -> Result<BlobReply, PullError> {

@@ -10,12 +10,14 @@ use bytes::Bytes;
 use shoal_engine::tags::{self, Belief};
 use shoal_engine::{Digest, Reference, Registry, Scope, SourceFault, Tag};
 use shoal_store::{Blob, Content, Home, TagRecord, Visibility};
+use tracing::{Instrument as _, field};
 
 use super::access::Admitted;
 use super::proof::{self, Standing};
-use super::{FetchError, Inner, ManifestReply, PullError, on_disk, pull_error};
+use super::{FetchError, Inner, ManifestReply, PullError, display_reference, on_disk, pull_error};
 use crate::manifest::{self, Kind};
 use crate::metrics::Served;
+use crate::trace::{self, TARGET};
 use crate::upstream::{ManifestGet, ManifestHead};
 
 /// What is fetched once for everybody: a manifest by reference, or only the digest behind a tag.
@@ -118,12 +120,16 @@ impl Inner {
                 let by_digest = self.manifest_by_digest(admitted, fetched.digest).await?;
                 Ok(ManifestReply { max_age: Some(ttl), ..by_digest })
             }
-            Err(error) => match record {
-                Some(record) if policy.serves_stale(&error.fault, age, ttl) => {
-                    self.stale(admitted, tag, &record, body, error).await
+            Err(error) => {
+                let known = match record {
+                    Some(record) if policy.serves_stale(&error.fault, age, ttl) => Some(record),
+                    _ => self.remembered_by_homes(admitted, tag, &error.fault).await,
+                };
+                match known {
+                    Some(record) => self.stale(admitted, tag, &record, body, error).await,
+                    None => Err(error.pull),
                 }
-                _ => Err(error.pull),
-            },
+            }
         }
     }
 
@@ -228,7 +234,22 @@ impl Inner {
             let (this, admitted, key) = (Arc::clone(self), admitted.clone(), key.clone());
             Box::pin(async move { this.fetch_and_store(&admitted, &key.reference, key.body).await })
         };
-        let fetched = self.manifests.run_until_done(key.clone(), fetch, FetchError::is_worth_a_retry).await;
+        let span = tracing::info_span!(
+            target: TARGET,
+            "resolve",
+            shoal.reference = display_reference(&key.scope, &key.reference),
+            shoal.outcome = field::Empty,
+            otel.status_code = field::Empty,
+            otel.status_description = field::Empty
+        );
+        let fetched = self.manifests.run_until_done(key.clone(), fetch, FetchError::is_worth_a_retry);
+        let fetched = fetched.instrument(span.clone()).await;
+        match &fetched {
+            Ok(_) => trace::outcome(&span, Ok::<_, &PullError>("found")),
+            Err(error) => {
+                trace::outcome(&span, Err(error.as_ref().map_or(&PullError::Draining, |error| &error.pull)))
+            }
+        }
         fetched.map_err(|error| {
             error.unwrap_or_else(|| FetchError {
                 fault: SourceFault::Transient,
@@ -276,7 +297,7 @@ impl Inner {
             .await;
         }
         if let Reference::Tag(tag) = reference {
-            self.remember_tag(&admitted.asked.scope, tag, &fetched).await;
+            self.remember_tag(&admitted.asked.scope, tag, &fetched, Duration::ZERO).await;
         }
         Ok(fetched)
     }
@@ -325,7 +346,12 @@ impl Inner {
 
     /// What a source told of a tag, if it may move it. Where it contradicts somebody whose word counts more the registry
     /// itself decides; while that cannot be asked, the error leads to the last known answer (T4).
-    async fn believed(&self, admitted: &Admitted, tag: &Tag, told: Fetched) -> Result<Fetched, FetchError> {
+    pub(super) async fn believed(
+        &self,
+        admitted: &Admitted,
+        tag: &Tag,
+        told: Fetched,
+    ) -> Result<Fetched, FetchError> {
         let Some(known) = self.tag_record(admitted, tag).await else { return Ok(told) };
         let upstream = self.parts.sources.upstream();
         let asked = &admitted.asked;
@@ -435,13 +461,14 @@ impl Inner {
         Some(Fetched { digest, media_type, size, bytes: Some(bytes), ttl, visibility, mirror: None })
     }
 
-    async fn remember_tag(&self, scope: &Scope, tag: &Tag, fetched: &Fetched) {
+    /// `age` is how long ago the source said so.
+    pub(super) async fn remember_tag(&self, scope: &Scope, tag: &Tag, fetched: &Fetched, age: Duration) {
         let now = SystemTime::now();
         let record = TagRecord {
             digest: fetched.digest,
             media_type: fetched.media_type.clone(),
             size: fetched.size,
-            checked_at: now,
+            checked_at: now.checked_sub(age).unwrap_or(now),
             expires_at: now + fetched.ttl,
             visibility: fetched.visibility,
             mirror: fetched.mirror.clone(),

@@ -4,11 +4,11 @@
 //! bytes only as far as they match their digest; a request with a client's token is not passed on.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use shoal_engine::{Digest, Reference, Scope, SourceFault};
-use shoal_store::Visibility;
+use shoal_engine::{Digest, Reference, Scope, SourceFault, Tag};
+use shoal_store::{TagRecord, Visibility};
 
 use super::access::Admitted;
 use super::manifests::Fetched;
@@ -41,7 +41,7 @@ impl Node {
             // Whoever has to make do with what is out of date decides that for itself.
             return None;
         }
-        let (visibility, mirror) = self.0.known_of(&admitted, reference, &reply.digest).await?;
+        let (visibility, mirror, age) = self.0.known_of(&admitted, reference, &reply.digest).await?;
         let answer = Answer {
             digest: reply.digest.to_string(),
             media_type: reply.media_type,
@@ -49,8 +49,56 @@ impl Node {
             ttl_ms: reply.max_age.unwrap_or_default().as_millis() as u64,
             visibility: written(visibility).into(),
             mirror,
+            age_ms: age.map(|age| age.as_millis() as u64),
         };
         Some((answer, reply.bytes.filter(|_| body)))
+    }
+
+    /// What another member tells of a tag whose home this node is. It is taken as if this node had asked that member, unless
+    /// what is known here is younger.
+    pub(crate) async fn tag_from_member(&self, scope: Scope, tag: Tag, answer: Answer) {
+        let reference = Reference::Tag(tag.clone());
+        let Some(admitted) = self.admit_member(scope, &Sought::Manifest(reference)).await else { return };
+        let Some((told, age)) =
+            Inner::told(answer, None).filter(|(told, _)| admitted.suffices(told.visibility))
+        else {
+            return;
+        };
+        let known = self.0.tag_record(&admitted, &tag).await;
+        let known_age = known.and_then(|known| SystemTime::now().duration_since(known.checked_at).ok());
+        if !admitted.stores || known_age.is_some_and(|known| known <= age) {
+            return;
+        }
+        if let Ok(believed) = self.0.believed(&admitted, &tag, told).await {
+            self.0.remember_tag(&admitted.asked.scope, &tag, &believed, age).await;
+        }
+    }
+
+    /// Tells the homes of a tag what it points to, so that they still know it when its source is down. For a tag that all nodes
+    /// are to serve although they have never asked for it.
+    pub(crate) fn spread_tag(&self, scope: &Scope, tag: &Tag) {
+        let (inner, scope, tag) = (Arc::clone(&self.0), scope.clone(), tag.clone());
+        tokio::spawn(async move {
+            let Some(swarm) = &inner.parts.swarm else { return };
+            let asked = Asked::without_token(scope.clone());
+            let Ok(admitted) =
+                inner.access.admit(&asked, &Sought::Manifest(Reference::Tag(tag.clone()))).await
+            else {
+                return;
+            };
+            let Some(record) = inner.tag_record(&admitted, &tag).await else { return };
+            let now = SystemTime::now();
+            let answer = Answer {
+                digest: record.digest.to_string(),
+                media_type: record.media_type,
+                size: record.size,
+                ttl_ms: record.expires_at.duration_since(now).unwrap_or_default().as_millis() as u64,
+                visibility: written(record.visibility).into(),
+                mirror: record.mirror.map(|mirror| mirror.to_string()),
+                age_ms: Some(now.duration_since(record.checked_at).unwrap_or_default().as_millis() as u64),
+            };
+            swarm.tell_tag(&scope, &tag, answer).await;
+        });
     }
 
     /// How big a blob is, for another member. Those who ask at the same time cost upstream one request.
@@ -90,18 +138,7 @@ impl Inner {
             return None;
         }
         let (answer, bytes) = swarm.ask(&admitted.asked.scope, reference, body).await?;
-        let fetched = Fetched {
-            digest: answer.digest.parse().ok()?,
-            media_type: answer.media_type,
-            size: answer.size,
-            bytes,
-            ttl: Duration::from_millis(answer.ttl_ms),
-            visibility: read(&answer.visibility)?,
-            mirror: match answer.mirror {
-                Some(mirror) => Some(mirror.parse().ok()?),
-                None => None,
-            },
-        };
+        let (fetched, _) = Self::told(answer, bytes)?;
         let is_asked_for = match reference {
             Reference::Digest(digest) => *digest == fetched.digest,
             Reference::Tag(_) => true,
@@ -117,16 +154,59 @@ impl Inner {
         None
     }
 
-    /// How something that was just answered is known, for another member. For a tag also the mirror that told.
+    /// What the homes of a tag remember of it, remembered here as well; `None` if nobody does, or what they have is too old for
+    /// what its source has failed with.
+    pub(super) async fn remembered_by_homes(
+        &self,
+        admitted: &Admitted,
+        tag: &Tag,
+        fault: &SourceFault,
+    ) -> Option<TagRecord> {
+        let swarm = self.parts.swarm.as_ref().filter(|_| admitted.asks_members && admitted.stores)?;
+        // Others would refuse it as well, and it costs them time.
+        if admitted.asked.bearer.is_some() || !self.settings.tags.serves_stale(fault, None, Duration::ZERO) {
+            return None;
+        }
+        let answer = swarm.ask_remembered(&admitted.asked.scope, tag).await?;
+        let (told, age) = Self::told(answer, None)?;
+        let is_young = self.settings.tags.serves_stale(fault, Some(age), Duration::ZERO);
+        if !is_young || !admitted.suffices(told.visibility) {
+            return None;
+        }
+        self.remember_tag(&admitted.asked.scope, tag, &told, age).await;
+        self.tag_record(admitted, tag).await
+    }
+
+    /// A member's answer, and for a tag how long ago its source said so.
+    fn told(answer: Answer, bytes: Option<Bytes>) -> Option<(Fetched, Duration)> {
+        let mirror = match answer.mirror {
+            Some(mirror) => Some(mirror.parse().ok()?),
+            None => None,
+        };
+        let fetched = Fetched {
+            digest: answer.digest.parse().ok()?,
+            media_type: answer.media_type,
+            size: answer.size,
+            bytes,
+            ttl: Duration::from_millis(answer.ttl_ms),
+            visibility: read(&answer.visibility)?,
+            mirror,
+        };
+        Some((fetched, Duration::from_millis(answer.age_ms.unwrap_or_default())))
+    }
+
+    /// How something that was just answered is known, for another member. For a tag also the mirror that told, and how long ago
+    /// that was.
     async fn known_of(
         &self,
         admitted: &Admitted,
         reference: &Reference,
         digest: &Digest,
-    ) -> Option<(Visibility, Option<String>)> {
+    ) -> Option<(Visibility, Option<String>, Option<Duration>)> {
         if let Reference::Tag(tag) = reference {
             let record = self.tag_record(admitted, tag).await?;
-            return Some((record.visibility, record.mirror.map(|mirror| mirror.to_string())));
+            let age = SystemTime::now().duration_since(record.checked_at).unwrap_or_default();
+            return Some((record.visibility, record.mirror.map(|mirror| mirror.to_string()), Some(age)));
         }
         let (scope, digest) = (admitted.asked.scope.clone(), *digest);
         let linked = on_disk(&self.parts.store, move |store| {
@@ -134,7 +214,7 @@ impl Inner {
             let any = store.links(&digest)?.iter().any(|(_, found)| *found == Visibility::Public);
             Ok(if any { Some(Visibility::Public) } else { own })
         });
-        linked.await.flatten().map(|visibility| (visibility, None))
+        linked.await.flatten().map(|visibility| (visibility, None, None))
     }
 }
 

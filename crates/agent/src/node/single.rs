@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 /// Times a waiter leads after leaders before it have failed.
 const LEADS_MAX: usize = 3;
@@ -55,13 +56,14 @@ where
                     waiting.insert(key.clone(), receiver.clone());
                     let entry = Entry { waiting: Arc::clone(&self.0), key };
                     let work = work();
-                    tokio::spawn(async move {
+                    let done = async move {
                         let value = work.await;
                         // Removed before the result is told: who comes now begins anew.
                         drop(entry);
                         let alone = sender.receiver_count() <= 1;
                         let _ = sender.send(Some((value, alone)));
-                    });
+                    };
+                    tokio::spawn(done.in_current_span());
                     (true, receiver)
                 }
             }

@@ -2,6 +2,7 @@
 
 use futures_util::{StreamExt as _, stream};
 use shoal_engine::peer::PeerId;
+use shoal_engine::{Digest, Reference};
 
 use super::{Node, on_disk};
 use crate::stock::{self, Deed, Name, NodeStock, StockAnswer, StockError, StockReport, StockRequest};
@@ -23,8 +24,30 @@ impl Node {
             // A tag is known where it was asked for; its blobs may be anywhere.
             let look = StockRequest { deed: Deed::Look, ..request.clone() };
             request.also = stock::meanings(&request, &self.ask_all(&look, names.clone()).await);
+        } else if !request.cluster && request.also.is_empty() && names.iter().any(Name::is_tag) {
+            request.also = self.known_to_homes(&names).await;
         }
         Ok(StockAnswer { nodes: self.ask_all(&request, names).await })
+    }
+
+    /// What tags mean that were never asked for here: a node that was warmed has their blobs all the same.
+    async fn known_to_homes(&self, names: &[Name]) -> Vec<Vec<Digest>> {
+        let known = names.iter().map(|name| async move {
+            let swarm = self.0.parts.swarm.as_ref()?;
+            let Name::Image(image) = name else { return None };
+            let (Some(Reference::Tag(tag)), scope) = (image.reference(), image.scope.clone()) else {
+                return None;
+            };
+            let (own_scope, own_tag) = (scope.clone(), tag.clone());
+            let own =
+                on_disk(&self.0.parts.store, move |store| store.tag(&own_scope, &own_tag)).await.flatten();
+            match own {
+                Some(_) => None,
+                None => swarm.ask_remembered(&scope, &tag).await?.digest.parse().ok(),
+            }
+        });
+        let known: Vec<Option<Digest>> = futures_util::future::join_all(known).await;
+        known.into_iter().map(Vec::from_iter).collect()
     }
 
     async fn ask_all(&self, request: &StockRequest, names: Vec<Name>) -> Vec<NodeStock> {

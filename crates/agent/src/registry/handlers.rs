@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method};
 use shoal_engine::{Digest, Reference};
+use tracing::{Instrument as _, Span, field};
 
 use crate::metrics::Metrics;
 use crate::node::{Asked, Cause, Listing, ManifestReply, Part, PullError};
@@ -26,6 +27,7 @@ use crate::registry::range::{self, Resolved, Wanted};
 use crate::registry::record::{Named, Record, Sent};
 use crate::registry::respond::{self, Content, Freshness};
 use crate::registry::{Blob, FrontSettings, Pulls, conditional};
+use crate::trace::{self, TARGET};
 use crate::upstream;
 
 /// One listener's view of the node.
@@ -47,8 +49,9 @@ impl<P: Pulls> Front<P> {
 pub async fn serve<P: Pulls>(State(front): State<Arc<Front<P>>>, request: Request) -> Response {
     let (head, _unread) = request.into_parts();
     let client = head.extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip().to_canonical());
-    let mut record = Record::begin(Arc::clone(&front.metrics), head.method.clone(), client);
-    let response = match front.route(&head, client, &mut record).await {
+    let span = request_span(&head);
+    let mut record = Record::begin(Arc::clone(&front.metrics), head.method.clone(), client, span.clone());
+    let response = match front.route(&head, client, &mut record).instrument(span).await {
         Ok(response) => response,
         Err(refusal) => {
             // What is sent now is our own text, not content.
@@ -60,6 +63,33 @@ pub async fn serve<P: Pulls>(State(front): State<Arc<Front<P>>>, request: Reques
     let (answer, body) = response.into_parts();
     let body = record.answered(answer.status, body);
     Response::from_parts(answer, body)
+}
+
+/// The span of a request, in its client's trace if it has one. What becomes known later is for the record to add.
+fn request_span(head: &Parts) -> Span {
+    let span = tracing::info_span!(
+        target: TARGET,
+        "request",
+        otel.kind = "server",
+        otel.name = field::Empty,
+        otel.status_code = field::Empty,
+        otel.status_description = field::Empty,
+        http.request.method = head.method.as_str(),
+        http.response.status_code = field::Empty,
+        shoal.registry = field::Empty,
+        shoal.repository = field::Empty,
+        shoal.reference = field::Empty,
+        shoal.source = field::Empty,
+        shoal.bytes = field::Empty,
+        shoal.outcome = field::Empty
+    );
+    if !span.is_disabled() {
+        // A name has to be there before anything is below it.
+        let (kind, _) = path::parse(head.uri.path(), head.uri.query(), None);
+        span.record("otel.name", format!("{} {}", head.method, kind.as_str()));
+        trace::adopt(&span, &head.headers);
+    }
+    span
 }
 
 /// A request whose target is known.

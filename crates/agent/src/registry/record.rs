@@ -2,6 +2,7 @@
 //! its body was taken, or the body was dropped before. A request whose client leaves before there is an answer is
 //! written as well.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::pin::Pin;
@@ -14,9 +15,11 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use shoal_engine::{Digest, Reference, Scope};
+use tracing::{Span, field};
 
 use crate::metrics::{Metrics, Served};
 use crate::registry::path::Kind;
+use crate::trace;
 
 /// Target of the request lines, for filters.
 pub const TARGET: &str = "shoal::request";
@@ -28,6 +31,15 @@ pub enum Named {
     Manifest(Reference),
     /// A blob, or the subject of referrers.
     Digest(Digest),
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Named::Manifest(Reference::Tag(tag)) => tag.fmt(f),
+            Named::Manifest(Reference::Digest(digest)) | Named::Digest(digest) => digest.fmt(f),
+        }
+    }
 }
 
 /// The part of the content that is sent.
@@ -50,6 +62,7 @@ pub struct Record {
     bytes: u64,
     bytes_expected: u64,
     is_cut: bool,
+    span: Span,
     /// Endpoint.
     pub kind: Kind,
     /// Registry and repository.
@@ -66,7 +79,7 @@ pub struct Record {
 
 impl Record {
     /// A request has arrived.
-    pub fn begin(metrics: Arc<Metrics>, method: Method, client: Option<IpAddr>) -> Self {
+    pub fn begin(metrics: Arc<Metrics>, method: Method, client: Option<IpAddr>, span: Span) -> Self {
         Record {
             metrics,
             method,
@@ -76,6 +89,7 @@ impl Record {
             bytes: 0,
             bytes_expected: 0,
             is_cut: false,
+            span,
             kind: Kind::Other,
             scope: None,
             named: None,
@@ -113,6 +127,7 @@ impl Drop for Record {
         {
             self.metrics.served(source, self.bytes);
         }
+        self.end_span();
         if !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
             return;
         }
@@ -140,8 +155,39 @@ impl Drop for Record {
             seconds = self.begun.elapsed().as_secs_f64(),
             error = self.failure.as_deref(),
             ended = self.ended(),
+            trace = trace::id(&self.span),
             "request"
         );
+    }
+}
+
+impl Record {
+    fn end_span(&self) {
+        let span = &self.span;
+        if span.is_disabled() {
+            return;
+        }
+        if let Some((status, _)) = self.answered {
+            span.record("http.response.status_code", status.as_u16());
+        }
+        if let Some(scope) = &self.scope {
+            span.record("shoal.registry", scope.registry.as_str());
+            span.record("shoal.repository", scope.repository.as_str());
+        }
+        if let Some(named) = &self.named {
+            span.record("shoal.reference", field::display(named));
+        }
+        if let Some(source) = self.source {
+            span.record("shoal.source", source.as_str());
+        }
+        span.record("shoal.bytes", self.bytes);
+        span.record("shoal.outcome", self.ended());
+        let is_error = self.is_cut || self.answered.is_some_and(|(status, _)| status.is_server_error());
+        if let Some(failure) = self.failure.as_deref().filter(|_| is_error) {
+            span.record("otel.status_code", "ERROR");
+            span.record("otel.status_description", failure);
+        }
+        trace::end(span);
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Json, State};
+use axum::extract::{DefaultBodyLimit, Extension, Json, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -23,25 +23,32 @@ use shoal_engine::engine::alone_spread;
 use shoal_engine::homes::{homes, tag_homes};
 use shoal_engine::limits::WARM_BLOBS_MAX;
 use shoal_engine::peer::PeerId;
-use shoal_engine::{Digest, Reference, Scope};
+use shoal_engine::{Digest, Reference, Scope, Tag};
+use tracing::{Instrument as _, Span};
 
 use super::Swarm;
 use super::dial::Connection;
 use super::serve::Peer;
-use crate::driver::{Book, Handle, Naming};
+use crate::driver::{Book, Handle, Naming, brief_name};
 use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::node::{Held, Node};
 use crate::stock::{self, StockReport, StockRequest};
+use crate::trace::TARGET;
+use crate::warm::{Order, Warmer};
 
 /// Where a manifest is asked for.
 const MANIFEST_PATH: &str = "/shoal/1/manifest";
+/// Where a home is told what a tag points to.
+const TAG_PATH: &str = "/shoal/1/tag";
+/// Longest answer to that, which says nothing.
+const TAG_BYTES_MAX: usize = 64;
 /// Where the size of a blob is asked for.
 const SIZE_PATH: &str = "/shoal/1/size";
 /// Where it is asked which blobs a member has.
 const HELD_PATH: &str = "/shoal/1/held";
 /// Longest answer to that: a letter for each blob of a warm set, and room.
 const HELD_BYTES_MAX: usize = WARM_BLOBS_MAX + 1024;
-/// Longest answer to that.
+/// Longest answer to the question for a size.
 const SIZE_BYTES_MAX: usize = 1024;
 /// Where a member is asked to evict or pin images.
 const STOCK_PATH: &str = "/shoal/1/stock";
@@ -49,6 +56,10 @@ const STOCK_PATH: &str = "/shoal/1/stock";
 const STOCK_BYTES_MAX: usize = stock::NAMES_MAX * 1024;
 /// How long a member may take for it: it looks through its store, and unlinks some hundred files.
 const STOCK_TIMEOUT: Duration = Duration::from_secs(20);
+/// Where a member is given a copy of a standing order.
+const ORDER_PATH: &str = "/shoal/1/order";
+/// Longest one: the names of some hundred images, and of all members.
+const ORDER_BYTES_MAX: usize = 1 << 20;
 /// Where a home's book of a blob is asked for.
 const BOOK_PATH: &str = "/shoal/1/book";
 /// Longest answer to that: the names of a few members in full, or of thousands by twelve digits.
@@ -59,6 +70,8 @@ const BOOK_TIMEOUT: Duration = Duration::from_secs(1);
 const ANSWER_HEADER: &str = "shoal-manifest";
 /// How long a member waits for the home before it asks upstream itself: about what a registry takes on a bad day.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a home may take to say what it remembers, or to be told: it has to ask nobody.
+const REMEMBERED_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time in which a home has mostly asked the registry itself.
 const HOME_PATIENCE: Duration = Duration::from_millis(400);
 
@@ -126,6 +139,18 @@ pub struct Answer {
     pub visibility: String,
     /// The mirror that told of the tag, if it was one.
     pub mirror: Option<String>,
+    /// For a tag: how long ago its source was asked, milliseconds. Older members do not tell.
+    #[serde(default)]
+    pub age_ms: Option<u64>,
+}
+
+/// What somebody who has resolved a tag tells its homes, so that they know it when its source cannot be asked any more.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ToldTag {
+    #[serde(flatten)]
+    repository: Where,
+    tag: String,
+    answer: Answer,
 }
 
 /// Which blob's size a member wants to know.
@@ -195,7 +220,8 @@ impl Swarm {
         let begun = tokio::time::Instant::now();
         for home in to_ask {
             let left = ASK_TIMEOUT.saturating_sub(begun.elapsed());
-            let asked = self.ask_home(home, scope, reference, (body, stored));
+            let asked =
+                self.ask_home(home, scope, reference, (body, stored)).instrument(question_span(&home));
             match tokio::time::timeout(left, asked).await {
                 Ok(Ok(answer)) => return Some(answer),
                 Ok(Err(why)) => tracing::debug!(?home, %scope, %why, "the home of a manifest could not tell"),
@@ -206,6 +232,44 @@ impl Swarm {
             }
         }
         None
+    }
+
+    /// What the homes of a tag remember of it, however old: the youngest of what they say. For when its source cannot be asked.
+    pub(crate) async fn ask_remembered(&self, scope: &Scope, tag: &Tag) -> Option<Answer> {
+        let reference = Reference::Tag(tag.clone());
+        let asked = self.other_homes(scope, &reference).into_iter().map(|home| {
+            let asked = self.ask_home(home, scope, &reference, (false, true));
+            async move { Some(tokio::time::timeout(REMEMBERED_TIMEOUT, asked).await.ok()?.ok()?.0) }
+        });
+        let answers = futures_util::future::join_all(asked).await;
+        answers
+            .into_iter()
+            .flatten()
+            .filter(|answer| answer.age_ms.is_some())
+            .min_by_key(|answer| answer.age_ms)
+    }
+
+    /// Tells the homes of a tag what it points to. Whoever cannot be told does not know it then.
+    pub(crate) async fn tell_tag(&self, scope: &Scope, tag: &Tag, answer: Answer) {
+        let told = ToldTag { repository: Where::of(scope), tag: tag.to_string(), answer };
+        let telling = self.other_homes(scope, &Reference::Tag(tag.clone())).into_iter().map(|home| {
+            let told = &told;
+            async move {
+                let asked = self.ask_json::<()>(home, TAG_PATH, told, TAG_BYTES_MAX);
+                match tokio::time::timeout(REMEMBERED_TIMEOUT, asked).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(why)) => {
+                        tracing::debug!(?home, %scope, %tag, %why, "the home of a tag was not told")
+                    }
+                    Err(_) => tracing::debug!(?home, %scope, %tag, "the home of a tag does not answer"),
+                }
+            }
+        });
+        futures_util::future::join_all(telling).await;
+    }
+
+    fn other_homes(&self, scope: &Scope, reference: &Reference) -> Vec<PeerId> {
+        self.homes_of(scope, reference).into_iter().filter(|home| *home != self.me()).collect()
     }
 
     fn homes_of(&self, scope: &Scope, reference: &Reference) -> Vec<PeerId> {
@@ -228,6 +292,7 @@ impl Swarm {
         let home = homes(digest, &self.roster()).first().filter(|home| *home != self.me())?;
         let question = SizeQuestion { repository: Where::of(scope), digest: digest.to_string() };
         let asked = self.ask_json::<SizeAnswer>(home, SIZE_PATH, &question, SIZE_BYTES_MAX);
+        let asked = asked.instrument(question_span(&home));
         match tokio::time::timeout(ASK_TIMEOUT, asked).await {
             Ok(Ok(answer)) => Some(answer.size),
             Ok(Err(why)) => {
@@ -267,6 +332,19 @@ impl Swarm {
             Ok(Ok(done)) => done,
             Ok(Err(why)) => Err(format!("it cannot be asked: {why}")),
             Err(_) => Err(format!("it did not answer within {STOCK_TIMEOUT:?}")),
+        }
+    }
+
+    /// Gives a member a copy of a standing order; what it knows better of it. `None` if it does not answer.
+    pub(crate) async fn tell_order(&self, peer: PeerId, order: &Order) -> Option<Option<Order>> {
+        let told = self.ask_json::<Option<Order>>(peer, ORDER_PATH, order, ORDER_BYTES_MAX);
+        match tokio::time::timeout(ASK_TIMEOUT, told).await {
+            Ok(Ok(newer)) => Some(newer),
+            Ok(Err(why)) => {
+                tracing::debug!(?peer, %why, "a member does not take a copy of a request to warm");
+                None
+            }
+            Err(_) => None,
         }
     }
 
@@ -332,14 +410,28 @@ impl Swarm {
     }
 }
 
+/// The wait for a home's answer, in a pull's trace.
+fn question_span(home: &PeerId) -> Span {
+    tracing::info_span!(target: TARGET, "question", otel.kind = "client", shoal.member = brief_name(home))
+}
+
 /// What other members may ask for here.
-pub fn router(node: Node, driver: Handle) -> Router {
+pub fn router(node: Node, driver: Handle, warmer: Warmer) -> Router {
     let nodes = Router::new()
         .route(MANIFEST_PATH, post(manifest))
+        .route(TAG_PATH, post(tag))
         .route(SIZE_PATH, post(size))
         .route(HELD_PATH, post(held))
         .route(STOCK_PATH, post(stock));
-    nodes.with_state(node).merge(Router::new().route(BOOK_PATH, post(book)).with_state(driver))
+    let orders = Router::new().route(ORDER_PATH, post(order)).layer(DefaultBodyLimit::max(ORDER_BYTES_MAX));
+    nodes
+        .with_state(node)
+        .merge(Router::new().route(BOOK_PATH, post(book)).with_state(driver))
+        .merge(orders.with_state(warmer))
+}
+
+async fn order(State(warmer): State<Warmer>, Json(order): Json<Order>) -> Json<Option<Order>> {
+    Json(warmer.hear_order(order))
 }
 
 async fn book(State(driver): State<Handle>, Json(question): Json<BookQuestion>) -> Response {
@@ -349,6 +441,14 @@ async fn book(State(driver): State<Handle>, Json(question): Json<BookQuestion>) 
         Some(book) => Json(book).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+async fn tag(State(node): State<Node>, Json(told): Json<ToldTag>) -> Response {
+    let (Some(scope), Ok(tag)) = (told.repository.scope(), told.tag.parse()) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    node.tag_from_member(scope, tag, told.answer).await;
+    Json(()).into_response()
 }
 
 async fn size(State(node): State<Node>, Json(question): Json<SizeQuestion>) -> Response {

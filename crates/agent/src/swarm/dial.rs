@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use http::{Request, Response, header};
+use http::{HeaderName, Request, Response, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -24,7 +24,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use super::wire::PROOF_HEADER;
+use super::wire::{PROOF_HEADER, TRACE_HEADER};
+use crate::trace;
 
 /// Longest time until an address answers. The kernel answers, however busy the member is, and members are near each other:
 /// a pull that waits for more would be quicker without them.
@@ -131,13 +132,16 @@ impl Dialer {
         content_type: &'static str,
         body: Bytes,
     ) -> Result<(Response<Incoming>, Connection), DialError> {
+        let trace = trace::carried();
         let request = || {
-            Request::post(path)
+            let mut request = Request::post(path)
                 .header(header::HOST, "shoal")
                 .header(header::CONTENT_TYPE, content_type)
                 .header(PROOF_HEADER, &self.proof)
                 .body(Full::new(body.clone()))
-                .expect("the parts of the request are valid")
+                .expect("the parts of the request are valid");
+            request.headers_mut().extend(trace.clone().map(|of| (HeaderName::from_static(TRACE_HEADER), of)));
+            request
         };
         // One that was kept may have been closed by the other side just now; that is no fault of anybody's.
         if let Some(mut sender) = self.take(&member.peer)
@@ -191,6 +195,11 @@ impl Dialer {
     /// How long the last connection to a member took to open.
     pub fn latency(&self, peer: &PeerId) -> Option<Duration> {
         self.latencies.lock().get(peer).copied()
+    }
+
+    /// Whether the last attempt to connect to a member failed.
+    pub fn has_failed(&self, peer: &PeerId) -> bool {
+        self.unreachable.lock().contains_key(peer)
     }
 
     fn take(&self, peer: &PeerId) -> Option<Sender> {

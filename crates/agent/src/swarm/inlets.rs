@@ -17,13 +17,15 @@ use shoal_engine::swarm::pieces::piece_bytes;
 use shoal_engine::wire::{Message, Refusal};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{Instrument as _, Span, field};
 
 use super::dial::{Connection, DialError, Dialer};
 use super::outlets::{StreamKey, Wanted};
 use super::wire::{Record, Records, STREAM_PATH, StreamError};
-use crate::driver::{FlightIo, Handle, OfferError};
+use crate::driver::{FlightIo, Handle, OfferError, brief_name};
 use crate::metrics::Metrics;
 use crate::rate::Throttle;
+use crate::trace::{self, TARGET};
 
 /// Bytes of pieces that are on their way into this node at a time, KiB. Sixteen of the largest size.
 const ON_THE_WAY_KIB_MAX: usize = 64 << 10;
@@ -85,6 +87,35 @@ pub struct Subscription {
     pub flight: Arc<FlightIo>,
 }
 
+/// Counts for a span what came; also if the stream is closed in the middle.
+struct Received {
+    span: Span,
+    bytes: u64,
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        self.span.record("shoal.bytes", self.bytes);
+    }
+}
+
+/// Of the current flight.
+fn transfer_span(subscription: &Subscription, class: u8) -> Span {
+    tracing::info_span!(
+        target: TARGET,
+        "transfer",
+        otel.kind = "client",
+        shoal.source = "member",
+        shoal.source.name = brief_name(&subscription.member.peer),
+        shoal.zone = &*subscription.member.zone,
+        shoal.class = class,
+        shoal.bytes = field::Empty,
+        shoal.outcome = field::Empty,
+        otel.status_code = field::Empty,
+        otel.status_description = field::Empty
+    )
+}
+
 impl Inlets {
     pub fn new(dialer: Arc<Dialer>, throttle: Throttle, metrics: Arc<Metrics>) -> Self {
         let room = Semaphore::new(ON_THE_WAY_KIB_MAX);
@@ -105,12 +136,14 @@ impl Inlets {
             id
         };
         let inner = Arc::clone(&self.0);
-        tokio::spawn(async move {
+        let span = transfer_span(&subscription, class);
+        let received = async move {
             let received = tokio::select! {
                 biased;
-                () = cancel.cancelled() => return,
+                () = cancel.cancelled() => return trace::outcome(&Span::current(), Ok::<_, &InletError>("closed")),
                 received = inner.receive(&subscription, size, &handle) => received,
             };
+            trace::outcome(&Span::current(), received.as_ref().map(|()| "complete"));
             if !inner.close(&key, Some(id)) {
                 return;
             }
@@ -128,7 +161,8 @@ impl Inlets {
                 }
             };
             handle.input(input).await;
-        });
+        };
+        tokio::spawn(received.instrument(span));
     }
 
     /// Closes a stream.
@@ -177,6 +211,7 @@ impl Inner {
         let Message::Subscribe { digest, classes, class, .. } = subscription.message else { return Ok(()) };
         let from = subscription.member.peer;
         let mut left = Wanted::of(&subscription.message).map_or(0, |(_, _, wanted)| wanted.pieces);
+        let mut received = Received { span: Span::current(), bytes: 0 };
         while let Some(record) = records.next().await? {
             let (piece, backlog, len) = match record {
                 Record::Piece { piece, backlog, len } => (piece, backlog, len),
@@ -190,11 +225,14 @@ impl Inner {
             if !is_ours || range.start >= range.end || range.end - range.start != u64::from(len) {
                 return Err(InletError::NoSuchPiece(piece));
             }
+            // Before a place in memory is taken, which others need who do not hold back.
+            subscription.flight.restraint().pass(len as usize).await;
             let _room = self.room.acquire_many(len.div_ceil(1024)).await.map_err(|_| InletError::Ending)?;
             self.throttle.pass(len as usize).await;
             let bytes = tokio::time::timeout(PIECE_TIMEOUT, records.bytes(len as usize)).await;
             let bytes = bytes.map_err(|_| InletError::Slow)??;
             self.metrics.peer_received_bytes.inc_by(u64::from(len));
+            received.bytes += u64::from(len);
             let flight = Arc::clone(&subscription.flight);
             let offered = tokio::task::spawn_blocking(move || flight.offer(piece, from, bytes)).await;
             let hash = offered.map_err(|_| InletError::Ending)??;

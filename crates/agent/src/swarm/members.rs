@@ -148,6 +148,7 @@ impl Members {
             match task {
                 Task::Packet { to, bytes } => self.send(&to, bytes),
                 Task::Roster(roster) => self.handle_roster(roster).await,
+                Task::Answered { peer, after } => self.swarm.0.round_trips.add(peer, after),
                 Task::Event(event) => {
                     match &event {
                         Event::Down(_) => self.swarm.0.news.gone(),

@@ -21,12 +21,14 @@ use shoal_engine::wire::{Message, Run};
 use shoal_engine::{Digest, Input, Scope};
 use shoal_store::{Content, Store, Visibility};
 use tokio::sync::mpsc;
+use tracing::{Span, field};
 
 use super::wire;
 use crate::driver::{FlightIo, Handle};
 use crate::metrics::Metrics;
 use crate::rate::Throttle;
 use crate::registry::sendfile::MappedFile;
+use crate::trace;
 
 /// Bytes in one frame: large enough that frames cost nothing, small enough that a piece leaves evenly.
 const FRAME_BYTES_MAX: usize = 256 << 10;
@@ -112,6 +114,8 @@ impl Outlets {
             parcel: None,
             stored: None,
             told: 0,
+            sent: 0,
+            span: Span::current(),
             handle,
         };
         stream::unfold(outlet, Outlet::next)
@@ -167,6 +171,9 @@ struct Outlet {
     stored: Option<Stored>,
     /// Repositories of the flight that have been named.
     told: usize,
+    /// Bytes of pieces that were sent.
+    sent: u64,
+    span: Span,
     handle: Handle,
 }
 
@@ -228,6 +235,7 @@ impl Outlet {
             self.frames.push_back(rest.split_to(rest.len().min(FRAME_BYTES_MAX)));
         }
         self.outlets.0.metrics.peer_sent_bytes.inc_by(len);
+        self.sent += len;
         self.parcel = Some(parcel);
         Ok(())
     }
@@ -253,6 +261,9 @@ impl Outlet {
 impl Drop for Outlet {
     fn drop(&mut self) {
         let (from, digest, class) = self.key;
+        self.span.record("shoal.digest", field::display(digest));
+        self.span.record("shoal.bytes", self.sent);
+        trace::end(&self.span);
         let mut open = self.outlets.0.open.lock();
         let is_current = open.streams.get(&self.key).is_some_and(|(id, _)| *id == self.id);
         if is_current {

@@ -25,13 +25,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
+use tracing::{Instrument as _, Span, field};
 
 use super::dial::settle_socket;
 use super::outlets::{Outlets, Wanted};
 use super::patience::Patient;
-use super::wire::{PROOF_HEADER, STREAM_PATH};
-use crate::driver::Handle;
+use super::wire::{PROOF_HEADER, STREAM_PATH, TRACE_HEADER};
+use crate::driver::{Handle, brief_name};
 use crate::registry::listen::accept_each;
+use crate::trace::{self, TARGET};
 
 /// Connections at a time: a member holds some for each of its streams.
 const CONNECTIONS_MAX: usize = 8192;
@@ -109,9 +111,30 @@ async fn admit(State(admission): State<Arc<Admission>>, request: Request, next: 
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
     let proof = request.headers().get(PROOF_HEADER).and_then(|proof| proof.to_str().ok());
     match (peer, proof) {
-        (Some(peer), Some(proof)) if admission.admits(&peer.0, proof) => next.run(request).await,
+        (Some(peer), Some(proof)) if admission.admits(&peer.0, proof) => {
+            let span = answer_span(&peer, &request);
+            next.run(request).instrument(span).await
+        }
         _ => StatusCode::FORBIDDEN.into_response(),
     }
+}
+
+/// What is done here for a member's request, as a part of its trace; nothing where that has none.
+fn answer_span(peer: &PeerId, request: &Request) -> Span {
+    if !request.headers().contains_key(TRACE_HEADER) {
+        return Span::none();
+    }
+    let span = tracing::info_span!(
+        target: TARGET,
+        "answer",
+        otel.kind = "server",
+        otel.name = format!("answer {}", request.uri().path()),
+        shoal.member = brief_name(peer),
+        shoal.digest = field::Empty,
+        shoal.bytes = field::Empty
+    );
+    trace::adopt(&span, request.headers());
+    span
 }
 
 async fn open_stream(

@@ -12,6 +12,8 @@ use shoal_store::Visibility;
 pub const STREAM_PATH: &str = "/shoal/1/stream";
 /// The header that proves that who asks belongs to the cluster.
 pub const PROOF_HEADER: &str = "shoal-proof";
+/// The header that tells which span of a trace a request belongs to (W3C Trace Context). Clients send it as well.
+pub const TRACE_HEADER: &str = "traceparent";
 
 /// A piece follows: its number, the pieces that wait behind it, its length; each a `u32`, little endian; then its bytes.
 const PIECE: u8 = 0;

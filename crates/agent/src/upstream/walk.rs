@@ -15,6 +15,7 @@ use shoal_engine::mirrors::OnDenied;
 use shoal_engine::walk::{self, Step, View};
 use shoal_engine::{Digest, Scope, SourceFault};
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span, field};
 
 use super::error::{Reason, UpstreamError};
 use super::exchange::Exchange;
@@ -23,6 +24,7 @@ use super::mirrors::MirrorSettings;
 use super::place::Place;
 use super::source::Source;
 use super::trouble::{Trouble, Troubles};
+use crate::trace::{self, TARGET};
 use image::Image;
 
 /// Repositories whose discovered source is remembered.
@@ -215,7 +217,8 @@ where
             let error = UpstreamError::new(&place.source.endpoint, reason);
             return Err(self.failed(at, error, true));
         }
-        let asked = (self.ask)(place.clone());
+        let span = source_span(place);
+        let asked = (self.ask)(place.clone()).instrument(span.clone());
         let result = if is_last {
             asked.await
         } else {
@@ -226,6 +229,7 @@ where
             tokio::time::timeout(limit, asked).await.unwrap_or_else(late)
         };
         place.source.health.note(self.subject.weight, place.is_mirror, &result);
+        trace::outcome(&span, result.as_ref().map(|_| "answered"));
         match result {
             Ok(value) => Ok(value),
             Err(error) => {
@@ -274,6 +278,20 @@ where
             Standing::Limited(pause) => Some(Reason::Limited(pause)),
         }
     }
+}
+
+/// One source's answer, without its body.
+fn source_span(place: &Place) -> Span {
+    tracing::info_span!(
+        target: TARGET,
+        "source",
+        otel.kind = "client",
+        shoal.source = if place.is_mirror { "mirror" } else { "registry" },
+        shoal.source.name = %place.source.registry,
+        shoal.outcome = field::Empty,
+        otel.status_code = field::Empty,
+        otel.status_description = field::Empty
+    )
 }
 
 impl Walker {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use shoal_engine::limits::{WARM_BLOBS_MAX, WARM_GRACE, WARM_SETS_MAX};
 use shoal_engine::peer::{Member, PeerId};
 use shoal_engine::swarm::warm::blobs::Standing;
-use shoal_engine::wire::WarmFault;
+use shoal_engine::wire::{Pace, WarmFault};
 use shoal_engine::{Digest, WarmSetId};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ use super::resolve::{Resolved, resolve};
 use super::status::{
     ImageState, ImageStatus, NodeName, Phase, UNREADY_MAX, Unready, WAITING_MAX, WarmStatus, ZoneStatus, why,
 };
-use super::{Platforms, Wanted, WarmRequest, Warmer, set_id};
+use super::{Platforms, Wanted, Warmer, set_id};
 use crate::driver::{WarmNews, WarmOrder};
 use crate::image::Image;
 use crate::node::{Held, Node};
@@ -47,7 +47,8 @@ const LAST_WORD_MAX: Duration = Duration::from_secs(5);
 /// See the module's head.
 pub(super) struct Job {
     id: String,
-    request: WarmRequest,
+    /// The standing order that it is for; its own name, if it was asked for here.
+    order: String,
     images: Vec<Image>,
     platforms: Platforms,
     targets: Vec<Arc<Member>>,
@@ -55,6 +56,7 @@ pub(super) struct Job {
     deadline: Instant,
     deadline_at: u64,
     keep_until: u64,
+    pace: Pace,
     began: Instant,
     started_at: u64,
     cancelled: CancellationToken,
@@ -94,9 +96,14 @@ impl Progress {
     }
 }
 
+/// A name for a request.
+pub(super) fn new_id() -> String {
+    format!("{:08x}", rand::random::<u32>())
+}
+
 impl Job {
-    pub fn new(request: WarmRequest, wanted: Wanted) -> Self {
-        let Wanted { images, platforms, targets, keep, deadline } = wanted;
+    pub fn new(id: String, order: String, wanted: Wanted) -> Self {
+        let Wanted { images, platforms, targets, keep, deadline, pace } = wanted;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let began = Instant::now();
         let progress = || Progress {
@@ -114,8 +121,8 @@ impl Job {
             upstream: (targets.len() <= ACCOUNTED_MAX).then(|| vec![0; targets.len()]),
         };
         let job = Job {
-            id: format!("{:08x}", rand::random::<u32>()),
-            request,
+            id,
+            order,
             numbers: targets.iter().enumerate().map(|(number, member)| (member.peer, number)).collect(),
             images,
             platforms,
@@ -123,6 +130,7 @@ impl Job {
             deadline: began + deadline,
             deadline_at: (now + deadline).as_secs(),
             keep_until: keep.map_or(0, |keep| (now + keep).as_secs()),
+            pace,
             began,
             started_at: now.as_secs(),
             cancelled: CancellationToken::new(),
@@ -139,8 +147,12 @@ impl Job {
         &self.id
     }
 
-    pub fn request(&self) -> &WarmRequest {
-        &self.request
+    pub fn order(&self) -> &str {
+        &self.order
+    }
+
+    pub fn deadline_at(&self) -> u64 {
+        self.deadline_at
     }
 
     pub fn images(&self) -> &[Image] {
@@ -176,7 +188,7 @@ impl Job {
     pub async fn run(self: Arc<Self>, warmer: Warmer) {
         let swarm = warmer.0.swarm.clone();
         let images = stream::iter(0..self.images.len())
-            .for_each_concurrent(IMAGES_AT_ONCE, |at| self.image(at, &warmer.0.node, swarm.as_ref()));
+            .for_each_concurrent(self.images_at_once(), |at| self.image(at, &warmer.0.node, swarm.as_ref()));
         let phase = tokio::select! {
             () = warmer.0.stop.cancelled() => return,
             () = self.cancelled.cancelled() => Phase::Cancelled,
@@ -199,6 +211,7 @@ impl Job {
             state.took = Some(took);
             state.images.iter_mut().for_each(|image| image.give_up(WarmFault::Cancelled));
         });
+        warmer.0.standing.ended(&self.order, warmer.now());
         let status = self.status();
         tracing::info!(
             id = self.id,
@@ -209,6 +222,11 @@ impl Job {
             elapsed_ms = status.elapsed_ms,
             "a request to warm has ended"
         );
+    }
+
+    /// A pace is that of all images together, so that with one they come one after the other.
+    fn images_at_once(&self) -> usize {
+        if self.pace == Pace::FREE { IMAGES_AT_ONCE } else { 1 }
     }
 
     async fn image(&self, at: usize, node: &Node, swarm: Option<&Swarm>) {
@@ -251,6 +269,7 @@ impl Job {
                 targets: self.targets.iter().map(|member| member.peer).collect(),
                 deadline: self.deadline.saturating_duration_since(Instant::now()),
                 keep_until: self.keep_until,
+                pace: self.pace,
             };
             let Some(mut news) = node.driver().warm(order).await else { return WarmFault::Draining };
             loop {

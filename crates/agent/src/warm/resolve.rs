@@ -171,6 +171,9 @@ pub(super) async fn resolve(
         note: None,
     };
     let digest = walk.manifest(&reference).await?;
+    if let Reference::Tag(tag) = &reference {
+        node.spread_tag(scope, tag);
+    }
     let Walk { mut blobs, manifests, note, .. } = walk;
     blobs.extend(manifests);
     if blobs.len() > WARM_BLOBS_MAX {

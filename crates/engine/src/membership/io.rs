@@ -1,6 +1,7 @@
 //! The boundary of membership, on one screen.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::membership::details::MemberFault;
 use crate::membership::wire::PacketFault;
@@ -47,6 +48,13 @@ pub enum Output {
     },
     /// The list of members is another one from now on.
     Roster(Arc<Roster>),
+    /// A member has answered a probe: how far away it is.
+    Answered {
+        /// The member.
+        peer: PeerId,
+        /// Time from the probe to its answer.
+        after: Duration,
+    },
     /// Something to write into the log.
     Event(Event),
 }

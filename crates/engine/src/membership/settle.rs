@@ -9,7 +9,7 @@ use crate::limits::{FORGET_PAUSE, LOST_MAX};
 use crate::membership::Membership;
 use crate::membership::identity::Identity;
 use crate::membership::io::{Event, Output};
-use crate::membership::wire::{self, ENVELOPE_BYTES, KIND_FEED};
+use crate::membership::wire::{self, ENVELOPE_BYTES, KIND_FEED, KIND_PING};
 use crate::peer::PeerId;
 use crate::time::Time;
 
@@ -27,7 +27,7 @@ impl Membership {
             if data.first() == Some(&KIND_FEED) {
                 self.send_list(now, &to);
             } else {
-                self.send(&to, &data);
+                self.send(now, &to, &data);
             }
         }
         if renewed {
@@ -104,17 +104,20 @@ impl Membership {
             .filter(|member| member.id().peer() != to.peer())
             .cloned()
             .collect();
-        self.compose(KIND_FEED, to, &everybody);
+        self.compose(now, KIND_FEED, to, &everybody);
     }
 
     /// Sends packets of this node's own making.
-    pub(super) fn compose(&mut self, kind: u8, to: &Identity, news: &[foca::Member<Identity>]) {
+    pub(super) fn compose(&mut self, now: Time, kind: u8, to: &Identity, news: &[foca::Member<Identity>]) {
         for packet in wire::compose(kind, self.book.me(), to, news) {
-            self.send(to, &packet);
+            self.send(now, to, &packet);
         }
     }
 
-    fn send(&mut self, to: &Identity, data: &[u8]) {
+    fn send(&mut self, now: Time, to: &Identity, data: &[u8]) {
+        if let [KIND_PING, number, ..] = data {
+            self.probes.sent(now, to.peer(), *number);
+        }
         let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + data.len());
         wire::put_envelope(self.view(), &mut bytes);
         bytes.extend_from_slice(data);

@@ -28,7 +28,7 @@ fn digest() -> Digest {
 }
 
 fn settings() -> Settings {
-    Settings { peer: Some(peer(1)), link: Some(1.25e9), ..Settings::default() }
+    Settings { peer: Some(peer(1)), ..Settings::default() }
 }
 
 fn ms(n: u64) -> Time {
@@ -116,17 +116,17 @@ fn what_is_no_recording_is_refused_with_its_place() {
         (b"".to_vec(), "frame 0, at byte 0: this is not a recording of an engine"),
         (b"{\"scenario\": 1}".to_vec(), "frame 0, at byte 0: this is not a recording of an engine"),
         (MAGIC.to_vec(), "frame 0, at byte 0: the recording ends in the middle: 1 bytes are missing"),
-        (b"shoalrec\x09".to_vec(), "frame 0, at byte 0: the recording has version 9; this program reads 1"),
-        (long, "frame 1, at byte 57: a frame of 4294967295 bytes; at most 16777216 are allowed"),
-        (trailing, "frame 1, at byte 57: 1 bytes follow what the frame holds"),
+        (b"shoalrec\x09".to_vec(), "frame 0, at byte 0: the recording has version 9; this program reads 2"),
+        (long, "frame 1, at byte 48: a frame of 4294967295 bytes; at most 16777216 are allowed"),
+        (trailing, "frame 1, at byte 48: 1 bytes follow what the frame holds"),
         (early, "frame 0, at byte 9: an input before the engine's settings"),
-        (whole[..59].to_vec(), "frame 1, at byte 57: the recording ends in the middle: 2 bytes are missing"),
+        (whole[..50].to_vec(), "frame 1, at byte 48: the recording ends in the middle: 2 bytes are missing"),
     ];
     for (bytes, message) in table {
         assert_eq!(read(&bytes).unwrap_err().to_string(), message);
     }
     let error = read(&malformed).unwrap_err();
-    assert!(error.to_string().starts_with("frame 1, at byte 57: the bytes make no frame"), "{error}");
+    assert!(error.to_string().starts_with("frame 1, at byte 48: the bytes make no frame"), "{error}");
     // Wherever it is cut, it is either a shorter recording or an error, and never a panic.
     for end in 0..whole.len() {
         let _ = read(&whole[..end]);
@@ -145,8 +145,7 @@ fn a_full_recording_says_so_and_ends() {
 }
 
 const GOLDEN: [&str; 9] = [
-    "73686f616c726563012c000000002001000000205fa0d2410101010101010101010101010101010101010101010101010101\
-     01010101010101",
+    "73686f616c72656302230000000020010101010101010101010101010101010101010101010101010101010101010101",
     "7400000002fc40420f00000201010101010101010101010101010101010101010101010101010101010101010101000a0000\
      01fb8913fb8a1301610005302e312e3002020202020202020202020202020202020202020202020202020202020202020101000a00\
      0001fb8913fb8a1301610005302e312e30",

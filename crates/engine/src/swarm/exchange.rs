@@ -6,6 +6,7 @@
 //!
 //! Invariant: a piece is in `have` only if this node fetched it upstream or it matched the list.
 
+mod outrun;
 mod streams;
 mod trust;
 mod watch;
@@ -26,6 +27,7 @@ use crate::swarm::pieces::{PieceSet, piece_bytes};
 use crate::time::Time;
 use crate::wire::{ClassFeeds, Complaint, Entry, LeaseEnd, LeaseId, Message, PieceHash, Run};
 
+use outrun::Outrun;
 use trust::Trust;
 
 /// How the exchange stands with the home.
@@ -83,6 +85,17 @@ impl Pace {
     }
 }
 
+/// Who holds back, and for whom nobody may.
+#[derive(Default)]
+struct Restraint {
+    /// This node receives slowly on purpose.
+    held: bool,
+    /// Until when feeds are excused that do.
+    excused_until: Option<Time>,
+    /// Somebody waits for the blob, here or behind this node.
+    hurried: bool,
+}
+
 /// A lease that this node works on.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
@@ -125,6 +138,7 @@ pub struct Exchange {
     unreported: Vec<(LeaseId, Entry)>,
     report_at: Option<Time>,
     busy: bool,
+    outrun: Outrun,
     homes: Vec<PeerId>,
     standing: Standing,
     asked: Time,
@@ -140,6 +154,7 @@ pub struct Exchange {
     /// How many pieces were there, and how many were listed, when the rates were last compared.
     compared_at: (u32, u32),
     pace: Pace,
+    restraint: Restraint,
     me: PeerId,
 }
 
@@ -169,6 +184,7 @@ impl Exchange {
             unreported: Vec::new(),
             report_at: None,
             busy: false,
+            outrun: Outrun::new(now),
             homes,
             standing: Standing::Joining(0),
             asked: now,
@@ -180,6 +196,7 @@ impl Exchange {
             is_slow: false,
             compared_at: (0, 0),
             pace: Pace::default(),
+            restraint: Restraint::default(),
             me,
         };
         exchange.join(now, 0, mail);
@@ -252,6 +269,33 @@ impl Exchange {
                 (class, first(class), c.total - c.got, c.sources.iter().map(|s| s.peer).collect())
             })
             .collect()
+    }
+
+    // ---- holding back ----
+
+    /// Whether somebody waits for the blob, here or behind this node.
+    pub fn is_hurried(&self) -> bool {
+        self.restraint.hurried
+    }
+
+    /// Whether a feed has said that it holds back.
+    pub fn is_excused(&self) -> bool {
+        self.restraint.excused_until.is_some()
+    }
+
+    /// Somebody waits for the blob from now on.
+    pub fn set_hurried(&mut self) {
+        self.restraint.hurried = true;
+    }
+
+    /// Whether this node receives slowly on purpose.
+    pub fn set_held(&mut self, held: bool) {
+        self.restraint.held = held;
+    }
+
+    /// A feed has said that it holds back.
+    pub fn excuse(&mut self, until: Time) {
+        self.restraint.excused_until = Some(until);
     }
 
     // ---- what the home says ----
@@ -403,10 +447,11 @@ impl Exchange {
 
     /// A piece that this node fetched upstream is there. `busy` says that upstream is not what is slow.
     pub fn handle_fetched(&mut self, now: Time, piece: u32, hash: PieceHash, busy: bool, mail: &mut Mail) {
-        self.busy = busy;
         let entry = Entry { piece, hash };
         self.list.set(entry, Via::Own);
         self.insert(piece);
+        let is_outrun = self.outrun.look(now, (self.have.count(), self.list.known().count()));
+        self.busy = busy || is_outrun;
         let lease = self.leases.iter().find(|(_, work)| work.run.contains(piece));
         if let Some((lease, _)) = lease {
             self.unreported.push((*lease, entry));
@@ -512,7 +557,11 @@ impl Exchange {
                     self.leave_home(now, homes(), mail);
                 } else {
                     self.check_proofs(now, mail);
-                    self.check_classes(now, mail);
+                    if self.restraint.held || self.restraint.excused_until.is_some_and(|until| now < until) {
+                        self.check_held(now, mail);
+                    } else {
+                        self.check_classes(now, mail);
+                    }
                 }
             }
             _ => {}

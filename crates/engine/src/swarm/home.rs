@@ -228,6 +228,13 @@ impl Home {
         }
     }
 
+    /// See [`Message::Held`]: whoever has a lease works on it.
+    pub fn held(&mut self, now: Time, from: &PeerId, digest: &Digest) {
+        if let Some(book) = self.books.get_mut(digest) {
+            book.leases.lives(now, from);
+        }
+    }
+
     /// See [`Message::Over`].
     pub fn over(
         &mut self,

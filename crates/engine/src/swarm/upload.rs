@@ -44,6 +44,9 @@ pub struct Send {
 
 type SubId = usize;
 
+/// A member, and whether it is about what it takes slowly on purpose.
+type ReaderKey = (PeerId, bool);
+
 struct Sub {
     to: PeerId,
     digest: Digest,
@@ -57,6 +60,8 @@ struct Sub {
     left: u32,
     /// Whether it stands in a queue.
     queued: bool,
+    /// Whether its reader takes it slowly on purpose.
+    held: bool,
 }
 
 impl Sub {
@@ -77,7 +82,7 @@ struct Reader {
 }
 
 struct OnTheWay {
-    to: PeerId,
+    to: ReaderKey,
     since: Time,
     slow: bool,
 }
@@ -88,7 +93,8 @@ pub struct Uploads {
     subs: Vec<Option<Sub>>,
     free: Vec<SubId>,
     by_blob: BTreeMap<Digest, Vec<SubId>>,
-    readers: BTreeMap<PeerId, Reader>,
+    /// By their names, and apart what they take slowly on purpose.
+    readers: BTreeMap<ReaderKey, Reader>,
     ready: VecDeque<SubId>,
     on_the_way: BTreeMap<UploadId, OnTheWay>,
     fast: usize,
@@ -140,8 +146,8 @@ impl Uploads {
         let end = wanted.iter().map(|run| run.end).max().unwrap_or(0);
         let offered = PieceSet::new(end.div_ceil(u32::from(classes)));
         let left = wanted.iter().flat_map(|run| run.first..run.end).filter(mine).count() as u32;
-        let (waiting, queued) = (VecDeque::new(), false);
-        let mut sub = Sub { to, digest, class, classes, wanted, waiting, offered, left, queued };
+        let (waiting, queued, held) = (VecDeque::new(), false, false);
+        let mut sub = Sub { to, digest, class, classes, wanted, waiting, offered, left, queued, held };
         for run in sub.wanted.clone() {
             (run.first..run.end).filter(|p| mine(p) && available(*p)).for_each(|piece| sub.offer(piece));
         }
@@ -179,9 +185,7 @@ impl Uploads {
             }
         }
         // What is on the way to it still counts until it has ended.
-        if self.readers.get(to).is_some_and(|reader| reader.on_the_way == 0) {
-            self.readers.remove(to);
-        }
+        self.readers.retain(|(reader, _), state| reader != to || state.on_the_way > 0);
     }
 
     /// Closes all streams of a blob, and says whose they were.
@@ -191,6 +195,36 @@ impl Uploads {
         let whose = subs.iter().filter_map(of).collect();
         subs.into_iter().for_each(|id| self.close(id));
         whose
+    }
+
+    /// Members that subscribe to a blob; some several times.
+    pub fn readers(&self, digest: &Digest) -> impl Iterator<Item = PeerId> + '_ {
+        let subs = self.by_blob.get(digest).into_iter().flatten();
+        subs.filter_map(|id| self.subs[*id].as_ref()).map(|sub| sub.to)
+    }
+
+    /// Whether a member subscribes to a blob.
+    pub fn reads(&self, reader: &PeerId, digest: &Digest) -> bool {
+        self.readers(digest).any(|to| to == *reader)
+    }
+
+    /// A member takes a blob slowly on purpose: what it takes of others is not to wait behind that.
+    pub fn held(&mut self, reader: &PeerId, digest: &Digest) {
+        for id in self.by_blob.get(digest).into_iter().flatten() {
+            if let Some(sub) = self.subs[*id].as_mut().filter(|sub| sub.to == *reader) {
+                sub.held = true;
+            }
+        }
+        // Those that wait for a place of the others have places of their own now.
+        let Some(state) = self.readers.get_mut(&(*reader, false)) else { return };
+        let (subs, ready) = (&self.subs, &mut self.ready);
+        state.held.retain(|id| {
+            let stays = subs[*id].as_ref().is_some_and(|sub| !sub.held);
+            if !stays {
+                ready.push_back(*id);
+            }
+            stays
+        });
     }
 
     /// Members that subscribe to a class of a blob.
@@ -232,7 +266,7 @@ impl Uploads {
         if let Some(id) = held {
             self.ready.push_back(id);
         }
-        if on_the_way == 0 && !self.subs.iter().flatten().any(|sub| sub.to == done.to) {
+        if on_the_way == 0 && !self.subs.iter().flatten().any(|sub| (sub.to, sub.held) == done.to) {
             self.readers.remove(&done.to);
         }
     }
@@ -246,7 +280,8 @@ impl Uploads {
         while passed < self.ready.len().min(UPLOADS_PASSED_MAX) {
             let id = self.ready.pop_front()?;
             let Some(sub) = self.subs[id].as_mut() else { continue };
-            let reader = self.readers.entry(sub.to).or_default();
+            let key = (sub.to, sub.held);
+            let reader = self.readers.entry(key).or_default();
             // A reader that is not known yet is tried with one piece.
             let most = if reader.takes == 0.0 && self.quickest > 0.0 { 1 } else { UPLOADS_PER_PEER_MAX };
             if reader.on_the_way >= most {
@@ -268,7 +303,7 @@ impl Uploads {
             reader.on_the_way += 1;
             self.next += 1;
             let upload = UploadId(self.next);
-            self.on_the_way.insert(upload, OnTheWay { to: sub.to, since: now, slow });
+            self.on_the_way.insert(upload, OnTheWay { to: key, since: now, slow });
             let backlog = sub.waiting.len() as u32;
             sub.queued = backlog > 0;
             sub.left -= 1;
@@ -315,8 +350,11 @@ impl Uploads {
     fn close(&mut self, id: SubId) {
         let Some(sub) = self.subs[id].take() else { return };
         self.ready.retain(|r| *r != id);
-        if let Some(reader) = self.readers.get_mut(&sub.to) {
-            reader.held.retain(|r| *r != id);
+        // It may have been put there before it was known to be slow on purpose.
+        for held in [false, true] {
+            if let Some(reader) = self.readers.get_mut(&(sub.to, held)) {
+                reader.held.retain(|r| *r != id);
+            }
         }
         if let Some(subs) = self.by_blob.get_mut(&sub.digest) {
             subs.retain(|s| *s != id);

@@ -33,7 +33,7 @@ use crate::peer::{PeerId, Roster};
 use crate::swarm::Event;
 use crate::swarm::home::Mail;
 use crate::time::Time;
-use crate::wire::{Message, WarmFault, WarmOrder};
+use crate::wire::{Message, Pace, WarmFault, WarmOrder};
 
 use report::Report;
 use set::Set;
@@ -51,6 +51,8 @@ pub struct Asked {
     pub deadline: Duration,
     /// See [`Input::Warm`](crate::Input::Warm).
     pub keep_until: u64,
+    /// How fast.
+    pub pace: Pace,
 }
 
 impl Asked {
@@ -109,6 +111,32 @@ impl Warming {
     /// A set.
     pub fn set(&self, set: WarmSetId) -> Option<&Set> {
         self.sets.get(&set)
+    }
+
+    /// Blobs whose flights were begun for sets.
+    pub fn flying(&self) -> &BTreeSet<Digest> {
+        &self.flying
+    }
+
+    /// Whether a set that is known has, or had, a pace to keep to.
+    pub fn is_paced(&self) -> bool {
+        self.sets.values().any(Set::is_paced)
+    }
+
+    /// How fast a blob that flies for sets may come: as the fastest of them has it, without a bound if one has none.
+    /// `is_here` says that all of a blob has left upstream.
+    pub fn pace_of(&self, digest: &Digest, is_here: &dyn Fn(&Digest) -> bool) -> Option<(WarmSetId, Pace)> {
+        let mut paces =
+            self.sets.values().filter(|set| set.flies(digest)).map(|set| set.pace_of(digest, is_here));
+        let first = paces.next()??;
+        paces.try_fold(first, |(id, pace), next| {
+            next.map(|(other, with)| match () {
+                () if with.per_node == 0 || (pace.per_node > 0 && with.per_node > pace.per_node) => {
+                    (other, faster(pace, with))
+                }
+                () => (id, faster(pace, with)),
+            })
+        })
     }
 
     /// When [`advance`](Self::advance) is wanted.
@@ -189,6 +217,11 @@ impl Warming {
                 }
             }
             Message::WarmCancel { set } => self.cancel(desk, set),
+            Message::WarmPace { set, run, pace } => {
+                if let Some(known) = self.sets.get_mut(&set) {
+                    known.handle_pace(desk, from, run, pace);
+                }
+            }
             _ => {}
         }
     }
@@ -263,6 +296,12 @@ impl Warming {
         let over = self.sets.values().filter_map(|set| Some((set.over_since()?, set.id()))).min();
         over.is_some_and(|(_, oldest)| self.sets.remove(&oldest).is_some())
     }
+}
+
+/// The faster of two, bound by bound; 0 is no bound.
+fn faster(one: Pace, other: Pace) -> Pace {
+    let of = |a: u64, b: u64| if a == 0 || b == 0 { 0 } else { a.max(b) };
+    Pace { upstream: of(one.upstream, other.upstream), per_node: of(one.per_node, other.per_node) }
 }
 
 #[cfg(test)]

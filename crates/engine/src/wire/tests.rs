@@ -134,6 +134,9 @@ fn one_of_each() -> Vec<Message> {
             receiving: true,
             better: Some(peer(0xa7)),
         },
+        Message::WarmPace { set: WarmSetId(5), run: 3, pace: Pace { upstream: 1 << 20, per_node: 251 } },
+        Message::Held { digest },
+        Message::Hurry { digest },
     ]
 }
 
@@ -171,11 +174,14 @@ fn tag(message: &Message) -> u8 {
         Message::Holders { .. } => 27,
         Message::Inquire { .. } => 28,
         Message::Known { .. } => 29,
+        Message::WarmPace { .. } => 30,
+        Message::Held { .. } => 31,
+        Message::Hurry { .. } => 32,
     }
 }
 
 /// Number of variants, one more than the largest tag.
-const VARIANTS: u8 = 30;
+const VARIANTS: u8 = 33;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -261,6 +267,12 @@ const GOLDEN: &[&str] = &[
     "01 1c 00 d1*32",
     // Known: size, holders, receiving, better
     "01 1d 00 d1*32 fbfb00 01 a6*32 01 01 a7*32",
+    // WarmPace: set, run, upstream, per node
+    "011e0503 fc00001000 fbfb00",
+    // Held
+    "01 1f 00 d1*32",
+    // Hurry
+    "01 20 00 d1*32",
 ];
 
 #[test]

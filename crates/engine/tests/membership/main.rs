@@ -7,9 +7,10 @@ mod properties;
 use std::time::Duration;
 
 use shoal_engine::Member;
+use shoal_engine::limits::PROBE_PERIOD;
 use shoal_engine::membership::{Event, Input};
 
-use net::{Net, member};
+use net::{DELAY_MIN, Net, member};
 
 const NODES: usize = 200;
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,6 +37,22 @@ fn nodes_that_start_together_agree_within_five_seconds() {
         assert!(rosters as u128 <= took.as_millis() / 50 + 2, "{rosters} lists in {took:?}");
         println!("seed {seed}: {NODES} nodes agree after {took:?}; {rosters} lists at the first");
     }
+}
+
+#[test]
+fn everybody_is_known_to_be_near() {
+    const MEMBERS: usize = 40;
+    let mut net = settled(MEMBERS, 15);
+    let bytes = net.nodes[0].bytes_sent;
+    // Each is asked in its turn, twice within two rounds.
+    net.run(PROBE_PERIOD * 2 * MEMBERS as u32);
+    let answers = &net.nodes[0].answers;
+    assert_eq!(answers.len(), MEMBERS - 1);
+    // There and back, each in one to three times the least delay.
+    let near = 2 * DELAY_MIN..=6 * DELAY_MIN;
+    assert!(answers.values().all(|after| near.contains(after)), "{answers:?}");
+    let rate = (net.nodes[0].bytes_sent - bytes) as f64 / (PROBE_PERIOD * 2 * MEMBERS as u32).as_secs_f64();
+    println!("the round trip to all of {MEMBERS} is known; one sends {rate:.0} bytes a second");
 }
 
 #[test]

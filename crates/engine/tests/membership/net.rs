@@ -9,7 +9,7 @@ use shoal_engine::membership::{Event, Input, Output};
 use shoal_engine::{Member, Membership, PeerId, Roster, Time};
 
 /// A packet takes between one and three times as long.
-const DELAY_MIN: Duration = Duration::from_micros(500);
+pub const DELAY_MIN: Duration = Duration::from_micros(500);
 
 /// How long it takes a sender to learn that nobody takes its packets, where it learns it at all.
 const REFUSAL_DELAY: Duration = Duration::from_millis(5);
@@ -20,6 +20,8 @@ pub struct Node {
     pub roster: Arc<Roster>,
     pub events: Vec<Event>,
     pub rosters: usize,
+    /// How long the last probe of each member and its answer took.
+    pub answers: BTreeMap<PeerId, Duration>,
     pub packets_sent: u64,
     pub bytes_sent: u64,
     pub largest: usize,
@@ -90,6 +92,7 @@ impl Net {
             roster: Arc::default(),
             events: Vec::new(),
             rosters: 0,
+            answers: BTreeMap::new(),
             packets_sent: 0,
             bytes_sent: 0,
             largest: 0,
@@ -297,6 +300,7 @@ impl Net {
                     node.rosters += 1;
                     node.roster = roster;
                 }
+                Output::Answered { peer, after } => drop(node.answers.insert(peer, after)),
                 Output::Event(Event::Refused { from, fault }) => panic!("{from:?}: {fault}"),
                 Output::Event(event) => node.events.push(event),
             }

@@ -25,7 +25,15 @@ fn signature(signer: &PeerId, bytes: &[u8]) -> [u8; 64] {
 impl Cluster {
     pub fn carry_out(&mut self, node: NodeNo, output: Output) {
         match output {
-            // Nothing is warmed here.
+            Output::Pace { digest, pace } => {
+                let blob = self.number(digest);
+                let node = &mut self.nodes[node];
+                match pace {
+                    Some((_, pace)) => drop(node.paces.insert(blob, pace)),
+                    None => drop(node.paces.remove(&blob)),
+                }
+            }
+            // How far a set is, is tested where nothing moves.
             Output::Keep { .. } | Output::Warming { .. } | Output::Warmed { .. } => {}
             Output::Look { digest } => self.begin(node, digest, "look"),
             Output::Size { digest, .. } => self.begin(node, digest, "size"),

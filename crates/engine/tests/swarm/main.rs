@@ -6,6 +6,7 @@ mod alone;
 mod cluster;
 mod driver;
 mod faults;
+mod held;
 mod ledger;
 mod lies;
 mod node;

@@ -8,6 +8,7 @@ use shoal_engine::demand::Part;
 use shoal_engine::engine::Settings;
 use shoal_engine::io::Outcome;
 use shoal_engine::swarm::upload::UploadId;
+use shoal_engine::wire::Pace;
 use shoal_engine::{ByteRanges, Engine, FetchId, Member, PeerId, SourceFault, TicketId};
 
 use crate::cluster::BlobNo;
@@ -117,6 +118,8 @@ pub struct Node {
     pub uploads_seen: BTreeSet<UploadId>,
     pub tickets: BTreeSet<TicketId>,
     pub upstream: Upstream,
+    /// How fast blobs may come.
+    pub paces: BTreeMap<BlobNo, Pace>,
     pub lies: BTreeSet<Lie>,
     pub frozen: bool,
     pub draining: bool,
@@ -152,6 +155,7 @@ impl Node {
             uploads_seen: BTreeSet::new(),
             tickets: BTreeSet::new(),
             upstream: Upstream::Works,
+            paces: BTreeMap::new(),
             lies: BTreeSet::new(),
             frozen: false,
             draining: false,
@@ -182,6 +186,7 @@ impl Node {
         self.uploads.clear();
         self.uploads_seen.clear();
         self.tickets.clear();
+        self.paces.clear();
         self.frozen = false;
         for disk in self.disk.values_mut() {
             *disk = Disk {

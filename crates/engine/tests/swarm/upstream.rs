@@ -120,7 +120,9 @@ impl Cluster {
             let fault = short.then_some(FetchFault::Source(SourceFault::Interrupted));
             self.finish(node, fetch, fault);
         } else {
-            let time = Duration::from_secs_f64(STEP_BYTES as f64 / self.pace.upstream_rate);
+            let pace = self.nodes[node].paces.get(&transfer.blob).filter(|pace| pace.upstream > 0);
+            let rate = pace.map_or(self.pace.upstream_rate, |pace| pace.upstream as f64);
+            let time = Duration::from_secs_f64(STEP_BYTES as f64 / rate);
             let life = self.nodes[node].life;
             self.schedule_about(time, Event::Step(node, life, fetch));
         }

@@ -324,6 +324,7 @@ impl World {
             | Output::Inspect { .. }
             | Output::List { .. }
             | Output::Keep { .. }
+            | Output::Pace { .. }
             | Output::Warming { .. }
             | Output::Warmed { .. } => self.fail("a node that works alone talks to members"),
         }

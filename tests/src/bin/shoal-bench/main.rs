@@ -10,6 +10,7 @@ mod hit;
 mod idle;
 mod late;
 mod peer;
+mod prewarm;
 mod rollout;
 mod setting;
 mod shaped;
@@ -46,6 +47,8 @@ enum What {
     Peer(peer::Options),
     /// Many agents on shaped links, one cold layer: seconds, upstream copies, and what the simulator says.
     Rollout(rollout::Options),
+    /// An image of many layers onto many agents on shaped links before anybody asks, then a pull of it: seconds, upstream copies.
+    Prewarm(prewarm::Options),
     /// A swarm of many agents: meeting, idle cost, and one small image for all.
     Idle(idle::Options),
     /// A member that asks for what others are just receiving: its first byte, and its sources.
@@ -80,6 +83,7 @@ async fn main() -> Result<()> {
         What::Hit(options) => (hit::run(&options).await?, options.common.json),
         What::Peer(options) => (peer::run(&options).await?, options.common.json),
         What::Rollout(options) => (rollout::run(&options).await?, options.json),
+        What::Prewarm(options) => (prewarm::run(&options).await?, options.json),
         What::Idle(options) => (idle::run(&options).await?, options.json),
         What::Late(options) => (late::run(&options).await?, options.json),
         What::Degraded(options) => (degraded::run(&options).await?, options.json),

@@ -1,5 +1,6 @@
 //! A rollout on shaped links: an agent in a network namespace of its own for each node, one registry, one cold layer, all at
-//! once. Beside it stands what the simulator says of the same setting.
+//! once. Beside it stands what the simulator says of the same setting, whose links lose nothing, and what one client takes that is
+//! alone with the registry, over the same link.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -49,6 +50,8 @@ pub async fn run(options: &Options) -> Result<Table> {
     let layer = &image.layers[0];
     say("starting a registry and pushing the layer to it");
     let registry = shaped::start_registry(&network, folder.path(), &image).await?;
+    say("one client pulls straight from the registry");
+    let alone = shaped::pull_straight(&network, 1, layer)?.as_secs_f64();
     say(&format!("starting {nodes} agents"));
     let started = Instant::now();
     let agents = shaped::start_agents(&network, folder.path(), 1..=nodes, true)?;
@@ -72,7 +75,7 @@ pub async fn run(options: &Options) -> Result<Table> {
         let status = AdminClient::new(&agent.socket).status().await?;
         upstream += status.upstream_bytes.values().sum::<u64>();
     }
-    let bound = bound(options, size, nodes);
+    let bound = shaped::bound(options.origin, options.link, &[size], nodes);
     let simulated = simulate(options, size, nodes)?;
     let metrics = vec![
         Metric { name: "last_s", unit: "s until the last agent's client is done" },
@@ -93,19 +96,14 @@ pub async fn run(options: &Options) -> Result<Table> {
     let mut table = Table::new("rollout", metrics, figures.map(Some).into(), conditions);
     let [max, p50, ratio, requests] = simulated;
     table.peer("simulated", [max * bound, max, p50, ratio, requests].map(Some).into());
+    let single = [Some(alone), Some(alone / bound), None, Some(1.0), Some(1.0)];
+    table.peer("one client alone, straight", single.into());
     let everybody = size as f64 * nodes as f64 / (options.origin as f64 / 8.0 * PAYLOAD);
     table.peer(
         "everybody upstream (bound)",
         [Some(everybody), Some(everybody / bound), None, Some(nodes as f64), Some(nodes as f64)].into(),
     );
     Ok(table)
-}
-
-/// Seconds that nobody can beat: the layer over the slower of the two links, once, and the way down a tree.
-fn bound(options: &Options, size: u64, nodes: usize) -> f64 {
-    let slower = options.origin.min(options.link) as f64 / 8.0 * PAYLOAD;
-    let pieces = shoal_engine::pieces::piece_count(size).max(1) as f64;
-    size as f64 / slower * (1.0 + (nodes as f64).log2().floor() / pieces)
 }
 
 /// Times of last and median client as multiples of the bound, copies and requests, as the simulator has them.
@@ -136,7 +134,7 @@ fn simulate(options: &Options, size: u64, nodes: usize) -> Result<[f64; 4]> {
     let json = if json.is_array() { json[0].clone() } else { json };
     let figure = |key: &str| json[key].as_f64().with_context(|| format!("the simulator does not tell {key}"));
     // In multiples of our own bound, whatever the simulator's has in it.
-    let scale = figure("bound_s")? / bound(options, size, nodes);
+    let scale = figure("bound_s")? / shaped::bound(options.origin, options.link, &[size], nodes);
     Ok([
         figure("max")? * scale,
         figure("p50")? * scale,

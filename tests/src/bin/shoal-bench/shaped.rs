@@ -40,6 +40,15 @@ impl RunningAgent {
     }
 }
 
+/// Seconds that nobody can beat: the blobs over the slower of the two links (bits per second), once, and the way of a piece
+/// down a tree.
+pub fn bound(origin: u64, link: u64, sizes: &[u64], nodes: usize) -> f64 {
+    let slower = origin.min(link) as f64 / 8.0 * PAYLOAD;
+    let size: u64 = sizes.iter().sum();
+    let pieces: u64 = sizes.iter().map(|size| shoal_engine::pieces::piece_count(*size)).sum();
+    size as f64 / slower * (1.0 + (nodes as f64).log2().floor() / pieces.max(1) as f64)
+}
+
 /// The registry lives in the first node of the network.
 pub async fn start_registry(network: &Network, folder: &Path, image: &Image) -> Result<DockerRegistry> {
     let registry = DockerRegistry::start_in(network, 0, folder)?;
@@ -120,7 +129,8 @@ pub fn pull(network: &Network, nodes: &[usize], layer: &Blob) -> Result<Vec<Dura
                 let runtime = inside_runtime()?;
                 barrier.wait();
                 let begun = Instant::now();
-                runtime.block_on(get(&layer)).map(|()| begun.elapsed())
+                let agent = SocketAddr::from((Ipv4Addr::LOCALHOST, 5000));
+                runtime.block_on(get(agent, &layer)).map(|()| begun.elapsed())
             })
         })
         .collect();
@@ -132,12 +142,34 @@ pub fn pull(network: &Network, nodes: &[usize], layer: &Blob) -> Result<Vec<Dura
     Ok(times)
 }
 
-/// Gets the layer from the agent beside it and compares every byte.
-async fn get(layer: &Blob) -> Result<()> {
-    let agent = SocketAddr::from((Ipv4Addr::LOCALHOST, 5000));
-    let url = format!("http://{agent}/v2/{REPOSITORY}/blobs/{}?ns={REGISTRY}", layer.digest);
+/// Lets a client beside an agent pull all blobs of an image at once, as a runtime does; how long it took.
+pub fn pull_image(network: &Network, node: usize, image: &Image) -> Result<Duration> {
+    let image = image.clone();
+    let client = network.inside(node, move || {
+        let runtime = inside_runtime()?;
+        let (begun, agent) = (Instant::now(), SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)));
+        let all = futures_util::future::try_join_all(image.blobs().map(|blob| get(agent, blob)));
+        runtime.block_on(all).map(|_| begun.elapsed())
+    });
+    client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??
+}
+
+/// Lets a client in this node pull a layer straight from the registry; how long it took.
+pub fn pull_straight(network: &Network, node: usize, layer: &Blob) -> Result<Duration> {
+    let layer = layer.clone();
+    let client = network.inside(node, move || {
+        let (runtime, begun) = (inside_runtime()?, Instant::now());
+        let registry = SocketAddr::from((netns::address(0), 5000));
+        runtime.block_on(get(registry, &layer)).map(|()| begun.elapsed())
+    });
+    client.join().map_err(|_| anyhow::anyhow!("the client panicked"))??
+}
+
+/// Gets the layer from the agent beside it, or from the registry, and compares every byte.
+async fn get(server: SocketAddr, layer: &Blob) -> Result<()> {
+    let url = format!("http://{server}/v2/{REPOSITORY}/blobs/{}?ns={REGISTRY}", layer.digest);
     let mut response = Client::patient().open(&url).await;
-    ensure!(response.status() == 200, "the agent answered {}", response.status());
+    ensure!(response.status() == 200, "{server} answered {}", response.status());
     let mut at = 0;
     while let Some(chunk) = response.chunk().await? {
         ensure!(layer.bytes.get(at..at + chunk.len()) == Some(&chunk[..]), "wrong bytes behind {at}");

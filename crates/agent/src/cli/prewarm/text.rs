@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use shoal_engine::Digest;
 
 use crate::cli::output::{Align, Table, bytes, member_name, node_name, nodes, percent, seconds};
-use crate::warm::{ImageState, NodeName, Phase, WarmPlan, WarmStatus};
+use crate::warm::{ImageState, NodeName, Phase, StandingOrder, WarmPlan, WarmStatus};
 
 /// Nodes that are listed with their reasons; all of them are in the JSON.
 const LISTED_MAX: usize = 50;
@@ -220,8 +220,7 @@ pub(super) fn list<S: AsRef<WarmStatus>>(requests: &[S]) -> Table {
         ("IMAGES", Align::Left),
     ]);
     for status in requests.iter().map(AsRef::as_ref) {
-        let first = status.images.first().map_or_else(String::new, |image| image.image.clone());
-        let more = status.images.len().saturating_sub(1);
+        let images: Vec<_> = status.images.iter().map(|image| image.image.clone()).collect();
         table.row([
             status.id.clone(),
             format!("{:?}", status.phase).to_lowercase(),
@@ -229,10 +228,35 @@ pub(super) fn list<S: AsRef<WarmStatus>>(requests: &[S]) -> Table {
             status.failed.to_string(),
             moment(status.started_at),
             status.pinned_until.map_or_else(|| "-".to_owned(), moment),
-            if more > 0 { format!("{first} and {more} more") } else { first },
+            named(&images),
         ]);
     }
     table
+}
+
+/// Requests that others go on with if the agent that was asked is gone.
+pub(super) fn standing(orders: &[StandingOrder]) -> Table {
+    let mut table = Table::new(&[
+        ("STANDS", Align::Left),
+        ("SEEN TO BY", Align::Left),
+        ("UNTIL", Align::Left),
+        ("FOR", Align::Left),
+        ("IMAGES", Align::Left),
+    ]);
+    for order in orders {
+        let owner = if order.is_own { "this node".to_owned() } else { member_name(&order.owner) };
+        let whom = if order.for_newcomers { "nodes that join, too" } else { "certain nodes" };
+        table.row([order.id.clone(), owner, moment(order.until), whom.to_owned(), named(&order.images)]);
+    }
+    table
+}
+
+fn named(images: &[String]) -> String {
+    match images {
+        [] => String::new(),
+        [image] => image.clone(),
+        [first, others @ ..] => format!("{first} and {} more", others.len()),
+    }
 }
 
 /// A line about an image, if there is something to be said.

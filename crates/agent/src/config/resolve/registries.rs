@@ -110,7 +110,7 @@ fn registry(
     }
 }
 
-fn endpoint(key: &str, text: &str, found: &mut Findings<'_, '_>) -> Option<Url> {
+pub(super) fn endpoint(key: &str, text: &str, found: &mut Findings<'_, '_>) -> Option<Url> {
     const FORM: &str = "must be a URL such as \"https://registry.example.com:8443\": http or https, a host, perhaps a port and a path";
     // A URL that does not parse may still have a password in it.
     let may_show = !text.contains('@');

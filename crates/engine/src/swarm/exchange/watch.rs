@@ -10,7 +10,7 @@ use super::{Exchange, Source};
 use crate::limits::{
     ALL_SILENT_MAX, COMPARE_ROWS_MIN, COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_GAIN_MAX, CRAWL_ROWS_MIN,
     CRAWL_SHARE_MAX, FEED_PATIENCE_MAX, FEED_PATIENCE_PIECES, FEED_SILENCE_MAX, FEED_TURNS_MAX,
-    GAIN_SHARE_MAX, LAG_PIECES_MIN, LAG_STARVED_SHARE, RUNS_PER_MESSAGE_MAX,
+    GAIN_SHARE_MAX, HELD_SILENCE_MAX, LAG_PIECES_MIN, LAG_STARVED_SHARE, RUNS_PER_MESSAGE_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::home::Mail;
@@ -56,6 +56,24 @@ impl Exchange {
         if compares {
             self.compared = now;
             self.classes.iter_mut().for_each(|class| class.got_before = class.got);
+        }
+    }
+
+    /// Where somebody holds back on purpose the classes tell nothing of each other: only a feed that sends nothing at all for
+    /// long is complained about.
+    pub(super) fn check_held(&mut self, now: Time, mail: &mut Mail) {
+        self.compared = now;
+        // When nobody holds back any more, what came until then is not to be compared with what comes from then on.
+        self.went_round();
+        for at in 0..self.classes.len() {
+            let class = &mut self.classes[at];
+            class.got_before = class.got;
+            let idle = now - class.last_piece.max(class.complained.unwrap_or_default());
+            if class.got == class.total || idle < HELD_SILENCE_MAX || !self.leases.is_empty() {
+                continue;
+            }
+            let about = class.sources.first().map_or(PeerId([0; 32]), |source| source.peer);
+            self.complain(now, at as u8, about, Complaint::Silent, mail);
         }
     }
 

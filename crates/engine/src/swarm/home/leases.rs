@@ -14,8 +14,9 @@ use std::time::Duration;
 use crate::limits::{
     GAP_PART_MIN, HOME_RECOVERY, LEASE_DENIALS_MAX, LEASE_FAILURES_MAX, LEASE_FIRST_BYTE_MAX,
     LEASE_LOOK_PAUSE, LEASE_MEASURE_PIECES_MIN, LEASE_MEASURE_TIME, LEASE_REGATHER, LEASE_RUN_TIME_MIN,
-    LEASE_SHARE_TIME_MIN, LEASE_STALL, LEASE_WIDEN_GAIN_MIN, LEASE_WIDEN_TIME_MIN, LEASES_GRANTED_MAX,
-    LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST, RESUME_PAUSE_MAX,
+    LEASE_SHARE_TIME_MIN, LEASE_STALL, LEASE_WIDEN_GAIN_MIN, LEASE_WIDEN_TIME_MIN, LEASE_WIDTH_PIECES_MIN,
+    LEASE_WIDTH_TIME_MAX, LEASE_WIDTH_TIME_MIN, LEASES_GRANTED_MAX, LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST,
+    RESUME_PAUSE_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::pieces::PieceSet;
@@ -81,6 +82,8 @@ pub struct Leases {
     width: usize,
     /// Whether more would not be faster.
     settled: bool,
+    /// When their number was changed last.
+    changed: Time,
     measure: Option<Measure>,
     /// Rate before the last widening, pieces per second.
     rate_before: f64,
@@ -107,6 +110,7 @@ impl Leases {
             there: PieceSet::new(pieces),
             width: 1,
             settled: false,
+            changed: Time::ZERO,
             measure: None,
             rate_before: 0.0,
             rate: 0.0,
@@ -238,6 +242,14 @@ impl Leases {
             self.measure.get_or_insert(Measure { since: now, from, look });
         }
         known
+    }
+
+    /// A lease holder is slow on purpose, and says that it lives.
+    pub fn lives(&mut self, now: Time, holder: &PeerId) {
+        self.active
+            .values_mut()
+            .filter(|active| active.holder == *holder)
+            .for_each(|active| active.seen = now);
     }
 
     /// Whether a lease holder is busy: its link is, or its readers take less than it has. As long as it is, upstream is
@@ -404,14 +416,30 @@ impl Leases {
     }
 
     fn consider_width(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let is_busy = self.active.values().any(|a| self.busy.contains(&a.holder));
+        let is_judged = now >= self.changed + LEASE_WIDTH_TIME_MIN;
+        if is_busy && self.width > 1 && is_judged {
+            // They bring more than goes round.
+            self.width /= 2;
+            (self.settled, self.changed) = (true, now);
+            return;
+        }
         let Some(measure) = self.measure.filter(|_| !self.settled) else { return };
         let time = (now - measure.since).as_secs_f64();
         let pieces = self.there.count().saturating_sub(measure.from);
         if now < measure.look {
             return;
         }
-        if self.active.values().any(|a| self.busy.contains(&a.holder)) {
+        if is_busy {
             self.measure = None;
+            return;
+        }
+        if self.width > 1 && !is_judged {
+            self.measure = Some(Measure { look: self.changed + LEASE_WIDTH_TIME_MIN, ..measure });
+            return;
+        }
+        if self.width > 1 && pieces < LEASE_WIDTH_PIECES_MIN && now < self.changed + LEASE_WIDTH_TIME_MAX {
+            self.measure = Some(Measure { look: now + LEASE_MEASURE_TIME, ..measure });
             return;
         }
         if pieces < LEASE_MEASURE_PIECES_MIN && time < 5.0 * LEASE_MEASURE_TIME.as_secs_f64() {
@@ -432,6 +460,7 @@ impl Leases {
         }
         self.rate_before = self.rate;
         self.width *= 2;
+        self.changed = now;
         self.measure = None;
         self.shorten(actions);
     }

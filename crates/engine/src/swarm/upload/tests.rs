@@ -119,3 +119,28 @@ fn readers_that_stand_still_hold_a_bounded_number_of_places() {
     }
     assert!(running > UPLOADS_MAX + UPLOADS_TO_SLOW_MAX);
 }
+
+#[test]
+fn what_a_member_takes_slowly_on_purpose_holds_up_nothing_else_of_it() {
+    let mut uploads = Uploads::default();
+    let other = Digest::new(Algorithm::Sha256, &[6; 32]);
+    uploads.subscribe(peer(1), blob(), 0, 1, vec![ALL], |piece| piece < 20);
+    let of = |sends: &[Send], digest: Digest| sends.iter().filter(|send| send.digest == digest).count();
+    let take = |uploads: &mut Uploads| std::iter::from_fn(|| uploads.next(at(1))).collect::<Vec<_>>();
+    let first = take(&mut uploads);
+    assert_eq!(of(&first, blob()), UPLOADS_PER_PEER_MAX);
+    uploads.subscribe(peer(1), other, 0, 1, vec![ALL], |piece| piece < 20);
+    assert!(take(&mut uploads).is_empty(), "it has as many on the way as it may have");
+    uploads.held(&peer(1), &blob());
+    assert!(take(&mut uploads).iter().all(|send| send.digest == blob()), "of its own places");
+    // The pieces that had left before count as they did; when the first is there, the other blob goes on.
+    uploads.sent(at(500), first[0].upload);
+    assert!(of(&take(&mut uploads), other) >= 1);
+    for send in &first[1..] {
+        uploads.sent(at(500), send.upload);
+    }
+    assert!(of(&take(&mut uploads), other) >= 1, "none is forgotten");
+    // A reader of nothing but what is held waits for nobody either.
+    uploads.forget(&peer(1));
+    assert!(uploads.is_empty());
+}

@@ -90,6 +90,16 @@ impl Blobs {
         self.blobs.iter().any(|b| b.flying && b.digest == *digest)
     }
 
+    /// How much of the bytes that are still to be fetched upstream a blob is. `is_here` says that all of a blob has left
+    /// upstream; of one that is in the store here nobody fetches anything either.
+    pub fn share(&self, digest: &Digest, is_here: &dyn Fn(&Digest) -> bool) -> f64 {
+        let missing =
+            |b: &&Blob| b.digest == *digest || (b.standing != Standing::Ready && !is_here(&b.digest));
+        let of: f64 = self.blobs.iter().filter(missing).map(|b| b.size as f64).sum();
+        let own = self.blobs.iter().find(|b| b.digest == *digest).map_or(0.0, |b| b.size as f64);
+        if of > 0.0 { own / of } else { 1.0 }
+    }
+
     // ---- mutators ----
 
     /// Lets blobs begin as far as there is room among those that fly on this node, for whichever set.
@@ -154,5 +164,42 @@ impl Blobs {
         for blob in self.blobs.iter_mut().filter(|b| b.gone || matches!(b.standing, Standing::Failed(_))) {
             (blob.standing, blob.tries, blob.gone) = (Standing::Waiting, 0, false);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Algorithm;
+
+    fn digest(number: u8) -> Digest {
+        Digest::new(Algorithm::Sha256, &[number; 32])
+    }
+
+    #[test]
+    fn a_share_is_of_what_is_still_to_be_fetched() {
+        let all = || Blobs::new([(digest(1), 600), (digest(2), 300), (digest(3), 100)]);
+        let mut one_ready = all();
+        one_ready.begin(&mut BTreeSet::new(), |_, _| {});
+        one_ready.handle_over(&digest(1), Ok(()));
+        // Which are known to have left upstream, and the shares of the three.
+        let table: [(&Blobs, &[u8], [f64; 3]); 5] = [
+            (&all(), &[], [0.6, 0.3, 0.1]),
+            (&all(), &[1], [0.6, 0.75, 0.25]),
+            (&all(), &[1, 2], [6.0 / 7.0, 0.75, 1.0]),
+            (&all(), &[1, 2, 3], [1.0; 3]),
+            (&one_ready, &[], [0.6, 0.75, 0.25]),
+        ];
+        for (blobs, gone, shares) in table {
+            let is_here = |of: &Digest| gone.iter().any(|number| digest(*number) == *of);
+            for (number, share) in (1..).zip(shares) {
+                let found = blobs.share(&digest(number), &is_here);
+                assert!((found - share).abs() < 1e-9, "{number} with {gone:?}: {found}");
+            }
+            let open: f64 =
+                (1..=3).filter(|n| !is_here(&digest(*n))).map(|n| blobs.share(&digest(n), &is_here)).sum();
+            assert!(open <= 1.0 + 1e-9 || blobs.ready().next().is_some(), "more than the whole: {open}");
+        }
+        assert_eq!(Blobs::new([(digest(1), 0)]).share(&digest(1), &|_| false), 1.0);
     }
 }

@@ -11,14 +11,14 @@ use std::time::Duration;
 use crate::ids::{Digest, WarmSetId};
 use crate::io::{Output, WarmTally};
 use crate::limits::{
-    WARM_CALM_PAUSE, WARM_DEADLINE_MAX, WARM_FAILURES_MAX, WARM_GRACE, WARM_PARENTS_MAX, WARM_REMEMBERED,
-    WARM_REPORT_PAUSE, WARM_RUNS_MAX,
+    PACE_LOOK, WARM_CALM_PAUSE, WARM_DEADLINE_MAX, WARM_FAILURES_MAX, WARM_GRACE, WARM_PARENTS_MAX,
+    WARM_REMEMBERED, WARM_REPORT_PAUSE, WARM_RUNS_MAX,
 };
 use crate::name::Scope;
 use crate::peer::PeerId;
 use crate::swarm::Event;
 use crate::time::Time;
-use crate::wire::{Message, WarmFault, WarmOrder};
+use crate::wire::{Message, Pace, WarmFault, WarmOrder};
 
 use super::blobs::{Blobs, Standing};
 use super::report::Report;
@@ -67,6 +67,12 @@ pub struct Set {
     deadline: Time,
     /// Seconds since 1970; 0 for none.
     keep_until: u64,
+    /// How fast it may come; `None` if nobody has ever said.
+    pace: Option<Pace>,
+    /// The run that this was said for: relays pass nothing else on, so that each run has one pace.
+    pace_run: Option<u64>,
+    /// A run has begun of which nobody has said how fast it may be: as fast as it comes, from then on.
+    free_at: Option<Time>,
     stopped: Option<WarmFault>,
     begin_again_at: Option<Time>,
     over_since: Option<Time>,
@@ -98,6 +104,9 @@ impl Set {
             parts: VecDeque::new(),
             deadline: Time::ZERO,
             keep_until: 0,
+            pace: None,
+            pace_run: None,
+            free_at: None,
             stopped: None,
             begin_again_at: None,
             over_since: None,
@@ -147,6 +156,27 @@ impl Set {
         self.blobs.flies(digest)
     }
 
+    pub(super) fn is_paced(&self) -> bool {
+        self.pace.is_some()
+    }
+
+    /// How fast one of its blobs may come; `None` if as fast as it comes.
+    ///
+    /// Question: several members fetch the blobs of a set upstream at the same time, and none knows what the others take; how do
+    /// they keep to one rate? Answer: a blob may take as much of it as it has of the bytes that are still to be fetched. Whoever
+    /// has a lease on it knows that without asking, and what it does not know yet only makes its share too small. Prevents:
+    /// a rate that is exceeded while its keeper is away.
+    pub(super) fn pace_of(
+        &self,
+        digest: &Digest,
+        is_here: &dyn Fn(&Digest) -> bool,
+    ) -> Option<(WarmSetId, Pace)> {
+        let pace = self.pace.filter(|pace| *pace != Pace::FREE)?;
+        let share = |rate: u64| (rate as f64 * self.blobs.share(digest, is_here)).max(1.0) as u64;
+        let upstream = if pace.upstream == 0 { 0 } else { share(pace.upstream) };
+        Some((self.id, Pace { upstream, ..pace }))
+    }
+
     fn standing(&self, peer: &PeerId) -> Standing {
         match *peer == self.me {
             true => self.own(),
@@ -174,6 +204,9 @@ impl Set {
         // No two askers, and no two lives of one, name a beginning alike.
         let run = self.me.prefix() ^ desk.now.since_origin().as_nanos() as u64;
         self.keep_longer(desk, asked.keep_until);
+        if self.pace.is_some() || asked.pace != Pace::FREE {
+            (self.pace, self.pace_run, self.free_at) = (Some(asked.pace), Some(run), None);
+        }
         self.begin_run(desk, run, asked.deadline);
         self.add(&targets);
         self.asker = Some(Asker { targets, told: None, told_at: desk.now, over: false });
@@ -181,7 +214,12 @@ impl Set {
 
     pub(super) fn handle_order(&mut self, desk: &mut Desk<'_>, from: PeerId, order: WarmOrder) {
         self.takes_part = true;
-        if self.keep_longer(desk, order.keep_until) || !self.runs.contains(&order.run) {
+        let is_new = !self.runs.contains(&order.run);
+        if is_new && self.pace.is_some() {
+            // How fast this run may be is said next, if it is.
+            self.free_at = Some(desk.now + PACE_LOOK);
+        }
+        if self.keep_longer(desk, order.keep_until) || is_new {
             self.begin_run(desk, order.run, Duration::from_millis(order.deadline_ms));
         }
         self.add(&order.targets);
@@ -194,6 +232,18 @@ impl Set {
         self.report_to(desk, self.parents.len() - 1);
         if self.parents.len() == 1 {
             (self.reported_at, self.dirty) = (desk.now, false);
+        }
+    }
+
+    /// Somebody above says how fast the run may be that it began last. Those below are told what is news.
+    pub(super) fn handle_pace(&mut self, desk: &mut Desk<'_>, from: PeerId, run: u64, pace: Pace) {
+        let is_above = self.parents.iter().any(|parent| parent.peer == from);
+        if !is_above || self.runs.back() != Some(&run) || self.pace_run == Some(run) {
+            return;
+        }
+        (self.pace, self.pace_run, self.free_at) = (Some(pace), Some(run), None);
+        for peer in self.told_children() {
+            desk.mail.push_back((peer, Message::WarmPace { set: self.id, run, pace }));
         }
     }
 
@@ -301,6 +351,9 @@ impl Set {
             self.stopped = Some(WarmFault::Deadline);
             self.dirty = true;
             landed.append(&mut self.blobs.stop(WarmFault::Deadline));
+        }
+        if self.free_at.is_some_and(|at| at <= now) {
+            (self.pace, self.free_at) = (Some(Pace::FREE), None);
         }
         if now >= self.deadline + WARM_GRACE {
             self.fail_undecided(WarmFault::Deadline);
@@ -420,7 +473,8 @@ impl Set {
         }
         let deadline = if now < self.deadline { self.deadline } else { self.deadline + WARM_GRACE };
         let told = self.asker.as_ref().filter(|a| !a.over).map(|a| a.told_at + WARM_REPORT_PAUSE);
-        let others = [self.report_at(self.is_decided()), told, self.begin_again_at, self.word_due_at()];
+        let others =
+            [self.report_at(self.is_decided()), told, self.begin_again_at, self.word_due_at(), self.free_at];
         others.into_iter().flatten().chain([deadline]).min()
     }
 }

@@ -12,7 +12,7 @@ use crate::limits::{WARM_ANSWER_MAX, WARM_FANOUT, WARM_GRACE, WARM_REMEMBERED, W
 use crate::name::Scope;
 use crate::peer::{Member, PeerId, Roster};
 use crate::time::Time;
-use crate::wire::{Message, WarmFault};
+use crate::wire::{Message, Pace, WarmFault};
 use crate::{LocalFault, TicketId};
 
 const SET: WarmSetId = WarmSetId(7);
@@ -69,6 +69,7 @@ struct Cluster {
     blobs: Vec<(Digest, u64)>,
     /// What each order says.
     keep_until: u64,
+    pace: Pace,
 }
 
 fn peer(node: usize) -> PeerId {
@@ -120,6 +121,7 @@ impl Cluster {
             loses_one_in: None,
             blobs: blobs.collect(),
             keep_until: 0,
+            pace: Pace::FREE,
         };
         let members = roster(0..=targets);
         for node in 0..=targets {
@@ -156,7 +158,15 @@ impl Cluster {
         let (blobs, deadline) = (self.blobs.clone(), seconds(deadline));
         self.input(
             at,
-            Input::Warm { set: SET, blobs, scope: scope(), targets, deadline, keep_until: self.keep_until },
+            Input::Warm {
+                set: SET,
+                blobs,
+                scope: scope(),
+                targets,
+                deadline,
+                keep_until: self.keep_until,
+                pace: self.pace,
+            },
         );
     }
 
@@ -586,6 +596,7 @@ fn a_node_that_drains_takes_nothing_on() {
             targets: vec![peer(2)],
             deadline: seconds(1.0),
             keep_until: 0,
+            pace: Pace::FREE,
         },
     );
     assert_eq!(cluster.end(1).failures, [(peer(2), WarmFault::Draining)]);

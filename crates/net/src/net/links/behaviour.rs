@@ -1,5 +1,6 @@
 //! What the swarm asks and tells.
 
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use libp2p_identity::PeerId;
 use libp2p_swarm::behaviour::{ConnectionEstablished, ListenFailure};
 use libp2p_swarm::{ConnectionDenied, ConnectionId, FromSwarm, ListenError, NetworkBehaviour};
 
-use super::dial::{chain, is_ourselves};
+use super::dial::{chain, has_broken, is_ourselves};
 use super::{Action, Connection, Dial, Link, Links};
 use crate::net::handler::{Handler, Report};
 use crate::net::post::Wish;
@@ -25,6 +26,19 @@ pub(super) enum Denied {
     Refused(Refusal),
     #[error("too many connections")]
     Full,
+}
+
+impl Links {
+    /// An accepted connection ended before the other end had shown its key.
+    fn not_secured(&mut self, address: SocketAddr, why: &(dyn std::error::Error + 'static)) {
+        if has_broken(why) {
+            // Nothing is known of who that was. Of two members that dial at the same time one closes its connection, and
+            // load balancers look at ports in this way.
+            tracing::debug!(%address, why = chain(why), "a connection ended before it was secure");
+        } else {
+            self.refuse(address, Refusal::Handshake(chain(why)));
+        }
+    }
 }
 
 impl NetworkBehaviour for Links {
@@ -127,7 +141,7 @@ impl NetworkBehaviour for Links {
                 if let (Some(connection), ListenError::Transport(why)) = (connection, error)
                     && !is_ourselves(why)
                 {
-                    self.refuse(connection.address, Refusal::Handshake(chain(why)));
+                    self.not_secured(connection.address, why);
                 }
             }
             _ => return,

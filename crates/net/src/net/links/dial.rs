@@ -129,6 +129,23 @@ pub(super) fn is_ourselves(error: &(dyn std::error::Error + 'static)) -> bool {
     error.is::<Ourselves>() || inner.or(error.source()).is_some_and(is_ourselves)
 }
 
+/// Whether a connection was closed or reset, and nothing else was wrong with it.
+pub(super) fn has_broken(error: &(dyn std::error::Error + 'static)) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    match io.map(|io| (io.get_ref(), io.kind())) {
+        Some((Some(inner), _)) if inner.source().is_some() || inner.is::<io::Error>() => has_broken(inner),
+        Some((_, kind)) => matches!(
+            kind,
+            io::ErrorKind::BrokenPipe
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::NotConnected
+                | io::ErrorKind::UnexpectedEof
+        ),
+        None => error.source().is_some_and(has_broken),
+    }
+}
+
 /// All causes of an error in one line.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -162,5 +179,28 @@ fn reason(error: &DialError) -> String {
         }
         DialError::Denied { cause } => chain(cause),
         other => chain(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_connection_is_nobodys_fault() {
+        let table = [
+            (io::ErrorKind::BrokenPipe.into(), true),
+            (io::Error::other(io::Error::from(io::ErrorKind::ConnectionReset)), true),
+            (io::Error::new(io::ErrorKind::UnexpectedEof, "the handshake ended early"), true),
+            (io::Error::new(io::ErrorKind::InvalidData, "that is no handshake"), false),
+            (
+                io::Error::other(io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError)),
+                false,
+            ),
+            (io::ErrorKind::TimedOut.into(), false),
+        ];
+        for (error, broken) in table {
+            assert_eq!(has_broken(&error), broken, "{error:?}");
+        }
     }
 }

@@ -60,6 +60,43 @@ fn capped_connections_are_multiplied_until_the_link_is_full() {
     assert!(took <= 10_000, "{took} ms");
 }
 
+/// Each new lease holder brings what its own link takes, which looks like a gain, until they say that they are left behind.
+#[test]
+fn more_than_goes_round_is_taken_back() {
+    let candidate = |avoid: &dyn Fn(&PeerId) -> bool| (1..100).map(peer).find(|p| !avoid(p));
+    let mut leases = Leases::new(1, 400);
+    let mut progress: BTreeMap<LeaseId, (PeerId, Run)> = BTreeMap::new();
+    let (mut widest, mut now, mut several) = (0, 0, 0);
+    while !leases.is_there() && now < 60_000 {
+        for action in leases.advance(at(now), candidate) {
+            match action {
+                Action::Grant { to, lease, run } => _ = progress.insert(lease, (to, run)),
+                Action::Trim { lease, end, .. } => progress.get_mut(&lease).unwrap().1.end = end,
+                Action::GiveUp(_) => panic!("gave up"),
+            }
+        }
+        widest = widest.max(progress.len());
+        // Ten pieces a second each. Whoever has seen for a while that others bring as much is left behind.
+        now += 100;
+        several = if progress.len() > 1 { several + 100 } else { 0 };
+        let is_outrun = several > 400;
+        for (lease, (holder, run)) in progress.clone() {
+            leases.told_busy(&holder, is_outrun);
+            if run.first < run.end {
+                leases.report(at(now), lease, &holder, run.first..run.first + 1);
+                progress.get_mut(&lease).unwrap().1.first += 1;
+            }
+            if run.first + 1 >= run.end {
+                leases.over(at(now), lease, &holder, run.end, LeaseEnd::Done);
+                progress.remove(&lease);
+            }
+        }
+    }
+    assert!(leases.is_there());
+    assert_eq!((widest, leases.width), (2, 1));
+    assert!(leases.granted() <= 4, "{} leases", leases.granted());
+}
+
 #[test]
 fn what_stalls_or_fails_goes_to_somebody_else() {
     let mut leases = Leases { settled: true, ..Leases::new(7, 100) };

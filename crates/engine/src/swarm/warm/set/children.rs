@@ -225,6 +225,18 @@ impl Set {
             keep_until: self.keep_until,
         };
         desk.mail.push_back((*peer, Message::Warm(order)));
+        if let Some(pace) = self.pace.filter(|_| self.pace_run == Some(run)) {
+            desk.mail.push_back((*peer, Message::WarmPace { set: self.id, run, pace }));
+        }
+    }
+
+    /// Members that have been told of the set and see to their part, as far as is known.
+    pub(super) fn told_children(&self) -> Vec<PeerId> {
+        self.children
+            .iter()
+            .filter(|(_, child)| child.contact != Contact::Skipped)
+            .map(|(peer, _)| *peer)
+            .collect()
     }
 
     /// A child does not see to its part: the undecided rest of it goes to the next. Who was silent is asked once more, for

@@ -1,0 +1,105 @@
+//! Prewarming within bounds: what comes from upstream, what a node receives, and that a client waits for neither.
+
+use std::time::{Duration, Instant};
+
+use shoal_tests::cluster::Cluster;
+use shoal_tests::image::Image;
+use shoal_tests::origin::Origin;
+use shoal_tests::{place, wait};
+
+use super::REPOSITORY;
+use super::prewarm::{STEP_MAX, begin, expect, expect_served, json, log_file, name, prewarm};
+
+/// Bytes that may have passed before the first one had to wait, for each blob: a read from the socket.
+const FIRST_BYTES: u64 = 512 << 10;
+
+/// Whoever of the nodes fetches what: together they never take more than was allowed, each byte once, and all nodes are ready
+/// at the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cluster_keeps_to_a_rate_of_upstream() {
+    const RATE: u64 = 3_000_000;
+    let origin = Origin::start().await;
+    let image = Image::new(1000, &[6_000_000, 4_000_000, 2_000_000, 1_000]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let cluster = Cluster::start(&origin.url(), 4).await;
+    let folder = place::scratch();
+    let begun = Instant::now();
+    let mut process =
+        begin(&cluster.agents[0], &[&name("v1"), "--max-upstream", "3MB/s", "--json"], &log_file(&folder));
+    let slack = FIRST_BYTES * image.blobs().count() as u64;
+    let ended = wait::until("the prewarm to end", STEP_MAX, || async {
+        // What the agents have taken: the registry may have sent more, into the buffers of the connections.
+        let taken = cluster.upstream_bytes().await;
+        let seconds = begun.elapsed().as_secs_f64();
+        assert!(taken <= RATE as f64 * seconds + slack as f64, "{taken} bytes after {seconds} s");
+        taken >= image.blob_bytes() as f64
+    });
+    ended.await;
+    let status = process.exit(STEP_MAX).await;
+    assert_eq!(status.code(), Some(0), "{}", process.log());
+    let least = (image.blob_bytes() - slack) as f64 / RATE as f64;
+    assert!(begun.elapsed().as_secs_f64() >= least, "{:?}, {least} s at least", begun.elapsed());
+    for blob in image.blobs() {
+        assert_eq!(origin.blob_gets(&blob.digest), 1, "{}", blob.digest);
+        assert_eq!(origin.blob_bytes(&blob.digest), blob.len(), "{}", blob.digest);
+    }
+    for agent in &cluster.agents {
+        expect_served(agent, &image, &[]).await;
+    }
+}
+
+/// However fast others send, a node takes no more than it may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_keeps_to_a_rate_of_its_own() {
+    const RATE: f64 = 4_000_000.0;
+    let origin = Origin::start().await;
+    let image = Image::new(1010, &[9_000_000, 3_000_000]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let cluster = Cluster::start(&origin.url(), 3).await;
+    // One has it already, and could send all of it at once.
+    cluster.pull([0], REPOSITORY, &image).await;
+    cluster.agents[0].until_idle().await;
+    let image_name = name("v1");
+    let words = [&*image_name, "--max-per-node", "4MB/s", "--json"];
+    let finished = prewarm(&cluster.agents[0], &words).await;
+    expect(&finished, 0, "\"ready\": 3");
+    let status = json(&finished);
+    let took = status["elapsed_ms"].as_f64().expect("a figure") / 1000.0;
+    // A piece of each blob does not wait.
+    let least = (image.blob_bytes() as f64 - 2.0 * 262_144.0) / RATE;
+    assert!(took >= least, "{took} s, {least} s at least");
+    assert_eq!(status["upstream_bytes"], 0, "{status}");
+    expect_served(&cluster.agents[2], &image, &[]).await;
+}
+
+/// A client that wants what is being warmed slowly has it at once, on a node that is meant and on one that is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_is_not_held_back() {
+    for client in [1, 3] {
+        let origin = Origin::start().await;
+        // A minute at the pace.
+        let image = Image::new(1020, &[60_000_000]);
+        origin.add_image(REPOSITORY, "v1", &image);
+        let layer = &image.layers[0].digest;
+        let cluster = Cluster::start_with(&origin.url(), 4, |node, setup| {
+            setup.set("swarm.zone", if node == 3 { "b" } else { "a" })
+        })
+        .await;
+        let folder = place::scratch();
+        let image_name = name("v1");
+        let words =
+            [&*image_name, "--select", "zone=a", "--max-upstream", "1MB/s", "--max-per-node", "1MB/s"];
+        let mut process = begin(&cluster.agents[0], &words, &log_file(&folder));
+        origin.until_sent(layer, 1_000_000).await;
+        let before = origin.blob_bytes(layer);
+        assert!(before < 30_000_000, "{before} bytes: it is not held back at all");
+        let begun = Instant::now();
+        cluster.pull([client], REPOSITORY, &image).await;
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(25), "{took:?} for a client at node {client}");
+        process.signal(libc::SIGINT);
+        process.exit(STEP_MAX).await;
+        let (taken, size) = (cluster.upstream_bytes().await, image.blob_bytes());
+        assert!(taken < 1.2 * size as f64, "{taken} of {size} bytes, by client {client}");
+    }
+}
