@@ -201,7 +201,8 @@ async fn credentials_of_several_secrets() {
             sources.iter().map(|source| source["secret"]["name"].as_str().expect("a name")).collect();
         assert_eq!(secrets, *expected, "{values}");
         let config = configuration(&rendered);
-        let named = config["upstream"].get("docker_config").and_then(toml::Value::as_array).cloned();
+        let named =
+            config.get("upstream").and_then(|upstream| upstream.get("docker_config")?.as_array().cloned());
         let named: Vec<String> =
             named.unwrap_or_default().iter().map(|path| path.as_str().expect("text").to_owned()).collect();
         let mounts = agent(&rendered)["volumeMounts"].as_array().expect("mounts");

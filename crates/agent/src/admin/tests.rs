@@ -129,8 +129,8 @@ async fn an_agent_without_its_driver_proves_nothing() {
             let _there = threads.enter();
             driver_of(&state.store, &state.upstream, &state.metrics)
         };
-        // It ends with the threads that it runs on.
-        threads.shutdown_background();
+        // It ends with the threads that it runs on, and these are waited for where waiting is allowed.
+        std::thread::spawn(move || drop(threads)).join().unwrap();
         AdminState { driver, ..state }
     })
     .await;

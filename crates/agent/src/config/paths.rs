@@ -1,6 +1,6 @@
 //! A key that takes one path or a list of them.
 //!
-//! Invariant: what was written as one path is shown as one path.
+//! Invariant: what was written as one path is shown as one path, and what was not written is not shown.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -26,16 +26,12 @@ impl Paths {
     pub fn all(&self) -> &[PathBuf] {
         &self.0
     }
-
-    /// Whether the key is not set.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 impl Serialize for Paths {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0.as_slice() {
+            [] => serializer.serialize_none(),
             [one] => one.serialize(serializer),
             all => all.serialize(serializer),
         }

@@ -187,7 +187,6 @@ pub struct Upstream {
     pub forward_client_address: bool,
     /// A Docker `config.json` with credentials and credential helpers for all registries, or a list of such files, of which the
     /// first that has something for a registry counts. Default: unset, anonymous. Read again when they change.
-    #[serde(skip_serializing_if = "Paths::is_empty")]
     pub docker_config: Paths,
     /// Registries that need more than their name. Default: none; any other is asked at `https://` and its name.
     pub registries: BTreeMap<String, UpstreamRegistry>,

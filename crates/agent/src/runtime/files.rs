@@ -1,8 +1,10 @@
 //! Writing to a node's file tree so that nobody ever reads half a file.
 //!
 //! Invariant: a file has its earlier text or its later one, whenever the power fails: the new text is complete and on the
-//! disk under another name before it takes the old one's.
+//! disk under another name before it takes the old one's. That name follows from the file's, so that what a process that was
+//! killed has left under it is found again ([`sweep`]).
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
@@ -58,7 +60,9 @@ pub(super) fn write(root: &Root, path: &Path, text: &str, mode: Option<u32>) -> 
     let file = root.at(path);
     let folder = file.parent().unwrap_or(Path::new("/")).to_owned();
     let known = fs::metadata(&file).ok();
-    let temporary = tempfile::Builder::new().prefix(".shoal-").tempfile_in(&folder);
+    sweep(root, path);
+    let name = unfinished(path);
+    let temporary = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempfile_in(&folder);
     let mut temporary = temporary.map_err(failed("write beside", path))?;
     temporary.write_all(text.as_bytes()).map_err(failed("write", path))?;
     let mode = known.as_ref().map_or(mode.unwrap_or(FILE_MODE), |known| known.mode() & 0o7777);
@@ -79,8 +83,28 @@ fn owner(file: &File) -> (u32, u32) {
     file.metadata().map_or((u32::MAX, u32::MAX), |known| (known.uid(), known.gid()))
 }
 
+/// What a file is called before it is whole. Never one that is there already, nor one that a link leads to.
+fn unfinished(path: &Path) -> OsString {
+    let mut name = OsString::from(".shoal-");
+    name.push(path.file_name().unwrap_or_default());
+    name
+}
+
+/// Removes what a process that was killed while it wrote a file has left beside it. For whoever holds the lock.
+pub(super) fn sweep(root: &Root, path: &Path) {
+    let unfinished = root.at(path).with_file_name(unfinished(path));
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            // Writing the file will say so, if it matters.
+            tracing::debug!(path = %unfinished.display(), %error, "what was left unfinished stays");
+        }
+        _ => {}
+    }
+}
+
 /// Removes a file. One that is not there is right.
 pub(super) fn remove(root: &Root, path: &Path) -> Result<(), FileError> {
+    sweep(root, path);
     let file = root.at(path);
     match fs::remove_file(&file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -192,6 +192,9 @@ impl Site {
     /// Takes the agent out of one file, or tells how it would go.
     fn take_out(&self, written: &Written, is_rehearsal: bool) -> Result<FileDone, FileError> {
         let (change, text) = self.without(written);
+        if !is_rehearsal {
+            files::sweep(&self.root, &written.path);
+        }
         if !is_rehearsal && matches!(change, Change::Restored | Change::TakenOut) {
             match text {
                 Some(text) => files::write(&self.root, &written.path, &text, None)?,

@@ -269,6 +269,26 @@ fn what_is_written_meanwhile_stays() {
     assert!(!root.exists(Path::new(DEFAULT_RECORD)));
 }
 
+/// Whoever is killed while it writes leaves files that are not whole; the next one takes them away.
+#[test]
+fn what_was_left_unfinished_goes() {
+    for is_paused in [false, true] {
+        let (folder, root) = tree(EVERYTHING);
+        let before = snapshot(folder.path());
+        install(&root, &wish(&["docker.io"]));
+        for half in
+            ["etc/containerd/certs.d/docker.io/.shoal-hosts.toml", "var/lib/shoal/.shoal-runtime.json"]
+        {
+            fs::write(folder.path().join(half), "[ho").unwrap();
+        }
+        if is_paused {
+            site(&root).pause(&[], "why").unwrap();
+        }
+        site(&root).uninstall(&[], false).unwrap();
+        assert_eq!(snapshot(folder.path()), before);
+    }
+}
+
 /// Where nothing is written, there is nothing to take away, and no record of it.
 #[test]
 fn nothing_is_paused_where_nothing_is() {
