@@ -45,10 +45,10 @@ kinds! {
     DEGRADED: "agent-degraded", Agent, Problem,
         "The store cannot be used: pulls go straight to the registries, nothing is kept and nothing is shared.",
         "Look at the disk that the path lies on (dmesg); replace it if it fails.";
-    FULL: "store-full", Agent, Problem,
+    FULL: "store-full", Store, Problem,
         "What finds no room goes straight from the registry to the client, each time again; nodes that are warmed do not get ready.",
         "Raise store.capacity, or unpin what need not stay (shoal unpin, shoal prewarm cancel).";
-    PINNED: "store-pinned", Agent, Warning,
+    PINNED: "store-pinned", Store, Warning,
         "Nearly all of the store is pinned: soon there is no room for anything else.",
         "Raise store.capacity, or unpin what need not stay (shoal unpin, shoal prewarm cancel).";
     LIMITED: "rate-limited", Agent, Hint,
