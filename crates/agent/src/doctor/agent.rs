@@ -51,7 +51,7 @@ kinds! {
     PINNED: "store-pinned", Store, Warning,
         "Nearly all of the store is pinned: soon there is no room for anything else.",
         "Raise store.capacity, or unpin what need not stay (shoal unpin, shoal prewarm cancel).";
-    LIMITED: "rate-limited", Agent, Hint,
+    LIMITED: "own-limit", Agent, Hint,
         "A limit of this node's configuration is what makes its transfers slow.",
         "Raise the limit, or take it out, if that is not meant.";
     WRONG_CONTENT: "content-wrong", Agent, Warning,
@@ -475,7 +475,7 @@ mod tests {
         };
         for (waits, waited_percent, expected) in [(false, 10, 0), (true, 0, 1), (false, 50, 1)] {
             let status = Status { limits: vec![limit(waits, waited_percent)], ..status(&[]) };
-            assert_eq!(ids(&judge_status(&status)), vec!["rate-limited"; expected]);
+            assert_eq!(ids(&judge_status(&status)), vec!["own-limit"; expected]);
         }
     }
 

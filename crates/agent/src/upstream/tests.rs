@@ -305,10 +305,15 @@ async fn nobody_there_is_transient() {
 
 #[tokio::test]
 async fn a_registry_without_tls_is_told_with_what_to_write() {
-    let server =
-        serve_raw(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".to_vec(), Then::Close).await;
-    let mut endpoint = server.url("");
-    endpoint.set_scheme("https").unwrap();
+    // It does not wait for the end of what is no request.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint: Url = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    });
     let reason = upstream(&endpoint).list(&asked(), "tags/list").await.unwrap_err().cause().reason;
     let at = endpoint.authority();
     let wanted = format!("[upstream.registries.\"{at}\"] endpoint = \"http://{at}\"");
