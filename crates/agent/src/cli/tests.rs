@@ -6,7 +6,7 @@ use super::failure::Failure;
 use super::{Cli, Command, blob, explain, status};
 use crate::admin::client::ClientError;
 use crate::admin::status::Status;
-use crate::config::Config;
+use crate::config::{Config, NodeFacts};
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(line.split_whitespace())
@@ -130,6 +130,24 @@ fn the_socket_is_named_or_configured() {
     let file = file.display();
     assert_eq!(of(format!("shoal blob ls --config {file}")), Path::new("/somewhere/else.sock"));
     assert_eq!(of(format!("shoal blob ls --config {file} --socket /x")), Path::new("/x"));
+}
+
+/// Whoever only wants the socket needs no right to read what else the file names; what is misspelt is told all the same.
+#[test]
+fn secrets_are_not_needed_to_find_the_agent() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("shoal.toml");
+    let socket = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        match parse(&format!("shoal blob ls --config {}", file.display())).unwrap().command {
+            Command::Blob(blob::BlobCommand::Ls(args)) => args.socket(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let named = "[swarm]\nsecret_file = '/nobody/may/read/this'\n[admin]\nsocket = '/x.sock'\n";
+    assert_eq!(socket(named).unwrap(), Path::new("/x.sock"));
+    assert!(Config::load(&file, &NodeFacts::default()).is_err());
+    assert!(matches!(socket("[admin]\nsokcet = '/x.sock'\n"), Err(Failure::Config(_))));
 }
 
 #[test]
