@@ -44,6 +44,7 @@ fn samples(exposition: &str) -> Samples {
 /// The exposition of an agent to which everything has happened: metrics with labels are there from the first time on.
 fn everything() -> String {
     let metrics = Metrics::new();
+    metrics.store_degraded(None);
     metrics.served(Served::Store, 1);
     metrics.request("blob", 200, 0.1);
     metrics.upstream_request("r.test", "blob-get", "ok");
