@@ -82,6 +82,7 @@ fn of_book(book: &Book, beside: &Beside) -> String {
     };
     let slow = match book.slow_count {
         0 => String::new(),
+        number if number == book.receiver_count => format!(", slowly: {}", names(&book.slow, number, beside)),
         number => format!(", {number} of them slowly: {}", names(&book.slow, number, beside)),
     };
     let (have, receive) =
