@@ -23,8 +23,8 @@ const OWN: [&str; 3] = ["etc/containerd", "var/lib", "run"];
 const PROGRAM: &str = "run/pod/shoal";
 const CONFIG: &str = "run/pod/shoal.toml";
 const SECRET: &str = "run/secrets/shoal/swarm/secret";
-/// Names that its resolver knows, in place of the cluster's DNS.
-const NAMES: &str = "etc/hosts";
+/// Names that resolvers know in it, in place of the cluster's DNS. Not a file of the node: what a kubelet mounts into a pod.
+const NAMES: &str = "run/pod/hosts";
 /// What the agent has of the node, as paths of the node: its store, and where its socket lies.
 const DIRECTORIES: [&str; 2] = ["var/lib/shoal", "run/shoal"];
 /// Everything else that it sees, which cannot be written to: its root, and of the node's own folders those around.
@@ -132,8 +132,9 @@ impl Node {
         let mut command = Command::new(place::program("nsenter", "util-linux"));
         command.arg(format!("--net={}", self.network.path(self.number).display()));
         command.args(["unshare", "--mount"]).args(with);
-        let own = OWN.iter().chain(&[NAMES]);
-        let mounts: String = own.map(|own| format!("mount --bind \"$0/{own}\" /{own} && ")).collect();
+        let names = format!("mount --bind \"$0/{NAMES}\" /etc/hosts && ");
+        let mounts: String = OWN.iter().map(|own| format!("mount --bind \"$0/{own}\" /{own} && ")).collect();
+        let mounts = names + &mounts;
         command.args(["sh", "-c", &(mounts + then)]).arg(&self.tree);
         command
     }
