@@ -557,7 +557,15 @@ fn tags_and_links() {
     store.sweep(at(61)).unwrap();
     assert!(store.tag(&scope("a"), &tag).unwrap().is_some());
     assert!(store.tag(&scope("b"), &tag).unwrap().is_none());
+    // A link whose blob is not there may be a moment older than the blob. An hour later it is not.
+    assert_eq!(store.linked(&scope("a"), &digest(b"gone")).unwrap(), Some(Public));
+    let late = content(7, 100);
+    store.link(&scope("a"), &digest(&late), Public).unwrap();
+    store.sweep(at(61 + 3600)).unwrap();
     assert_eq!(store.linked(&scope("a"), &digest(b"gone")).unwrap(), None);
+    store.put(&digest(&late), Some("m/t"), &late, at(0)).unwrap();
+    store.sweep(at(61 + 7200)).unwrap();
+    assert_eq!(store.linked(&scope("a"), &digest(&late)).unwrap(), Some(Public));
     store.remove(&manifest).unwrap();
     assert_eq!(store.links(&manifest).unwrap(), []);
     store.remove_tag(&scope("a"), &tag).unwrap();

@@ -59,6 +59,8 @@ pub(super) struct Progress {
     /// Next fan-out directory to be looked through.
     fan_out: u8,
     pruned_at: Option<SystemTime>,
+    /// Blobs that had links and were not there at the last such search.
+    dangling: HashSet<Digest>,
 }
 
 impl Store {
@@ -87,7 +89,7 @@ impl Store {
         let due =
             progress.pruned_at.is_none_or(|at| now.duration_since(at).is_ok_and(|age| age >= PRUNE_INTERVAL));
         if due {
-            inner.prune(now)?;
+            inner.prune(now, &mut progress.dangling)?;
             progress.pruned_at = Some(now);
         }
         Ok(swept)
@@ -277,8 +279,9 @@ impl Inner {
     }
 
     /// Removes tags that have expired and whose manifest is gone, and links to blobs that are gone: nothing can be
-    /// served by them any more, and nothing else bounds their number.
-    fn prune(&self, now: SystemTime) -> Result<(), StoreError> {
+    /// served by them any more, and nothing else bounds their number. A link is written before its blob, so only what led
+    /// nowhere at the last search as well is gone.
+    fn prune(&self, now: SystemTime, dangling: &mut HashSet<Digest>) -> Result<(), StoreError> {
         let fault = |fault| self.index_fault("look for records that lead nowhere", fault);
         let mut tags = Vec::new();
         self.index
@@ -302,11 +305,17 @@ impl Inner {
                 self.index.apply(&[Change::DeleteTag(&key)], Durability::Kernel, || ()).map_err(fault)?;
             }
         }
+        let before = std::mem::take(dangling);
         for digest in links {
-            if !self.is_anywhere(&digest)? {
+            if self.is_anywhere(&digest)? {
+                continue;
+            }
+            if before.contains(&digest) {
                 self.index
                     .apply(&[Change::DeleteLinks(&digest)], Durability::Kernel, || ())
                     .map_err(fault)?;
+            } else {
+                dangling.insert(digest);
             }
         }
         Ok(())
