@@ -85,7 +85,7 @@ impl Engine {
             next_fetch: 0,
             waiting: BTreeSet::new(),
             sizes: Sizes::default(),
-            swarm: settings.peer.map(|peer| Swarm::new(peer)),
+            swarm: settings.peer.map(Swarm::new),
             out: VecDeque::new(),
             draining: false,
         }

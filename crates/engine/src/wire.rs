@@ -275,7 +275,7 @@ pub enum Message {
         lease: LeaseId,
         /// Hashes of the pieces.
         entries: Vec<Entry>,
-        /// Whether the member's link is busy, or its readers take less than it has.
+        /// Whether the member gains clearly less than what is new to all, or its readers take less than it has.
         busy: bool,
     },
     /// To the home: the lease is over.

@@ -433,7 +433,7 @@ mod tests {
             Some(StoreTrouble { reason, error: "no room".into(), needed: Some(needed), seconds_ago: 3 })
         };
         let store = |trouble, capacity, pinned_bytes| StoreStatus {
-            degraded: trouble != None,
+            degraded: trouble.is_some(),
             trouble,
             capacity,
             bytes: 60 * MB,

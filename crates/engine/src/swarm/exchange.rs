@@ -445,7 +445,7 @@ impl Exchange {
         self.judge(now, from, piece, hash, mail)
     }
 
-    /// A piece that this node fetched upstream is there. `busy` says that upstream is not what is slow.
+    /// A piece that this node fetched upstream is there. `busy` says that its readers take less than it has.
     pub fn handle_fetched(&mut self, now: Time, piece: u32, hash: PieceHash, busy: bool, mail: &mut Mail) {
         let entry = Entry { piece, hash };
         self.list.set(entry, Via::Own);

@@ -14,7 +14,7 @@ use shoal_tests::wait;
 
 use super::setting::{self, REPOSITORY, say};
 use super::sink::{Got, together};
-use super::table::{Figures, Metric, Table, median};
+use super::table::{Figures, Metric, Table, median, percentile};
 
 /// What can be chosen.
 #[derive(Clone, Debug, clap::Args)]
@@ -155,11 +155,8 @@ fn whole(got: &[Got], size: u64) -> Result<f64> {
 }
 
 /// The middle one, and the one that one in a hundred is above.
-fn times(mut samples: Vec<f64>) -> Figures {
-    samples.sort_by(f64::total_cmp);
-    let rank = (samples.len() * 99).div_ceil(100).saturating_sub(1);
-    let p99 = samples.get(rank).copied();
-    vec![Some(median(samples)), p99]
+fn times(samples: Vec<f64>) -> Figures {
+    vec![Some(median(samples.clone())), Some(percentile(samples, 99))]
 }
 
 #[cfg(test)]

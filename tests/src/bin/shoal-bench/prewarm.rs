@@ -33,27 +33,17 @@ pub struct Options {
     /// Print one JSON object at the end.
     #[arg(long)]
     pub json: bool,
-    /// Agents.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(2..=400))]
-    nodes: u16,
+    #[command(flatten)]
+    links: shaped::Links,
     /// Size of the image, in twelve layers: the first is half of it, each further one smaller.
     #[arg(long, default_value = "96MiB")]
     size: ByteSize,
-    /// Bits per second of each node's link, each way.
-    #[arg(long, default_value_t = 20_000_000)]
-    link: u64,
-    /// Bits per second of the registry's link.
-    #[arg(long, default_value_t = 20_000_000)]
-    origin: u64,
 }
 
 /// Runs it.
 pub async fn run(options: &Options) -> Result<Table> {
-    let nodes = usize::from(options.nodes);
-    let mut rates = vec![options.origin];
-    rates.extend(std::iter::repeat_n(options.link, nodes));
-    say(&format!("making {} network namespaces", rates.len() + 1));
-    let network = Network::new(&rates)?;
+    let (links, nodes) = (&options.links, options.links.nodes());
+    let network = links.network()?;
     let folder = setting::folder()?;
     let sizes = layers(options.size.as_u64());
     let image = tokio::task::spawn_blocking(move || Image::new(12, &sizes)).await?;
@@ -79,12 +69,12 @@ pub async fn run(options: &Options) -> Result<Table> {
         let kept = folder.keep();
         return Err(error).with_context(|| format!("the agents' logs are kept in {}", kept.display()));
     }
-    let upstream = upstream_bytes(&agents).await?;
+    let upstream = shaped::upstream_bytes(&agents).await?;
     let requests = blob_requests(&registry, &image);
     let (warm, stored) = pulls(&network, folder.path(), agents, &image).await?;
 
     let sizes: Vec<u64> = image.blobs().map(|blob| blob.len()).collect();
-    let bound = shaped::bound(options.origin, options.link, &sizes, nodes);
+    let bound = links.bound(&sizes);
     let size = image.blob_bytes();
     let metrics = vec![
         Metric { name: "last_s", unit: "s until the last node is ready" },
@@ -98,8 +88,8 @@ pub async fn run(options: &Options) -> Result<Table> {
         "{nodes} agents, each in a network namespace with a link of {} bit/s each way, registry (docker-registry) behind {} \
          bit/s, an image of {size} bytes in {LAYERS} layers, `shoal prewarm` for all; bound {bound:.1} s, goal {GOAL} x; {:.0} % of {} \
          cores were busy; pulls: median of {PULLS}",
-        options.link,
-        options.origin,
+        links.link,
+        links.origin,
         100.0 * cpu / (last * setting::cores() as f64),
         setting::cores(),
     );
@@ -143,15 +133,6 @@ async fn warm(agent: &RunningAgent) -> Result<WarmStatus> {
         }
     }
     anyhow::bail!("the agent ended before the request did")
-}
-
-async fn upstream_bytes(agents: &[RunningAgent]) -> Result<u64> {
-    let mut sum = 0;
-    for agent in agents {
-        let status = AdminClient::new(&agent.socket).status().await?;
-        sum += status.upstream_bytes.values().sum::<u64>();
-    }
-    Ok(sum)
 }
 
 fn blob_requests(registry: &DockerRegistry, image: &Image) -> usize {

@@ -7,9 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use bytesize::ByteSize;
-use shoal_agent::admin::client::AdminClient;
 use shoal_tests::image::Image;
-use shoal_tests::netns::Network;
 use shoal_tests::place;
 
 use super::setting::{self, say};
@@ -22,29 +20,18 @@ pub struct Options {
     /// Print one JSON object at the end.
     #[arg(long)]
     pub json: bool,
-    /// Agents.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(2..=400))]
-    nodes: u16,
+    #[command(flatten)]
+    links: shaped::Links,
     /// Size of the layer.
     #[arg(long, default_value = "64MiB")]
     size: ByteSize,
-    /// Bits per second of each node's link, each way.
-    #[arg(long, default_value_t = 20_000_000)]
-    link: u64,
-    /// Bits per second of the registry's link.
-    #[arg(long, default_value_t = 20_000_000)]
-    origin: u64,
 }
 
 /// Runs it.
 pub async fn run(options: &Options) -> Result<Table> {
-    let nodes = usize::from(options.nodes);
+    let (links, nodes) = (&options.links, options.links.nodes());
     let size = options.size.as_u64();
-    // The registry is the first node of the network.
-    let mut rates = vec![options.origin];
-    rates.extend(std::iter::repeat_n(options.link, nodes));
-    say(&format!("making {} network namespaces", rates.len() + 1));
-    let network = Network::new(&rates)?;
+    let network = links.network()?;
     let folder = setting::folder()?;
     let image = tokio::task::spawn_blocking(move || Image::new(7, &[size as usize])).await?;
     let layer = &image.layers[0];
@@ -70,12 +57,8 @@ pub async fn run(options: &Options) -> Result<Table> {
     let last = times.last().copied().unwrap_or_default().as_secs_f64();
     let median = times[times.len() / 2].as_secs_f64();
     let gets = registry.blob_gets(&layer.digest) - before;
-    let mut upstream = 0;
-    for agent in &agents {
-        let status = AdminClient::new(&agent.socket).status().await?;
-        upstream += status.upstream_bytes.values().sum::<u64>();
-    }
-    let bound = shaped::bound(options.origin, options.link, &[size], nodes);
+    let upstream = shaped::upstream_bytes(&agents).await?;
+    let bound = links.bound(&[size]);
     let simulated = simulate(options, size, nodes)?;
     let metrics = vec![
         Metric { name: "last_s", unit: "s until the last agent's client is done" },
@@ -88,8 +71,8 @@ pub async fn run(options: &Options) -> Result<Table> {
     let conditions = format!(
         "{nodes} agents, each in a network namespace with a link of {} bit/s each way, registry (docker-registry) behind {} \
          bit/s, one layer of {size} bytes, all at once; bound {bound:.1} s; {:.0} % of {} cores were busy",
-        options.link,
-        options.origin,
+        links.link,
+        links.origin,
         100.0 * cpu / (last * setting::cores() as f64),
         setting::cores(),
     );
@@ -98,7 +81,7 @@ pub async fn run(options: &Options) -> Result<Table> {
     table.peer("simulated", [max * bound, max, p50, ratio, requests].map(Some).into());
     let single = [Some(alone), Some(alone / bound), None, Some(1.0), Some(1.0)];
     table.peer("one client alone, straight", single.into());
-    let everybody = size as f64 * nodes as f64 / (options.origin as f64 / 8.0 * PAYLOAD);
+    let everybody = size as f64 * nodes as f64 / (links.origin as f64 / 8.0 * PAYLOAD);
     table.peer(
         "everybody upstream (bound)",
         [Some(everybody), Some(everybody / bound), None, Some(nodes as f64), Some(nodes as f64)].into(),
@@ -113,9 +96,9 @@ fn simulate(options: &Options, size: u64, nodes: usize) -> Result<[f64; 4]> {
     // What a link carries of a blob's bytes is less than its bits.
     let rate = |bits: u64| format!("{}B/s", (bits as f64 / 8.0 * PAYLOAD) as u64);
     let set = [
-        format!("link.up={}", rate(options.link)),
-        format!("link.down={}", rate(options.link)),
-        format!("origin.bandwidth={}", rate(options.origin)),
+        format!("link.up={}", rate(options.links.link)),
+        format!("link.down={}", rate(options.links.link)),
+        format!("origin.bandwidth={}", rate(options.links.origin)),
         format!("image={size}"),
     ];
     let mut command = Command::new(&program);
@@ -134,7 +117,7 @@ fn simulate(options: &Options, size: u64, nodes: usize) -> Result<[f64; 4]> {
     let json = if json.is_array() { json[0].clone() } else { json };
     let figure = |key: &str| json[key].as_f64().with_context(|| format!("the simulator does not tell {key}"));
     // In multiples of our own bound, whatever the simulator's has in it.
-    let scale = figure("bound_s")? / shaped::bound(options.origin, options.link, &[size], nodes);
+    let scale = figure("bound_s")? / options.links.bound(&[size]);
     Ok([
         figure("max")? * scale,
         figure("p50")? * scale,

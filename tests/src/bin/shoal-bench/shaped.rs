@@ -1,6 +1,6 @@
 //! Agents on shaped links: one network namespace for each, a registry in another, clients beside the agents.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -18,8 +18,47 @@ use super::setting::{REGISTRY, REPOSITORY, say};
 
 /// How long agents may take to find each other.
 const MEET_MAX: Duration = Duration::from_secs(60);
+/// Where the agent of a node is for its clients.
+const AGENT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5000));
 /// Bytes that a packet of 1,500 carries, as a part of it: what TCP, IP and Ethernet leave of a link.
 pub const PAYLOAD: f64 = 1448.0 / 1514.0;
+
+/// The links of a benchmark in which each agent is behind one of its own.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Links {
+    /// Agents.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(2..=400))]
+    nodes: u16,
+    /// Bits per second of each node's link, each way.
+    #[arg(long, default_value_t = 20_000_000)]
+    pub link: u64,
+    /// Bits per second of the registry's link.
+    #[arg(long, default_value_t = 20_000_000)]
+    pub origin: u64,
+}
+
+impl Links {
+    /// Agents.
+    pub fn nodes(&self) -> usize {
+        usize::from(self.nodes)
+    }
+
+    /// A network in which the registry is the first node.
+    pub fn network(&self) -> Result<Network> {
+        let mut rates = vec![self.origin];
+        rates.extend(std::iter::repeat_n(self.link, self.nodes()));
+        say(&format!("making {} network namespaces", rates.len() + 1));
+        Network::new(&rates)
+    }
+
+    /// Seconds that nobody can beat: the blobs over the slower of the two links, once, and the way of a piece down a tree.
+    pub fn bound(&self, sizes: &[u64]) -> f64 {
+        let slower = self.origin.min(self.link) as f64 / 8.0 * PAYLOAD;
+        let size: u64 = sizes.iter().sum();
+        let pieces: u64 = sizes.iter().map(|size| shoal_engine::pieces::piece_count(*size)).sum();
+        size as f64 / slower * (1.0 + f64::from(self.nodes).log2().floor() / pieces.max(1) as f64)
+    }
+}
 
 /// A running agent.
 pub struct RunningAgent {
@@ -38,15 +77,6 @@ impl RunningAgent {
     pub fn go_on(&self) {
         self.process.signal(libc::SIGCONT);
     }
-}
-
-/// Seconds that nobody can beat: the blobs over the slower of the two links (bits per second), once, and the way of a piece
-/// down a tree.
-pub fn bound(origin: u64, link: u64, sizes: &[u64], nodes: usize) -> f64 {
-    let slower = origin.min(link) as f64 / 8.0 * PAYLOAD;
-    let size: u64 = sizes.iter().sum();
-    let pieces: u64 = sizes.iter().map(|size| shoal_engine::pieces::piece_count(*size)).sum();
-    size as f64 / slower * (1.0 + (nodes as f64).log2().floor() / pieces.max(1) as f64)
 }
 
 /// The registry lives in the first node of the network.
@@ -100,6 +130,16 @@ pub fn start_agents(
     Ok(agents)
 }
 
+/// Bytes that all of them have received from the registry.
+pub async fn upstream_bytes(agents: &[RunningAgent]) -> Result<u64> {
+    let mut sum = 0;
+    for agent in agents {
+        let status = AdminClient::new(&agent.socket).status().await?;
+        sum += status.upstream_bytes.values().sum::<u64>();
+    }
+    Ok(sum)
+}
+
 /// Waits until an agent answers its admin socket.
 pub async fn until_answers(agent: &RunningAgent) {
     let client = AdminClient::new(&agent.socket);
@@ -129,8 +169,7 @@ pub fn pull(network: &Network, nodes: &[usize], layer: &Blob) -> Result<Vec<Dura
                 let runtime = inside_runtime()?;
                 barrier.wait();
                 let begun = Instant::now();
-                let agent = SocketAddr::from((Ipv4Addr::LOCALHOST, 5000));
-                runtime.block_on(get(agent, &layer)).map(|()| begun.elapsed())
+                runtime.block_on(get(AGENT, &layer)).map(|()| begun.elapsed())
             })
         })
         .collect();
@@ -145,22 +184,26 @@ pub fn pull(network: &Network, nodes: &[usize], layer: &Blob) -> Result<Vec<Dura
 /// Lets a client beside an agent pull all blobs of an image at once, as a runtime does; how long it took.
 pub fn pull_image(network: &Network, node: usize, image: &Image) -> Result<Duration> {
     let image = image.clone();
-    let client = network.inside(node, move || {
-        let runtime = inside_runtime()?;
-        let (begun, agent) = (Instant::now(), SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)));
-        let all = futures_util::future::try_join_all(image.blobs().map(|blob| get(agent, blob)));
-        runtime.block_on(all).map(|_| begun.elapsed())
-    });
-    client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??
+    timed(network, node, move || async move {
+        futures_util::future::try_join_all(image.blobs().map(|blob| get(AGENT, blob))).await.map(drop)
+    })
 }
 
 /// Lets a client in this node pull a layer straight from the registry; how long it took.
 pub fn pull_straight(network: &Network, node: usize, layer: &Blob) -> Result<Duration> {
-    let layer = layer.clone();
+    let (registry, layer) = (SocketAddr::from((netns::address(0), 5000)), layer.clone());
+    timed(network, node, move || async move { get(registry, &layer).await })
+}
+
+/// How long a client in this node takes for something.
+fn timed<F: Future<Output = Result<()>>>(
+    network: &Network,
+    node: usize,
+    work: impl FnOnce() -> F + Send + 'static,
+) -> Result<Duration> {
     let client = network.inside(node, move || {
         let (runtime, begun) = (inside_runtime()?, Instant::now());
-        let registry = SocketAddr::from((netns::address(0), 5000));
-        runtime.block_on(get(registry, &layer)).map(|()| begun.elapsed())
+        runtime.block_on(work()).map(|()| begun.elapsed())
     });
     client.join().map_err(|_| anyhow::anyhow!("the client panicked"))??
 }

@@ -120,6 +120,13 @@ pub fn median(mut figures: Vec<f64>) -> f64 {
     if figures.len() % 2 == 1 { figures[middle] } else { f64::midpoint(figures[middle - 1], figures[middle]) }
 }
 
+/// The one that so many percent are no greater than.
+pub fn percentile(mut figures: Vec<f64>, percent: usize) -> f64 {
+    assert!(!figures.is_empty(), "something was measured");
+    figures.sort_by(f64::total_cmp);
+    figures[(figures.len() * percent).div_ceil(100).saturating_sub(1)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -252,7 +252,7 @@ impl Leases {
             .for_each(|active| active.seen = now);
     }
 
-    /// Whether a lease holder is busy: its link is, or its readers take less than it has. As long as it is, upstream is
+    /// Whether a lease holder is busy: it is left behind by what is new to all, or its readers take less than it has. As long as it is, upstream is
     /// not what is slow, and more leases would only bring pieces out of order.
     pub fn told_busy(&mut self, holder: &PeerId, is_busy: bool) {
         if is_busy {
