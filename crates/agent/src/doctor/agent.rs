@@ -432,7 +432,7 @@ mod tests {
         let trouble = |reason, needed| {
             Some(StoreTrouble { reason, error: "no room".into(), needed: Some(needed), seconds_ago: 3 })
         };
-        let store = |trouble, capacity, pinned_bytes| StoreStatus {
+        let store = |trouble: Option<StoreTrouble>, capacity, pinned_bytes| StoreStatus {
             degraded: trouble.is_some(),
             trouble,
             capacity,
