@@ -338,7 +338,7 @@ impl Set {
     pub(super) fn advance(
         &mut self,
         desk: &mut Desk<'_>,
-        flying: &mut BTreeSet<Digest>,
+        flying: &mut BTreeMap<Digest, u64>,
         draining: bool,
     ) -> Vec<Digest> {
         let now = desk.now;
@@ -368,7 +368,7 @@ impl Set {
         landed
     }
 
-    fn begin_blobs(&mut self, desk: &mut Desk<'_>, flying: &mut BTreeSet<Digest>) {
+    fn begin_blobs(&mut self, desk: &mut Desk<'_>, flying: &mut BTreeMap<Digest, u64>) {
         if self.begin_again_at.is_some_and(|at| desk.now < at) || !self.takes_part {
             return;
         }
