@@ -219,7 +219,7 @@ async fn a_dead_node_is_named() {
     let layer = &image.layers[0].digest;
     let mut cluster = Cluster::start(&origin.url(), 4).await;
     let folder = place::scratch();
-    let mut process = begin(&cluster.agents[0], &[&name("v1")], &log_file(&folder));
+    let mut process = begin(&cluster.agents[0], &[&name("v1"), "--grace", "2s"], &log_file(&folder));
     origin.until_sent(layer, 1_000_000).await;
     cluster.agents[3].kill();
     gate.open();
@@ -325,7 +325,7 @@ async fn a_dry_run_tells_and_does_nothing() {
         "{plan}"
     );
     let text = prewarm(&cluster.agents[0], &[&name("v1"), "--dry-run"]).await.expect_ok("--dry-run").output;
-    assert!(text.contains("2 nodes would receive") && text.contains("1 have everything"), "{text}");
+    assert!(text.contains("2 nodes would receive") && text.contains("1 has everything"), "{text}");
 }
 
 /// Two agents are asked for the same in the same second: one set, each part once.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::openapi::OfRequest;
 use super::{AdminState, Refusal};
-use crate::warm::{Phase, RequestError, StandingOrder, WarmPlan, WarmRequest, WarmStatus};
+use crate::warm::{Cancelled, Phase, RequestError, StandingOrder, WarmPlan, WarmRequest, WarmStatus};
 
 /// Media type of the news: one JSON object in each line.
 const LINES: &str = "application/x-ndjson";
@@ -104,14 +104,24 @@ pub(super) async fn events(
 
 /// Ends a request to warm, also for nodes that join later; what has come stays.
 #[utoipa::path(delete, path = "/v1/warm/{id}", operation_id = "cancel_warm", tag = "warm", params(OfRequest), responses(
-    (status = 204, description = "It is cancelled."),
+    (status = 204, description = "It is cancelled, or is not gone on with for nodes that join later."),
     (status = 404, description = "No request has that name.", body = Refusal),
+    (status = 409, description = "It had ended before.", body = Refusal),
 ))]
 pub(super) async fn cancel(
     State(state): State<AdminState>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Refusal> {
-    if state.warmer.cancel(&id) { Ok(StatusCode::NO_CONTENT) } else { Err(unknown(&id)) }
+    match state.warmer.cancel(&id) {
+        Cancelled::Now => Ok(StatusCode::NO_CONTENT),
+        Cancelled::Unknown => Err(unknown(&id)),
+        Cancelled::Over => {
+            let said = format!(
+                "{id} had ended before, so nothing is cancelled: shoal prewarm status {id} tells how"
+            );
+            Err(Refusal::new(StatusCode::CONFLICT, said))
+        }
+    }
 }
 
 struct News {
@@ -161,6 +171,9 @@ fn unknown(id: &str) -> Refusal {
     let id: String = id.chars().take(40).collect();
     Refusal::new(
         StatusCode::NOT_FOUND,
-        format!("no request to warm has the name {id:?}; shoal prewarm ls lists them"),
+        format!(
+            "no request to warm has the name {id:?} on this agent: a request is known to the agent that was asked \
+             (shoal prewarm ls lists those of this one)"
+        ),
     )
 }

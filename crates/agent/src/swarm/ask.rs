@@ -172,6 +172,9 @@ struct SizeAnswer {
 struct HeldQuestion {
     digests: Vec<Digest>,
     age_ms: u64,
+    /// Whether the room in its store is wanted, too. Older members do not tell.
+    #[serde(default)]
+    room: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -180,18 +183,29 @@ struct HeldAnswer {
     here: String,
     /// Bytes of them that came to this member from upstream.
     upstream_bytes: u64,
+    /// Bytes that its store can take beside those that are there.
+    #[serde(default)]
+    room: Option<u64>,
 }
 
 impl Swarm {
-    /// Asks a member what it has of some blobs, at most [`WARM_BLOBS_MAX`]. `None` if it does not answer.
-    pub(crate) async fn ask_held(&self, peer: PeerId, digests: &[Digest], age: Duration) -> Option<Held> {
+    /// Asks a member what it has of some blobs, at most [`WARM_BLOBS_MAX`], and how much more it could take. `None` if it does
+    /// not answer.
+    pub(crate) async fn ask_held(
+        &self,
+        peer: PeerId,
+        digests: &[Digest],
+        age: Duration,
+        room: bool,
+    ) -> Option<Held> {
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let question = HeldQuestion { digests: digests.to_vec(), age_ms };
+        let question = HeldQuestion { digests: digests.to_vec(), age_ms, room };
         let asked = self.ask_json::<HeldAnswer>(peer, HELD_PATH, &question, HELD_BYTES_MAX);
         match tokio::time::timeout(ASK_TIMEOUT, asked).await {
             Ok(Ok(answer)) if answer.here.len() == digests.len() => Some(Held {
                 here: answer.here.bytes().map(|letter| letter == b'1').collect(),
                 upstream_bytes: answer.upstream_bytes,
+                room: answer.room,
             }),
             Ok(Ok(_)) => None,
             Ok(Err(why)) => {
@@ -465,9 +479,12 @@ async fn held(State(node): State<Node>, Json(question): Json<HeldQuestion>) -> R
     if question.digests.len() > WARM_BLOBS_MAX {
         return StatusCode::BAD_REQUEST.into_response();
     }
-    let held = node.held(question.digests, Duration::from_millis(question.age_ms)).await;
+    let held = match question.room {
+        true => node.held_and_room(question.digests).await,
+        false => node.held(question.digests, Duration::from_millis(question.age_ms)).await,
+    };
     let here = held.here.iter().map(|here| if *here { '1' } else { '0' }).collect();
-    Json(HeldAnswer { here, upstream_bytes: held.upstream_bytes }).into_response()
+    Json(HeldAnswer { here, upstream_bytes: held.upstream_bytes, room: held.room }).into_response()
 }
 
 async fn stock(

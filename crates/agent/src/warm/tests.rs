@@ -52,6 +52,7 @@ pub(super) fn request(nodes: &str) -> WarmRequest {
         nodes: selection(nodes),
         pin_seconds: Some(1000),
         deadline_seconds: None,
+        grace_seconds: None,
         max_upstream_bytes_per_second: None,
         max_per_node_bytes_per_second: None,
         dry_run: false,

@@ -50,6 +50,8 @@ pub struct Asked {
     /// Time from now.
     pub deadline: Duration,
     /// See [`Input::Warm`](crate::Input::Warm).
+    pub patience: Duration,
+    /// See [`Input::Warm`](crate::Input::Warm).
     pub keep_until: u64,
     /// How fast.
     pub pace: Pace,
@@ -212,7 +214,7 @@ impl Warming {
             }
             Message::WarmRefuse { set, order, why } => {
                 if let Some(known) = self.sets.get_mut(&set) {
-                    known.handle_refused(from, order, why);
+                    known.handle_refused(desk.now, from, order, why);
                     self.advance_set(desk, set);
                 }
             }
@@ -248,7 +250,7 @@ impl Warming {
 
     /// A member cannot be reached, or is none any more.
     pub fn handle_lost(&mut self, desk: &mut Desk<'_>, peer: &PeerId) {
-        self.sets.values_mut().for_each(|set| set.handle_lost(peer));
+        self.sets.values_mut().for_each(|set| set.handle_lost(desk.now, peer));
         self.advance_all(desk);
     }
 

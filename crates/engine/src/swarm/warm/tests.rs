@@ -1,6 +1,8 @@
 //! A cluster of engines in virtual time that warms a set. Stores answer as they are told to; links carry messages with
 //! a delay, and count them.
 
+mod patience;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +71,7 @@ struct Cluster {
     blobs: Vec<(Digest, u64)>,
     /// What each order says.
     keep_until: u64,
+    patience: Duration,
     pace: Pace,
 }
 
@@ -121,6 +124,7 @@ impl Cluster {
             loses_one_in: None,
             blobs: blobs.collect(),
             keep_until: 0,
+            patience: Duration::ZERO,
             pace: Pace::FREE,
         };
         let members = roster(0..=targets);
@@ -164,6 +168,7 @@ impl Cluster {
                 scope: scope(),
                 targets,
                 deadline,
+                patience: self.patience,
                 keep_until: self.keep_until,
                 pace: self.pace,
             },
@@ -595,6 +600,7 @@ fn a_node_that_drains_takes_nothing_on() {
             scope: scope(),
             targets: vec![peer(2)],
             deadline: seconds(1.0),
+            patience: Duration::ZERO,
             keep_until: 0,
             pace: Pace::FREE,
         },
@@ -677,4 +683,18 @@ fn what_was_evicted_after_the_end_is_fetched_when_the_set_is_asked_for_again() {
         let again = u32::from(node == 17);
         assert_eq!(looks(&cluster, node), before[node - 1] + again, "node {node}");
     }
+}
+
+#[test]
+fn what_is_asked_for_after_the_end_is_nobody_elses_business() {
+    let mut cluster = Cluster::new(30, |_| AT_ONCE);
+    cluster.warm(0, 60.0);
+    cluster.run_for(5.0);
+    let digest = cluster.blobs[1].0;
+    cluster.input(17, Input::Evicted { digest });
+    let before = cluster.nodes[17].looks[&digest];
+    cluster.warm_these(0, vec![peer(4)], 60.0);
+    cluster.run_for(5.0);
+    assert_eq!(cluster.nodes[0].ends.iter().map(|end| end.ready).collect::<Vec<_>>(), [30, 1]);
+    assert_eq!(cluster.nodes[17].looks[&digest], before, "what was evicted there stays so");
 }

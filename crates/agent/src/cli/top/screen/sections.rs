@@ -131,7 +131,7 @@ impl<'s> Sections<'s> {
                 bar(rollout.bytes, rollout.bytes_of, self.plain),
                 percent(rollout.bytes, rollout.bytes_of),
                 format!("{}/{}{failed}", rollout.ready, rollout.nodes),
-                state(rollout).to_owned(),
+                rollout.outcome.word().to_owned(),
                 images(rollout),
             ])
         };
@@ -207,12 +207,14 @@ fn sorted(shown: &Followed) -> Vec<&MemberShown> {
 }
 
 fn is_calm(member: &MemberShown) -> bool {
-    !(member.standing.has_failed() || member.standing.is_slow())
+    let standing = member.standing;
+    !(standing.has_failed() || standing.is_slow() || standing.is_away())
 }
 
 fn remark(member: &MemberShown) -> &'static str {
     match member.standing {
         standing if standing.has_failed() => "not getting ready",
+        standing if standing.is_away() => "away, waited for",
         standing if standing.is_slow() => "slow",
         standing if standing.is_self() => "this node",
         _ => "",
@@ -256,14 +258,6 @@ fn bar(part: u64, whole: u64, plain: bool) -> String {
         if whole == 0 { 0 } else { (u128::from(part.min(whole)) * BAR as u128 / u128::from(whole)) as usize };
     let (done, left) = if plain { ("#", ".") } else { ("\u{2588}", "\u{2591}") };
     done.repeat(full) + &left.repeat(BAR - full)
-}
-
-fn state(rollout: &RolloutView) -> &'static str {
-    match rollout.phase {
-        Phase::Warming => "warming",
-        Phase::Done => "done",
-        Phase::Cancelled => "cancelled",
-    }
 }
 
 fn images(rollout: &RolloutView) -> String {
