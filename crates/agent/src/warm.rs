@@ -12,6 +12,7 @@
 //! Invariant: there are never more than [`RUNNING_MAX`] requests under way; each ends by its deadline.
 
 mod alone;
+mod elsewhere;
 mod heirs;
 mod job;
 mod plan;
@@ -48,6 +49,7 @@ use job::Job;
 use select::{SelectError, Selection};
 use standing::Standing;
 
+pub(crate) use elsewhere::{Question, Told};
 pub(crate) use standing::Order;
 
 pub use plan::{PlannedImage, PlannedNode, WarmPlan};
@@ -127,7 +129,8 @@ impl WarmRequest {
 }
 
 /// What has become of a wish to cancel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Cancelled {
     /// It ends, or is not gone on with for nodes that join later.
     Now,

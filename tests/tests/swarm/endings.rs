@@ -43,7 +43,33 @@ async fn cancelled_by_somebody_else() {
     let pinned = pinned["id"].as_str().expect("a name");
     expect(&prewarm(asked, &["cancel", pinned]).await, 0, "nodes that join later are not warmed");
     expect(&prewarm(asked, &["cancel", pinned]).await, 1, "had ended before");
-    expect(&prewarm(&cluster.agents[1], &["status", &done]).await, 5, "known to the agent that was asked");
+}
+
+/// Requests are listed, looked at and cancelled from any node, whichever was asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_any_node() {
+    let (origin, image, gate) = paused_image(1325, 4_000_000, 1_000_000).await;
+    let cluster = Cluster::start(&origin.url(), 3).await;
+    let (folder, other) = (place::scratch(), &cluster.agents[1]);
+    let mut process = begin(&cluster.agents[0], &[&name("v1")], &log_file(&folder));
+    origin.until_sent(&image.layers[0].digest, 1_000_000).await;
+    let id =
+        first_in_list(&cluster.agents[0]).await.split_whitespace().next().expect("it is listed").to_owned();
+    let address = cluster.agents[0].address().ip().to_string();
+    let listed = prewarm(other, &["ls", "--cluster"]).await;
+    let line = listed
+        .output
+        .lines()
+        .find(|line| line.starts_with(&id))
+        .unwrap_or_else(|| panic!("{}", listed.output));
+    assert!(line.contains(&address) && line.contains(" warming "), "{line}");
+    expect(&prewarm(other, &["status", &id]).await, 0, &format!("at {address}"));
+    expect(&prewarm(other, &["cancel", &id]).await, 0, "is cancelled");
+    let status = process.exit(STEP_MAX).await;
+    assert_eq!(status.code(), Some(6), "{}", process.log());
+    expect(&prewarm(other, &["cancel", &id]).await, 1, "had ended before");
+    expect(&prewarm(other, &["status", &id]).await, 0, "cancelled: 0 of 3 nodes ready");
+    gate.open();
 }
 
 /// A request of which nothing came is called failed everywhere, with its nodes.

@@ -58,7 +58,7 @@ Exit status:
   1    some are missing; they are listed, with the reason
   2    no node has any; or the command line, an image's name or the choice of nodes is wrong
   4    no agent answers, or it ended: give the same command to the agent of another node
-  5    status, cancel: the agent that is asked knows no request of that name
+  5    status, cancel: no agent that answers knows a request of that name
   6    somebody else has cancelled it (shoal prewarm cancel); what has come stays
   130  interrupted (Ctrl-C, SIGTERM): cancelled on all nodes, what has come stays
 With --dry-run: 0 all can be warmed, 1 some can not or have no room, 2 no image can. With cancel:
@@ -75,14 +75,14 @@ pub(super) struct PrewarmArgs {
 
 #[derive(Debug, Subcommand)]
 enum PrewarmCommand {
-    /// List what this agent was asked to warm since it started, newest first.
+    /// List what this agent was asked to warm since it started, newest first; with --cluster, what all were.
     Ls(ListArgs),
     /// Show how far one request is, image by image and zone by zone.
     Status(OneArgs),
     /// Cancel one request. What has come stays on the nodes.
     ///
-    /// It is known to the agent that was asked, and to a few that would go on with it. One that has ended is left as it is; if it
-    /// is pinned, nodes that join later are not warmed for it any more.
+    /// Any agent can be told. One that has ended is left as it is; if it is pinned, nodes that join later are not warmed for it
+    /// any more.
     ///
     /// An image that others are warming at the same time through other agents is begun again there.
     Cancel(CancelArgs),
@@ -90,6 +90,9 @@ enum PrewarmCommand {
 
 #[derive(Debug, Args)]
 struct ListArgs {
+    /// Also what the agents of other nodes were asked for: all that is under way, and the latest that is over.
+    #[arg(long)]
+    cluster: bool,
     #[command(flatten)]
     agent: AgentSocket,
     /// Print one JSON object.
@@ -186,15 +189,16 @@ pub(super) async fn run(args: &PrewarmArgs, out: &mut Output) -> Result<ExitCode
     match &args.command {
         None => warm(&args.warm, out).await,
         Some(PrewarmCommand::Ls(args)) => {
-            let list = args.agent.client()?.warm_list().await?;
+            let list = args.agent.client()?.warm_list(args.cluster).await?;
             if args.json {
                 out.json(&list)?;
             } else {
                 match list.requests.is_empty() {
                     true => out.line(format_args!(
-                        "this agent has not been asked to warm anything since it started"
+                        "{} been asked to warm anything since it started",
+                        if args.cluster { "no agent that answers has" } else { "this agent has not" }
                     ))?,
-                    false => out.table(&text::list(&list.requests))?,
+                    false => out.table(&text::list(&list.requests, args.cluster))?,
                 }
                 if !list.standing.is_empty() {
                     out.line(format_args!(""))?;

@@ -34,7 +34,7 @@ use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::node::{Held, Node};
 use crate::stock::{self, StockReport, StockRequest};
 use crate::trace::TARGET;
-use crate::warm::{Order, Warmer};
+use crate::warm::{self, Order, Warmer};
 
 /// Where a manifest is asked for.
 const MANIFEST_PATH: &str = "/shoal/1/manifest";
@@ -60,6 +60,10 @@ const STOCK_TIMEOUT: Duration = Duration::from_secs(20);
 const ORDER_PATH: &str = "/shoal/1/order";
 /// Longest one: the names of some hundred images, and of all members.
 const ORDER_BYTES_MAX: usize = 1 << 20;
+/// Where a member is asked for its requests to warm.
+const REQUESTS_PATH: &str = "/shoal/1/warm";
+/// Longest answer to that: some hundred images, or the nodes of one request that are not ready.
+const REQUESTS_BYTES_MAX: usize = 2 << 20;
 /// Where a home's book of a blob is asked for.
 const BOOK_PATH: &str = "/shoal/1/book";
 /// Longest answer to that: the names of a few members in full, or of thousands by twelve digits.
@@ -362,6 +366,19 @@ impl Swarm {
         }
     }
 
+    /// Asks a member for its requests to warm. `None` if it does not answer, or is too old to know the question.
+    pub(crate) async fn ask_requests(&self, peer: PeerId, question: &warm::Question) -> Option<warm::Told> {
+        let told = self.ask_json::<warm::Told>(peer, REQUESTS_PATH, question, REQUESTS_BYTES_MAX);
+        match tokio::time::timeout(ASK_TIMEOUT, told).await {
+            Ok(Ok(told)) => Some(told),
+            Ok(Err(why)) => {
+                tracing::debug!(?peer, %why, "a member does not tell of its requests to warm");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
     async fn ask_home(
         &self,
         home: PeerId,
@@ -438,6 +455,7 @@ pub fn router(node: Node, driver: Handle, warmer: Warmer) -> Router {
         .route(HELD_PATH, post(held))
         .route(STOCK_PATH, post(stock));
     let orders = Router::new().route(ORDER_PATH, post(order)).layer(DefaultBodyLimit::max(ORDER_BYTES_MAX));
+    let orders = orders.merge(Router::new().route(REQUESTS_PATH, post(requests)));
     nodes
         .with_state(node)
         .merge(Router::new().route(BOOK_PATH, post(book)).with_state(driver))
@@ -446,6 +464,15 @@ pub fn router(node: Node, driver: Handle, warmer: Warmer) -> Router {
 
 async fn order(State(warmer): State<Warmer>, Json(order): Json<Order>) -> Json<Option<Order>> {
     Json(warmer.hear_order(order))
+}
+
+async fn requests(
+    State(warmer): State<Warmer>,
+    Extension(Peer(from)): Extension<Peer>,
+    Json(question): Json<warm::Question>,
+) -> Json<warm::Told> {
+    tracing::debug!(?from, ?question, "requests to warm: asked by a member");
+    Json(warmer.answer(&question))
 }
 
 async fn book(State(driver): State<Handle>, Json(question): Json<BookQuestion>) -> Response {

@@ -460,6 +460,7 @@ impl Job {
             waiting,
             away,
             unready,
+            agent: None,
             bytes: there,
             bytes_of: of,
             upstream_bytes: state.upstream.as_ref().map(|told| told.iter().sum()),

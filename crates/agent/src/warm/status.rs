@@ -188,6 +188,9 @@ pub struct WarmStatus {
     pub bytes: u64,
     /// Bytes of all images on all nodes, as far as the images are known.
     pub bytes_of: u64,
+    /// The agent that was asked for it, where that is another one than tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<NodeName>,
     /// Bytes of blobs that all nodes together have received from upstream since it was begun; unset where there are too
     /// many nodes to ask each.
     pub upstream_bytes: Option<u64>,

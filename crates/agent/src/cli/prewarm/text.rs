@@ -115,6 +115,9 @@ pub(super) fn report(status: &WarmStatus) -> String {
         }
     }
     let _ = writeln!(text, "\n{}", sum(status));
+    if let Some(agent) = &status.agent {
+        let _ = writeln!(text, "asked of {}", node_name(agent));
+    }
     text
 }
 
@@ -185,7 +188,7 @@ pub(super) fn plan(plan: &WarmPlan) -> String {
         ("ZONE", Align::Left),
         ("HAS", Align::Right),
         ("WOULD RECEIVE", Align::Right),
-        ("", Align::Left),
+        ("NO ROOM", Align::Left),
     ]);
     for node in plan.nodes.iter().filter(|node| node.missing_bytes > 0).take(LISTED_MAX) {
         let [peer, address, zone] = node_cells(&node.node);
@@ -198,6 +201,10 @@ pub(super) fn plan(plan: &WarmPlan) -> String {
             node.room_bytes.filter(|_| node.lacks_room()).map_or_else(String::new, no_room),
         ]);
     }
+    let small = plan.nodes.iter().filter(|node| node.lacks_room()).count();
+    if small == 0 {
+        table.without("NO ROOM");
+    }
     if !table.is_empty() {
         let _ = writeln!(text, "{table}");
     }
@@ -205,7 +212,6 @@ pub(super) fn plan(plan: &WarmPlan) -> String {
     if let Some(more) = more(cold) {
         let _ = writeln!(text, "{more}\n");
     }
-    let small = plan.nodes.iter().filter(|node| node.lacks_room()).count();
     if small > 0 {
         let _ = writeln!(
             text,
@@ -237,13 +243,14 @@ fn plan_sum(plan: &WarmPlan, cold: usize) -> String {
 
 /// What stands beside a node that is too small.
 fn no_room(room: u64) -> String {
-    format!("NO ROOM: {} at most", bytes(room))
+    format!("{} at most", bytes(room))
 }
 
-/// Requests, one a line.
-pub(super) fn list<S: AsRef<WarmStatus>>(requests: &[S]) -> Table {
+/// Requests, one a line; of the whole cluster, each with the agent that was asked.
+pub(super) fn list<S: AsRef<WarmStatus>>(requests: &[S], cluster: bool) -> Table {
     let mut table = Table::new(&[
         ("ID", Align::Left),
+        ("ASKED", Align::Left),
         ("STATE", Align::Left),
         ("READY", Align::Right),
         ("FAILED", Align::Right),
@@ -255,6 +262,7 @@ pub(super) fn list<S: AsRef<WarmStatus>>(requests: &[S]) -> Table {
         let images: Vec<_> = status.images.iter().map(|image| image.image.clone()).collect();
         table.row([
             status.id.clone(),
+            status.agent.as_ref().map_or_else(|| "this node".to_owned(), node_name),
             status.outcome().word().to_owned(),
             format!("{}/{}", status.ready, status.nodes),
             status.failed.to_string(),
@@ -265,6 +273,9 @@ pub(super) fn list<S: AsRef<WarmStatus>>(requests: &[S]) -> Table {
                 failed => format!("{} ({failed} not warmed)", named(&images)),
             },
         ]);
+    }
+    if !cluster {
+        table.without("ASKED");
     }
     table
 }

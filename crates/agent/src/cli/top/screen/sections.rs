@@ -40,6 +40,8 @@ pub(super) struct Sections<'s> {
     rollouts: Vec<&'s RolloutView>,
     blobs: Vec<&'s BlobView>,
     flights: &'s [FlightStatus],
+    /// Whether a book is known that says who has and receives a blob.
+    has_books: bool,
     plain: bool,
 }
 
@@ -59,6 +61,7 @@ impl<'s> Sections<'s> {
             rollouts,
             blobs: shown.blobs.iter().filter(moves).collect(),
             flights: &shown.flights,
+            has_books: !shown.blobs.is_empty(),
             plain,
         }
     }
@@ -106,7 +109,8 @@ impl<'s> Sections<'s> {
             if has_zone {
                 cells.push(if member.zone.is_empty() { "-".into() } else { member.zone.clone() });
             }
-            cells.extend([member.standing.0.to_string(), member.standing.1.to_string()]);
+            let known = |count: u16| if self.has_books { count.to_string() } else { "-".to_owned() };
+            cells.extend([known(member.standing.0), known(member.standing.1)]);
             if has_version {
                 cells.push(member.version.clone());
             }
