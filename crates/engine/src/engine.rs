@@ -182,9 +182,8 @@ impl Engine {
             Input::Listed { digest, found } => self.with_swarm(|swarm| swarm.listed(digest, found)),
             Input::Stored { digest, size } => self.with_swarm(|swarm| swarm.announce(now, digest, size)),
             Input::Evicted { digest } => self.with_swarm(|swarm| swarm.withdraw(digest)),
-            Input::Warm { set, blobs, scope, targets, deadline, patience, keep_until, pace } => {
-                let asked = Asked { blobs, scope, targets, deadline, patience, keep_until, pace };
-                self.handle_warm(now, set, asked);
+            Input::Warm { set, blobs, scope, targets, deadline, keep_until, pace } => {
+                self.handle_warm(now, set, Asked { blobs, scope, targets, deadline, keep_until, pace });
             }
             Input::WarmCancel { set } => self.with_swarm(|swarm| swarm.cancel_warm(now, set)),
             Input::Unkept { digest, fault } => {

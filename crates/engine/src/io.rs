@@ -197,9 +197,6 @@ pub enum Input {
         /// Time after which whoever is not ready has failed; at most
         /// [`WARM_DEADLINE_MAX`](crate::limits::WARM_DEADLINE_MAX).
         deadline: Duration,
-        /// How long members are waited for that are away ([`WarmFault::may_pass`]), once all others are decided. The
-        /// deadline ends that, too.
-        patience: Duration,
         /// Until when each of them shall keep the blobs, in seconds since 1970; 0: as long as any other blob. The engine
         /// compares it with other such times only.
         keep_until: u64,

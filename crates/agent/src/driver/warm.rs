@@ -29,8 +29,6 @@ pub(crate) struct WarmOrder {
     pub targets: Vec<PeerId>,
     /// Time from now.
     pub deadline: Duration,
-    /// How long members that are away are waited for.
-    pub patience: Duration,
     /// Seconds since 1970, or 0.
     pub keep_until: u64,
     /// How fast.
@@ -117,10 +115,10 @@ impl Handle {
 
 impl Driver {
     pub(super) fn warm(&mut self, order: WarmOrder) -> watch::Receiver<WarmNews> {
-        let WarmOrder { set, blobs, scope, targets, deadline, patience, keep_until, pace } = order;
+        let WarmOrder { set, blobs, scope, targets, deadline, keep_until, pace } = order;
         let news = self.watched.begin(set);
         tracing::info!(%scope, blobs = blobs.len(), targets = targets.len(), ?deadline, "warming begins");
-        self.handle_input(Input::Warm { set, blobs, scope, targets, deadline, patience, keep_until, pace });
+        self.handle_input(Input::Warm { set, blobs, scope, targets, deadline, keep_until, pace });
         news
     }
 

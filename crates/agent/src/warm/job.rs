@@ -4,6 +4,7 @@
 //! is cancelled, or when the agent ends; what it began elsewhere is taken back only if nobody else on this agent wants it.
 
 pub(super) mod ask;
+mod away;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -89,6 +90,30 @@ struct Progress {
 }
 
 impl Progress {
+    /// A node stands so by now. Who is away is not decided.
+    fn hear(&mut self, number: usize, standing: Standing) {
+        self.away.remove(&number);
+        self.standings[number] = match standing {
+            Standing::Failed(why) if why.may_pass() => {
+                self.away.insert(number, why);
+                Standing::Waiting
+            }
+            standing => standing,
+        };
+    }
+
+    /// Nothing more is heard of whoever is not decided: it is away, or has failed.
+    fn settle(&mut self, why: WarmFault) {
+        for number in 0..self.standings.len() {
+            if self.standings[number] == Standing::Waiting && !self.away.contains_key(&number) {
+                self.hear(number, Standing::Failed(why));
+            }
+        }
+        if self.away.is_empty() {
+            self.state = ImageState::Done;
+        }
+    }
+
     /// Whoever is not decided yet has failed.
     fn give_up(&mut self, why: WarmFault) {
         for (number, standing) in self.standings.iter_mut().enumerate() {
@@ -97,17 +122,6 @@ impl Progress {
             }
         }
         self.away.clear();
-    }
-
-    /// A node stands so by now. As long as the set is not over, who is away may come back.
-    fn hear(&mut self, number: usize, standing: Standing, is_over: bool) {
-        self.standings[number] = match standing {
-            Standing::Failed(why) if why.may_pass() && !is_over => {
-                self.away.insert(number, why);
-                Standing::Waiting
-            }
-            standing => standing,
-        };
     }
 
     fn ready(&self) -> usize {
@@ -223,8 +237,14 @@ impl Job {
 
     pub async fn run(self: Arc<Self>, warmer: Warmer) {
         let swarm = warmer.0.swarm.clone();
-        let images = stream::iter(0..self.images.len())
-            .for_each_concurrent(self.images_at_once(), |at| self.image(at, &warmer.0.node, swarm.as_ref()));
+        let images = async {
+            stream::iter(0..self.images.len())
+                .for_each_concurrent(self.images_at_once(), |at| {
+                    self.image(at, &warmer.0.node, swarm.as_ref())
+                })
+                .await;
+            self.wait_for_those_away(&warmer.0.node, swarm.as_ref()).await;
+        };
         tokio::select! {
             () = warmer.0.stop.cancelled() => return,
             () = self.cancelled.cancelled() => {}
@@ -261,6 +281,11 @@ impl Job {
         );
     }
 
+    /// When the engine has said its last word.
+    fn latest(&self) -> Instant {
+        self.deadline + WARM_GRACE + LAST_WORD_MAX
+    }
+
     /// A pace is that of all images together, so that with one they come one after the other.
     fn images_at_once(&self) -> usize {
         if self.pace == Pace::FREE { IMAGES_AT_ONCE } else { 1 }
@@ -281,26 +306,20 @@ impl Job {
         });
         let swarm_warms = async {
             match swarm {
-                Some(_) => self.in_swarm(at, node, &resolved).await,
+                Some(_) => self.in_swarm(at, node, &resolved, (0..self.targets.len()).collect()).await,
                 None => self.alone(at, node, &resolved).await,
             }
         };
-        let latest = self.deadline + WARM_GRACE + LAST_WORD_MAX;
         let (why, ()) = tokio::join!(
-            tokio::time::timeout_at(latest, swarm_warms),
+            tokio::time::timeout_at(self.latest(), swarm_warms),
             self.look_at_platform(at, node, &resolved)
         );
         let why = why.unwrap_or(WarmFault::Deadline);
-        self.ask_those_away(at, node, swarm, &resolved).await;
-        self.change(|state| {
-            let image = &mut state.images[at];
-            image.state = ImageState::Done;
-            image.give_up(why);
-        });
+        self.change(|state| state.images[at].settle(why));
     }
 
-    /// Until every node is decided. Why those that are not then have failed.
-    async fn in_swarm(&self, at: usize, node: &Node, resolved: &Resolved) -> WarmFault {
+    /// Until each of these nodes is decided, or away. Why those that are not then have failed.
+    async fn in_swarm(&self, at: usize, node: &Node, resolved: &Resolved, numbers: Vec<usize>) -> WarmFault {
         let set = set_id(&resolved.scope, &resolved.blobs);
         self.state.lock().sets.insert(set);
         for _ in 0..BEGINNINGS_MAX {
@@ -308,9 +327,8 @@ impl Job {
                 set,
                 blobs: resolved.blobs.clone(),
                 scope: resolved.scope.clone(),
-                targets: self.targets.iter().map(|member| member.peer).collect(),
+                targets: numbers.iter().map(|number| self.targets[*number].peer).collect(),
                 deadline: self.deadline.saturating_duration_since(Instant::now()),
-                patience: self.grace,
                 keep_until: self.keep_until,
                 pace: self.pace,
             };
@@ -325,8 +343,9 @@ impl Job {
                 }
             }
             // Whoever else warms the same image may have cancelled it for all; here it is still wanted.
-            let is_cancelled = |standing: &Standing| *standing == Standing::Failed(WarmFault::Cancelled);
-            if !self.state.lock().images[at].standings.iter().any(is_cancelled) {
+            let state = self.state.lock();
+            let standings = &state.images[at].standings;
+            if !numbers.iter().any(|number| standings[*number] == Standing::Failed(WarmFault::Cancelled)) {
                 break;
             }
         }
@@ -340,10 +359,9 @@ impl Job {
             if let Some(why) = news.refused {
                 image.standings.iter_mut().for_each(|standing| *standing = Standing::Failed(why));
             }
-            image.away.clear();
             for (peer, standing) in &news.members {
                 if let Some(number) = self.numbers.get(peer) {
-                    image.hear(*number, *standing, news.over);
+                    image.hear(*number, *standing);
                 }
             }
             image.partial = news.tally.bytes.saturating_sub(size.saturating_mul(news.tally.ready as u64));

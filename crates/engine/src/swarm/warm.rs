@@ -50,8 +50,6 @@ pub struct Asked {
     /// Time from now.
     pub deadline: Duration,
     /// See [`Input::Warm`](crate::Input::Warm).
-    pub patience: Duration,
-    /// See [`Input::Warm`](crate::Input::Warm).
     pub keep_until: u64,
     /// How fast.
     pub pace: Pace,
@@ -214,7 +212,7 @@ impl Warming {
             }
             Message::WarmRefuse { set, order, why } => {
                 if let Some(known) = self.sets.get_mut(&set) {
-                    known.handle_refused(desk.now, from, order, why);
+                    known.handle_refused(from, order, why);
                     self.advance_set(desk, set);
                 }
             }
@@ -250,7 +248,7 @@ impl Warming {
 
     /// A member cannot be reached, or is none any more.
     pub fn handle_lost(&mut self, desk: &mut Desk<'_>, peer: &PeerId) {
-        self.sets.values_mut().for_each(|set| set.handle_lost(desk.now, peer));
+        self.sets.values_mut().for_each(|set| set.handle_lost(peer));
         self.advance_all(desk);
     }
 

@@ -23,16 +23,7 @@ fn warm(cluster: &mut Cluster, asker: usize, blobs: &[BlobNo], pace: Pace) {
     let blobs = blobs.iter().map(|blob| (cluster.blobs[*blob].digest, cluster.blobs[*blob].size)).collect();
     let targets = cluster.nodes.iter().map(|node| node.peer()).collect();
     let deadline = Duration::from_secs(600);
-    let order = Input::Warm {
-        set: SET,
-        blobs,
-        scope: scope(),
-        targets,
-        deadline,
-        patience: Duration::ZERO,
-        keep_until: 0,
-        pace,
-    };
+    let order = Input::Warm { set: SET, blobs, scope: scope(), targets, deadline, keep_until: 0, pace };
     cluster.input(asker, order);
 }
 
@@ -115,19 +106,7 @@ fn a_node_that_is_not_meant_is_not_held_back_either() {
     let targets = (0..NODES - 1).map(|node| cluster.nodes[node].peer()).collect();
     let (blobs, deadline) = (vec![(digest, cluster.blobs[blob].size)], Duration::from_secs(600));
     let pace = upstream(RATE);
-    cluster.input(
-        0,
-        Input::Warm {
-            set: SET,
-            blobs,
-            scope: scope(),
-            targets,
-            deadline,
-            patience: Duration::ZERO,
-            keep_until: 0,
-            pace,
-        },
-    );
+    cluster.input(0, Input::Warm { set: SET, blobs, scope: scope(), targets, deadline, keep_until: 0, pace });
     cluster.run_for(Duration::from_secs(5));
     let ticket = cluster.open_part(NODES - 1, blob, Part::Whole);
     cluster.run_for(Duration::from_secs(2));

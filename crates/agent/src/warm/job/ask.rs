@@ -11,8 +11,6 @@ use futures_util::{StreamExt as _, stream};
 use shoal_engine::Digest;
 use shoal_engine::limits::WARM_BLOBS_MAX;
 use shoal_engine::peer::PeerId;
-use shoal_engine::swarm::warm::blobs::Standing;
-use shoal_engine::wire::WarmFault;
 use tokio::time::Instant;
 
 use super::{Job, Platforms, Resolved};
@@ -26,7 +24,7 @@ pub(in super::super) const ASKED_AT_ONCE: usize = 32;
 /// Pause between two rounds of asking them.
 const ACCOUNT_EVERY: Duration = Duration::from_secs(2);
 /// Longest such round: some nodes may be silent, and nobody waits for a figure.
-const ACCOUNT_MAX: Duration = Duration::from_secs(5);
+pub(super) const ACCOUNT_MAX: Duration = Duration::from_secs(5);
 /// Longest time that an image's configuration is waited for, which only says what it is for.
 const PLATFORM_MAX: Duration = Duration::from_secs(10);
 
@@ -35,41 +33,6 @@ impl Job {
     pub(super) async fn look_at_platform(&self, at: usize, node: &Node, resolved: &Resolved) {
         if let Some(note) = platform_note(node, resolved, &self.platforms, false).await {
             self.change(|state| state.images[at].platform_note = Some(note));
-        }
-    }
-
-    /// Before it is said of somebody that it is not ready, it is asked itself: it may have everything, and its word may be
-    /// lost. Whether it keeps what is to be kept is not known then, so who has not said so has failed.
-    pub(super) async fn ask_those_away(
-        &self,
-        at: usize,
-        node: &Node,
-        swarm: Option<&Swarm>,
-        resolved: &Resolved,
-    ) {
-        if self.keep_until > 0 {
-            return;
-        }
-        let numbers: Vec<usize> = {
-            let image = &self.state.lock().images[at];
-            let is_open = |standing: &Standing| match standing {
-                Standing::Waiting => true,
-                Standing::Ready => false,
-                Standing::Failed(why) => why.may_pass() || *why == WarmFault::Deadline,
-            };
-            (0..self.targets.len()).filter(|number| is_open(&image.standings[*number])).collect()
-        };
-        let digests: Vec<Digest> = resolved.blobs.iter().map(|(digest, _)| *digest).collect();
-        let ask = |number: usize| {
-            let (digests, peer) = (&digests, self.targets[number].peer);
-            async move { (number, held(node, swarm, peer, digests, Duration::ZERO, false).await) }
-        };
-        let mut answers = stream::iter(numbers).map(ask).buffer_unordered(ASKED_AT_ONCE);
-        let until = Instant::now() + ACCOUNT_MAX;
-        while let Ok(Some((number, held))) = tokio::time::timeout_at(until, answers.next()).await {
-            if held.is_some_and(|held| held.here.iter().all(|here| *here)) {
-                self.change(|state| state.images[at].hear(number, Standing::Ready, true));
-            }
         }
     }
 

@@ -31,10 +31,6 @@ struct Asker {
     targets: Vec<PeerId>,
     told: Option<WarmTally>,
     told_at: Time,
-    /// How long those who are away are waited for when nobody else is.
-    patience: Duration,
-    /// Since when nobody else is.
-    only_away_since: Option<Time>,
     /// It has been told the end.
     over: bool,
 }
@@ -63,9 +59,8 @@ pub struct Set {
     /// The members below.
     targets: BTreeMap<PeerId, Standing>,
     children: BTreeMap<PeerId, Child>,
-    /// Those that are away, and whom nobody below sees to: they are tried again when they come back, and asked at these
-    /// times if they have never left.
-    missed: BTreeMap<PeerId, Time>,
+    /// Those that this node itself has given up: they are tried again when they come back.
+    missed: BTreeSet<PeerId>,
     /// Those that were silent once in this run.
     asked_twice: BTreeSet<PeerId>,
     parts: VecDeque<Part>,
@@ -104,7 +99,7 @@ impl Set {
             next_order: 0,
             targets: BTreeMap::new(),
             children: BTreeMap::new(),
-            missed: BTreeMap::new(),
+            missed: BTreeSet::new(),
             asked_twice: BTreeSet::new(),
             parts: VecDeque::new(),
             deadline: Time::ZERO,
@@ -217,9 +212,7 @@ impl Set {
         }
         self.begin_run(desk, run, asked.deadline);
         self.add(&targets);
-        let (told_at, patience) = (desk.now, asked.patience);
-        self.asker =
-            Some(Asker { targets, told: None, told_at, patience, only_away_since: None, over: false });
+        self.asker = Some(Asker { targets, told: None, told_at: desk.now, over: false });
     }
 
     pub(super) fn handle_order(&mut self, desk: &mut Desk<'_>, from: PeerId, order: WarmOrder) {
@@ -299,8 +292,7 @@ impl Set {
 
     /// Nobody wants it any more. The blobs that were on their way.
     pub(super) fn cancel(&mut self, desk: &mut Desk<'_>) -> Vec<Digest> {
-        let is_awaited = self.asker.as_ref().is_some_and(|asker| !asker.over);
-        if self.stopped.is_some() || (self.is_decided() && !is_awaited) {
+        if self.stopped.is_some() || self.is_decided() {
             return Vec::new();
         }
         self.stopped = Some(WarmFault::Cancelled);
@@ -448,12 +440,7 @@ impl Set {
 
     fn tell(&mut self, desk: &mut Desk<'_>) {
         let Some(asker) = self.asker.as_ref().filter(|asker| !asker.over) else { return };
-        let standings = || asker.targets.iter().map(|peer| self.standing(peer));
-        let decided = standings().all(|standing| standing != Standing::Waiting);
-        let is_away = |standing| matches!(standing, Standing::Failed(why) if why.may_pass());
-        let only_away = decided && self.stopped.is_none() && standings().any(is_away);
-        let only_away_since = only_away.then(|| asker.only_away_since.unwrap_or(desk.now));
-        let over = decided && only_away_since.is_none_or(|since| desk.now >= since + asker.patience);
+        let over = asker.targets.iter().all(|peer| self.standing(peer) != Standing::Waiting);
         if !over && desk.now < asker.told_at + WARM_REPORT_PAUSE {
             return;
         }
@@ -467,7 +454,6 @@ impl Set {
         }
         if let Some(asker) = &mut self.asker {
             (asker.over, asker.told, asker.told_at) = (over, Some(tally), desk.now);
-            asker.only_away_since = only_away_since;
         }
     }
 
@@ -495,13 +481,12 @@ impl Set {
     fn wanted_wakeup(&self, now: Time) -> Option<Time> {
         if let Some(since) = self.over_since {
             let news = self.report_at(true).filter(|_| self.dirty);
-            return [news, self.ask_missed_at()].into_iter().flatten().chain([since + WARM_REMEMBERED]).min();
+            return Some((since + WARM_REMEMBERED).min(news.unwrap_or(Time::from_origin(Duration::MAX))));
         }
         let deadline = if now < self.deadline { self.deadline } else { self.deadline + WARM_GRACE };
         let told = self.asker.as_ref().filter(|a| !a.over).map(|a| a.told_at + WARM_REPORT_PAUSE);
         let others =
             [self.report_at(self.is_decided()), told, self.begin_again_at, self.word_due_at(), self.free_at];
-        let others = others.into_iter().chain([self.ask_missed_at()]);
-        others.flatten().chain([deadline]).min()
+        others.into_iter().flatten().chain([deadline]).min()
     }
 }

@@ -1,8 +1,6 @@
 //! A cluster of engines in virtual time that warms a set. Stores answer as they are told to; links carry messages with
 //! a delay, and count them.
 
-mod patience;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +69,6 @@ struct Cluster {
     blobs: Vec<(Digest, u64)>,
     /// What each order says.
     keep_until: u64,
-    patience: Duration,
     pace: Pace,
 }
 
@@ -124,7 +121,6 @@ impl Cluster {
             loses_one_in: None,
             blobs: blobs.collect(),
             keep_until: 0,
-            patience: Duration::ZERO,
             pace: Pace::FREE,
         };
         let members = roster(0..=targets);
@@ -168,7 +164,6 @@ impl Cluster {
                 scope: scope(),
                 targets,
                 deadline,
-                patience: self.patience,
                 keep_until: self.keep_until,
                 pace: self.pace,
             },
@@ -600,7 +595,6 @@ fn a_node_that_drains_takes_nothing_on() {
             scope: scope(),
             targets: vec![peer(2)],
             deadline: seconds(1.0),
-            patience: Duration::ZERO,
             keep_until: 0,
             pace: Pace::FREE,
         },

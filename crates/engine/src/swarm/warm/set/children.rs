@@ -109,9 +109,7 @@ impl Set {
         if counts || child.contact != Contact::Skipped {
             (child.contact, child.due, child.bytes) = (Contact::Heard, desk.now + WARM_SILENCE_MAX, bytes);
         }
-        let mut drains = false;
         for (member, said) in child.members.iter().zip(standings) {
-            drains |= *member == from && counts && said == Standing::Failed(WarmFault::Draining);
             let Some(standing) = self.targets.get_mut(member) else { continue };
             let before = *standing;
             match (before, said) {
@@ -126,21 +124,18 @@ impl Set {
                 self.missed.remove(member);
             }
         }
-        if drains {
-            self.missed.insert(from, desk.now + WARM_SILENCE_MAX);
-        }
     }
 
-    pub(in super::super) fn handle_refused(&mut self, now: Time, from: PeerId, order: u32, why: WarmFault) {
+    pub(in super::super) fn handle_refused(&mut self, from: PeerId, order: u32, why: WarmFault) {
         if self.children.get(&from).is_some_and(|child| child.order == order) {
-            self.skip(now, &from, why);
+            self.skip(&from, why);
         }
     }
 
-    pub(in super::super) fn handle_lost(&mut self, now: Time, peer: &PeerId) {
+    pub(in super::super) fn handle_lost(&mut self, peer: &PeerId) {
         self.parents.retain(|parent| parent.peer != *peer);
         if self.is_due(peer) {
-            self.skip(now, peer, WarmFault::Unreachable);
+            self.skip(peer, WarmFault::Unreachable);
         }
     }
 
@@ -150,7 +145,7 @@ impl Set {
             return;
         }
         let back = |peer: &&PeerId| roster.contains(peer) && !before.contains(peer);
-        let back: Vec<_> = self.missed.keys().filter(back).copied().collect();
+        let back: Vec<_> = self.missed.iter().filter(back).copied().collect();
         for peer in back {
             self.missed.remove(&peer);
             self.targets.insert(peer, Standing::Waiting);
@@ -164,12 +159,11 @@ impl Set {
         let due: Vec<_> = self.children.iter().filter(|(_, c)| c.due <= desk.now).map(|(p, _)| *p).collect();
         for peer in due.into_iter().filter(|peer| self.is_due(peer)).collect::<Vec<_>>() {
             match self.children[&peer].contact {
-                Contact::Asked => self.skip(desk.now, &peer, WarmFault::Silent),
+                Contact::Asked => self.skip(&peer, WarmFault::Silent),
                 // Its reports may have been lost, or it has restarted and forgotten: the order is a question.
                 Contact::Heard | Contact::Skipped => self.ask_child(desk, &peer),
             }
         }
-        self.ask_missed(desk);
         let mut open = self.children.keys().filter(|peer| self.is_due(peer)).count();
         while open < WARM_CHILDREN_MAX
             && let Some(part) = self.parts.pop_front()
@@ -181,33 +175,6 @@ impl Set {
     /// When the next word from below is due.
     pub(super) fn word_due_at(&self) -> Option<Time> {
         self.children.iter().filter(|(peer, _)| self.is_due(peer)).map(|(_, child)| child.due).min()
-    }
-
-    /// When those are asked again who are away.
-    pub(super) fn ask_missed_at(&self) -> Option<Time> {
-        let ends = self.stopped.is_some() || self.told_the_end();
-        self.missed.values().min().copied().filter(|_| !ends)
-    }
-
-    /// Asks those who were given up and have been members all the while: they may have been away for some seconds, and what
-    /// they said since may be lost. How they stand stays as it is until they answer.
-    fn ask_missed(&mut self, desk: &mut Desk<'_>) {
-        if self.ask_missed_at().is_none_or(|at| desk.now < at) {
-            return;
-        }
-        let due = |(_, at): &(&PeerId, &Time)| **at <= desk.now;
-        let due: Vec<_> = self.missed.iter().filter(due).map(|(peer, _)| *peer).collect();
-        for peer in due {
-            self.missed.insert(peer, desk.now + WARM_SILENCE_MAX);
-            if desk.roster.contains(&peer) {
-                let order = self.new_order();
-                let (members, contact) = (vec![peer], Contact::Skipped);
-                let child =
-                    Child { members, misses: 0, since: order, order, contact, due: desk.now, bytes: 0 };
-                self.children.insert(peer, child);
-                self.tell_child(desk, &peer);
-            }
-        }
     }
 
     /// Whether something is still to be heard from this child.
@@ -226,7 +193,7 @@ impl Set {
             }
             let fault = self.stopped.or((!desk.roster.contains(&peer)).then_some(WarmFault::Unreachable));
             match fault.filter(|_| members.is_empty()) {
-                Some(fault) => self.give_up(desk.now, &peer, fault),
+                Some(fault) => self.give_up(&peer, fault),
                 None => members.push(peer),
             }
         }
@@ -241,16 +208,11 @@ impl Set {
     }
 
     fn ask_child(&mut self, desk: &mut Desk<'_>, peer: &PeerId) {
-        if let Some(child) = self.children.get_mut(peer) {
-            (child.contact, child.due) = (Contact::Asked, desk.now + WARM_ANSWER_MAX);
-            self.tell_child(desk, peer);
-        }
-    }
-
-    fn tell_child(&self, desk: &mut Desk<'_>, peer: &PeerId) {
         let run = self.runs.back().copied().unwrap_or_default();
         let deadline_ms = (self.deadline - desk.now).as_millis() as u64;
-        let Some(child) = self.children.get(peer) else { return };
+        let Some(child) = self.children.get_mut(peer) else { return };
+        child.contact = Contact::Asked;
+        child.due = desk.now + WARM_ANSWER_MAX;
         let order = WarmOrder {
             set: self.id,
             run,
@@ -279,7 +241,7 @@ impl Set {
 
     /// A child does not see to its part: the undecided rest of it goes to the next. Who was silent is asked once more, for
     /// itself alone: a message may have been lost.
-    fn skip(&mut self, now: Time, peer: &PeerId, why: WarmFault) {
+    fn skip(&mut self, peer: &PeerId, why: WarmFault) {
         let Some(child) = self.children.get_mut(peer) else { return };
         child.contact = Contact::Skipped;
         child.bytes = 0;
@@ -293,13 +255,13 @@ impl Set {
         }
         match why == WarmFault::Silent && self.asked_twice.insert(*peer) {
             true => self.parts.push_back(Part { members: vec![*peer], misses }),
-            false => self.give_up(now, peer, why),
+            false => self.give_up(peer, why),
         }
     }
 
-    fn give_up(&mut self, now: Time, peer: &PeerId, why: WarmFault) {
+    fn give_up(&mut self, peer: &PeerId, why: WarmFault) {
         self.targets.insert(*peer, Standing::Failed(why));
-        self.missed.insert(*peer, now + WARM_SILENCE_MAX);
+        self.missed.insert(*peer);
         self.dirty = true;
     }
 
