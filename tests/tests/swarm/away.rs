@@ -87,10 +87,8 @@ async fn who_stays_away_fails_when_it_is_time() {
     assert_eq!((&told["ready"], &told["failed"]), (&3.into(), &1.into()), "{told}");
     let elapsed = told["elapsed_ms"].as_u64();
     assert!(elapsed >= Some(30_000), "{elapsed:?} ms: it was waited for until the deadline");
-    assert!(
-        told["unready"][0]["why"].as_str().is_some_and(|why| why.contains("give the same command")),
-        "{told}"
-    );
+    let why = told["unready"][0]["why"].as_str().unwrap_or_default();
+    assert!(why.contains("give the same command") || why.contains("at the deadline"), "{told}");
     // What has ended says nothing of how its members are by now.
     let shown = top(&cluster.agents[0]).await;
     assert!(!shown.contains("not getting ready"), "{shown}");

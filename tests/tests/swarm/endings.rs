@@ -5,12 +5,18 @@ use shoal_tests::cluster::Cluster;
 use shoal_tests::image::Image;
 use shoal_tests::origin::{Kind, Origin};
 use shoal_tests::place;
+use shoal_tests::process::Finished;
 
 use super::prewarm::{STEP_MAX, begin, expect, json, log_file, name, prewarm, socket};
 use super::{REPOSITORY, paused_image};
 
+/// `shoal prewarm ls|status|cancel`, asked of an agent.
+async fn ask(agent: &Agent, words: &[&str]) -> Finished {
+    shoal(&[&["prewarm"], words, &["--socket", &socket(agent)]].concat()).await
+}
+
 async fn first_in_list(agent: &Agent) -> String {
-    let listed = shoal(&["prewarm", "ls", "--socket", &socket(agent)]).await.expect_ok("ls").output;
+    let listed = ask(agent, &["ls"]).await.expect_ok("ls").output;
     listed.lines().nth(1).unwrap_or_default().to_owned()
 }
 
@@ -23,26 +29,26 @@ async fn cancelled_by_somebody_else() {
     let mut process = begin(asked, &[&name("v1")], &log_file(&folder));
     origin.until_sent(&image.layers[0].digest, 1_000_000).await;
     let id = first_in_list(asked).await.split_whitespace().next().expect("it is listed").to_owned();
-    expect(&prewarm(asked, &["cancel", &id]).await, 0, "is cancelled; what has come stays");
+    expect(&ask(asked, &["cancel", &id]).await, 0, "is cancelled; what has come stays");
     let status = process.exit(STEP_MAX).await;
     assert_eq!(status.code(), Some(6), "{}", process.log());
     assert!(process.log().contains("somebody else has cancelled it"), "{}", process.log());
     let line = first_in_list(asked).await;
     assert!(line.contains(" cancelled "), "{line}");
-    expect(&prewarm(asked, &["cancel", &id]).await, 1, "had ended before");
+    expect(&ask(asked, &["cancel", &id]).await, 1, "had ended before");
     gate.open();
     origin.heal();
 
     let done =
         json(&prewarm(asked, &[&name("v1"), "--json"]).await)["id"].as_str().expect("a name").to_owned();
-    expect(&prewarm(asked, &["cancel", &done]).await, 1, "had ended before");
+    expect(&ask(asked, &["cancel", &done]).await, 1, "had ended before");
     let line = first_in_list(asked).await;
     assert!(line.contains(" done "), "{line}");
     // Of a pinned one that is over, only what it does for nodes that join is left to be ended.
     let pinned = json(&prewarm(asked, &[&name("v1"), "--pin", "1h", "--json"]).await);
     let pinned = pinned["id"].as_str().expect("a name");
-    expect(&prewarm(asked, &["cancel", pinned]).await, 0, "nodes that join later are not warmed");
-    expect(&prewarm(asked, &["cancel", pinned]).await, 1, "had ended before");
+    expect(&ask(asked, &["cancel", pinned]).await, 0, "nodes that join later are not warmed");
+    expect(&ask(asked, &["cancel", pinned]).await, 1, "had ended before");
 }
 
 /// Requests are listed, looked at and cancelled from any node, whichever was asked.
@@ -56,19 +62,19 @@ async fn from_any_node() {
     let id =
         first_in_list(&cluster.agents[0]).await.split_whitespace().next().expect("it is listed").to_owned();
     let address = cluster.agents[0].address().ip().to_string();
-    let listed = prewarm(other, &["ls", "--cluster"]).await;
+    let listed = ask(other, &["ls", "--cluster"]).await;
     let line = listed
         .output
         .lines()
         .find(|line| line.starts_with(&id))
         .unwrap_or_else(|| panic!("{}", listed.output));
     assert!(line.contains(&address) && line.contains(" warming "), "{line}");
-    expect(&prewarm(other, &["status", &id]).await, 0, &format!("at {address}"));
-    expect(&prewarm(other, &["cancel", &id]).await, 0, "is cancelled");
+    expect(&ask(other, &["status", &id]).await, 0, &format!("at {address}"));
+    expect(&ask(other, &["cancel", &id]).await, 0, "is cancelled");
     let status = process.exit(STEP_MAX).await;
     assert_eq!(status.code(), Some(6), "{}", process.log());
-    expect(&prewarm(other, &["cancel", &id]).await, 1, "had ended before");
-    expect(&prewarm(other, &["status", &id]).await, 0, "cancelled: 0 of 3 nodes ready");
+    expect(&ask(other, &["cancel", &id]).await, 1, "had ended before");
+    expect(&ask(other, &["status", &id]).await, 0, "cancelled: 0 of 3 nodes ready");
     gate.open();
 }
 
@@ -108,6 +114,7 @@ async fn a_subcommand_that_is_mistyped() {
         expect(&finished, 2, &format!("{word:?} looks like `shoal prewarm {meant}`"));
         expect(&finished, 2, &format!("docker.io/library/{word}"));
     }
+    expect(&prewarm(&agent, &["cancel", "0a1b2c3d"]).await, 2, "options stand behind it");
     assert!(origin.seen().is_empty(), "nobody was asked");
 }
 
@@ -146,7 +153,7 @@ async fn who_has_no_room() {
     let finished = prewarm(&cluster.agents[0], &[&name("v1"), "--dry-run"]).await;
     expect(&finished, 1, "1 node has too little room");
     let address = cluster.agents[2].address().ip().to_string();
-    let small: Vec<_> = finished.output.lines().filter(|line| line.contains("NO ROOM")).collect();
+    let small: Vec<_> = finished.output.lines().filter(|line| line.contains("at most")).collect();
     assert!(small.len() == 1 && small[0].contains(&address), "{}", finished.output);
     assert_eq!(origin.count(Kind::Blob, "GET"), 0, "nothing has moved");
 }

@@ -221,6 +221,9 @@ impl Failure {
             Failure::NothingToWarm => {
                 "name images, or files with --file or --from-manifest: shoal prewarm --help".into()
             }
+            Failure::Mistyped { word, meant } if word == meant => {
+                format!("options stand behind it; if it is an image, write its name in full: docker.io/library/{word}")
+            }
             Failure::Mistyped { word, .. } => {
                 format!("if it is an image, write its name in full: docker.io/library/{word}")
             }

@@ -310,7 +310,7 @@ fn mistyped(word: &str) -> Option<&'static str> {
     let likeness = |command: &str| strsim::normalized_damerau_levenshtein(word, command);
     match word {
         _ if word.contains(['/', ':', '@', '.']) => None,
-        "list" => Some("ls"),
+        "ls" | "list" => Some("ls"),
         _ => ["status", "cancel"].into_iter().find(|command| likeness(command) >= LIKENESS_MIN),
     }
 }
@@ -405,4 +405,31 @@ async fn last_of(mut events: WarmEvents) -> Result<Option<WarmStatus>, ClientErr
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mistyped;
+
+    #[test]
+    fn words_that_are_no_images() {
+        for (word, meant) in [("statu", "status"), ("stats", "status"), ("cancell", "cancel"), ("list", "ls")]
+        {
+            assert_eq!(mistyped(word), Some(meant), "{word}");
+        }
+        let images = [
+            "redis",
+            "nginx",
+            "consul",
+            "haproxy",
+            "traefik",
+            "l",
+            "lua",
+            "docker.io/library/statu",
+            "stats:1",
+        ];
+        for image in images {
+            assert_eq!(mistyped(image), None, "{image}");
+        }
+    }
 }

@@ -507,3 +507,55 @@ pub(super) fn joined(one: Option<&str>, other: Option<&str>) -> Option<String> {
     let notes: Vec<_> = one.into_iter().chain(other).collect();
     Some(notes.join("; ")).filter(|note| !note.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_away_is_decided_at_the_end() {
+        let (waiting, ready) = (Standing::Waiting, Standing::Ready);
+        let failed = Standing::Failed;
+        // What is heard of a node, how it stands then, after nothing more is heard of it, and at the end.
+        let table = [
+            (ready, ready, ready, ready),
+            (
+                failed(WarmFault::Denied),
+                failed(WarmFault::Denied),
+                failed(WarmFault::Denied),
+                failed(WarmFault::Denied),
+            ),
+            (waiting, waiting, failed(WarmFault::Deadline), failed(WarmFault::Deadline)),
+            (failed(WarmFault::Silent), waiting, waiting, failed(WarmFault::Silent)),
+            (failed(WarmFault::Unreachable), waiting, waiting, failed(WarmFault::Unreachable)),
+            (failed(WarmFault::Draining), waiting, waiting, failed(WarmFault::Draining)),
+            (failed(WarmFault::Busy), waiting, waiting, failed(WarmFault::Busy)),
+        ];
+        for (heard, now, settled, end) in table {
+            let mut image = Progress {
+                state: ImageState::Warming,
+                resolved: None,
+                platform_note: None,
+                standings: vec![waiting],
+                away: BTreeMap::new(),
+                partial: 0,
+                error: None,
+            };
+            image.hear(0, heard);
+            assert_eq!(image.standings, [now], "{heard:?}");
+            image.settle(WarmFault::Deadline);
+            assert_eq!(image.standings, [settled], "{heard:?}");
+            let is_awaited = settled == waiting;
+            assert_eq!(
+                (image.state == ImageState::Done, image.away.len()),
+                (!is_awaited, usize::from(is_awaited))
+            );
+            image.give_up(WarmFault::Cancelled);
+            assert_eq!(image.standings, [end], "{heard:?}");
+            // It may come back before that.
+            image.hear(0, failed(WarmFault::Silent));
+            image.hear(0, ready);
+            assert_eq!((image.standings[0], image.away.len()), (ready, 0));
+        }
+    }
+}

@@ -239,7 +239,9 @@ pub(super) fn why(fault: WarmFault) -> &'static str {
             "it cannot be reached, or has left: when it is back, give the same command; what it has counts"
         }
         WarmFault::Silent => "it does not answer: look at it; when it does, give the same command",
-        WarmFault::Deadline => "it was not ready at the deadline: ask again, it goes on where it was",
+        WarmFault::Deadline => {
+            "it was not ready at the deadline: give the same command, it goes on where it was"
+        }
         WarmFault::Cancelled => "it was cancelled",
     }
 }
