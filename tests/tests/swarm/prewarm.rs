@@ -298,7 +298,9 @@ async fn interrupted_and_left_alone() {
     assert_eq!(status.code(), Some(4), "{}", process.log());
     assert!(process.log().contains("the agent of another node"), "{}", process.log());
     gate.open();
-    let finished = prewarm(&cluster.agents[1], &[&name("v1"), "--json"]).await;
+    // The dead one may not be known to be dead yet.
+    let words = [&*name("v1"), "--grace", "2s", "--json"];
+    let finished = prewarm(&cluster.agents[1], &words).await;
     assert!(json(&finished)["ready"].as_u64() >= Some(2), "{}", finished.output);
     expect_served(&cluster.agents[2], &image, &[]).await;
 }
