@@ -10,7 +10,7 @@ mod sweep;
 mod tags;
 mod verify;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -263,6 +263,24 @@ impl Store {
             .each_blob(None, visit)
             .map_err(|fault| inner.index_fault("look for pinned blobs", fault))?;
         Ok(pinned)
+    }
+
+    /// Bytes that can still be stored if all that may be evicted goes, but for `kept`. Reads all records, as
+    /// [`pinned`](Self::pinned) does.
+    pub fn room_beside(&self, kept: &HashSet<Digest>) -> Result<u64, StoreError> {
+        let inner = &*self.inner;
+        let mut stays = Taken::default();
+        let visit = |digest, record: BlobRecord| {
+            if record.is_pinned() || kept.contains(&digest) {
+                stays.add(record.size);
+            }
+            ControlFlow::Continue(())
+        };
+        let fault = |fault| inner.index_fault("look for blobs that stay", fault);
+        inner.index.each_blob(None, visit).map_err(fault)?;
+        let free =
+            inner.layout.disk_free().map_err(StoreError::io("ask for free space", inner.layout.root()))?;
+        Ok(inner.room.beside(stays.bytes, free))
     }
 
     /// What is stored. Reads sums, not the index.

@@ -197,6 +197,9 @@ impl Set {
     pub(super) fn ask(&mut self, desk: &mut Desk<'_>, asked: &Asked) {
         // Who asks again after the end asks for these targets; meanwhile, for more.
         let under_way = self.asker.take().filter(|asker| !asker.over);
+        if under_way.is_none() && self.over_since.is_some() && self.parents.is_empty() {
+            self.forget_targets();
+        }
         let mut targets = under_way.map(|asker| asker.targets).unwrap_or_default();
         let mut seen: BTreeSet<_> = targets.iter().copied().collect();
         targets.extend(asked.targets.iter().copied().filter(|peer| seen.insert(*peer)));
@@ -306,6 +309,15 @@ impl Set {
     /// Nothing is known of the members below any more.
     fn ask_all_again(&mut self) {
         self.targets.values_mut().for_each(|standing| *standing = Standing::Waiting);
+        self.children.clear();
+        self.parts.clear();
+    }
+
+    /// Nobody is a target any more: whoever was one before has nothing to do with what is asked for next.
+    fn forget_targets(&mut self) {
+        self.takes_part = false;
+        self.targets.clear();
+        self.missed.clear();
         self.children.clear();
         self.parts.clear();
     }
