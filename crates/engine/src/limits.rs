@@ -628,5 +628,8 @@ pub const RECORDING_BYTES_MAX: u64 = 256 << 20;
 /// Time after its start for which a node that has found no other member holds what it would ask upstream.
 pub const MEMBERS_WAIT: Duration = Duration::from_secs(2);
 
+/// Time that a root waits for one piece of those who have fetched it before it is fetched again.
+pub const SOURCE_SILENCE_MAX: Duration = Duration::from_secs(8);
+
 /// Time without a report from upstream for which silent feeds are not held to account.
 pub const DRY_MAX: Duration = Duration::from_secs(10);

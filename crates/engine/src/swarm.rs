@@ -555,12 +555,13 @@ impl Swarm {
     /// Time has passed.
     pub fn advance(&mut self, now: Time) {
         let (roster, gone, mail) = (&self.roster, &self.gone, &mut self.mail);
+        let crowd = self.exchanges.values().filter(|exchange| !exchange.have().is_full()).count();
         for (digest, exchange) in &mut self.exchanges {
             if exchange.next_wakeup().is_none_or(|at| at > now) {
                 continue;
             }
             let leases = exchange.leases().count();
-            exchange.advance(now, || living_homes(now, digest, roster, gone), mail);
+            exchange.advance(now, || living_homes(now, digest, roster, gone), crowd, mail);
             discard(*digest, exchange, &mut self.effects);
             if exchange.leases().count() < leases {
                 self.events.push_back(Event::Leases(*digest));

@@ -158,6 +158,8 @@ pub struct Exchange {
     compared_at: (u32, u32),
     pace: Pace,
     restraint: Restraint,
+    /// Blobs that this node receives, this one among them: they share its link, and those of its feeds.
+    crowd: usize,
     me: PeerId,
 }
 
@@ -201,6 +203,7 @@ impl Exchange {
             compared_at: (0, 0),
             pace: Pace::default(),
             restraint: Restraint::default(),
+            crowd: 1,
             me,
         };
         exchange.join(now, 0, mail);
@@ -540,8 +543,9 @@ impl Exchange {
 
     // ---- what follows from time ----
 
-    /// Looks after the home and the feeds. `homes` are the present ones.
-    pub fn advance(&mut self, now: Time, homes: impl Fn() -> Vec<PeerId>, mail: &mut Mail) {
+    /// Looks after the home and the feeds. `homes` are the present ones; `crowd` blobs are received at the time.
+    pub fn advance(&mut self, now: Time, homes: impl Fn() -> Vec<PeerId>, crowd: usize, mail: &mut Mail) {
+        self.crowd = crowd;
         if self.report_at.is_some_and(|at| at <= now) {
             self.flush(mail);
         }

@@ -55,6 +55,8 @@ struct Book {
     brought: BTreeMap<LeaseId, Feed>,
     /// Members that were told to fetch and whose pieces make up the list.
     reporters: BTreeSet<PeerId>,
+    /// Roots that say that their source is silent, with the class: the piece that they wait for, and since when.
+    silences: BTreeMap<(Node, u8), (u32, Time)>,
     accusers: BTreeMap<PeerId, BTreeSet<PeerId>>,
     /// Members that have told or sent something wrong of this blob: they fetch nothing and report nothing any more.
     distrusted: BTreeSet<PeerId>,
@@ -405,6 +407,7 @@ impl Book {
             list: PieceList::new(pieces),
             brought: BTreeMap::new(),
             reporters: BTreeSet::new(),
+            silences: BTreeMap::new(),
             accusers: BTreeMap::new(),
             distrusted: BTreeSet::new(),
             distrusted_at: None,

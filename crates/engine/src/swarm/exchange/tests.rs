@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::ids::Algorithm;
-use crate::limits::{ALL_SILENT_MAX, FEED_SILENCE_MAX};
+use crate::limits::{ALL_SILENT_MAX, FEED_PATIENCE_MAX, FEED_SILENCE_MAX};
 use crate::wire::{Feed, Hashes};
 
 const PIECES: u32 = 16;
@@ -53,7 +53,16 @@ fn joined_at(now: Time, listed: bool) -> (Exchange, Mail) {
 }
 
 /// Looks at the feeds every 100 ms, while `pieces` says which come when; what was complained about, with the moment.
-fn complaints(time: Duration, mut arrives: impl FnMut(u32) -> Option<u64>) -> Vec<(u8, Complaint, Duration)> {
+fn complaints(time: Duration, arrives: impl FnMut(u32) -> Option<u64>) -> Vec<(u8, Complaint, Duration)> {
+    complaints_in(1, time, arrives)
+}
+
+/// The same while the node receives `crowd` blobs.
+fn complaints_in(
+    crowd: usize,
+    time: Duration,
+    mut arrives: impl FnMut(u32) -> Option<u64>,
+) -> Vec<(u8, Complaint, Duration)> {
     // The node has been up for long: nobody is silent for as long as that.
     let begun = Time::ZERO + Duration::from_secs(3600);
     let (mut exchange, mut mail) = joined_at(begun, true);
@@ -64,7 +73,7 @@ fn complaints(time: Duration, mut arrives: impl FnMut(u32) -> Option<u64>) -> Ve
             let from = feed((piece % 4) as u8);
             exchange.handle_arrived(now, from, (piece, right(piece), 0), &mut mail);
         }
-        exchange.advance(now, || vec![HOME], &mut mail);
+        exchange.advance(now, || vec![HOME], crowd, &mut mail);
         for (_, message) in mail.drain(..) {
             match message {
                 Message::Complain { class, why, .. } => told.push((class, why, now - begun)),
@@ -100,6 +109,12 @@ fn who_is_complained_about_and_when() {
         all_are_silent.iter().all(|c| c.2 >= ALL_SILENT_MAX),
         "the home has its time: {all_are_silent:?}"
     );
+    // Beside two other blobs each stream has a third of the link.
+    let thirds = |piece| Some(5000 + u64::from(piece) * 600);
+    assert!(!complaints(12 * second, thirds).is_empty());
+    assert_eq!(complaints_in(3, 12 * second, thirds), []);
+    let silent = complaints_in(100, 20 * second, |_| None);
+    assert_eq!(silent.first().map(|c| c.2), Some(FEED_PATIENCE_MAX), "there is an end to patience");
 }
 
 #[test]

@@ -44,12 +44,14 @@ impl Exchange {
         // The time that each class takes for some pieces, at the pace at which they come.
         let turns = if receives_slowly || self.is_slow { FEED_PATIENCE_PIECES } else { FEED_TURNS_MAX };
         let takes = Duration::from_secs_f64(turns * self.pace.gap * self.classes.len() as f64);
-        let patience = takes.min(FEED_PATIENCE_MAX);
+        let crowd = self.crowd.max(1) as u32;
+        let patience = takes.max(FEED_SILENCE_MAX * crowd).min(FEED_PATIENCE_MAX);
+        let despair = (ALL_SILENT_MAX * crowd).min(FEED_PATIENCE_MAX).max(patience);
         for at in 0..self.classes.len() {
             let class = &self.classes[at];
             let paused = class.complained.is_some_and(|since| now < since + COMPLAINT_PAUSE);
             if class.got < class.total && !paused {
-                let view = View { shares, gains, compares, receives_slowly, moves, patience };
+                let view = View { shares, gains, compares, receives_slowly, moves, patience, despair };
                 self.check_class(now, at, view, mail);
             }
         }
@@ -83,8 +85,7 @@ impl Exchange {
         let lag = view.shares * total - f64::from(class.got);
         let ending = view.shares >= 1.0;
         let idle = now - class.last_piece.max(class.complained.unwrap_or_default());
-        let quiet = idle >= FEED_SILENCE_MAX.max(view.patience);
-        let silent = idle >= ALL_SILENT_MAX.max(view.patience);
+        let (quiet, silent) = (idle >= view.patience, idle >= view.despair);
         // The one that was to send what is missing first. What this node fetches itself no feed is asked for.
         let fetches = |piece: u32| self.leases.values().any(|work| work.run.contains(piece));
         let mut missing = (at as u32..self.have.total()).step_by(self.classes.len());
@@ -180,6 +181,8 @@ struct View {
     moves: bool,
     /// Time for which a feed may be silent because it has to wait for its turn.
     patience: Duration,
+    /// The same while nothing of the blob comes at all.
+    despair: Duration,
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

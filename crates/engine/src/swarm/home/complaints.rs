@@ -4,9 +4,9 @@
 //! upstream, or the forest is being taken over, or so many say they are slow that something else must be; one that says so
 //! of itself feeds nobody. Prevents: innocent members that lose their places because something above them stands still.
 
-use super::forest::Parent;
+use super::forest::{Node, Parent};
 use super::{Book, Mail};
-use crate::limits::{ACCUSERS_MIN, DRY_MAX, FEED_SILENCE_MAX, SLOW_MEMBERS_SHARE_MIN};
+use crate::limits::{ACCUSERS_MIN, DRY_MAX, FEED_SILENCE_MAX, SLOW_MEMBERS_SHARE_MIN, SOURCE_SILENCE_MAX};
 use crate::peer::PeerId;
 use crate::time::Time;
 use crate::wire::{Complaint, Message, Run};
@@ -68,7 +68,8 @@ impl Book {
                 if why == Complaint::Wrong {
                     self.refetches += 1;
                 }
-                if why != Complaint::Slow {
+                let waits = why == Complaint::Silent && self.waits_for_source(now, (node, class), missing);
+                if why != Complaint::Slow && !waits {
                     let there = |run: &Run| !self.leases.active().any(|(_, a)| a.run.contains(run.first));
                     let lost: Vec<_> = missing.iter().copied().filter(there).collect();
                     if self.forest.has_seeds() {
@@ -91,6 +92,17 @@ impl Book {
                 self.tell_feeds([(node, class)].into_iter(), mail);
             }
         }
+    }
+
+    /// Whether a root is to be patient with those that feed it: they have what they fetched, and on a link that many blobs share its
+    /// turn comes late. As long as it waits for one piece after the other nothing is lost.
+    fn waits_for_source(&mut self, now: Time, root: (Node, u8), missing: &[Run]) -> bool {
+        let Some(first) = missing.first().map(|run| run.first) else { return false };
+        let (piece, since) = self.silences.entry(root).or_insert((first, now));
+        if *piece != first {
+            (*piece, *since) = (first, now);
+        }
+        now < *since + SOURCE_SILENCE_MAX
     }
 
     /// A member is not to fetch any more, which it is told in case it lives.

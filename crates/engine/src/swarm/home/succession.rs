@@ -123,7 +123,9 @@ impl Book {
         let mut everything = PieceSet::new(self.pieces);
         census.haves.values().for_each(|set| everything.add(set));
         if stuck {
-            // What somebody has is there, and nothing else.
+            // What somebody has is there, and nothing else. One that has fetched something and is silent has it: it need not ask
+            // whether its home lives, as those do who wait for it on a busy link.
+            self.add_what_was_fetched(&census.haves, &mut everything);
             self.leases.set_there(everything.clone());
             self.brought.retain(|lease, _| lease.epoch != EPOCH_BEFORE);
         }
@@ -137,6 +139,14 @@ impl Book {
         self.ask_for_hashes(now, &census.haves, everything, mail);
         let roots: Vec<_> = self.forest.fed_by_source().collect();
         self.tell_feeds(roots.into_iter(), mail);
+    }
+
+    fn add_what_was_fetched(&self, haves: &BTreeMap<PeerId, PieceSet>, everything: &mut PieceSet) {
+        let is_here = |peer: &PeerId| self.forest.find(peer).is_some_and(|node| !self.forest.is_gone(node));
+        let silent = |feed: &&Feed| !haves.contains_key(&feed.peer) && is_here(&feed.peer);
+        for feed in self.brought.values().filter(silent) {
+            (feed.run.first..feed.run.end.min(self.pieces)).for_each(|piece| _ = everything.insert(piece));
+        }
     }
 
     /// The roots are fed what no lease holder brings by a few members that have it all between them.
@@ -239,6 +249,50 @@ mod tests {
     use crate::ids::Algorithm;
     use crate::limits::HOME_RECOVERY;
     use crate::swarm::home::Joining;
+
+    /// All that is missing at the end of a blob is on its way between members.
+    #[test]
+    fn one_that_waits_for_long_does_not_make_fetched_pieces_lost() {
+        let (me, first, second) = (PeerId([1; 32]), PeerId([2; 32]), PeerId([3; 32]));
+        let (digest, roster) = (Digest::new(Algorithm::Sha256, &[7; 32]), Roster::default());
+        let granted_after = |fetcher_leaves: bool| {
+            let (mut home, mut mail) = (Home::new(me), Mail::new());
+            home.join(Time::ZERO, first, digest, Joining::fresh(), &roster, &mut mail);
+            home.join(Time::ZERO, second, digest, Joining::fresh(), &roster, &mut mail);
+            let granted = |mail: &Mail| {
+                mail.iter().find_map(|(to, message)| match message {
+                    Message::Lease { lease, run, .. } => Some((*to, *lease, *run)),
+                    _ => None,
+                })
+            };
+            let mut now = Time::ZERO;
+            let (fetcher, lease, run) = loop {
+                if let Some(granted) = granted(&mail) {
+                    break granted;
+                }
+                now = home.next_wakeup().unwrap();
+                home.advance(now, &mut mail);
+            };
+            let entry = |piece| crate::wire::Entry { piece, hash: crate::wire::PieceHash([piece as u8; 32]) };
+            let entries = (run.first..run.end).map(entry).collect();
+            home.report(now, fetcher, digest, (lease, entries, false), &mut mail);
+            let end = crate::wire::LeaseEnd::Done;
+            home.over(now, fetcher, digest, (lease, run.end, end), &mut mail);
+            if fetcher_leaves {
+                home.lost(now, &fetcher, &mut mail);
+            }
+            mail.clear();
+            let waiting = if fetcher == first { second } else { first };
+            let joining = Joining { have: vec![Run { first: 0, end: 1 }], again: true, ..Joining::fresh() };
+            home.join(now, waiting, digest, joining, &roster, &mut mail);
+            while let Some(at) = home.next_wakeup().filter(|at| *at <= now + 2 * CENSUS_TIME) {
+                home.advance(at, &mut mail);
+            }
+            granted(&mail).map(|(.., run)| run)
+        };
+        assert_eq!(granted_after(false), None);
+        assert_eq!(granted_after(true), Some(Run { first: 1, end: 4 }), "with the fetcher they are");
+    }
 
     /// One that was restarted comes first, and was in no book before; the others come a moment later.
     #[test]
