@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use http_body_util::BodyExt as _;
 use shoal_engine::{Digest, Input, Reference, Scope};
 
-use super::{Asked, BlobReply, Cause, ManifestReply, Node, Part, PullError, on_disk};
+use super::{Asked, BlobReply, Cause, ManifestReply, Node, Part, PullError};
 use crate::driver::{self, BodyError};
 use crate::metrics::Served;
 use crate::upstream::Sought;
@@ -97,7 +97,7 @@ impl Node {
     /// Which of some blobs are here, and what of them came from upstream to this node within the last `age`.
     pub(crate) async fn held(&self, digests: Vec<Digest>, age: Duration) -> Held {
         let known: HashSet<Digest> = digests.iter().copied().collect();
-        let here = on_disk(&self.0.parts.store, move |store| {
+        let here = self.0.parts.health().on_disk(move |store| {
             digests.iter().map(|digest| Ok(store.peek(digest)?.is_some())).collect::<Result<Vec<_>, _>>()
         });
         let (here, upstream_bytes) = tokio::join!(here, self.driver().upstream_bytes(known, age));
@@ -106,10 +106,13 @@ impl Node {
 
     /// Keeps blobs that are here until then.
     pub(crate) async fn keep(&self, digests: Vec<Digest>, until: SystemTime) {
-        on_disk(&self.0.parts.store, move |store| {
-            digests.iter().try_for_each(|digest| store.pin_until(digest, until).map(|_| ()))
-        })
-        .await;
+        self.0
+            .parts
+            .health()
+            .on_disk(move |store| {
+                digests.iter().try_for_each(|digest| store.pin_until(digest, until).map(|_| ()))
+            })
+            .await;
     }
 
     pub(crate) fn driver(&self) -> &driver::Handle {
