@@ -433,6 +433,9 @@ pub const PROBE_HELPERS: usize = 3;
 /// that has no CPU for a moment.
 pub const SUSPICION: Duration = Duration::from_secs(3);
 
+/// Pause between two times that a suspected member is told so by whoever suspects it.
+pub const SUSPICION_REPEAT: Duration = Duration::from_millis(500);
+
 /// Pause between two rounds of news, while there are any.
 pub const GOSSIP_PAUSE: Duration = Duration::from_millis(200);
 

@@ -23,6 +23,7 @@ mod io;
 mod probes;
 mod reach;
 mod settle;
+mod suspects;
 mod timers;
 mod wire;
 
@@ -47,6 +48,7 @@ use identity::Identity;
 pub use io::{Event, Input, Output};
 use probes::Probes;
 use reach::Reach;
+use suspects::Suspects;
 use timers::Timers;
 pub use wire::PacketFault;
 use wire::{Codec, KIND_PING};
@@ -61,6 +63,7 @@ pub struct Membership {
     book: Book,
     reach: Reach,
     doubts: Doubts,
+    suspects: Suspects,
     probes: Probes,
     /// When those that are gone are looked through next.
     forget_due: Time,
@@ -94,6 +97,7 @@ impl Membership {
             book: Book::new(me),
             reach: Reach::default(),
             doubts: Doubts::default(),
+            suspects: Suspects::default(),
             probes: Probes::default(),
             forget_due: now,
             heard: now,
@@ -252,6 +256,7 @@ impl Membership {
         self.timers.clear();
         self.reach = Reach::default();
         self.doubts = Doubts::default();
+        self.suspects = Suspects::default();
         (self.show_due, self.roster_due) = (None, None);
     }
 
@@ -259,7 +264,8 @@ impl Membership {
 
     fn plan(&mut self) {
         let of_parts = [self.timers.next_wakeup(), self.reach.next_wakeup(), self.doubts.next_wakeup()];
-        let wakeups = of_parts.into_iter().chain([self.show_due, self.roster_due, self.silence_due()]);
+        let of_parts = of_parts.into_iter().chain([self.suspects.next_wakeup()]);
+        let wakeups = of_parts.chain([self.show_due, self.roster_due, self.silence_due()]);
         self.clock.plan(wakeups.flatten().min());
     }
 
@@ -277,6 +283,9 @@ impl Membership {
         }
         for peer in self.doubts.due(now) {
             self.suspect(now, peer);
+        }
+        for (id, incarnation) in self.suspects.due(now) {
+            self.tell_suspect(now, id, incarnation);
         }
         if self.silence_due().is_some_and(|due| due <= now) {
             self.doubt_everybody(now);
@@ -308,8 +317,20 @@ impl Membership {
             return;
         };
         self.apply(now, vec![foca::Member::new(id.clone(), incarnation, State::Suspect)], true, None);
+        self.suspects.begin(now, id.clone(), incarnation);
         let token = self.timers.token();
         self.timers.set(now, SUSPICION, Timer::ChangeSuspectToDown { member_id: id, incarnation, token });
+    }
+
+    /// Asks a suspected member for its objection, unless it has objected.
+    fn tell_suspect(&mut self, now: Time, id: Identity, incarnation: foca::Incarnation) {
+        let suspicion = foca::Member::new(id.clone(), incarnation, State::Suspect);
+        let is_suspect = self.foca.iter_members().any(|member| *member == suspicion);
+        if is_suspect {
+            self.compose(now, KIND_PING, &id, &[suspicion]);
+        } else {
+            self.suspects.end(&id.peer());
+        }
     }
 
     // ---- news ----

@@ -593,8 +593,10 @@ impl Swarm {
 
     fn handle_join(&mut self, now: Time, from: PeerId, digest: Digest, joining: Joining) {
         let first = self.home.first(now, &digest, &self.roster);
-        // Who has tried those before this node is not sent round in a circle.
-        let mine = first == Some(self.me) || joining.insists;
+        // Who has tried those before this node is not sent round in a circle. Who was in a book and has lost its home may be alone with
+        // that, and would fetch what others are fetching: it is sent back, unless this node cannot reach that home either.
+        let is_lost = |home| joining.again && self.gone.contains(now, &home);
+        let mine = first == Some(self.me) || joining.insists || first.is_some_and(is_lost);
         match first {
             Some(home) if !mine && home != from => {
                 self.mail.push_back((from, Message::NotHome { digest, home }));

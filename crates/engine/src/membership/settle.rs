@@ -17,6 +17,9 @@ impl Membership {
     /// Does what `foca` wants done; `from` is whose packet made it want it.
     pub(super) fn settle(&mut self, now: Time, from: Option<PeerId>) {
         while let Some((after, timer)) = self.wishes.to_schedule() {
+            if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer {
+                self.suspects.begin(now, member_id.clone(), *incarnation);
+            }
             self.timers.set(now, after, timer);
         }
         let mut renewed = false;
@@ -52,6 +55,7 @@ impl Membership {
             OwnedNotification::MemberDown(id) => {
                 self.book.fall(&id.peer(), now);
                 self.doubts.dispel(&id.peer());
+                self.suspects.end(&id.peer());
                 Event::Down(Arc::clone(id.member()))
             }
             OwnedNotification::Rename(_, id) => {

@@ -146,8 +146,8 @@ pub struct Exchange {
     heard: Time,
     checked: Time,
     was_in_a_book: bool,
-    /// Whether a home was lost: the next one may not know yet that it is the first.
-    lost_homes: bool,
+    /// Whether a home was left because of what it told: the next one would send this node back.
+    left_home: bool,
     compared: Time,
     /// Whether this node was seen to receive more slowly than the others.
     is_slow: bool,
@@ -191,7 +191,7 @@ impl Exchange {
             heard: now,
             checked: now,
             was_in_a_book: false,
-            lost_homes: false,
+            left_home: false,
             compared: now,
             is_slow: false,
             compared_at: (0, 0),
@@ -586,7 +586,6 @@ impl Exchange {
             // The one that was in use is gone.
             _ if !self.homes.is_empty() => {
                 self.homes.remove(0);
-                self.lost_homes = true;
                 0
             }
             _ => 0,
@@ -613,7 +612,7 @@ impl Exchange {
             have: self.have.runs(all, true, RUNS_OF_HAVE_MAX),
             leases,
             again: self.was_in_a_book,
-            insists: rank > 0 || self.lost_homes,
+            insists: rank > 0 || self.left_home,
             feeds: self.told_feeds(),
         };
         mail.push_back((home, join));

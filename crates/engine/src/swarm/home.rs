@@ -589,9 +589,21 @@ impl Book {
         for action in actions {
             self.carry_out(action, mail);
         }
+        self.spare_source();
         self.level();
         let roots: Vec<_> = self.forest.fed_by_source().collect();
         self.tell_feeds(roots.into_iter(), mail);
+    }
+
+    /// Whoever alone fetches sends everything once to the roots, which is all that its link can do: it feeds nobody besides, also
+    /// where it had become one of several and the others have ended.
+    fn spare_source(&mut self) {
+        let mut holders = self.leases.active().map(|(_, active)| active.holder);
+        if let (Some(only), None) = (holders.next(), holders.next())
+            && let Some(node) = self.forest.find(&only)
+        {
+            self.forest.relieve(node);
+        }
     }
 
     /// Not at the end: what is on its way comes sooner from where it is.
@@ -609,10 +621,7 @@ impl Book {
                 self.reporters.insert(to);
                 let node = self.forest.find(&to).expect("a candidate is in the forest");
                 self.forest.set_source(node);
-                if self.leases.is_covered_by(&to) {
-                    // It sends everything once already.
-                    self.forest.relieve(node);
-                } else {
+                if !self.leases.is_covered_by(&to) {
                     self.forest.attach_all(node);
                 }
                 mail.push_back((to, Message::Lease { digest, lease, run }));

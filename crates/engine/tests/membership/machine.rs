@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use shoal_engine::limits::{ALONE_PAUSE, CONTACT_TRIES_MAX, LIST_PAUSE, ROSTER_PAUSE};
+use shoal_engine::limits::{
+    ALONE_PAUSE, CONTACT_TRIES_MAX, LIST_PAUSE, PROBE_ANSWER_MAX, ROSTER_PAUSE, SUSPICION, SUSPICION_REPEAT,
+};
 use shoal_engine::membership::{Event, Input, MemberFault, Output, PacketFault};
 use shoal_engine::{Member, Membership, PeerId, Time};
 
@@ -166,4 +168,26 @@ fn lists_of_members_are_handed_out_at_a_bounded_rate() {
         Output::Packet { .. } | Output::Answered { .. } | Output::Event(_) => None,
     });
     assert_eq!(last, Some(91));
+}
+
+/// All but one of its packets are lost: gossip has ended before, and no probe is due while the link is there.
+#[test]
+fn a_suspected_member_is_told_until_the_verdict() {
+    let (mut a, mut b) = joined();
+    let (name_a, name_b) = (a.me().peer, b.me().peer);
+    a.handle(Time::ZERO, Input::Unreachable { peer: name_b });
+    let suspected = Time::ZERO + PROBE_ANSWER_MAX;
+    let heals = suspected + (SUSPICION - 2 * SUSPICION_REPEAT);
+    let breaks = heals + SUSPICION_REPEAT;
+    let end = suspected + 2 * SUSPICION;
+    while let Some(at) = a.next_wakeup().filter(|at| *at < end) {
+        a.handle(at, Input::Wakeup);
+        for (_, bytes) in packets(&mut a).into_iter().filter(|_| at >= heals && at < breaks) {
+            b.handle(at, Input::Packet { from: name_a, bytes });
+            for (_, bytes) in packets(&mut b) {
+                a.handle(at, Input::Packet { from: name_b, bytes });
+            }
+        }
+        assert_eq!(a.members(), 2, "at {at:?}");
+    }
 }

@@ -45,6 +45,22 @@ fn the_next_home_takes_over() {
     }
 }
 
+/// A member that only its home took for gone, or whose connection to it broke: the home goes on with all others.
+#[test]
+fn one_that_loses_its_home_and_nobody_else_does_costs_no_copy() {
+    for count in 3..8 {
+        let (mut cluster, blob, tickets) = under_way(count);
+        let home = cluster.homes(blob)[0];
+        let (fetching, peer) = (cluster.fetching(blob), cluster.nodes[home].peer());
+        let alone = (0..count).find(|node| *node != home && Some(*node) != fetching).unwrap();
+        cluster.input(alone, shoal_engine::io::Input::PeerLost { peer });
+        cluster.run();
+        delivered_but(&cluster, &tickets, &[]);
+        let fetched = cluster.blobs[blob].fetched;
+        assert!(fetched <= SIZE + SIZE / 20, "{count} nodes: {fetched} of {SIZE}");
+    }
+}
+
 #[test]
 fn all_homes_may_die() {
     let (mut cluster, blob, tickets) = under_way(8);

@@ -173,7 +173,7 @@ impl Exchange {
         self.refresh_homes(present);
         self.homes = self.trusted(self.homes.clone());
         // The next one has no reason to think that it is the first.
-        self.lost_homes = true;
+        self.left_home = true;
         if self.homes.is_empty() || self.trust.homes.len() > HOMES_DOUBTED_MAX {
             self.handle_alone(LeaseEnd::GivenUp, mail);
         } else {

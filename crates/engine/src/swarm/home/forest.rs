@@ -423,7 +423,7 @@ impl Forest {
         let mut at = 0;
         while let Some(&leaf) = self.trees[zone][c].overflow.get(at) {
             let entry = &self.nodes[node as usize];
-            if entry.children[c].len() >= FANOUT || entry.used >= entry.slots {
+            if entry.closed || entry.children[c].len() >= FANOUT || entry.used >= entry.slots {
                 return;
             }
             let placed = match self.parent(leaf, class) {

@@ -124,6 +124,7 @@ impl Home {
         roster: &Roster,
         mail: &mut Mail,
     ) {
+        self.rivals.departed.retain(|peer| *peer != from);
         let first = self.first(now, &digest, roster);
         let better = first.filter(|first| outranks(&digest, first, &from));
         let receiving = better.is_none() && self.books.contains_key(&digest);
@@ -159,6 +160,7 @@ impl Home {
         roster: &Roster,
         mail: &mut Mail,
     ) {
+        self.rivals.departed.retain(|peer| *peer != from);
         let holders: Vec<_> = told.holders.into_iter().take(HOLDERS_PER_BLOB_MAX).collect();
         let holders: Vec<_> = holders.into_iter().filter(|holder| roster.contains(holder)).collect();
         holders.iter().for_each(|holder| self.announce(*holder, digest, told.size));
