@@ -57,7 +57,8 @@ Examples:
 Exit status:
   0  done                    3  the configuration is wrong
   1  failed                  4  no agent answers
-  2  wrong command line      5  a blob is missing, or its bytes do not match its digest";
+  2  wrong command line      5  what was named is not there, or a blob's bytes do not match
+`shoal prewarm` and `shoal pull` have lists of their own.";
 
 /// A registry mirror on every node: each blob comes from upstream once, whoever asks for it.
 #[derive(Debug, Parser)]

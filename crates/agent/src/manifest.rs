@@ -23,6 +23,8 @@ pub const DESCRIPTORS_MAX: usize = 4096;
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
 /// Whatever the client sent: what is stored must serve every client. `*/*` alone would not do, as the reference
@@ -170,6 +172,24 @@ pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Parsed, ManifestError> {
     } else {
         image(&serde_json::from_slice(bytes).map_err(form)?)
     }
+}
+
+/// Whether a blob is the configuration of an image, which says what it runs on; artifacts have others.
+pub(crate) fn is_config(blob: &Descriptor) -> bool {
+    [OCI_CONFIG, DOCKER_CONFIG].contains(&&*blob.media_type)
+}
+
+/// What an image runs on, by its configuration. `None` if that does not say.
+pub(crate) fn platform_of(config: &[u8]) -> Option<Platform> {
+    #[derive(Deserialize)]
+    struct Config {
+        os: String,
+        architecture: String,
+        variant: Option<String>,
+    }
+    let Config { os, architecture, variant } = serde_json::from_slice(config).ok()?;
+    let variant = variant.filter(|variant| !variant.is_empty());
+    Some(Platform { os, architecture, variant }).filter(|of| !of.os.is_empty() && !of.architecture.is_empty())
 }
 
 /// The media type of a manifest by its own text: the field, or else the form that the OCI image specification gives

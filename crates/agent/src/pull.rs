@@ -17,7 +17,7 @@ use shoal_engine::{Digest, Reference};
 use crate::driver::hash_function;
 use crate::image::Image;
 use crate::loopback;
-use crate::manifest::{self, Kind, MANIFEST_BYTES_MAX};
+use crate::manifest::{self, Kind, MANIFEST_BYTES_MAX, Platform};
 use crate::warm::Platforms;
 
 /// Time after which a request that brings nothing is given up: more than the agent gives itself.
@@ -71,6 +71,15 @@ pub struct Step {
     pub first_ms: f64,
     /// When its last byte had come and been hashed.
     pub done_ms: f64,
+}
+
+/// What a pull was like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pulled {
+    /// The requests, in the order in which they were sent.
+    pub steps: Vec<Step>,
+    /// What the image is for, if that is something else than was asked for.
+    pub note: Option<String>,
 }
 
 /// How far a pull is; shared with whoever shows it.
@@ -133,11 +142,11 @@ pub enum PullError {
     Client(String),
 }
 
-/// Pulls the image; the requests in the order in which they were sent.
+/// Pulls the image.
 ///
 /// # Errors
 /// See [`PullError`]. What was asked for before is asked for no more.
-pub async fn pull(plan: &Plan, progress: &Progress) -> Result<Vec<Step>, PullError> {
+pub async fn pull(plan: &Plan, progress: &Progress) -> Result<Pulled, PullError> {
     let http = loopback::client("shoal-pull").map_err(|error| PullError::Client(error.to_string()))?;
     let puller = Puller { http, plan, progress, begun: Instant::now() };
     let mut steps = Vec::new();
@@ -145,11 +154,17 @@ pub async fn pull(plan: &Plan, progress: &Progress) -> Result<Vec<Step>, PullErr
     let mut pulled = stream::iter(blobs)
         .map(|(what, digest)| puller.blob(what, digest))
         .buffer_unordered(plan.parallel.max(1));
-    while let Some(step) = pulled.next().await {
-        steps.push(step?);
+    let mut platform = None;
+    while let Some(pulled) = pulled.next().await {
+        let (step, its) = pulled?;
+        steps.push(step);
+        platform = platform.or(its);
     }
     steps.sort_by(|a, b| a.begun_ms.total_cmp(&b.begun_ms));
-    Ok(steps)
+    // What is in an index was chosen by its platform.
+    let is_chosen = steps.iter().any(|step| step.what == What::Index);
+    let note = platform.filter(|_| !is_chosen).and_then(|there| plan.platforms.miss(&there));
+    Ok(Pulled { steps, note })
 }
 
 struct Puller<'p> {
@@ -250,13 +265,19 @@ impl Puller<'_> {
         Ok((parsed, what))
     }
 
-    async fn blob(&self, what: What, digest: Digest) -> Result<Step, PullError> {
+    /// A configuration says what the image is for, too.
+    async fn blob(&self, what: What, digest: Digest) -> Result<(Step, Option<Platform>), PullError> {
         let answer = self.ask(Method::GET, "blobs", &digest.to_string()).await?;
-        self.receive(answer, what, digest, |chunk| {
+        let mut config = Vec::new();
+        let step = self.receive(answer, what, digest, |chunk| {
             self.progress.bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            if what == What::Config && config.len() + chunk.len() <= MANIFEST_BYTES_MAX {
+                config.extend_from_slice(chunk);
+            }
             true
-        })
-        .await
+        });
+        let step = step.await?;
+        Ok((step, manifest::platform_of(&config)))
     }
 
     async fn ask(&self, method: Method, kind: &str, reference: &str) -> Result<Answer, PullError> {

@@ -12,6 +12,7 @@
 //! Invariant: there are never more than [`RUNNING_MAX`] requests under way; each ends by its deadline.
 
 mod alone;
+mod elsewhere;
 mod heirs;
 mod job;
 mod plan;
@@ -48,12 +49,13 @@ use job::Job;
 use select::{SelectError, Selection};
 use standing::Standing;
 
+pub(crate) use elsewhere::{Question, Told};
 pub(crate) use standing::Order;
 
 pub use plan::{PlannedImage, PlannedNode, WarmPlan};
 pub use resolve::Platforms;
 pub use standing::StandingOrder;
-pub use status::{ImageState, ImageStatus, NodeName, Phase, Unready, WarmStatus, ZoneStatus};
+pub use status::{ImageState, ImageStatus, NodeName, Outcome, Phase, Unready, WarmStatus, ZoneStatus};
 
 /// Images of one request. A cluster's own ones are some dozens.
 pub const IMAGES_MAX: usize = 512;
@@ -67,6 +69,9 @@ pub const KEEP_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 pub const RATE_MIN: Rate = Rate(1_000_000);
 /// Deadline of a request that names none.
 pub const DEADLINE: Duration = Duration::from_secs(60 * 60);
+/// How long nodes that are away are waited for in such a request: an agent that is restarted or replaced is back sooner, and a
+/// pipeline is not held up for an hour by a machine that has been switched off.
+pub const GRACE: Duration = Duration::from_secs(60);
 
 /// What shall be warmed, as the admin API takes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -89,6 +94,12 @@ pub struct WarmRequest {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 86400)]
     pub deadline_seconds: Option<u64>,
+    /// How long nodes are waited for that are away, once all others are decided, seconds. Unset: a minute, or until
+    /// `deadline_seconds` if that is set.
+    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 86400)]
+    pub grace_seconds: Option<u64>,
     /// Bytes per second that all nodes together receive from upstream for these images; unset: as many as come. What a client
     /// waits for is not held back.
     #[serde(default)]
@@ -104,6 +115,29 @@ pub struct WarmRequest {
     /// Only tell what would be done.
     #[serde(default)]
     pub dry_run: bool,
+}
+
+impl WarmRequest {
+    /// How long nodes that are away are waited for. Who names a deadline waits until then.
+    pub fn grace(&self) -> Duration {
+        match (self.grace_seconds, self.deadline_seconds) {
+            (Some(seconds), _) => Duration::from_secs(seconds),
+            (None, Some(_)) => WARM_DEADLINE_MAX,
+            (None, None) => GRACE,
+        }
+    }
+}
+
+/// What has become of a wish to cancel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cancelled {
+    /// It ends, or is not gone on with for nodes that join later.
+    Now,
+    /// It had ended before: nothing has changed.
+    Over,
+    /// Nobody here knows of it.
+    Unknown,
 }
 
 /// Why a request was not begun. Whoever asked has to change it, or to wait.
@@ -191,9 +225,12 @@ enum Begin {
 struct Wanted {
     images: Vec<Image>,
     platforms: Platforms,
+    /// Whether they were asked for, and are not just those of this agent.
+    names_platforms: bool,
     targets: Vec<Arc<Member>>,
     keep: Option<Duration>,
     deadline: Duration,
+    grace: Duration,
     pace: Pace,
 }
 
@@ -284,18 +321,19 @@ impl Warmer {
         self.job(id).map(|job| job.watch())
     }
 
-    /// Ends a request, also for nodes that join later; what has come stays. Whether it is known.
-    pub fn cancel(&self, id: &str) -> bool {
-        let Some(job) = self.job(id) else {
-            // Another agent sees to it, and this one knows of it.
-            let is_known = self.0.standing.forget(id, self.now());
-            self.0.has_orders.notify_one();
-            return is_known;
-        };
-        self.0.standing.forget(job.order(), self.now());
+    /// Ends a request, also for nodes that join later; what has come stays.
+    pub fn cancel(&self, id: &str) -> Cancelled {
+        let job = self.job(id);
+        // Without a job, another agent may see to it, and this one know of it.
+        let order = job.as_ref().map_or(id, |job| job.order());
+        let stood = self.0.standing.forget(order, self.now());
         self.0.has_orders.notify_one();
-        self.jobs_of(job.order()).iter().for_each(|job| job.cancel());
-        true
+        let stopped = self.jobs_of(order).iter().filter(|job| job.cancel()).count();
+        match (job, stood || stopped > 0) {
+            (_, true) => Cancelled::Now,
+            (Some(_), false) => Cancelled::Over,
+            (None, false) => Cancelled::Unknown,
+        }
     }
 
     /// The agent ends: whoever listens is let go, and what was handed to other members goes on there.
@@ -346,9 +384,11 @@ impl Warmer {
         Ok(Wanted {
             images,
             platforms: Platforms::parse(&request.platforms).map_err(RequestError::Platform)?,
+            names_platforms: !request.platforms.is_empty(),
             targets,
             keep,
             deadline: deadline.unwrap_or(DEADLINE),
+            grace: request.grace().min(WARM_DEADLINE_MAX),
             pace: self.pace(request)?,
         })
     }

@@ -147,6 +147,7 @@ impl Engine {
             }
             Input::Progress { fetch, to } => {
                 self.with_fetch(now, fetch, |f, _| f.handle_progress(fetch, to, now));
+                self.tell_alive(now, fetch);
             }
             Input::FetchEnded { fetch, result } => {
                 if let Some(digest) = self.fetches.remove(&fetch) {
@@ -296,6 +297,15 @@ impl Engine {
     fn with_fetch(&mut self, now: Time, fetch: FetchId, f: impl FnOnce(&mut Flight, &mut VecDeque<Output>)) {
         if let Some(digest) = self.fetches.get(&fetch).copied() {
             self.with(now, digest, f);
+        }
+    }
+
+    /// The home of a blob is told now and then that bytes of it come from upstream: what comes often must not cost much.
+    fn tell_alive(&mut self, now: Time, fetch: FetchId) {
+        if let (Some(digest), Some(swarm)) = (self.fetches.get(&fetch).copied(), &self.swarm)
+            && swarm.exchange(&digest).is_some_and(|exchange| exchange.is_to_tell_alive(now))
+        {
+            self.with_swarm(|swarm| swarm.fetched_bytes(now, &digest));
         }
     }
 

@@ -104,6 +104,17 @@ pub const LEASES_PER_BLOB_MAX: usize = 16;
 /// packets, shorter than a runtime's patience.
 pub const LEASE_STALL: Duration = Duration::from_millis(1500);
 
+/// The same while bytes arrive and no piece is whole: where many share a link, or the registry is slow, one takes its time. Twice
+/// as long each time that it was in vain, up to [`LEASE_PIECE_TIME_MAX`]: what nobody can do faster must be possible at all.
+pub const LEASE_PIECE_TIME: Duration = Duration::from_secs(8);
+
+/// A piece of the largest size at some kB/s.
+pub const LEASE_PIECE_TIME_MAX: Duration = Duration::from_secs(64);
+
+/// Pause between two signs of life of a lease holder whose bytes arrive while no piece is whole. Two of them fit into
+/// [`LEASE_STALL`].
+pub const LEASE_LIFE_PAUSE: Duration = Duration::from_millis(500);
+
 /// The same before anything has arrived: a token, a redirect and a cold registry come first.
 pub const LEASE_FIRST_BYTE_MAX: Duration = Duration::from_secs(8);
 
@@ -557,8 +568,13 @@ pub const WARM_PARENTS_MAX: usize = 4;
 /// Beginnings of one set that are remembered, so that each is obeyed once.
 pub const WARM_RUNS_MAX: usize = 8;
 
-/// Flights of warm sets at a time: all layers of most images.
+/// Flights of warm sets at a time.
 pub const WARM_FLIGHTS_MAX: usize = 16;
+
+/// Of those, flights of blobs that travel along several trees. All members warm a set in one order, so a few such blobs share
+/// the links, as they do where a runtime pulls an image; a dozen would leave each stream of a slow link less than a piece in
+/// several seconds, and whoever fetches or feeds would look as if it stood still. The next blob begins where one ends.
+pub const WARM_LARGE_FLIGHTS_MAX: usize = 3;
 
 /// Time that a member has to answer when it is asked to warm, before the next one is asked instead.
 pub const WARM_ANSWER_MAX: Duration = Duration::from_secs(2);

@@ -274,6 +274,13 @@ impl Swarm {
         self.uploads.offer(&digest, piece);
     }
 
+    /// Bytes of a blob have come from upstream.
+    pub fn fetched_bytes(&mut self, now: Time, digest: &Digest) {
+        if let Some(exchange) = self.exchanges.get_mut(digest) {
+            exchange.handle_bytes(now, &mut self.mail);
+        }
+    }
+
     /// A blob is in the store: the homes shall know.
     pub fn announce(&mut self, now: Time, digest: Digest, size: u64) {
         if self.announcements.add(now, &self.roster, digest, size) {

@@ -160,6 +160,13 @@ pub enum WarmFault {
     Cancelled,
 }
 
+impl WarmFault {
+    /// Whether the member is only away, or has no place for the set just now: it may come back and be ready.
+    pub fn may_pass(self) -> bool {
+        matches!(self, WarmFault::Draining | WarmFault::Busy | WarmFault::Unreachable | WarmFault::Silent)
+    }
+}
+
 impl From<PullFault> for WarmFault {
     fn from(fault: PullFault) -> Self {
         match fault {

@@ -170,6 +170,15 @@ impl Room {
         over.max((self.limits.disk_free_min + totals.promised).saturating_sub(free))
     }
 
+    /// Bytes that can still be let in if all that is stored goes but `stays`, on a disk with `free` bytes free.
+    pub(crate) fn beside(&self, stays: u64, free: u64) -> u64 {
+        let totals = self.totals.lock();
+        let goes = (totals.file_bytes + totals.inline_bytes).saturating_sub(stays);
+        let disk = (free + goes).saturating_sub(self.limits.disk_free_min + totals.promised);
+        let capacity = self.limits.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(stays));
+        disk.min(capacity)
+    }
+
     /// Gives back a reservation.
     pub(crate) fn release(&self, bytes: u64) {
         let mut totals = self.totals.lock();
@@ -318,6 +327,23 @@ mod tests {
         // Written now, so the disk says so itself.
         room.settle(500);
         assert!(room.reserve(400, 400, 500, Line::Watermark).is_ok());
+    }
+
+    #[test]
+    fn room_beside_what_stays() {
+        // Stored, of which so much stays, free on the disk, room.
+        let table = [
+            (0, 0, FREE, 1000),
+            (900, 0, FREE, 1000),
+            (900, 700, FREE, 300),
+            (900, 900, 150, 50),
+            (900, 100, 150, 850),
+        ];
+        for (stored, stays, free, expected) in table {
+            let room = room();
+            room.add(&blob(stored));
+            assert_eq!(room.beside(stays, free), expected, "{stored} {stays} {free}");
+        }
     }
 
     #[test]

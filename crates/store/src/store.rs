@@ -10,7 +10,7 @@ mod sweep;
 mod tags;
 mod verify;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -246,6 +246,19 @@ impl Store {
     /// [`Partial::set_size`].
     pub fn partial_unsized(&self, digest: &Digest) -> Result<Partial, StoreError> {
         self.inner.open_partial(digest, None)
+    }
+
+    /// Bytes that can still be stored if all that may be evicted goes, but for `kept`. Reads the records of these, and sums.
+    pub fn room_beside(&self, kept: &HashSet<Digest>) -> Result<u64, StoreError> {
+        let inner = &*self.inner;
+        let mut stays = inner.room.usage().pinned_bytes;
+        for digest in kept {
+            let record = inner.record(digest)?.filter(|record| !record.is_pinned());
+            stays += record.map_or(0, |record| record.size);
+        }
+        let free =
+            inner.layout.disk_free().map_err(StoreError::io("ask for free space", inner.layout.root()))?;
+        Ok(inner.room.beside(stays, free))
     }
 
     /// What is stored. Reads sums, not the index.

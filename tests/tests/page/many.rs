@@ -43,6 +43,7 @@ impl Look for Rollout {
                 receiving: (BLOBS - have) as u16,
                 is_slow: n % 97 == 5,
                 has_failed: n == 500,
+                is_away: false,
                 is_self: n == 0,
             };
             (format!("{:012x}", n * 7_919), member)

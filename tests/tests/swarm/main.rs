@@ -2,7 +2,9 @@
 //! client gets is compared with what was pushed.
 
 mod admission;
+mod away;
 mod clocks;
+mod endings;
 mod faults;
 mod liars;
 mod links;

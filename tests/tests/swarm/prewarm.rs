@@ -219,7 +219,7 @@ async fn a_dead_node_is_named() {
     let layer = &image.layers[0].digest;
     let mut cluster = Cluster::start(&origin.url(), 4).await;
     let folder = place::scratch();
-    let mut process = begin(&cluster.agents[0], &[&name("v1")], &log_file(&folder));
+    let mut process = begin(&cluster.agents[0], &[&name("v1"), "--grace", "2s"], &log_file(&folder));
     origin.until_sent(layer, 1_000_000).await;
     cluster.agents[3].kill();
     gate.open();
@@ -298,7 +298,9 @@ async fn interrupted_and_left_alone() {
     assert_eq!(status.code(), Some(4), "{}", process.log());
     assert!(process.log().contains("the agent of another node"), "{}", process.log());
     gate.open();
-    let finished = prewarm(&cluster.agents[1], &[&name("v1"), "--json"]).await;
+    // The dead one may not be known to be dead yet.
+    let words = [&*name("v1"), "--grace", "2s", "--json"];
+    let finished = prewarm(&cluster.agents[1], &words).await;
     assert!(json(&finished)["ready"].as_u64() >= Some(2), "{}", finished.output);
     expect_served(&cluster.agents[2], &image, &[]).await;
 }
@@ -325,7 +327,7 @@ async fn a_dry_run_tells_and_does_nothing() {
         "{plan}"
     );
     let text = prewarm(&cluster.agents[0], &[&name("v1"), "--dry-run"]).await.expect_ok("--dry-run").output;
-    assert!(text.contains("2 nodes would receive") && text.contains("1 have everything"), "{text}");
+    assert!(text.contains("2 nodes would receive") && text.contains("1 has everything"), "{text}");
 }
 
 /// Two agents are asked for the same in the same second: one set, each part once.

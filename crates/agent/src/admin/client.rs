@@ -194,9 +194,12 @@ impl AdminClient {
         self.post("/v1/warm", request).await
     }
 
-    /// The requests to warm that the agent knows.
-    pub async fn warm_list(&self) -> Result<WarmList, ClientError> {
-        self.ask(Method::GET, "/v1/warm").await
+    /// The requests to warm that the agent knows, or those of all members.
+    pub async fn warm_list(&self, cluster: bool) -> Result<WarmList, ClientError> {
+        match cluster {
+            true => self.ask(Method::GET, "/v1/warm?cluster=true").await,
+            false => self.ask(Method::GET, "/v1/warm").await,
+        }
     }
 
     /// How far one of them is.

@@ -100,6 +100,7 @@ impl Hook {
             },
             pin_seconds: time("pin", self.pin.as_deref())?.map(|time| time.as_secs()),
             deadline_seconds: time("deadline", self.deadline.as_deref())?.map(|time| time.as_secs()),
+            grace_seconds: None,
             max_upstream_bytes_per_second: rate("max_upstream", self.max_upstream.as_deref())?,
             max_per_node_bytes_per_second: rate("max_per_node", self.max_per_node.as_deref())?,
             dry_run: false,

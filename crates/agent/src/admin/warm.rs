@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::openapi::OfRequest;
 use super::{AdminState, Refusal};
-use crate::warm::{Phase, RequestError, StandingOrder, WarmPlan, WarmRequest, WarmStatus};
+use crate::warm::{Cancelled, Phase, RequestError, StandingOrder, WarmPlan, WarmRequest, WarmStatus};
 
 /// Media type of the news: one JSON object in each line.
 const LINES: &str = "application/x-ndjson";
@@ -59,15 +59,33 @@ pub(super) async fn begin(
     Ok((StatusCode::ACCEPTED, Json(status)).into_response())
 }
 
-/// The requests to warm that the agent knows, newest first.
-#[utoipa::path(get, path = "/v1/warm", operation_id = "warm_requests", tag = "warm", responses(
-    (status = 200, description = "The requests.", body = WarmList),
-))]
-pub(super) async fn list(State(state): State<AdminState>) -> Json<WarmList> {
-    Json(WarmList { requests: state.warmer.list(), standing: state.warmer.standing() })
+/// Whose requests are wanted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Whose {
+    /// Also those that other members were asked for: each is asked, and of those that are over only the latest are told.
+    #[serde(default)]
+    cluster: bool,
 }
 
-/// How far a request to warm is.
+/// The requests to warm that the agent knows, newest first; with `cluster`, then those of all other members.
+#[utoipa::path(get, path = "/v1/warm", operation_id = "warm_requests", tag = "warm", params(Whose), responses(
+    (status = 200, description = "The requests.", body = WarmList),
+    (status = 400, description = "The question is wrong.", body = Refusal),
+))]
+pub(super) async fn list(
+    State(state): State<AdminState>,
+    whose: Result<Query<Whose>, QueryRejection>,
+) -> Result<Json<WarmList>, Refusal> {
+    let Query(whose) = whose?;
+    let mut requests = state.warmer.list();
+    if whose.cluster {
+        requests.extend(state.warmer.list_elsewhere().await);
+    }
+    Ok(Json(WarmList { requests, standing: state.warmer.standing() }))
+}
+
+/// How far a request to warm is, whichever member was asked for it.
 #[utoipa::path(get, path = "/v1/warm/{id}", operation_id = "warm_request", tag = "warm", params(OfRequest), responses(
     (status = 200, description = "As it is now.", body = WarmStatus),
     (status = 404, description = "No request has that name.", body = Refusal),
@@ -76,9 +94,11 @@ pub(super) async fn show(
     State(state): State<AdminState>,
     Path(id): Path<String>,
 ) -> Result<Json<Arc<WarmStatus>>, Refusal> {
-    let news = state.warmer.watch(&id).ok_or_else(|| unknown(&id))?;
-    let status = Arc::clone(&news.borrow());
-    Ok(Json(status))
+    let here = state.warmer.watch(&id).map(|news| Arc::clone(&news.borrow()));
+    match here {
+        Some(status) => Ok(Json(status)),
+        None => Ok(Json(Arc::new(state.warmer.status_elsewhere(&id).await.ok_or_else(|| unknown(&id))?))),
+    }
 }
 
 /// How far it is, now and whenever that changes, until it is over: one object in each line.
@@ -102,16 +122,26 @@ pub(super) async fn events(
     Ok(([(header::CONTENT_TYPE, LINES)], Body::from_stream(lines)).into_response())
 }
 
-/// Ends a request to warm, also for nodes that join later; what has come stays.
+/// Ends a request to warm, whichever member was asked for it, also for nodes that join later; what has come stays.
 #[utoipa::path(delete, path = "/v1/warm/{id}", operation_id = "cancel_warm", tag = "warm", params(OfRequest), responses(
-    (status = 204, description = "It is cancelled."),
+    (status = 204, description = "It is cancelled, or is not gone on with for nodes that join later."),
     (status = 404, description = "No request has that name.", body = Refusal),
+    (status = 409, description = "It had ended before.", body = Refusal),
 ))]
 pub(super) async fn cancel(
     State(state): State<AdminState>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Refusal> {
-    if state.warmer.cancel(&id) { Ok(StatusCode::NO_CONTENT) } else { Err(unknown(&id)) }
+    match state.warmer.cancel_everywhere(&id).await {
+        Cancelled::Now => Ok(StatusCode::NO_CONTENT),
+        Cancelled::Unknown => Err(unknown(&id)),
+        Cancelled::Over => {
+            let said = format!(
+                "{id} had ended before, so nothing is cancelled: shoal prewarm status {id} tells how"
+            );
+            Err(Refusal::new(StatusCode::CONFLICT, said))
+        }
+    }
 }
 
 struct News {
@@ -161,6 +191,9 @@ fn unknown(id: &str) -> Refusal {
     let id: String = id.chars().take(40).collect();
     Refusal::new(
         StatusCode::NOT_FOUND,
-        format!("no request to warm has the name {id:?}; shoal prewarm ls lists them"),
+        format!(
+            "no request to warm has the name {id:?}, here or at a member that answers; an agent that has restarted has forgotten \
+             those that were over (shoal prewarm ls --cluster lists all)"
+        ),
     )
 }

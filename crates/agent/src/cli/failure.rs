@@ -53,6 +53,14 @@ pub enum Failure {
     /// There is nothing to warm.
     #[error("no image is named")]
     NothingToWarm,
+    /// An image is named like a subcommand that is not.
+    #[error("{word:?} looks like `shoal prewarm {meant}`")]
+    Mistyped {
+        /// What was given.
+        word: String,
+        /// The subcommand.
+        meant: &'static str,
+    },
     /// A file with Kubernetes objects is of no use.
     #[error("{place}: {reason}")]
     Manifest {
@@ -213,6 +221,12 @@ impl Failure {
             Failure::NothingToWarm => {
                 "name images, or files with --file or --from-manifest: shoal prewarm --help".into()
             }
+            Failure::Mistyped { word, meant } if word == meant => {
+                format!("options stand behind it; if it is an image, write its name in full: docker.io/library/{word}")
+            }
+            Failure::Mistyped { word, .. } => {
+                format!("if it is an image, write its name in full: docker.io/library/{word}")
+            }
             Failure::WarmLost { .. } => {
                 "give the same command to the agent of another node, or to this one when it is back: what has come stays, \
                  and it goes on from there"
@@ -266,6 +280,7 @@ impl Failure {
             | Failure::Stock(_)
             | Failure::NoPlatform(_)
             | Failure::NothingToWarm
+            | Failure::Mistyped { .. }
             | Failure::Remote(_)
             | Failure::Proof(ProofError::Url(_))
             | Failure::Manifest { .. }

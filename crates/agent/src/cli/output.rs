@@ -64,6 +64,14 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// Leaves a column out.
+    pub fn without(&mut self, heading: &str) {
+        if let Some(at) = self.columns.iter().position(|(column, _)| *column == heading) {
+            self.columns.remove(at);
+            self.rows.iter_mut().for_each(|row| drop(row.remove(at)));
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }

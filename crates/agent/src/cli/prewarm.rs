@@ -31,6 +31,12 @@ const LAST_NEWS_MAX: Duration = Duration::from_secs(15);
 /// What a shell expects of a command that was interrupted.
 const INTERRUPTED: u8 = 130;
 
+/// Somebody else has cancelled the request: neither a failure nor a success of its nodes.
+const CANCELLED: u8 = 6;
+
+/// How alike a word has to be to a subcommand to be taken for one that is mistyped.
+const LIKENESS_MIN: f64 = 0.7;
+
 const EXAMPLES: &str = "\
 Examples:
   shoal prewarm redis:7                                    onto every node
@@ -44,12 +50,19 @@ Any agent can be asked: it tells the others, which get each blob once from upstr
 else from each other. Give the command again, here or on another node, and it goes on where
 it was.
 
+A node that is away for a while (its agent restarts, its link is down) is waited for: until the
+deadline if --deadline is given, else for a minute after all others are decided (--grace).
+
 Exit status:
   0    every node has every image
   1    some are missing; they are listed, with the reason
   2    no node has any; or the command line, an image's name or the choice of nodes is wrong
   4    no agent answers, or it ended: give the same command to the agent of another node
-  130  interrupted (Ctrl-C, SIGTERM): cancelled on all nodes, what has come stays";
+  5    status, cancel: no agent that answers knows a request of that name
+  6    somebody else has cancelled it (shoal prewarm cancel); what has come stays
+  130  interrupted (Ctrl-C, SIGTERM): cancelled on all nodes, what has come stays
+With --dry-run: 0 all can be warmed, 1 some can not or have no room, 2 no image can. With cancel:
+0 cancelled, 1 it had ended before.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
@@ -62,11 +75,14 @@ pub(super) struct PrewarmArgs {
 
 #[derive(Debug, Subcommand)]
 enum PrewarmCommand {
-    /// List what this agent was asked to warm since it started, newest first.
+    /// List what this agent was asked to warm since it started, newest first; with --cluster, what all were.
     Ls(ListArgs),
     /// Show how far one request is, image by image and zone by zone.
     Status(OneArgs),
     /// Cancel one request. What has come stays on the nodes.
+    ///
+    /// Any agent can be told. One that has ended is left as it is; if it is pinned, nodes that join later are not warmed for it
+    /// any more.
     ///
     /// An image that others are warming at the same time through other agents is begun again there.
     Cancel(CancelArgs),
@@ -74,6 +90,9 @@ enum PrewarmCommand {
 
 #[derive(Debug, Args)]
 struct ListArgs {
+    /// Also what the agents of other nodes were asked for: all that is under way, and the latest that is over.
+    #[arg(long)]
+    cluster: bool,
     #[command(flatten)]
     agent: AgentSocket,
     /// Print one JSON object.
@@ -135,9 +154,12 @@ struct WarmArgs {
     /// As long, nodes that join and are meant by --nodes or --select become warm, too (not with --count or --percent).
     #[arg(long, value_name = "DURATION", value_parser = super::duration)]
     pin: Option<Duration>,
-    /// Time after which whoever is not ready has failed; at most 24h. What has come until then stays.
-    #[arg(long, value_name = "DURATION", value_parser = deadline, default_value = "1h")]
-    deadline: Duration,
+    /// Time after which whoever is not ready has failed; at most 24h. What has come until then stays. [default: 1h]
+    #[arg(long, value_name = "DURATION", value_parser = deadline)]
+    deadline: Option<Duration>,
+    /// How long nodes that are away are waited for once all others are decided. [default: 1m; with --deadline, until it]
+    #[arg(long, value_name = "DURATION", value_parser = deadline)]
+    grace: Option<Duration>,
     /// At most so much a second from upstream, all nodes together: 200MB/s.
     ///
     /// What a client of some node waits for is not held back. Given again with another rate, the new one holds.
@@ -148,7 +170,9 @@ struct WarmArgs {
     /// What a client of the node waits for is not held back, nor what comes for other images.
     #[arg(long, value_name = "RATE")]
     max_per_node: Option<Rate>,
-    /// Only tell what each node has, what it would receive, and what nobody has. Nothing moves but manifests.
+    /// Only tell what each node has, what it would receive and has no room for, and what nobody has.
+    ///
+    /// Nothing moves but manifests and, with --platform, configurations of images.
     #[arg(long)]
     dry_run: bool,
     /// Do not wait: print the request's name, for `shoal prewarm status`.
@@ -165,15 +189,16 @@ pub(super) async fn run(args: &PrewarmArgs, out: &mut Output) -> Result<ExitCode
     match &args.command {
         None => warm(&args.warm, out).await,
         Some(PrewarmCommand::Ls(args)) => {
-            let list = args.agent.client()?.warm_list().await?;
+            let list = args.agent.client()?.warm_list(args.cluster).await?;
             if args.json {
                 out.json(&list)?;
             } else {
                 match list.requests.is_empty() {
                     true => out.line(format_args!(
-                        "this agent has not been asked to warm anything since it started"
+                        "{} been asked to warm anything since it started",
+                        if args.cluster { "no agent that answers has" } else { "this agent has not" }
                     ))?,
-                    false => out.table(&text::list(&list.requests))?,
+                    false => out.table(&text::list(&list.requests, args.cluster))?,
                 }
                 if !list.standing.is_empty() {
                     out.line(format_args!(""))?;
@@ -191,11 +216,7 @@ pub(super) async fn run(args: &PrewarmArgs, out: &mut Output) -> Result<ExitCode
             }
             Ok(ExitCode::SUCCESS)
         }
-        Some(PrewarmCommand::Cancel(args)) => {
-            args.agent.client()?.cancel_warm(&args.id).await?;
-            out.line(format_args!("{} is cancelled; what has come stays on the nodes", args.id))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Some(PrewarmCommand::Cancel(args)) => cancel(args, out).await,
     }
 }
 
@@ -213,7 +234,8 @@ impl WarmArgs {
                 percent: self.percent,
             },
             pin_seconds: self.pin.map(|pin| pin.as_secs()),
-            deadline_seconds: Some(self.deadline.as_secs()),
+            deadline_seconds: self.deadline.map(|deadline| deadline.as_secs()),
+            grace_seconds: self.grace.map(|grace| grace.as_secs()),
             max_upstream_bytes_per_second: self.max_upstream.map(|rate| rate.0),
             max_per_node_bytes_per_second: self.max_per_node.map(|rate| rate.0),
             dry_run: self.dry_run,
@@ -221,7 +243,25 @@ impl WarmArgs {
     }
 }
 
+async fn cancel(args: &CancelArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    let client = args.agent.client()?;
+    // Of a request that only stands, and is seen to elsewhere, nothing more is known here.
+    let before = client.warm_status(&args.id).await.ok();
+    client.cancel_warm(&args.id).await?;
+    let id = &args.id;
+    match before.is_some_and(|status| status.phase != Phase::Warming) {
+        true => {
+            out.line(format_args!("{id} had ended; nodes that join later are not warmed for it any more"))?
+        }
+        false => out.line(format_args!("{id} is cancelled; what has come stays on the nodes"))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 async fn warm(args: &WarmArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    if let Some(meant) = args.images.first().and_then(|word| mistyped(word)) {
+        return Err(Failure::Mistyped { word: args.images[0].clone(), meant });
+    }
     let request = args.request()?;
     let client = args.agent.client()?;
     note_if_alone(&client).await?;
@@ -231,7 +271,11 @@ async fn warm(args: &WarmArgs, out: &mut Output) -> Result<ExitCode, Failure> {
             true => out.json(&plan)?,
             false => out.bytes(text::plan(&plan).as_bytes())?,
         }
-        return Ok(if plan.is_complete() { ExitCode::SUCCESS } else { ExitCode::from(1) });
+        return Ok(ExitCode::from(match () {
+            () if plan.is_complete() => 0,
+            () if plan.is_any() => 1,
+            () => 2,
+        }));
     }
     // Before anything is begun: a signal that comes in between must end it, too.
     let signals = Signals::new()?;
@@ -254,10 +298,21 @@ async fn warm(args: &WarmArgs, out: &mut Output) -> Result<ExitCode, Failure> {
 fn exit_code(status: &WarmStatus, interrupted: bool) -> ExitCode {
     ExitCode::from(match () {
         () if interrupted => INTERRUPTED,
+        () if status.phase == Phase::Cancelled => CANCELLED,
         () if status.is_complete() => 0,
         () if status.is_any() => 1,
         () => 2,
     })
+}
+
+/// The subcommand that a word is likely to be meant for: an image of that name would be looked for at a registry.
+fn mistyped(word: &str) -> Option<&'static str> {
+    let likeness = |command: &str| strsim::normalized_damerau_levenshtein(word, command);
+    match word {
+        _ if word.contains(['/', ':', '@', '.']) => None,
+        "ls" | "list" => Some("ls"),
+        _ => ["status", "cancel"].into_iter().find(|command| likeness(command) >= LIKENESS_MIN),
+    }
 }
 
 /// As [`super::duration`], and no longer than anything may be waited for.
@@ -322,10 +377,16 @@ async fn follow(
             last = events.next().await.map_err(|error| lost(Some(error)))?.ok_or_else(|| lost(None))?;
             progress.show(&last);
         }
-        Ok(last)
+        Ok::<_, Failure>(last)
     };
     tokio::select! {
-        last = news => return last.map(|last| (last, false)),
+        last = news => {
+            let last = last?;
+            if last.phase == Phase::Cancelled {
+                progress.say("somebody else has cancelled it: the nodes have been told to stop");
+            }
+            return Ok((last, false));
+        }
         () = signals.any() => {}
     }
     progress.say("interrupted: the nodes are told to stop; what has come stays there");
@@ -344,4 +405,31 @@ async fn last_of(mut events: WarmEvents) -> Result<Option<WarmStatus>, ClientErr
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mistyped;
+
+    #[test]
+    fn words_that_are_no_images() {
+        for (word, meant) in [("statu", "status"), ("stats", "status"), ("cancell", "cancel"), ("list", "ls")]
+        {
+            assert_eq!(mistyped(word), Some(meant), "{word}");
+        }
+        let images = [
+            "redis",
+            "nginx",
+            "consul",
+            "haproxy",
+            "traefik",
+            "l",
+            "lua",
+            "docker.io/library/statu",
+            "stats:1",
+        ];
+        for image in images {
+            assert_eq!(mistyped(image), None, "{image}");
+        }
+    }
 }

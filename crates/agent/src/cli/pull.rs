@@ -19,7 +19,7 @@ use crate::admin::status::{LimitStatus, Status};
 use crate::driver::BlobStory;
 use crate::image::Image;
 use crate::loopback;
-use crate::pull::{self, Plan, Progress, PullError, Step, What};
+use crate::pull::{self, Plan, Progress, PullError, Pulled, Step, What};
 use crate::warm::Platforms;
 use crate::watch::now_ms;
 
@@ -71,6 +71,8 @@ struct Report {
     limits: Vec<Held>,
     /// Why the store took nothing of it, if that is so.
     store: Option<String>,
+    /// What the operator should know of the image.
+    note: Option<String>,
     steps: Vec<Sourced>,
 }
 
@@ -114,11 +116,12 @@ pub(super) async fn run(args: &PullArgs, out: &mut Output) -> Result<ExitCode, F
     let begun_ms = now_ms();
     // Without its socket the pull is measured all the same.
     let before = admin.status().await.ok();
-    let (steps, seconds) = measure(&plan).await?;
+    let (Pulled { steps, note }, seconds) = measure(&plan).await?;
     let after = admin.status().await.ok();
     let report = Report {
         limits: held(before.as_ref(), after.as_ref(), seconds),
         store: after.as_ref().and_then(|after| refused(after, seconds)),
+        note,
         image: plan.image.to_string(),
         mirror: plan.mirror,
         bytes: steps.iter().map(|step| step.bytes).sum(),
@@ -141,7 +144,7 @@ fn mirror_of(args: &PullArgs) -> Result<String, Failure> {
     Ok(format!("http://{address}"))
 }
 
-async fn measure(plan: &Plan) -> Result<(Vec<Step>, f64), PullError> {
+async fn measure(plan: &Plan) -> Result<(Pulled, f64), PullError> {
     let progress = Arc::new(Progress::default());
     let shown = std::io::stderr().is_terminal().then(|| tokio::spawn(show(Arc::clone(&progress))));
     let begun = Instant::now();

@@ -7,9 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use http_body_util::BodyExt as _;
 use shoal_engine::{Digest, Input, Reference, Scope};
+use shoal_store::Store;
 
 use super::{Asked, BlobReply, Cause, ManifestReply, Node, Part, PullError};
 use crate::driver::{self, BodyError};
+use crate::manifest::{self, Platform};
 use crate::metrics::Served;
 use crate::upstream::Sought;
 
@@ -25,6 +27,8 @@ pub(crate) struct Held {
     pub here: Vec<bool>,
     /// Bytes of them that this node itself has received from upstream lately.
     pub upstream_bytes: u64,
+    /// Bytes that the store can take beside those of them that are here, if it was asked.
+    pub room: Option<u64>,
 }
 
 /// Why a blob did not come while it was warmed on this node alone.
@@ -101,7 +105,32 @@ impl Node {
             digests.iter().map(|digest| Ok(store.peek(digest)?.is_some())).collect::<Result<Vec<_>, _>>()
         });
         let (here, upstream_bytes) = tokio::join!(here, self.driver().upstream_bytes(known, age));
-        Held { here: here.unwrap_or_default(), upstream_bytes }
+        Held { here: here.unwrap_or_default(), upstream_bytes, room: None }
+    }
+
+    /// The same, and how much more the store can take while these stay where they are here.
+    pub(crate) async fn held_and_room(&self, digests: Vec<Digest>) -> Held {
+        let kept: HashSet<Digest> = digests.iter().copied().collect();
+        let room = self.0.parts.health().on_disk(move |store| store.room_beside(&kept));
+        let (held, room) = tokio::join!(self.held(digests, Duration::ZERO), room);
+        Held { room, ..held }
+    }
+
+    /// What an image runs on, by its configuration. It is fetched unless `stored` says that only what is here counts.
+    pub(crate) async fn platform_to_warm(
+        &self,
+        scope: &Scope,
+        config: Digest,
+        stored: bool,
+    ) -> Option<Platform> {
+        if !stored {
+            self.warm_blob(scope, config, |_| ()).await.ok()?;
+        }
+        let read = move |store: &Store| {
+            let blob = store.get(&config, SystemTime::now())?;
+            Ok(blob.as_ref().and_then(manifest::stored_bytes))
+        };
+        self.0.parts.health().on_disk(read).await.flatten().and_then(|bytes| manifest::platform_of(&bytes))
     }
 
     /// Keeps blobs that are here until then.

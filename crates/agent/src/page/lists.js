@@ -20,7 +20,8 @@ export function drawFlights(list, flights, more, tell) {
 
 export function drawTroubled(list, members) {
   const troubled = (member) => {
-    const what = member.flags & 2 ? ["bad", "✕ will not be ready"] : ["warn", "▲ receives slowly"];
+    const what = member.flags & 2 ? ["bad", "✕ will not be ready"]
+      : member.flags & 8 ? ["warn", "○ is away, a rollout waits for it"] : ["warn", "▲ receives slowly"];
     const who = `${member.name} `;
     const where = ` ${member.address}, ${zoneName(member.zone)}`;
     return item(member.name,
@@ -38,11 +39,13 @@ function rollout(rollout) {
   const { phase, ready, failed, nodes } = rollout;
   const more = rollout.image_count - rollout.images.length;
   const title = rollout.images.join(", ") + (more > 0 ? ` and ${more} more` : "");
-  const states = { warming: "under way", done: "over", cancelled: "cancelled" };
+  const states = {
+    warming: "under way", done: "done", partial: "over, not everything came", failed: "failed", cancelled: "cancelled",
+  };
   const figures = [`${number(ready)} of ${count(nodes, "node")} ready`];
   if (failed > 0) figures.push(`${failed} failed`);
   const notes = [
-    `${states[phase]} ${phase === "warming" ? "for" : "after"} ${duration(rollout.elapsed_ms / 1000)}`,
+    `${states[rollout.outcome]} ${phase === "warming" ? "for" : "after"} ${duration(rollout.elapsed_ms / 1000)}`,
     `${bytes(rollout.bytes)} of ${bytes(rollout.bytes_of)} on the nodes`,
   ];
   if (rollout.upstream_bytes !== null) notes.push(`${bytes(rollout.upstream_bytes)} from upstream`);

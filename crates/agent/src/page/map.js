@@ -5,6 +5,7 @@ import { count, element, setText, zoneName } from "./format.js";
 const SLOW = 1;
 const FAILED = 2;
 const SELF = 4;
+const AWAY = 8;
 
 export class MemberMap {
   #root;
@@ -81,7 +82,7 @@ export class MemberMap {
 
   /** Members with trouble, for the list of them. */
   troubled() {
-    return [...this.#members.values()].filter((member) => member.flags & (SLOW | FAILED));
+    return [...this.#members.values()].filter((member) => member.flags & (SLOW | FAILED | AWAY));
   }
 
   #stand(member, [have, receiving, flags]) {
@@ -93,6 +94,7 @@ export class MemberMap {
       receiving > 0 ? "receiving" : have > 0 ? "whole" : "",
       flags & SLOW ? "slow" : "",
       flags & FAILED ? "failed" : "",
+      flags & AWAY ? "away" : "",
       flags & SELF ? "self" : "",
       member.id === this.#chosen ? "chosen" : "",
     ].join(" ").trim();
@@ -122,9 +124,10 @@ export class MemberMap {
       this.#zones.delete(name);
       return;
     }
-    let [whole, receiving, slow, failed] = [0, 0, 0, 0];
+    let [whole, receiving, slow, failed, away] = [0, 0, 0, 0, 0];
     for (const member of members) {
       if (member.flags & FAILED) failed += 1;
+      if (member.flags & AWAY) away += 1;
       if (member.flags & SLOW) slow += 1;
       if (member.receiving > 0) receiving += 1;
       else if (member.have > 0) whole += 1;
@@ -134,6 +137,7 @@ export class MemberMap {
     if (receiving) parts.push(`${receiving} receiving`);
     if (slow) parts.push(`${slow} slow`);
     if (failed) parts.push(`${failed} failed`);
+    if (away) parts.push(`${away} away`);
     setText(title, `${zoneName(name)}: ${parts.join(", ")}`);
   }
 
@@ -197,11 +201,13 @@ function describe(member) {
   const parts = [];
   if (member.flags & SELF) parts.push("this node");
   if (member.flags & FAILED) parts.push("will not be ready in a rollout");
+  if (member.flags & AWAY) parts.push("away, and a rollout waits for it");
   if (member.receiving > 0) {
     parts.push(`receives ${count(member.receiving, "blob")} of those on their way`);
   }
   if (member.have > 0) parts.push(`has ${count(member.have, "blob")} of them`);
   if (member.flags & SLOW) parts.push("slowly");
   if (parts.length === 0) parts.push("nothing on its way");
-  return `${member.name} at ${member.address}, ${zoneName(member.zone)}, version ${member.version}: ${parts.join(", ")}`;
+  const version = member.version ? `, version ${member.version}` : "";
+  return `${member.name} at ${member.address}, ${zoneName(member.zone)}${version}: ${parts.join(", ")}`;
 }

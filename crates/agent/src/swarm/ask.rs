@@ -34,7 +34,7 @@ use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::node::{Held, Node};
 use crate::stock::{self, StockReport, StockRequest};
 use crate::trace::TARGET;
-use crate::warm::{Order, Warmer};
+use crate::warm::{self, Order, Warmer};
 
 /// Where a manifest is asked for.
 const MANIFEST_PATH: &str = "/shoal/1/manifest";
@@ -60,6 +60,10 @@ const STOCK_TIMEOUT: Duration = Duration::from_secs(20);
 const ORDER_PATH: &str = "/shoal/1/order";
 /// Longest one: the names of some hundred images, and of all members.
 const ORDER_BYTES_MAX: usize = 1 << 20;
+/// Where a member is asked for its requests to warm.
+const REQUESTS_PATH: &str = "/shoal/1/warm";
+/// Longest answer to that: some hundred images, or the nodes of one request that are not ready.
+const REQUESTS_BYTES_MAX: usize = 2 << 20;
 /// Where a home's book of a blob is asked for.
 const BOOK_PATH: &str = "/shoal/1/book";
 /// Longest answer to that: the names of a few members in full, or of thousands by twelve digits.
@@ -172,6 +176,9 @@ struct SizeAnswer {
 struct HeldQuestion {
     digests: Vec<Digest>,
     age_ms: u64,
+    /// Whether the room in its store is wanted, too. Older members do not tell.
+    #[serde(default)]
+    room: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -180,18 +187,29 @@ struct HeldAnswer {
     here: String,
     /// Bytes of them that came to this member from upstream.
     upstream_bytes: u64,
+    /// Bytes that its store can take beside those that are there.
+    #[serde(default)]
+    room: Option<u64>,
 }
 
 impl Swarm {
-    /// Asks a member what it has of some blobs, at most [`WARM_BLOBS_MAX`]. `None` if it does not answer.
-    pub(crate) async fn ask_held(&self, peer: PeerId, digests: &[Digest], age: Duration) -> Option<Held> {
+    /// Asks a member what it has of some blobs, at most [`WARM_BLOBS_MAX`], and how much more it could take. `None` if it does
+    /// not answer.
+    pub(crate) async fn ask_held(
+        &self,
+        peer: PeerId,
+        digests: &[Digest],
+        age: Duration,
+        room: bool,
+    ) -> Option<Held> {
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let question = HeldQuestion { digests: digests.to_vec(), age_ms };
+        let question = HeldQuestion { digests: digests.to_vec(), age_ms, room };
         let asked = self.ask_json::<HeldAnswer>(peer, HELD_PATH, &question, HELD_BYTES_MAX);
         match tokio::time::timeout(ASK_TIMEOUT, asked).await {
             Ok(Ok(answer)) if answer.here.len() == digests.len() => Some(Held {
                 here: answer.here.bytes().map(|letter| letter == b'1').collect(),
                 upstream_bytes: answer.upstream_bytes,
+                room: answer.room,
             }),
             Ok(Ok(_)) => None,
             Ok(Err(why)) => {
@@ -348,6 +366,19 @@ impl Swarm {
         }
     }
 
+    /// Asks a member for its requests to warm. `None` if it does not answer, or is too old to know the question.
+    pub(crate) async fn ask_requests(&self, peer: PeerId, question: &warm::Question) -> Option<warm::Told> {
+        let told = self.ask_json::<warm::Told>(peer, REQUESTS_PATH, question, REQUESTS_BYTES_MAX);
+        match tokio::time::timeout(ASK_TIMEOUT, told).await {
+            Ok(Ok(told)) => Some(told),
+            Ok(Err(why)) => {
+                tracing::debug!(?peer, %why, "a member does not tell of its requests to warm");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
     async fn ask_home(
         &self,
         home: PeerId,
@@ -424,6 +455,7 @@ pub fn router(node: Node, driver: Handle, warmer: Warmer) -> Router {
         .route(HELD_PATH, post(held))
         .route(STOCK_PATH, post(stock));
     let orders = Router::new().route(ORDER_PATH, post(order)).layer(DefaultBodyLimit::max(ORDER_BYTES_MAX));
+    let orders = orders.merge(Router::new().route(REQUESTS_PATH, post(requests)));
     nodes
         .with_state(node)
         .merge(Router::new().route(BOOK_PATH, post(book)).with_state(driver))
@@ -432,6 +464,15 @@ pub fn router(node: Node, driver: Handle, warmer: Warmer) -> Router {
 
 async fn order(State(warmer): State<Warmer>, Json(order): Json<Order>) -> Json<Option<Order>> {
     Json(warmer.hear_order(order))
+}
+
+async fn requests(
+    State(warmer): State<Warmer>,
+    Extension(Peer(from)): Extension<Peer>,
+    Json(question): Json<warm::Question>,
+) -> Json<warm::Told> {
+    tracing::debug!(?from, ?question, "requests to warm: asked by a member");
+    Json(warmer.answer(&question))
 }
 
 async fn book(State(driver): State<Handle>, Json(question): Json<BookQuestion>) -> Response {
@@ -465,9 +506,12 @@ async fn held(State(node): State<Node>, Json(question): Json<HeldQuestion>) -> R
     if question.digests.len() > WARM_BLOBS_MAX {
         return StatusCode::BAD_REQUEST.into_response();
     }
-    let held = node.held(question.digests, Duration::from_millis(question.age_ms)).await;
+    let held = match question.room {
+        true => node.held_and_room(question.digests).await,
+        false => node.held(question.digests, Duration::from_millis(question.age_ms)).await,
+    };
     let here = held.here.iter().map(|here| if *here { '1' } else { '0' }).collect();
-    Json(HeldAnswer { here, upstream_bytes: held.upstream_bytes }).into_response()
+    Json(HeldAnswer { here, upstream_bytes: held.upstream_bytes, room: held.room }).into_response()
 }
 
 async fn stock(

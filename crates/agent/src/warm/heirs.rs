@@ -82,7 +82,9 @@ impl Warmer {
         let id = order.id().to_owned();
         let (newer, ends) = self.0.standing.hear(order, self.now());
         if ends {
-            self.jobs_of(&id).iter().for_each(|job| job.cancel());
+            for job in self.jobs_of(&id) {
+                job.cancel();
+            }
         }
         newer
     }

@@ -3,42 +3,39 @@
 //! Invariants: a node counts as ready only for images that it has whole; a request ends when each of its images has, when it
 //! is cancelled, or when the agent ends; what it began elsewhere is taken back only if nobody else on this agent wants it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::iter;
+pub(super) mod ask;
+mod away;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
-use shoal_engine::limits::{WARM_BLOBS_MAX, WARM_GRACE, WARM_SETS_MAX};
+use shoal_engine::WarmSetId;
+use shoal_engine::limits::{WARM_GRACE, WARM_SETS_MAX};
 use shoal_engine::peer::{Member, PeerId};
 use shoal_engine::swarm::warm::blobs::Standing;
 use shoal_engine::wire::{Pace, WarmFault};
-use shoal_engine::{Digest, WarmSetId};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use ask::ACCOUNTED_MAX;
+
 use super::resolve::{Resolved, resolve};
 use super::status::{
-    ImageState, ImageStatus, NodeName, Phase, UNREADY_MAX, Unready, WAITING_MAX, WarmStatus, ZoneStatus, why,
+    ImageState, ImageStatus, NodeName, Outcome, Phase, UNREADY_MAX, Unready, WAITING_MAX, WarmStatus,
+    ZoneStatus, why,
 };
 use super::{Platforms, Wanted, Warmer, set_id};
 use crate::driver::{WarmNews, WarmOrder};
 use crate::image::Image;
-use crate::node::{Held, Node};
+use crate::node::Node;
 use crate::swarm::Swarm;
 
 /// Images of a request that are under way at a time: two requests and what others ask of this node leave sets free.
 const IMAGES_AT_ONCE: usize = WARM_SETS_MAX / 4;
-/// Nodes up to which each is asked what it received from upstream.
-const ACCOUNTED_MAX: usize = 256;
-/// Nodes that are asked at the same time.
-pub(super) const ASKED_AT_ONCE: usize = 32;
-/// Pause between two rounds of asking them.
-const ACCOUNT_EVERY: Duration = Duration::from_secs(2);
-/// Longest such round: some nodes may be silent, and nobody waits for a figure.
-const ACCOUNT_MAX: Duration = Duration::from_secs(5);
 /// Times a set is begun again that somebody else has cancelled.
 const BEGINNINGS_MAX: u32 = 4;
 /// How much longer than the engine's own deadline its last word may take.
@@ -55,6 +52,8 @@ pub(super) struct Job {
     numbers: HashMap<PeerId, usize>,
     deadline: Instant,
     deadline_at: u64,
+    /// How long nodes that are away are waited for.
+    grace: Duration,
     keep_until: u64,
     pace: Pace,
     began: Instant,
@@ -66,6 +65,8 @@ pub(super) struct Job {
 
 struct State {
     phase: Phase,
+    /// All is decided, and the last figures are being asked for: it cannot be cancelled any more.
+    is_ending: bool,
     took: Option<Duration>,
     images: Vec<Progress>,
     sets: BTreeSet<WarmSetId>,
@@ -77,18 +78,50 @@ struct State {
 struct Progress {
     state: ImageState,
     resolved: Option<Arc<Resolved>>,
+    /// What it is for, if that is not what was asked for.
+    platform_note: Option<String>,
     /// By the numbers of the nodes.
     standings: Vec<Standing>,
+    /// Nodes that are away: they are not decided as long as they may come back.
+    away: BTreeMap<usize, WarmFault>,
     /// Bytes that those have who are not ready.
     partial: u64,
     error: Option<String>,
 }
 
 impl Progress {
+    /// A node stands so by now. Who is away is not decided.
+    fn hear(&mut self, number: usize, standing: Standing) {
+        self.away.remove(&number);
+        self.standings[number] = match standing {
+            Standing::Failed(why) if why.may_pass() => {
+                self.away.insert(number, why);
+                Standing::Waiting
+            }
+            standing => standing,
+        };
+    }
+
+    /// Nothing more is heard of whoever is not decided: it is away, or has failed.
+    fn settle(&mut self, why: WarmFault) {
+        for number in 0..self.standings.len() {
+            if self.standings[number] == Standing::Waiting && !self.away.contains_key(&number) {
+                self.hear(number, Standing::Failed(why));
+            }
+        }
+        if self.away.is_empty() {
+            self.state = ImageState::Done;
+        }
+    }
+
     /// Whoever is not decided yet has failed.
     fn give_up(&mut self, why: WarmFault) {
-        let left = self.standings.iter_mut().filter(|standing| **standing == Standing::Waiting);
-        left.for_each(|standing| *standing = Standing::Failed(why));
+        for (number, standing) in self.standings.iter_mut().enumerate() {
+            if *standing == Standing::Waiting {
+                *standing = Standing::Failed(self.away.get(&number).copied().unwrap_or(why));
+            }
+        }
+        self.away.clear();
     }
 
     fn ready(&self) -> usize {
@@ -103,18 +136,21 @@ pub(super) fn new_id() -> String {
 
 impl Job {
     pub fn new(id: String, order: String, wanted: Wanted) -> Self {
-        let Wanted { images, platforms, targets, keep, deadline, pace } = wanted;
+        let Wanted { images, platforms, targets, keep, deadline, grace, pace, .. } = wanted;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let began = Instant::now();
         let progress = || Progress {
             state: ImageState::Waiting,
             resolved: None,
+            platform_note: None,
             standings: vec![Standing::Waiting; targets.len()],
+            away: BTreeMap::new(),
             partial: 0,
             error: None,
         };
         let state = State {
             phase: Phase::Warming,
+            is_ending: false,
             took: None,
             images: images.iter().map(|_| progress()).collect(),
             sets: BTreeSet::new(),
@@ -129,6 +165,7 @@ impl Job {
             targets,
             deadline: began + deadline,
             deadline_at: (now + deadline).as_secs(),
+            grace,
             keep_until: keep.map_or(0, |keep| (now + keep).as_secs()),
             pace,
             began,
@@ -181,20 +218,41 @@ impl Job {
 
     // ---- what is done ----
 
-    pub fn cancel(&self) {
-        self.cancelled.cancel();
+    /// Whether that ends it: it is not over by itself.
+    pub fn cancel(&self) -> bool {
+        let state = self.state.lock();
+        let is_open = state.phase == Phase::Warming && !state.is_ending;
+        if is_open {
+            self.cancelled.cancel();
+        }
+        is_open
+    }
+
+    /// All is decided; how it ends, as nobody can cancel it from now on.
+    fn begin_to_end(&self) -> Phase {
+        let mut state = self.state.lock();
+        state.is_ending = true;
+        if self.cancelled.is_cancelled() { Phase::Cancelled } else { Phase::Done }
     }
 
     pub async fn run(self: Arc<Self>, warmer: Warmer) {
         let swarm = warmer.0.swarm.clone();
-        let images = stream::iter(0..self.images.len())
-            .for_each_concurrent(self.images_at_once(), |at| self.image(at, &warmer.0.node, swarm.as_ref()));
-        let phase = tokio::select! {
-            () = warmer.0.stop.cancelled() => return,
-            () = self.cancelled.cancelled() => Phase::Cancelled,
-            () = images => Phase::Done,
-            () = self.account(&warmer.0.node, swarm.as_ref()) => unreachable!("it goes on until it is dropped"),
+        let images = async {
+            stream::iter(0..self.images.len())
+                .for_each_concurrent(self.images_at_once(), |at| {
+                    self.image(at, &warmer.0.node, swarm.as_ref())
+                })
+                .await;
+            self.wait_for_those_away(&warmer.0.node, swarm.as_ref()).await;
         };
+        tokio::select! {
+            () = warmer.0.stop.cancelled() => return,
+            () = self.cancelled.cancelled() => {}
+            () = images => {}
+            () = self.account(&warmer.0.node, swarm.as_ref()) => unreachable!("it goes on until it is dropped"),
+        }
+        let phase = self.begin_to_end();
+        warmer.0.standing.ended(&self.order, warmer.now());
         let took = self.began.elapsed();
         if phase == Phase::Cancelled {
             let begun: Vec<_> = self.state.lock().sets.iter().copied().collect();
@@ -211,7 +269,6 @@ impl Job {
             state.took = Some(took);
             state.images.iter_mut().for_each(|image| image.give_up(WarmFault::Cancelled));
         });
-        warmer.0.standing.ended(&self.order, warmer.now());
         let status = self.status();
         tracing::info!(
             id = self.id,
@@ -222,6 +279,11 @@ impl Job {
             elapsed_ms = status.elapsed_ms,
             "a request to warm has ended"
         );
+    }
+
+    /// When the engine has said its last word.
+    fn latest(&self) -> Instant {
+        self.deadline + WARM_GRACE + LAST_WORD_MAX
     }
 
     /// A pace is that of all images together, so that with one they come one after the other.
@@ -244,21 +306,20 @@ impl Job {
         });
         let swarm_warms = async {
             match swarm {
-                Some(_) => self.in_swarm(at, node, &resolved).await,
+                Some(_) => self.in_swarm(at, node, &resolved, (0..self.targets.len()).collect()).await,
                 None => self.alone(at, node, &resolved).await,
             }
         };
-        let latest = self.deadline + WARM_GRACE + LAST_WORD_MAX;
-        let why = tokio::time::timeout_at(latest, swarm_warms).await.unwrap_or(WarmFault::Deadline);
-        self.change(|state| {
-            let image = &mut state.images[at];
-            image.state = ImageState::Done;
-            image.give_up(why);
-        });
+        let (why, ()) = tokio::join!(
+            tokio::time::timeout_at(self.latest(), swarm_warms),
+            self.look_at_platform(at, node, &resolved)
+        );
+        let why = why.unwrap_or(WarmFault::Deadline);
+        self.change(|state| state.images[at].settle(why));
     }
 
-    /// Until every node is decided. Why those that are not then have failed.
-    async fn in_swarm(&self, at: usize, node: &Node, resolved: &Resolved) -> WarmFault {
+    /// Until each of these nodes is decided, or away. Why those that are not then have failed.
+    async fn in_swarm(&self, at: usize, node: &Node, resolved: &Resolved, numbers: Vec<usize>) -> WarmFault {
         let set = set_id(&resolved.scope, &resolved.blobs);
         self.state.lock().sets.insert(set);
         for _ in 0..BEGINNINGS_MAX {
@@ -266,7 +327,7 @@ impl Job {
                 set,
                 blobs: resolved.blobs.clone(),
                 scope: resolved.scope.clone(),
-                targets: self.targets.iter().map(|member| member.peer).collect(),
+                targets: numbers.iter().map(|number| self.targets[*number].peer).collect(),
                 deadline: self.deadline.saturating_duration_since(Instant::now()),
                 keep_until: self.keep_until,
                 pace: self.pace,
@@ -282,8 +343,9 @@ impl Job {
                 }
             }
             // Whoever else warms the same image may have cancelled it for all; here it is still wanted.
-            let is_cancelled = |standing: &Standing| *standing == Standing::Failed(WarmFault::Cancelled);
-            if !self.state.lock().images[at].standings.iter().any(is_cancelled) {
+            let state = self.state.lock();
+            let standings = &state.images[at].standings;
+            if !numbers.iter().any(|number| standings[*number] == Standing::Failed(WarmFault::Cancelled)) {
                 break;
             }
         }
@@ -299,7 +361,7 @@ impl Job {
             }
             for (peer, standing) in &news.members {
                 if let Some(number) = self.numbers.get(peer) {
-                    image.standings[*number] = *standing;
+                    image.hear(*number, *standing);
                 }
             }
             image.partial = news.tally.bytes.saturating_sub(size.saturating_mul(news.tally.ready as u64));
@@ -332,43 +394,6 @@ impl Job {
         });
     }
 
-    /// Asks the nodes from time to time what they received from upstream.
-    async fn account(&self, node: &Node, swarm: Option<&Swarm>) {
-        loop {
-            tokio::time::sleep(ACCOUNT_EVERY).await;
-            self.ask_upstream(node, swarm).await;
-        }
-    }
-
-    async fn ask_upstream(&self, node: &Node, swarm: Option<&Swarm>) {
-        if self.state.lock().upstream.is_none() {
-            return;
-        }
-        let digests = self.digests();
-        let age = self.began.elapsed();
-        let ask = |number: usize| {
-            let (digests, peer) = (&digests, self.targets[number].peer);
-            async move { Some((number, held(node, swarm, peer, digests, age).await?.upstream_bytes)) }
-        };
-        let mut answers = stream::iter(0..self.targets.len()).map(ask).buffer_unordered(ASKED_AT_ONCE);
-        let (mut told, until) = (Vec::new(), Instant::now() + ACCOUNT_MAX);
-        while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.next()).await {
-            told.extend(answer);
-        }
-        self.change(|state| {
-            let Some(upstream) = &mut state.upstream else { return };
-            // Who does not answer now has still received what it said before.
-            told.into_iter().for_each(|(number, bytes)| upstream[number] = bytes.max(upstream[number]));
-        });
-    }
-
-    fn digests(&self) -> Vec<Digest> {
-        let state = self.state.lock();
-        let resolved = state.images.iter().filter_map(|image| image.resolved.as_ref());
-        let all: HashSet<Digest> = resolved.flat_map(|r| r.blobs.iter().map(|(digest, _)| *digest)).collect();
-        all.into_iter().collect()
-    }
-
     // ---- what is told ----
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -383,7 +408,7 @@ impl Job {
             state.images.iter().enumerate().filter(|(_, image)| image.state != ImageState::Failed).collect();
         let mut zones: BTreeMap<&str, ZoneStatus> = BTreeMap::new();
         let (mut ready, mut failed) = (0, 0);
-        let (mut waiting, mut unready) = (Vec::new(), Vec::new());
+        let (mut waiting, mut away, mut unready) = (Vec::new(), Vec::new(), Vec::new());
         for (number, member) in self.targets.iter().enumerate() {
             let fault = begun.iter().find_map(|(at, image)| match image.standings[number] {
                 Standing::Failed(fault) => {
@@ -409,8 +434,18 @@ impl Job {
                         unready.push(Unready { node: NodeName::of(member), image, why });
                     }
                 }
-                None if waiting.len() < WAITING_MAX => waiting.push(NodeName::of(member)),
-                None => {}
+                // Nothing could be begun, and the images say why.
+                None if begun.is_empty() => (zone.failed, failed) = (zone.failed + 1, failed + 1),
+                None => {
+                    if begun.iter().any(|(_, image)| image.away.contains_key(&number))
+                        && away.len() < UNREADY_MAX
+                    {
+                        away.push(NodeName::of(member));
+                    }
+                    if waiting.len() < WAITING_MAX {
+                        waiting.push(NodeName::of(member));
+                    }
+                }
             }
         }
         let nodes = self.targets.len() as u64;
@@ -422,9 +457,10 @@ impl Job {
         let sums = begun.iter().map(|(_, image)| bytes(image));
         let (there, of) =
             sums.fold((0u64, 0u64), |(a, b), (c, d)| (a.saturating_add(c), b.saturating_add(d)));
-        WarmStatus {
+        let mut status = WarmStatus {
             id: self.id.clone(),
             phase: state.phase,
+            outcome: Outcome::default(),
             started_at: self.started_at,
             elapsed_ms: state.took.unwrap_or_else(|| self.began.elapsed()).as_millis() as u64,
             deadline_at: self.deadline_at,
@@ -440,11 +476,15 @@ impl Job {
             failed,
             zones: zones.into_values().collect(),
             waiting,
+            away,
             unready,
+            agent: None,
             bytes: there,
             bytes_of: of,
             upstream_bytes: state.upstream.as_ref().map(|told| told.iter().sum()),
-        }
+        };
+        status.outcome = status.outcome();
+        status
     }
 }
 
@@ -458,27 +498,64 @@ fn image_status(name: &Image, image: &Progress) -> ImageStatus {
         size: resolved.map_or(0, Resolved::size),
         ready: image.ready(),
         error: image.error.clone(),
-        note: resolved.and_then(|resolved| resolved.note.clone()),
+        note: joined(image.platform_note.as_deref(), resolved.and_then(|resolved| resolved.note.as_deref())),
     }
 }
 
-/// What a node has of some blobs, however many; `None` if it does not answer.
-pub(super) async fn held(
-    node: &Node,
-    swarm: Option<&Swarm>,
-    peer: PeerId,
-    digests: &[Digest],
-    age: Duration,
-) -> Option<Held> {
-    let mut all = Held::default();
-    for part in digests.chunks(WARM_BLOBS_MAX) {
-        let held = match swarm.filter(|swarm| swarm.me() != peer) {
-            Some(swarm) => swarm.ask_held(peer, part, age).await?,
-            None => node.held(part.to_vec(), age).await,
-        };
-        // What a node could not look up is not known to be there.
-        all.here.extend(held.here.into_iter().chain(iter::repeat(false)).take(part.len()));
-        all.upstream_bytes += held.upstream_bytes;
+/// Two notes in one.
+pub(super) fn joined(one: Option<&str>, other: Option<&str>) -> Option<String> {
+    let notes: Vec<_> = one.into_iter().chain(other).collect();
+    Some(notes.join("; ")).filter(|note| !note.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_away_is_decided_at_the_end() {
+        let (waiting, ready) = (Standing::Waiting, Standing::Ready);
+        let failed = Standing::Failed;
+        // What is heard of a node, how it stands then, after nothing more is heard of it, and at the end.
+        let table = [
+            (ready, ready, ready, ready),
+            (
+                failed(WarmFault::Denied),
+                failed(WarmFault::Denied),
+                failed(WarmFault::Denied),
+                failed(WarmFault::Denied),
+            ),
+            (waiting, waiting, failed(WarmFault::Deadline), failed(WarmFault::Deadline)),
+            (failed(WarmFault::Silent), waiting, waiting, failed(WarmFault::Silent)),
+            (failed(WarmFault::Unreachable), waiting, waiting, failed(WarmFault::Unreachable)),
+            (failed(WarmFault::Draining), waiting, waiting, failed(WarmFault::Draining)),
+            (failed(WarmFault::Busy), waiting, waiting, failed(WarmFault::Busy)),
+        ];
+        for (heard, now, settled, end) in table {
+            let mut image = Progress {
+                state: ImageState::Warming,
+                resolved: None,
+                platform_note: None,
+                standings: vec![waiting],
+                away: BTreeMap::new(),
+                partial: 0,
+                error: None,
+            };
+            image.hear(0, heard);
+            assert_eq!(image.standings, [now], "{heard:?}");
+            image.settle(WarmFault::Deadline);
+            assert_eq!(image.standings, [settled], "{heard:?}");
+            let is_awaited = settled == waiting;
+            assert_eq!(
+                (image.state == ImageState::Done, image.away.len()),
+                (!is_awaited, usize::from(is_awaited))
+            );
+            image.give_up(WarmFault::Cancelled);
+            assert_eq!(image.standings, [end], "{heard:?}");
+            // It may come back before that.
+            image.hear(0, failed(WarmFault::Silent));
+            image.hear(0, ready);
+            assert_eq!((image.standings[0], image.away.len()), (ready, 0));
+        }
     }
-    Some(all)
 }

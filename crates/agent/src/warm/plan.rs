@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use shoal_engine::Digest;
 use shoal_engine::peer::{Member, PeerId};
 
-use super::job::{ASKED_AT_ONCE, held};
+use super::job::ask::{ASKED_AT_ONCE, held, platform_note};
+use super::job::joined;
 use super::resolve::{Resolved, resolve};
 use super::status::NodeName;
 use super::{Wanted, Warmer};
@@ -55,6 +56,17 @@ pub struct PlannedNode {
     pub here_bytes: u64,
     /// Bytes of the images that it would receive.
     pub missing_bytes: u64,
+    /// Bytes that its store can take beside what it has of them: all may be evicted but what is pinned. Unset if it does not
+    /// say.
+    #[serde(default)]
+    pub room_bytes: Option<u64>,
+}
+
+impl PlannedNode {
+    /// Whether its store is too small for what it would receive.
+    pub fn lacks_room(&self) -> bool {
+        self.room_bytes.is_some_and(|room| room < self.missing_bytes)
+    }
 }
 
 /// What would be done.
@@ -71,20 +83,39 @@ pub struct WarmPlan {
 }
 
 impl WarmPlan {
-    /// Whether every image can be warmed and every node answers.
+    /// Whether every image can be warmed, and every node answers and has room.
     pub fn is_complete(&self) -> bool {
-        self.images.iter().all(|image| image.error.is_none()) && self.nodes.iter().all(|node| node.answers)
+        let is_well = |node: &PlannedNode| node.answers && !node.lacks_room();
+        self.images.iter().all(|image| image.error.is_none()) && self.nodes.iter().all(is_well)
+    }
+
+    /// Whether any image can be warmed.
+    pub fn is_any(&self) -> bool {
+        self.images.iter().any(|image| image.error.is_none())
     }
 }
 
+/// What a member has.
+struct Holding {
+    blobs: BTreeSet<Digest>,
+    room: Option<u64>,
+}
+
 /// What each member has; those that do not answer are not in it.
-type Holdings = BTreeMap<PeerId, BTreeSet<Digest>>;
+type Holdings = BTreeMap<PeerId, Holding>;
 
 pub(super) async fn plan(warmer: &Warmer, wanted: Wanted) -> WarmPlan {
     let node = &warmer.0.node;
     let platforms = &wanted.platforms;
+    // A configuration is a blob; one is fetched only for somebody who asks for a platform.
+    let stored = !wanted.names_platforms;
     let resolved: Vec<Result<Resolved, String>> = stream::iter(wanted.images.clone())
-        .map(|image| async move { resolve(node, &image, platforms).await.map_err(|error| error.to_string()) })
+        .map(|image| async move {
+            let mut resolved = resolve(node, &image, platforms).await.map_err(|error| error.to_string())?;
+            let note = platform_note(node, &resolved, platforms, stored).await;
+            resolved.note = joined(note.as_deref(), resolved.note.as_deref());
+            Ok(resolved)
+        })
         .buffered(RESOLVED_AT_ONCE)
         .collect()
         .await;
@@ -92,7 +123,7 @@ pub(super) async fn plan(warmer: &Warmer, wanted: Wanted) -> WarmPlan {
     let blobs: BTreeMap<Digest, u64> =
         resolved.iter().flatten().flat_map(|image| image.blobs.iter().copied()).collect();
     let holdings = holdings(warmer, &blobs).await;
-    let somewhere: BTreeSet<Digest> = holdings.values().flatten().copied().collect();
+    let somewhere: BTreeSet<Digest> = holdings.values().flat_map(|holding| &holding.blobs).copied().collect();
     let images = wanted.images.iter().zip(&resolved).map(|(name, resolved)| match resolved {
         Ok(resolved) => PlannedImage {
             image: name.to_string(),
@@ -123,9 +154,9 @@ async fn holdings(warmer: &Warmer, blobs: &BTreeMap<Digest, u64>) -> Holdings {
         let digests = &digests;
         async move {
             let (node, swarm) = (&warmer.0.node, warmer.0.swarm.as_ref());
-            let held = held(node, swarm, member.peer, digests, Duration::ZERO).await?;
+            let held = held(node, swarm, member.peer, digests, Duration::ZERO, true).await?;
             let found = digests.iter().zip(held.here).filter(|(_, here)| *here).map(|(digest, _)| *digest);
-            Some((member.peer, found.collect()))
+            Some((member.peer, Holding { blobs: found.collect(), room: held.room }))
         }
     };
     let told: Vec<_> =
@@ -136,7 +167,7 @@ async fn holdings(warmer: &Warmer, blobs: &BTreeMap<Digest, u64>) -> Holdings {
 fn count_ready(resolved: &Resolved, holdings: &Holdings, targets: &[Arc<Member>]) -> usize {
     let has_all = |member: &&Arc<Member>| {
         let held = holdings.get(&member.peer);
-        held.is_some_and(|held| resolved.blobs.iter().all(|(digest, _)| held.contains(digest)))
+        held.is_some_and(|held| resolved.blobs.iter().all(|(digest, _)| held.blobs.contains(digest)))
     };
     targets.iter().filter(has_all).count()
 }
@@ -156,12 +187,13 @@ fn planned(resolved: &Resolved, somewhere: &BTreeSet<Digest>) -> PlannedImage {
 
 fn planned_node(member: &Member, blobs: &BTreeMap<Digest, u64>, holdings: &Holdings) -> PlannedNode {
     let held = holdings.get(&member.peer);
-    let is_here = |digest: &Digest| held.is_some_and(|held| held.contains(digest));
+    let is_here = |digest: &Digest| held.is_some_and(|held| held.blobs.contains(digest));
     let here_bytes = blobs.iter().filter(|(digest, _)| is_here(digest)).map(|(_, size)| size).sum();
     PlannedNode {
         node: NodeName::of(member),
         answers: held.is_some(),
         here_bytes,
         missing_bytes: blobs.values().sum::<u64>() - here_bytes,
+        room_bytes: held.and_then(|held| held.room),
     }
 }

@@ -45,6 +45,16 @@ impl Platforms {
             .map(Self::These)
     }
 
+    /// What is to be said of an image that is for `there` and nothing else, if that is none of them.
+    pub(crate) fn miss(&self, there: &Platform) -> Option<String> {
+        match self {
+            Platforms::These(wanted) if !self.fits(Some(there)) => {
+                Some(format!("it is for {there} only, and not for {}", listed(wanted.iter())))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a manifest for `platform` is one of them.
     pub(crate) fn fits(&self, platform: Option<&Platform>) -> bool {
         match (self, platform) {
@@ -97,6 +107,8 @@ pub(super) struct Resolved {
     pub digest: Digest,
     /// The blobs and their sizes in bytes, each once.
     pub blobs: Vec<(Digest, u64)>,
+    /// The configuration of an image that is in no index: nothing else says what it is for.
+    pub config: Option<Digest>,
     /// What the operator should know.
     pub note: Option<String>,
 }
@@ -168,18 +180,21 @@ pub(super) async fn resolve(
         blobs: Vec::new(),
         manifests: Vec::new(),
         seen: BTreeSet::new(),
-        note: None,
+        config: None,
+        notes: BTreeSet::new(),
     };
     let digest = walk.manifest(&reference).await?;
     if let Reference::Tag(tag) = &reference {
         node.spread_tag(scope, tag);
     }
-    let Walk { mut blobs, manifests, note, .. } = walk;
+    let Walk { mut blobs, manifests, config, notes, .. } = walk;
     blobs.extend(manifests);
     if blobs.len() > WARM_BLOBS_MAX {
         return Err(ResolveError::TooLarge(blobs.len()));
     }
-    Ok(Resolved { scope: scope.clone(), digest, blobs, note })
+    let notes: Vec<_> = notes.into_iter().collect();
+    let note = Some(notes.join("; ")).filter(|note| !note.is_empty());
+    Ok(Resolved { scope: scope.clone(), digest, blobs, config, note })
 }
 
 struct Walk<'w> {
@@ -189,7 +204,8 @@ struct Walk<'w> {
     blobs: Vec<(Digest, u64)>,
     manifests: Vec<(Digest, u64)>,
     seen: BTreeSet<Digest>,
-    note: Option<String>,
+    config: Option<Digest>,
+    notes: BTreeSet<String>,
 }
 
 impl Walk<'_> {
@@ -200,16 +216,18 @@ impl Walk<'_> {
         while let Some((reference, depth)) = waiting.pop_front() {
             let reply = self.node.manifest_to_warm(self.scope, &reference).await?;
             first.get_or_insert(reply.digest);
-            if let Some(why) = reply.stale {
-                self.note = Some(why);
-            }
+            self.notes.extend(reply.stale);
             let bytes = reply.bytes.ok_or(ResolveError::NoBytes)?;
             if self.seen.insert(reply.digest) {
                 self.manifests.push((reply.digest, reply.size));
             }
             let parsed = manifest::parse(&reply.media_type, &bytes)?;
             match parsed.kind {
-                Kind::Image => self.image(&parsed),
+                Kind::Image => {
+                    self.image(&parsed);
+                    let config = parsed.config.filter(|config| depth == 0 && manifest::is_config(config));
+                    self.config = self.config.or(config.map(|config| config.digest));
+                }
                 Kind::Index if depth == DEPTH_MAX => return Err(ResolveError::Depth),
                 Kind::Index => {
                     for child in self.children(&parsed, depth)? {
@@ -219,10 +237,9 @@ impl Walk<'_> {
                     }
                 }
                 Kind::Other => {
-                    self.note = Some(format!(
-                        "a manifest of type {} names no blobs that are known",
-                        reply.media_type
-                    ));
+                    let what =
+                        format!("a manifest of type {} names no blobs that are known", reply.media_type);
+                    self.notes.insert(what);
                 }
             }
         }
@@ -232,39 +249,46 @@ impl Walk<'_> {
     fn image(&mut self, parsed: &Parsed) {
         for blob in parsed.config.iter().chain(&parsed.layers) {
             if blob.is_foreign {
-                self.note =
-                    Some("it has layers that are fetched from elsewhere; these are not warmed".into());
+                self.notes
+                    .insert("it has layers that are fetched from elsewhere; these are not warmed".into());
             } else if self.seen.insert(blob.digest) {
                 self.blobs.push((blob.digest, blob.size));
             }
         }
     }
 
-    fn children(&self, index: &Parsed, depth: usize) -> Result<Vec<Digest>, ResolveError> {
+    fn children(&mut self, index: &Parsed, depth: usize) -> Result<Vec<Digest>, ResolveError> {
         // What is inside an index that was chosen is chosen, unless it says that it is for something else.
         let fits =
             |platform: Option<&Platform>| self.platforms.fits(platform) || (depth > 0 && platform.is_none());
         let chosen = index.children.iter().filter(|(_, platform)| fits(platform.as_ref()));
         let chosen: Vec<_> = chosen.map(|(child, _)| child.digest).collect();
-        match &self.platforms {
-            Platforms::These(wanted) if chosen.is_empty() => {
-                let listed = |of: Vec<String>| {
-                    if of.is_empty() { "nothing that it names".into() } else { of.join(", ") }
-                };
-                let there: BTreeSet<String> = index
-                    .children
-                    .iter()
-                    .filter_map(|(_, platform)| platform.as_ref())
-                    // Attestations are filed under a platform that nothing runs on.
-                    .filter(|platform| platform.os != "unknown")
-                    .map(ToString::to_string)
-                    .collect();
-                Err(ResolveError::Platform {
-                    wanted: listed(wanted.iter().map(ToString::to_string).collect()),
-                    there: listed(there.into_iter().collect()),
-                })
-            }
-            _ => Ok(chosen),
+        let Platforms::These(wanted) = self.platforms else { return Ok(chosen) };
+        let named = || index.children.iter().filter_map(|(_, platform)| platform.as_ref());
+        // Attestations are filed under a platform that nothing runs on.
+        let there = || listed(named().filter(|platform| platform.os != "unknown"));
+        if chosen.is_empty() {
+            return Err(ResolveError::Platform { wanted: listed(wanted.iter()), there: there() });
         }
+        let is_missing =
+            |one: &&Platform| !named().any(|there| Platforms::These(vec![(*one).clone()]).fits(Some(there)));
+        let missing: Vec<_> = wanted.iter().filter(is_missing).collect();
+        if depth == 0 && !missing.is_empty() {
+            self.notes.insert(format!(
+                "it is not for {}; it is for {}",
+                listed(missing.into_iter()),
+                there()
+            ));
+        }
+        Ok(chosen)
     }
+}
+
+/// Platforms in a sentence, each once.
+fn listed<'p>(platforms: impl Iterator<Item = &'p Platform>) -> String {
+    let platforms: BTreeSet<String> = platforms.map(ToString::to_string).collect();
+    if platforms.is_empty() {
+        return "nothing that it names".into();
+    }
+    platforms.into_iter().collect::<Vec<_>>().join(", ")
 }

@@ -385,9 +385,10 @@ fn due(order: &mut Order, settled: &[Arc<Member>], now: Now) -> Option<Due> {
     }
     order.served.extend(targets.iter().map(|member| member.peer));
     let left = order.until - now.unix();
+    let grace_seconds = Some(order.request.grace().as_secs());
     let request = match order.request.pin_seconds {
         Some(_) => WarmRequest { pin_seconds: Some(left), ..order.request.clone() },
-        None => WarmRequest { deadline_seconds: Some(left), ..order.request.clone() },
+        None => WarmRequest { deadline_seconds: Some(left), grace_seconds, ..order.request.clone() },
     };
     Some(Due { id: order.id.clone(), request, targets })
 }

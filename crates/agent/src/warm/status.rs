@@ -28,6 +28,36 @@ pub enum Phase {
     Cancelled,
 }
 
+/// What has become of a request, in one word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Nothing yet: it is under way.
+    #[default]
+    Warming,
+    /// Every node has every image.
+    Done,
+    /// Some images are missing on some nodes.
+    Partial,
+    /// No node has any image.
+    Failed,
+    /// Somebody has cancelled it.
+    Cancelled,
+}
+
+impl Outcome {
+    /// As it is shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            Outcome::Warming => "warming",
+            Outcome::Done => "done",
+            Outcome::Partial => "partial",
+            Outcome::Failed => "failed",
+            Outcome::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// How an image stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -126,6 +156,9 @@ pub struct WarmStatus {
     pub id: String,
     /// How it stands.
     pub phase: Phase,
+    /// What has become of it. Agents of older versions do not tell.
+    #[serde(default)]
+    pub outcome: Outcome,
     /// When it was begun, in Unix seconds.
     pub started_at: u64,
     /// Time since then, or until it was over, milliseconds.
@@ -146,12 +179,18 @@ pub struct WarmStatus {
     pub zones: Vec<ZoneStatus>,
     /// Some of those that are still at it.
     pub waiting: Vec<NodeName>,
+    /// Those of them that are away and may come back; at most [`UNREADY_MAX`].
+    #[serde(default)]
+    pub away: Vec<NodeName>,
     /// Those that are not going to be ready; at most [`UNREADY_MAX`].
     pub unready: Vec<Unready>,
     /// Bytes that are there, on all nodes together.
     pub bytes: u64,
     /// Bytes of all images on all nodes, as far as the images are known.
     pub bytes_of: u64,
+    /// The agent that was asked for it, where that is another one than tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<NodeName>,
     /// Bytes of blobs that all nodes together have received from upstream since it was begun; unset where there are too
     /// many nodes to ask each.
     pub upstream_bytes: Option<u64>,
@@ -168,6 +207,17 @@ impl WarmStatus {
         self.images.iter().filter(|image| image.state == ImageState::Failed).count()
     }
 
+    /// What has become of it.
+    pub fn outcome(&self) -> Outcome {
+        match self.phase {
+            Phase::Warming => Outcome::Warming,
+            Phase::Cancelled => Outcome::Cancelled,
+            Phase::Done if self.is_complete() => Outcome::Done,
+            Phase::Done if self.is_any() => Outcome::Partial,
+            Phase::Done => Outcome::Failed,
+        }
+    }
+
     /// Whether anything came of it: some node has some image.
     pub fn is_any(&self) -> bool {
         self.images.iter().any(|image| image.ready > 0)
@@ -182,12 +232,16 @@ pub(super) fn why(fault: WarmFault) -> &'static str {
         WarmFault::Exhausted => "every source failed or broke off: its log says which",
         WarmFault::WrongContent => "what it received does not match the digest: its log says from whom",
         WarmFault::Store => "its disk cannot take a blob: look at `shoal status` there",
-        WarmFault::Draining => "it is shutting down",
+        WarmFault::Draining => "it has shut down: when it is back, give the same command; what it has counts",
         WarmFault::Busy => "it works on as many sets as it can: ask again later",
         WarmFault::Malformed => "it does not understand the order: look at its version in `shoal peers`",
-        WarmFault::Unreachable => "it cannot be reached, or has left",
-        WarmFault::Silent => "it does not answer",
-        WarmFault::Deadline => "it was not ready at the deadline: ask again, it goes on where it was",
+        WarmFault::Unreachable => {
+            "it cannot be reached, or has left: when it is back, give the same command; what it has counts"
+        }
+        WarmFault::Silent => "it does not answer: look at it; when it does, give the same command",
+        WarmFault::Deadline => {
+            "it was not ready at the deadline: give the same command, it goes on where it was"
+        }
         WarmFault::Cancelled => "it was cancelled",
     }
 }

@@ -5,6 +5,7 @@ use shoal_engine::peer::{Member, PeerId};
 
 use super::select::{SelectError, Selection};
 use super::*;
+use crate::manifest::Platform;
 
 /// Number, zone and labels of each.
 const MEMBERS: [(u8, &str, &[(&str, &str)]); 6] = [
@@ -52,6 +53,7 @@ pub(super) fn request(nodes: &str) -> WarmRequest {
         nodes: selection(nodes),
         pin_seconds: Some(1000),
         deadline_seconds: None,
+        grace_seconds: None,
         max_upstream_bytes_per_second: None,
         max_per_node_bytes_per_second: None,
         dry_run: false,
@@ -172,4 +174,45 @@ fn a_request_is_read_strictly() {
     assert!(matches!(period("a pin", 0, KEEP_MAX), Err(RequestError::Time { .. })));
     let error = period("a deadline", 90_000, WARM_DEADLINE_MAX).unwrap_err().to_string();
     assert_eq!(error, "a deadline of 90000 s is not between 1 s and 86400s");
+}
+
+#[test]
+fn how_long_nodes_are_waited_for() {
+    let minute = Duration::from_secs(60);
+    // Deadline and grace as asked for, and what follows.
+    let table = [
+        (None, None, minute),
+        (Some(600), None, WARM_DEADLINE_MAX),
+        (None, Some(5), Duration::from_secs(5)),
+        (Some(600), Some(0), Duration::ZERO),
+    ];
+    for (deadline_seconds, grace_seconds, expected) in table {
+        let request = WarmRequest { deadline_seconds, grace_seconds, ..request("") };
+        assert_eq!(request.grace(), expected, "{deadline_seconds:?} {grace_seconds:?}");
+    }
+}
+
+#[test]
+fn what_is_said_of_another_platform() {
+    let there = |variant: Option<&str>| Platform {
+        os: "linux".into(),
+        architecture: "arm".into(),
+        variant: variant.map(str::to_owned),
+    };
+    let table: [(&[&str], Option<&str>, Option<&str>); 5] = [
+        (&["all"], Some("v7"), None),
+        (&["linux/arm"], Some("v7"), None),
+        (&["linux/arm/v7"], Some("v7"), None),
+        (&["linux/arm/v6"], Some("v7"), Some("it is for linux/arm/v7 only, and not for linux/arm/v6")),
+        (
+            &["linux/s390x", "linux/amd64"],
+            None,
+            Some("it is for linux/arm only, and not for linux/amd64, linux/s390x"),
+        ),
+    ];
+    for (wanted, variant, expected) in table {
+        let wanted: Vec<String> = wanted.iter().map(|text| (*text).to_owned()).collect();
+        let said = Platforms::parse(&wanted).unwrap().miss(&there(variant));
+        assert_eq!(said.as_deref(), expected, "{wanted:?}");
+    }
 }

@@ -19,13 +19,16 @@ const JOINED_MAX: usize = 50;
 
 /// Bit of the last number of a [`Standing`]: it receives slowly.
 const SLOW: u8 = 1;
-/// Bit: it will not be ready in a rollout.
+/// Bit: it will not be ready in a rollout that is under way.
 const FAILED: u8 = 2;
 /// Bit: it is the node that is asked.
 const SELF: u8 = 4;
+/// Bit: it is away, and a rollout waits for it.
+const AWAY: u8 = 8;
 
 /// How a member stands: blobs of the followed ones that it has, and that it receives; then a sum of 1 if it receives
-/// slowly, 2 if it will not be ready in a rollout, and 4 if it is the node that is asked.
+/// slowly, 2 if it will not be ready in a rollout that is under way, 4 if it is the node that is asked, and 8 if it is away
+/// and a rollout waits for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing(pub u16, pub u16, pub u8);
 
@@ -44,7 +47,12 @@ impl Standing {
         self.2 & SLOW != 0
     }
 
-    /// Whether it will not be ready in a rollout.
+    /// Whether it is away, and a rollout waits for it.
+    pub fn is_away(self) -> bool {
+        self.2 & AWAY != 0
+    }
+
+    /// Whether it will not be ready in a rollout that is under way.
     pub fn has_failed(self) -> bool {
         self.2 & FAILED != 0
     }
@@ -56,7 +64,13 @@ impl Standing {
 
     fn of(member: &MemberView) -> Self {
         let bit = |is: bool, bit: u8| if is { bit } else { 0 };
-        let bits = bit(member.is_slow, SLOW) | bit(member.has_failed, FAILED) | bit(member.is_self, SELF);
+        let bits = [
+            (member.is_slow, SLOW),
+            (member.has_failed, FAILED),
+            (member.is_self, SELF),
+            (member.is_away, AWAY),
+        ];
+        let bits = bits.into_iter().fold(0, |bits, (is, of)| bits | bit(is, of));
         Standing(member.have, member.receiving, bits)
     }
 }

@@ -15,7 +15,7 @@ use crate::driver::{self, FlightStatus, brief_name};
 use crate::metrics::{Counters, Metrics};
 use crate::swarm::Swarm;
 use crate::upstream::{SourceState, Upstream};
-use crate::warm::{Phase, WarmStatus, Warmer};
+use crate::warm::{NodeName, Phase, WarmStatus, Warmer};
 
 /// What is looked at.
 pub struct Parts {
@@ -100,10 +100,7 @@ impl AgentLook {
             each(&book.receivers, |member| member.receiving += 1);
             each(&book.slow, |member| member.is_slow = true);
         }
-        for unready in warming.iter().flat_map(|status| &status.unready) {
-            let name = unready.node.peer.get(..driver::BRIEF_DIGITS).unwrap_or_default();
-            each(&[name.to_owned()], |member| member.has_failed = true);
-        }
+        mark_warming(&mut members, warming);
         members
     }
 }
@@ -135,9 +132,67 @@ impl Look for AgentLook {
     }
 }
 
+/// What requests that are under way say of nodes; what has ended says nothing of how they are by now. Who is away may be no
+/// member, and is shown as long as somebody waits for it.
+fn mark_warming(members: &mut BTreeMap<String, MemberView>, warming: &[Arc<WarmStatus>]) {
+    let brief = |node: &NodeName| node.peer.get(..driver::BRIEF_DIGITS).map(str::to_owned);
+    for status in warming.iter().filter(|status| status.phase == Phase::Warming) {
+        for name in status.unready.iter().filter_map(|unready| brief(&unready.node)) {
+            if let Some(member) = members.get_mut(&name) {
+                member.has_failed = true;
+            }
+        }
+        for node in &status.away {
+            let Some(name) = brief(node) else { continue };
+            let absent = || MemberView {
+                address: node.address.map(|address| address.to_string()).unwrap_or_default(),
+                zone: node.zone.clone(),
+                ..MemberView::default()
+            };
+            members.entry(name).or_insert_with(absent).is_away = true;
+        }
+    }
+}
+
 /// Those under way, then the last ones that are over.
 fn rollouts(mut all: Vec<Arc<WarmStatus>>) -> Vec<Arc<WarmStatus>> {
     all.sort_by_key(|status| status.phase != Phase::Warming);
     all.truncate(ROLLOUTS_MAX);
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::warm::Unready;
+
+    fn node(number: u8) -> NodeName {
+        let address = Some([10, 0, 0, number].into());
+        NodeName { peer: format!("{number:02x}").repeat(32), address, zone: "a".into() }
+    }
+
+    #[test]
+    fn only_requests_under_way_say_how_members_stand() {
+        let unready = |number| Unready { node: node(number), image: "a".into(), why: "no".into() };
+        let status = |phase, failed: u8, away: &[u8]| {
+            let away = away.iter().map(|number| node(*number)).collect();
+            Arc::new(WarmStatus { phase, unready: vec![unready(failed)], away, ..WarmStatus::default() })
+        };
+        let warming = [
+            status(Phase::Warming, 1, &[2, 3]),
+            status(Phase::Done, 2, &[4]),
+            status(Phase::Cancelled, 4, &[4]),
+        ];
+        let name = |number: u8| format!("{number:02x}").repeat(driver::BRIEF_DIGITS / 2);
+        let mut members: BTreeMap<_, _> =
+            [1, 2, 4].map(|number| (name(number), MemberView::default())).into_iter().collect();
+        mark_warming(&mut members, &warming);
+        let marks = |number| members.get(&name(number)).map(|member| (member.has_failed, member.is_away));
+        let found = [marks(1), marks(2), marks(3), marks(4)];
+        assert_eq!(
+            found,
+            [Some((true, false)), Some((false, true)), Some((false, true)), Some((false, false))]
+        );
+        assert_eq!(members[&name(3)].address, "10.0.0.3", "it is no member, and shown all the same");
+    }
 }

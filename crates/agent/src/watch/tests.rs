@@ -6,7 +6,7 @@ use shoal_engine::{Algorithm, Digest};
 use super::view::{BLOBS_MAX, FLIGHTS_MAX, ROLLOUTS_MAX};
 use super::*;
 use crate::driver::FlightStatus;
-use crate::warm::{Phase, ZoneStatus};
+use crate::warm::{Outcome, Phase, ZoneStatus};
 
 /// Members of the cluster that the figure is for.
 const MEMBERS: u64 = 1000;
@@ -77,6 +77,7 @@ fn view(look: u64) -> View {
     let rollout = |n: usize| RolloutView {
         id: format!("{n:08x}"),
         phase: Phase::Warming,
+        outcome: Outcome::Warming,
         images: vec!["registry.example.com/a-team-with-a-name/an-application:v1".into(); 3],
         image_count: 20,
         nodes: MEMBERS as usize,

@@ -10,7 +10,7 @@ use super::Traffic;
 use crate::admin::openapi::DigestText;
 use crate::driver::FlightStatus;
 use crate::store_health::Reason;
-use crate::warm::{Phase, WarmStatus, ZoneStatus};
+use crate::warm::{Outcome, Phase, WarmStatus, ZoneStatus};
 
 /// Blobs whose way over the members is followed.
 pub const BLOBS_MAX: usize = 12;
@@ -81,8 +81,10 @@ pub struct MemberView {
     pub receiving: u16,
     /// Whether it receives one of them slowly.
     pub is_slow: bool,
-    /// Whether it will not be ready in one of [`View::rollouts`].
+    /// Whether it will not be ready in one of [`View::rollouts`] that is under way.
     pub has_failed: bool,
+    /// Whether such a rollout waits for it while it is away. It may be no member meanwhile.
+    pub is_away: bool,
     /// Whether it is this node.
     pub is_self: bool,
 }
@@ -114,6 +116,9 @@ pub struct RolloutView {
     pub id: String,
     /// How it stands.
     pub phase: Phase,
+    /// What has become of it.
+    #[serde(default)]
+    pub outcome: Outcome,
     /// Some of its images.
     pub images: Vec<String>,
     /// How many it has.
@@ -146,6 +151,7 @@ impl From<&WarmStatus> for RolloutView {
         RolloutView {
             id: status.id.clone(),
             phase: status.phase,
+            outcome: status.outcome(),
             images: status.images.iter().take(IMAGES_MAX).map(|image| image.image.clone()).collect(),
             image_count: status.images.len(),
             nodes: status.nodes,

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a piece is in `have` only if this node fetched it upstream or it matched the list.
 
+mod life;
 mod outrun;
 mod streams;
 mod trust;
@@ -137,6 +138,8 @@ pub struct Exchange {
     /// Hashes that the home has not been told yet.
     unreported: Vec<(LeaseId, Entry)>,
     report_at: Option<Time>,
+    /// When the home last heard that bytes come from upstream.
+    told_alive: Time,
     busy: bool,
     outrun: Outrun,
     homes: Vec<PeerId>,
@@ -183,6 +186,7 @@ impl Exchange {
             leases: BTreeMap::new(),
             unreported: Vec::new(),
             report_at: None,
+            told_alive: now,
             busy: false,
             outrun: Outrun::new(now),
             homes,
@@ -454,6 +458,7 @@ impl Exchange {
         self.busy = busy || is_outrun;
         let lease = self.leases.iter().find(|(_, work)| work.run.contains(piece));
         if let Some((lease, _)) = lease {
+            self.told_alive = now;
             self.unreported.push((*lease, entry));
             self.report_at.get_or_insert(now + REPORT_AGE_MAX);
         }

@@ -222,6 +222,9 @@ impl Home {
     ) {
         if let Some(book) = self.books.get_mut(&digest) {
             book.leases.told_busy(&from, busy);
+            if entries.is_empty() {
+                return book.leases.breathes(now, &lease, &from);
+            }
             book.report(now, from, lease, entries, mail);
             book.advance(now, mail);
             self.close_if_done(&digest);

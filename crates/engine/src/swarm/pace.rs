@@ -70,7 +70,7 @@ impl Swarm {
         self.let_go(&state);
         let is_due = self.paces.look_at.is_none_or(|at| at <= now);
         let is_new = |digest: &Digest| !self.paces.seen.contains(digest) && state(digest).is_some();
-        if is_due || self.warming.flying().iter().any(is_new) {
+        if is_due || self.warming.flying().keys().any(is_new) {
             self.hold_back(&state);
         }
         if is_due {
@@ -122,13 +122,13 @@ impl Swarm {
     /// Flights that have ended, that no set wants any more, or that somebody waits for.
     fn let_go(&mut self, state: &impl Fn(&Digest) -> Option<Flying>) {
         let flying = self.warming.flying();
-        self.paces.seen.retain(|digest| flying.contains(digest) && state(digest).is_some());
+        self.paces.seen.retain(|digest| flying.contains_key(digest) && state(digest).is_some());
         let Swarm { paces, exchanges, effects, warming, .. } = self;
         paces.held.retain(|digest, _| {
             let hurried = exchanges.get(digest).is_some_and(|exchange| exchange.is_hurried());
             match state(digest) {
                 None => false,
-                Some(flying) if flying.is_wanted || hurried || !warming.flying().contains(digest) => {
+                Some(flying) if flying.is_wanted || hurried || !warming.flying().contains_key(digest) => {
                     effects.push_back(Output::Pace { digest: *digest, pace: None });
                     if let Some(exchange) = exchanges.get_mut(digest) {
                         exchange.set_held(false);
@@ -141,7 +141,7 @@ impl Swarm {
     }
 
     fn hold_back(&mut self, state: &impl Fn(&Digest) -> Option<Flying>) {
-        let flying: Vec<_> = self.warming.flying().iter().copied().collect();
+        let flying: Vec<_> = self.warming.flying().keys().copied().collect();
         for digest in flying {
             let Some(flight) = state(&digest) else { continue };
             self.paces.seen.insert(digest);

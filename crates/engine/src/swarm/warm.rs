@@ -90,15 +90,15 @@ pub struct Desk<'a> {
 pub struct Warming {
     me: PeerId,
     sets: BTreeMap<WarmSetId, Set>,
-    /// Blobs whose flights were begun for sets.
-    flying: BTreeSet<Digest>,
+    /// Blobs whose flights were begun for sets, and their sizes.
+    flying: BTreeMap<Digest, u64>,
     draining: bool,
 }
 
 impl Warming {
     /// No sets yet.
     pub fn new(me: PeerId) -> Self {
-        Warming { me, sets: BTreeMap::new(), flying: BTreeSet::new(), draining: false }
+        Warming { me, sets: BTreeMap::new(), flying: BTreeMap::new(), draining: false }
     }
 
     // ---- getters ----
@@ -113,8 +113,8 @@ impl Warming {
         self.sets.get(&set)
     }
 
-    /// Blobs whose flights were begun for sets.
-    pub fn flying(&self) -> &BTreeSet<Digest> {
+    /// Blobs whose flights were begun for sets, and their sizes.
+    pub fn flying(&self) -> &BTreeMap<Digest, u64> {
         &self.flying
     }
 
@@ -172,7 +172,7 @@ impl Warming {
 
     /// A flight has ended, for whomever it was.
     pub fn flight_over(&mut self, desk: &mut Desk<'_>, digest: Digest, result: Result<(), WarmFault>) {
-        if self.flying.remove(&digest) {
+        if self.flying.remove(&digest).is_some() {
             for set in self.sets.values_mut() {
                 set.flight_over(desk, &digest, result);
             }
@@ -282,7 +282,7 @@ impl Warming {
     /// A set does not wait for these any more; perhaps another does.
     fn land(&mut self, desk: &mut Desk<'_>, stopped: Vec<Digest>) {
         for digest in stopped {
-            if !self.sets.values().any(|set| set.flies(&digest)) && self.flying.remove(&digest) {
+            if !self.sets.values().any(|set| set.flies(&digest)) && self.flying.remove(&digest).is_some() {
                 desk.events.push_back(Event::Unwarm(digest));
             }
         }

@@ -121,6 +121,7 @@ async fn warm(agent: &RunningAgent) -> Result<WarmStatus> {
         nodes: Selection::default(),
         pin_seconds: None,
         deadline_seconds: None,
+        grace_seconds: None,
         max_upstream_bytes_per_second: None,
         max_per_node_bytes_per_second: None,
         dry_run: false,

@@ -30,10 +30,10 @@ pub struct Links {
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(2..=400))]
     nodes: u16,
     /// Bits per second of each node's link, each way.
-    #[arg(long, default_value_t = 20_000_000)]
+    #[arg(long, default_value_t = 10_000_000)]
     pub link: u64,
     /// Bits per second of the registry's link.
-    #[arg(long, default_value_t = 20_000_000)]
+    #[arg(long, default_value_t = 10_000_000)]
     pub origin: u64,
 }
 

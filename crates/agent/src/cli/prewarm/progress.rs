@@ -80,8 +80,7 @@ impl Bars {
     fn new() -> Self {
         let all = MultiProgress::new();
         let bar = all.add(ProgressBar::new(0));
-        let style = ProgressStyle::with_template("{wide_bar} {percent:>3} %\n  {msg}")
-            .expect("the template is right");
+        let style = ProgressStyle::with_template("{wide_bar}\n  {msg}").expect("the template is right");
         bar.set_style(style);
         Bars { all, bar, lines: Vec::new() }
     }

@@ -51,6 +51,9 @@ pub(super) fn counts(status: &WarmStatus) -> String {
     if status.failed > 0 {
         let _ = write!(text, ", {} failed", status.failed);
     }
+    if !status.away.is_empty() {
+        let _ = write!(text, ", {} away", status.away.len());
+    }
     let of = |state| status.images.iter().filter(|image| image.state == state).count();
     let unknown = of(ImageState::Waiting) + of(ImageState::Resolving);
     if unknown > 0 && status.phase == Phase::Warming {
@@ -75,7 +78,10 @@ pub(super) fn details(status: &WarmStatus, most: usize) -> Vec<String> {
     }
     let undecided = status.nodes - status.ready - status.failed;
     if undecided == status.waiting.len() && undecided < status.nodes {
-        lines.extend(status.waiting.iter().map(|node| format!("waiting for {}", node_name(node))));
+        lines.extend(status.waiting.iter().map(|node| {
+            let away = if status.away.contains(node) { ", which is away" } else { "" };
+            format!("waiting for {}{away}", node_name(node))
+        }));
     }
     lines.truncate(most);
     lines
@@ -109,6 +115,9 @@ pub(super) fn report(status: &WarmStatus) -> String {
         }
     }
     let _ = writeln!(text, "\n{}", sum(status));
+    if let Some(agent) = &status.agent {
+        let _ = writeln!(text, "asked of {}", node_name(agent));
+    }
     text
 }
 
@@ -179,6 +188,7 @@ pub(super) fn plan(plan: &WarmPlan) -> String {
         ("ZONE", Align::Left),
         ("HAS", Align::Right),
         ("WOULD RECEIVE", Align::Right),
+        ("NO ROOM", Align::Left),
     ]);
     for node in plan.nodes.iter().filter(|node| node.missing_bytes > 0).take(LISTED_MAX) {
         let [peer, address, zone] = node_cells(&node.node);
@@ -188,7 +198,12 @@ pub(super) fn plan(plan: &WarmPlan) -> String {
             zone,
             if node.answers { bytes(node.here_bytes) } else { "does not answer".to_owned() },
             bytes(node.missing_bytes),
+            node.room_bytes.filter(|_| node.lacks_room()).map_or_else(String::new, no_room),
         ]);
+    }
+    let small = plan.nodes.iter().filter(|node| node.lacks_room()).count();
+    if small == 0 {
+        table.without("NO ROOM");
     }
     if !table.is_empty() {
         let _ = writeln!(text, "{table}");
@@ -197,21 +212,45 @@ pub(super) fn plan(plan: &WarmPlan) -> String {
     if let Some(more) = more(cold) {
         let _ = writeln!(text, "{more}\n");
     }
-    let _ = writeln!(
-        text,
-        "{} would receive {} in all, of which {} would come from upstream; {} have everything",
-        nodes(cold),
-        bytes(plan.missing_bytes),
-        bytes(plan.upstream_bytes),
-        plan.nodes.len() - cold
-    );
+    if small > 0 {
+        let _ = writeln!(
+            text,
+            "{} too little room in the store: raise store.capacity there, or unpin what need not stay (shoal status there \
+             tells)\n",
+            if small == 1 { "1 node has".to_owned() } else { format!("{} have", nodes(small)) }
+        );
+    }
+    let _ = writeln!(text, "{}", plan_sum(plan, cold));
     text
 }
 
-/// Requests, one a line.
-pub(super) fn list<S: AsRef<WarmStatus>>(requests: &[S]) -> Table {
+/// `cold` nodes would receive something.
+fn plan_sum(plan: &WarmPlan, cold: usize) -> String {
+    let warm = plan.nodes.len() - cold;
+    match () {
+        () if !plan.is_any() => "nothing can be warmed: no image is known by its name".to_owned(),
+        () if cold == 0 && warm == 1 => "nothing to do: the node has everything".to_owned(),
+        () if cold == 0 => format!("nothing to do: all {} have everything", nodes(warm)),
+        () => format!(
+            "{} would receive {} in all, of which {} would come from upstream; {warm} {} everything",
+            nodes(cold),
+            bytes(plan.missing_bytes),
+            bytes(plan.upstream_bytes),
+            if warm == 1 { "has" } else { "have" }
+        ),
+    }
+}
+
+/// What stands beside a node that is too small.
+fn no_room(room: u64) -> String {
+    format!("{} at most", bytes(room))
+}
+
+/// Requests, one a line; of the whole cluster, each with the agent that was asked.
+pub(super) fn list<S: AsRef<WarmStatus>>(requests: &[S], cluster: bool) -> Table {
     let mut table = Table::new(&[
         ("ID", Align::Left),
+        ("ASKED", Align::Left),
         ("STATE", Align::Left),
         ("READY", Align::Right),
         ("FAILED", Align::Right),
@@ -223,13 +262,20 @@ pub(super) fn list<S: AsRef<WarmStatus>>(requests: &[S]) -> Table {
         let images: Vec<_> = status.images.iter().map(|image| image.image.clone()).collect();
         table.row([
             status.id.clone(),
-            format!("{:?}", status.phase).to_lowercase(),
+            status.agent.as_ref().map_or_else(|| "this node".to_owned(), node_name),
+            status.outcome().word().to_owned(),
             format!("{}/{}", status.ready, status.nodes),
             status.failed.to_string(),
             moment(status.started_at),
             status.pinned_until.map_or_else(|| "-".to_owned(), moment),
-            named(&images),
+            match status.images_failed() {
+                0 => named(&images),
+                failed => format!("{} ({failed} not warmed)", named(&images)),
+            },
         ]);
+    }
+    if !cluster {
+        table.without("ASKED");
     }
     table
 }

@@ -27,6 +27,7 @@ fn a_pull_in_words() {
         seconds: 2.0,
         limits: vec![Held { limit: "swarm.download_rate = 25.0 MB/s".into(), percent: 88 }],
         store: None,
+        note: None,
         steps: vec![
             step(What::Tag, 1, 0, [0.0, 20.0, 20.0], &[]),
             step(What::Manifest, 1, 1000, [20.0, 22.0, 23.0], &[]),

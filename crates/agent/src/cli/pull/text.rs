@@ -27,6 +27,9 @@ pub(super) fn of(report: &Report) -> String {
         let _ =
             writeln!(text, "limited by this node's {limit}: something waited for it {percent} % of the time");
     }
+    if let Some(note) = &report.note {
+        let _ = writeln!(text, "note: {note}");
+    }
     if let Some(store) = &report.store {
         let _ = writeln!(text, "this node's store is {store}");
     }

@@ -152,12 +152,13 @@ fn heading(shown: &Followed) -> Vec<Line<'static>> {
     let standing = |is: fn(&MemberShown) -> bool| shown.members.values().filter(|member| is(member)).count();
     let (slow, failed) =
         (standing(|member| member.standing.is_slow()), standing(|member| member.standing.has_failed()));
+    let away = standing(|member| member.standing.is_away());
     let mut first = vec![
         Span::from("shoal ").bold(),
         Span::from(format!("{} on {name}, up {age}   ", node.version)),
         Span::from(count(shown.members.len() as u64, "member")),
     ];
-    for (count, what) in [(slow, "slow"), (failed, "not getting ready")] {
+    for (count, what) in [(slow, "slow"), (failed, "not getting ready"), (away, "away")] {
         if count > 0 {
             first.push(Span::from(format!(", {count} {what}")).yellow());
         }

@@ -3,7 +3,7 @@ use shoal_engine::{Algorithm, Digest};
 
 use super::*;
 use crate::driver::FlightStatus;
-use crate::warm::Phase;
+use crate::warm::{Outcome, Phase};
 use crate::watch::{
     BlobView, Change, MemberShown, Moment, NodeView, RolloutView, Snapshot, Standing, Traffic,
 };
@@ -70,6 +70,7 @@ fn snapshot() -> Snapshot {
         rollouts: vec![RolloutView {
             id: "0a1b".into(),
             phase: Phase::Warming,
+            outcome: Outcome::Warming,
             images: vec!["registry.example.com/team/app:v2".into()],
             image_count: 2,
             nodes: 200,

@@ -9,14 +9,13 @@
 //! the origin and everybody, and a hundred requests for one layer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use crate::limits::{
     GAP_PART_MIN, HOME_RECOVERY, LEASE_DENIALS_MAX, LEASE_FAILURES_MAX, LEASE_FIRST_BYTE_MAX,
-    LEASE_LOOK_PAUSE, LEASE_MEASURE_PIECES_MIN, LEASE_MEASURE_TIME, LEASE_REGATHER, LEASE_RUN_TIME_MIN,
-    LEASE_SHARE_TIME_MIN, LEASE_STALL, LEASE_WIDEN_GAIN_MIN, LEASE_WIDEN_TIME_MIN, LEASE_WIDTH_PIECES_MIN,
-    LEASE_WIDTH_TIME_MAX, LEASE_WIDTH_TIME_MIN, LEASES_GRANTED_MAX, LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST,
-    RESUME_PAUSE_MAX,
+    LEASE_LOOK_PAUSE, LEASE_MEASURE_PIECES_MIN, LEASE_MEASURE_TIME, LEASE_PIECE_TIME, LEASE_PIECE_TIME_MAX,
+    LEASE_REGATHER, LEASE_RUN_TIME_MIN, LEASE_SHARE_TIME_MIN, LEASE_STALL, LEASE_WIDEN_GAIN_MIN,
+    LEASE_WIDEN_TIME_MIN, LEASE_WIDTH_PIECES_MIN, LEASE_WIDTH_TIME_MAX, LEASE_WIDTH_TIME_MIN,
+    LEASES_GRANTED_MAX, LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST, RESUME_PAUSE_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::pieces::PieceSet;
@@ -30,8 +29,10 @@ pub struct Active {
     pub holder: PeerId,
     /// What.
     pub run: Run,
-    /// Last sign of life.
+    /// When a piece came last.
     seen: Time,
+    /// When bytes came last, as far as was told.
+    alive: Time,
     /// Whether anything has arrived.
     begun: bool,
 }
@@ -93,6 +94,8 @@ pub struct Leases {
     /// Lease holders that are busy.
     busy: BTreeSet<PeerId>,
     failures: u32,
+    /// Leases without progress since a piece came.
+    stalls: u32,
     denials: u32,
     retry_at: Option<Time>,
     /// When it was last advanced.
@@ -117,6 +120,7 @@ impl Leases {
             failed: BTreeSet::new(),
             busy: BTreeSet::new(),
             failures: 0,
+            stalls: 0,
             denials: 0,
             retry_at: None,
             looked: Time::ZERO,
@@ -167,7 +171,7 @@ impl Leases {
         if self.over {
             return None;
         }
-        let stall = self.active.values().map(|a| a.seen + Self::patience(a)).min();
+        let stall = self.active.values().map(|a| self.patient_until(a)).min();
         let measure = self.measure.filter(|_| !self.settled && !self.active.is_empty());
         let measure = measure.map(|m| m.look);
         let next = [stall, measure, self.retry_at].into_iter().flatten().min().filter(|_| !self.over)?;
@@ -214,7 +218,7 @@ impl Leases {
         let known = self.active.get(&lease).map(|active| active.holder);
         let takes = known.is_none() && lease.epoch != self.epoch && !run.is_empty();
         if takes && run.end <= self.there.total() {
-            self.active.insert(lease, Active { holder, run, seen: now, begun: true });
+            self.active.insert(lease, Active { holder, run, seen: now, alive: now, begun: true });
         }
         self.active.get(&lease).is_some_and(|active| active.holder == holder)
     }
@@ -237,11 +241,18 @@ impl Leases {
         let known = mine.is_some();
         if let Some(active) = mine.filter(|_| progress) {
             (active.seen, active.begun) = (now, true);
-            self.failures = 0;
+            (self.failures, self.stalls) = (0, 0);
             let (from, look) = (before, now + LEASE_MEASURE_TIME);
             self.measure.get_or_insert(Measure { since: now, from, look });
         }
         known
+    }
+
+    /// Bytes arrive at a lease holder, and no piece is whole.
+    pub fn breathes(&mut self, now: Time, lease: &LeaseId, holder: &PeerId) {
+        if let Some(active) = self.active.get_mut(lease).filter(|active| active.holder == *holder) {
+            active.alive = now;
+        }
     }
 
     /// A lease holder is slow on purpose, and says that it lives.
@@ -346,26 +357,25 @@ impl Leases {
             let lease = LeaseId { epoch: self.epoch, number: self.next };
             self.next += 1;
             let run = Run { first: gap.first, end: gap.end.min(gap.first.saturating_add(self.run_len())) };
-            self.active.insert(lease, Active { holder: to, run, seen: now, begun: false });
+            self.active.insert(lease, Active { holder: to, run, seen: now, alive: now, begun: false });
             actions.push(Action::Grant { to, lease, run });
         }
         actions
     }
 
-    fn patience(active: &Active) -> Duration {
-        if active.begun { LEASE_STALL } else { LEASE_FIRST_BYTE_MAX }
+    fn patient_until(&self, active: &Active) -> Time {
+        let silent = active.seen + if active.begun { LEASE_STALL } else { LEASE_FIRST_BYTE_MAX };
+        let piece = LEASE_PIECE_TIME.saturating_mul(1 << self.stalls.min(8)).min(LEASE_PIECE_TIME_MAX);
+        silent.max((active.alive + LEASE_STALL).min(active.seen + piece))
     }
 
     fn take_stalled(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let stalled: Vec<_> = self
-            .active
-            .iter()
-            .filter(|(_, a)| now >= a.seen + Self::patience(a))
-            .map(|(l, a)| (*l, *a))
-            .collect();
+        let stalled: Vec<_> =
+            self.active.iter().filter(|(_, a)| now >= self.patient_until(a)).map(|(l, a)| (*l, *a)).collect();
         for (lease, active) in stalled {
             self.active.remove(&lease);
             self.failed.insert(active.holder);
+            self.stalls = self.stalls.saturating_add(1);
             actions.push(Action::Trim { holder: active.holder, lease, end: 0 });
         }
     }

@@ -2,10 +2,12 @@
 //!
 //! Invariant: a blob is begun once, and once more for each new run after it has failed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::Digest;
-use crate::limits::{WARM_FLIGHTS_MAX, WARM_TRIES_MAX};
+use crate::limits::{WARM_FLIGHTS_MAX, WARM_LARGE_FLIGHTS_MAX, WARM_TRIES_MAX};
+use crate::pieces::piece_count;
+use crate::swarm::classes::class_count;
 use crate::wire::WarmFault;
 
 /// How a blob, or a member, stands.
@@ -102,13 +104,22 @@ impl Blobs {
 
     // ---- mutators ----
 
-    /// Lets blobs begin as far as there is room among those that fly on this node, for whichever set.
-    pub fn begin(&mut self, flying: &mut BTreeSet<Digest>, mut begin: impl FnMut(Digest, u64)) {
+    /// Lets blobs begin as far as there is room among those that fly on this node, for whichever set, with their sizes. Where a
+    /// large one has to wait small ones pass it.
+    pub fn begin(&mut self, flying: &mut BTreeMap<Digest, u64>, mut begin: impl FnMut(Digest, u64)) {
+        let is_large = |size: u64| class_count(piece_count(size) as u32) > 1;
+        let mut large = flying.values().filter(|size| is_large(**size)).count();
         for blob in self.blobs.iter_mut().filter(|b| b.standing == Standing::Waiting && !b.flying) {
-            if flying.len() >= WARM_FLIGHTS_MAX && !flying.contains(&blob.digest) {
-                return;
+            if !flying.contains_key(&blob.digest) {
+                if flying.len() >= WARM_FLIGHTS_MAX {
+                    return;
+                }
+                if is_large(blob.size) && large >= WARM_LARGE_FLIGHTS_MAX {
+                    continue;
+                }
+                large += usize::from(is_large(blob.size));
+                flying.insert(blob.digest, blob.size);
             }
-            flying.insert(blob.digest);
             blob.flying = true;
             blob.tries += 1;
             begin(blob.digest, blob.size);
@@ -177,10 +188,31 @@ mod tests {
     }
 
     #[test]
+    fn a_few_large_blobs_at_a_time_and_small_ones_beside_them() {
+        const MIB: u64 = 1 << 20;
+        let sizes = [MIB, 64 * MIB, 64 * MIB, 1, 64 * MIB, 64 * MIB, 2, 3];
+        let mut blobs = Blobs::new((0u8..).zip(sizes).map(|(n, size)| (digest(n), size)));
+        // Another set has one of them on its way.
+        let mut flying = BTreeMap::from([(digest(4), 64 * MIB)]);
+        let mut begun = Vec::new();
+        blobs.begin(&mut flying, |blob, _| begun.push(blob.hash()[0]));
+        assert_eq!(begun, [0, 1, 2, 3, 4, 6, 7], "all but the fourth large one");
+        flying.remove(&digest(1));
+        blobs.handle_over(&digest(1), Ok(()));
+        begun.clear();
+        blobs.begin(&mut flying, |blob, _| begun.push(blob.hash()[0]));
+        assert_eq!(begun, [5]);
+        let mut many = Blobs::new((0..100).map(|n| (digest(n), 1)));
+        let mut flying = BTreeMap::new();
+        many.begin(&mut flying, |_, _| {});
+        assert_eq!(flying.len(), WARM_FLIGHTS_MAX);
+    }
+
+    #[test]
     fn a_share_is_of_what_is_still_to_be_fetched() {
         let all = || Blobs::new([(digest(1), 600), (digest(2), 300), (digest(3), 100)]);
         let mut one_ready = all();
-        one_ready.begin(&mut BTreeSet::new(), |_, _| {});
+        one_ready.begin(&mut BTreeMap::new(), |_, _| {});
         one_ready.handle_over(&digest(1), Ok(()));
         // Which are known to have left upstream, and the shares of the three.
         let table: [(&Blobs, &[u8], [f64; 3]); 5] = [

@@ -197,6 +197,9 @@ impl Set {
     pub(super) fn ask(&mut self, desk: &mut Desk<'_>, asked: &Asked) {
         // Who asks again after the end asks for these targets; meanwhile, for more.
         let under_way = self.asker.take().filter(|asker| !asker.over);
+        if under_way.is_none() && self.over_since.is_some() && self.parents.is_empty() {
+            self.forget_targets();
+        }
         let mut targets = under_way.map(|asker| asker.targets).unwrap_or_default();
         let mut seen: BTreeSet<_> = targets.iter().copied().collect();
         targets.extend(asked.targets.iter().copied().filter(|peer| seen.insert(*peer)));
@@ -310,6 +313,15 @@ impl Set {
         self.parts.clear();
     }
 
+    /// Nobody is a target any more: whoever was one before has nothing to do with what is asked for next.
+    fn forget_targets(&mut self) {
+        self.takes_part = false;
+        self.targets.clear();
+        self.missed.clear();
+        self.children.clear();
+        self.parts.clear();
+    }
+
     /// What has failed is tried again, once for each run. After the end, those that were ready are asked as well: they may
     /// have lost since what they had.
     fn begin_run(&mut self, desk: &mut Desk<'_>, run: u64, deadline: Duration) {
@@ -338,7 +350,7 @@ impl Set {
     pub(super) fn advance(
         &mut self,
         desk: &mut Desk<'_>,
-        flying: &mut BTreeSet<Digest>,
+        flying: &mut BTreeMap<Digest, u64>,
         draining: bool,
     ) -> Vec<Digest> {
         let now = desk.now;
@@ -368,7 +380,7 @@ impl Set {
         landed
     }
 
-    fn begin_blobs(&mut self, desk: &mut Desk<'_>, flying: &mut BTreeSet<Digest>) {
+    fn begin_blobs(&mut self, desk: &mut Desk<'_>, flying: &mut BTreeMap<Digest, u64>) {
         if self.begin_again_at.is_some_and(|at| desk.now < at) || !self.takes_part {
             return;
         }

@@ -678,3 +678,17 @@ fn what_was_evicted_after_the_end_is_fetched_when_the_set_is_asked_for_again() {
         assert_eq!(looks(&cluster, node), before[node - 1] + again, "node {node}");
     }
 }
+
+#[test]
+fn what_is_asked_for_after_the_end_is_nobody_elses_business() {
+    let mut cluster = Cluster::new(30, |_| AT_ONCE);
+    cluster.warm(0, 60.0);
+    cluster.run_for(5.0);
+    let digest = cluster.blobs[1].0;
+    cluster.input(17, Input::Evicted { digest });
+    let before = cluster.nodes[17].looks[&digest];
+    cluster.warm_these(0, vec![peer(4)], 60.0);
+    cluster.run_for(5.0);
+    assert_eq!(cluster.nodes[0].ends.iter().map(|end| end.ready).collect::<Vec<_>>(), [30, 1]);
+    assert_eq!(cluster.nodes[17].looks[&digest], before, "what was evicted there stays so");
+}

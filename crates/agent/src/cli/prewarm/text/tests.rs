@@ -66,6 +66,10 @@ fn zones_and_the_last_nodes() {
     let lines = details(&last, 8);
     assert_eq!(lines, ["b      18 of 20 ready, 1 failed", "waiting for 0123456789ab at 10.0.0.7 in b"]);
     assert_eq!(details(&last, 1).len(), 1);
+    let away = json!([node("0123456789abcdef", "b")]);
+    let away = status(json!({"nodes": 15, "ready": 14, "waiting": away, "away": away, "zones": []}));
+    assert_eq!(details(&away, 8), ["waiting for 0123456789ab at 10.0.0.7 in b, which is away"]);
+    assert_eq!(counts(&away), "14 of 15 nodes ready, 1 away");
 }
 
 #[test]
@@ -123,7 +127,94 @@ NODE          ADDRESS   ZONE              HAS  WOULD RECEIVE
 fedcba987654  10.0.0.7  a             40.0 MB         5.0 MB
 00000000aaaa  10.0.0.7  -     does not answer        45.0 MB
 
-2 nodes would receive 50.0 MB in all, of which 5.0 MB would come from upstream; 1 have everything
+2 nodes would receive 50.0 MB in all, of which 5.0 MB would come from upstream; 1 has everything
 ";
     assert_eq!(super::plan(&plan), expected);
+}
+
+fn planned(error: Option<&str>, missing: [u64; 2], room: Option<u64>) -> WarmPlan {
+    let node = |name: &str, missing: u64, room: Option<u64>| json!({"node": node(name, "a"), "answers": true, "here_bytes": 0, "missing_bytes": missing, "room_bytes": room});
+    serde_json::from_value(json!({
+        "images": [{
+            "image": "docker.io/library/redis:7", "digest": null, "blobs": 9, "size": 45_000_000, "upstream_blobs": 2,
+            "upstream_bytes": 5_000_000, "nodes_ready": 0, "error": error, "note": null
+        }],
+        "nodes": [node("0123456789abcdef", missing[0], room), node("fedcba9876543210", missing[1], None)],
+        "upstream_bytes": 0, "missing_bytes": missing[0] + missing[1]
+    }))
+    .unwrap()
+}
+
+#[test]
+fn who_has_no_room_is_marked() {
+    let text = super::plan(&planned(None, [45_000_000, 45_000_000], Some(30_000_000)));
+    let expected = "\
+NODE          ADDRESS   ZONE  HAS  WOULD RECEIVE  NO ROOM
+0123456789ab  10.0.0.7  a     0 B        45.0 MB  30.0 MB at most
+fedcba987654  10.0.0.7  a     0 B        45.0 MB
+
+1 node has too little room in the store: raise store.capacity there, or unpin what need not stay (shoal status there tells)
+";
+    assert!(text.contains(expected), "{text}");
+    let text = super::plan(&planned(None, [45_000_000, 45_000_000], Some(45_000_000)));
+    assert!(!text.contains("ROOM") && !text.contains("room"), "{text}");
+}
+
+#[test]
+fn the_last_line_of_a_dry_run() {
+    let table = [
+        (Some("no source has it"), [0, 0], "nothing can be warmed: no image is known by its name"),
+        (None, [0, 0], "nothing to do: all 2 nodes have everything"),
+        (
+            None,
+            [1000, 0],
+            "1 node would receive 1.0 kB in all, of which 0 B would come from upstream; 1 has everything",
+        ),
+        (
+            None,
+            [1000, 1000],
+            "2 nodes would receive 2.0 kB in all, of which 0 B would come from upstream; 0 have everything",
+        ),
+    ];
+    for (error, missing, expected) in table {
+        let text = super::plan(&planned(error, missing, None));
+        assert_eq!(text.lines().last(), Some(expected), "{text}");
+    }
+}
+
+#[test]
+fn requests_in_a_list() {
+    let image = |state: &str, ready: usize| {
+        json!({
+            "image": "docker.io/library/redis:7", "digest": null, "state": state, "blobs": 0, "size": 0, "ready": ready,
+            "error": null, "note": null
+        })
+    };
+    let request = |phase: &str, ready: usize, failed: usize, images: serde_json::Value| {
+        status(json!({"phase": phase, "nodes": 2, "ready": ready, "failed": failed, "images": images}))
+    };
+    let mut elsewhere = request("cancelled", 0, 2, json!([image("done", 0)]));
+    elsewhere.agent = serde_json::from_value(node("0123456789abcdef", "b")).unwrap();
+    let requests = [
+        Box::new(request("warming", 0, 0, json!([image("warming", 0)]))),
+        Box::new(request("done", 2, 0, json!([image("done", 2)]))),
+        Box::new(request("done", 1, 1, json!([image("done", 1)]))),
+        Box::new(request("done", 2, 0, json!([image("done", 2), image("failed", 0)]))),
+        Box::new(request("done", 0, 2, json!([image("failed", 0)]))),
+        Box::new(elsewhere),
+    ];
+    let expected = "\
+ID        STATE      READY  FAILED  BEGUN                 PINNED UNTIL  IMAGES
+0a1b2c3d  warming      0/2       0  2026-09-21T14:13:20Z  -             docker.io/library/redis:7
+0a1b2c3d  done         2/2       0  2026-09-21T14:13:20Z  -             docker.io/library/redis:7
+0a1b2c3d  partial      1/2       1  2026-09-21T14:13:20Z  -             docker.io/library/redis:7
+0a1b2c3d  partial      2/2       0  2026-09-21T14:13:20Z  -             docker.io/library/redis:7 and 1 more (1 not warmed)
+0a1b2c3d  failed       0/2       2  2026-09-21T14:13:20Z  -             docker.io/library/redis:7 (1 not warmed)
+0a1b2c3d  cancelled    0/2       2  2026-09-21T14:13:20Z  -             docker.io/library/redis:7
+";
+    assert_eq!(list(&requests, false).to_string(), expected);
+    let cluster = list(&requests, true).to_string();
+    let asked: Vec<_> = cluster.lines().map(|line| line[10..45].trim_end()).collect();
+    assert_eq!(asked[..2], ["ASKED", "this node"]);
+    assert_eq!(asked[6], "0123456789ab at 10.0.0.7 in b");
 }

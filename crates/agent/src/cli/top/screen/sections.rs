@@ -40,6 +40,8 @@ pub(super) struct Sections<'s> {
     rollouts: Vec<&'s RolloutView>,
     blobs: Vec<&'s BlobView>,
     flights: &'s [FlightStatus],
+    /// Whether a book is known that says who has and receives a blob.
+    has_books: bool,
     plain: bool,
 }
 
@@ -59,6 +61,7 @@ impl<'s> Sections<'s> {
             rollouts,
             blobs: shown.blobs.iter().filter(moves).collect(),
             flights: &shown.flights,
+            has_books: !shown.blobs.is_empty(),
             plain,
         }
     }
@@ -106,7 +109,8 @@ impl<'s> Sections<'s> {
             if has_zone {
                 cells.push(if member.zone.is_empty() { "-".into() } else { member.zone.clone() });
             }
-            cells.extend([member.standing.0.to_string(), member.standing.1.to_string()]);
+            let known = |count: u16| if self.has_books { count.to_string() } else { "-".to_owned() };
+            cells.extend([known(member.standing.0), known(member.standing.1)]);
             if has_version {
                 cells.push(member.version.clone());
             }
@@ -131,7 +135,7 @@ impl<'s> Sections<'s> {
                 bar(rollout.bytes, rollout.bytes_of, self.plain),
                 percent(rollout.bytes, rollout.bytes_of),
                 format!("{}/{}{failed}", rollout.ready, rollout.nodes),
-                state(rollout).to_owned(),
+                rollout.outcome.word().to_owned(),
                 images(rollout),
             ])
         };
@@ -207,12 +211,14 @@ fn sorted(shown: &Followed) -> Vec<&MemberShown> {
 }
 
 fn is_calm(member: &MemberShown) -> bool {
-    !(member.standing.has_failed() || member.standing.is_slow())
+    let standing = member.standing;
+    !(standing.has_failed() || standing.is_slow() || standing.is_away())
 }
 
 fn remark(member: &MemberShown) -> &'static str {
     match member.standing {
         standing if standing.has_failed() => "not getting ready",
+        standing if standing.is_away() => "away, waited for",
         standing if standing.is_slow() => "slow",
         standing if standing.is_self() => "this node",
         _ => "",
@@ -256,14 +262,6 @@ fn bar(part: u64, whole: u64, plain: bool) -> String {
         if whole == 0 { 0 } else { (u128::from(part.min(whole)) * BAR as u128 / u128::from(whole)) as usize };
     let (done, left) = if plain { ("#", ".") } else { ("\u{2588}", "\u{2591}") };
     done.repeat(full) + &left.repeat(BAR - full)
-}
-
-fn state(rollout: &RolloutView) -> &'static str {
-    match rollout.phase {
-        Phase::Warming => "warming",
-        Phase::Done => "done",
-        Phase::Cancelled => "cancelled",
-    }
 }
 
 fn images(rollout: &RolloutView) -> String {

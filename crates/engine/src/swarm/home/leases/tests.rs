@@ -1,5 +1,7 @@
 //! Leases are granted, measured, taken away, and every piece is fetched once.
 
+use std::time::Duration;
+
 use super::*;
 
 fn peer(number: u8) -> PeerId {
@@ -219,5 +221,54 @@ proptest::proptest! {
             proptest::prop_assert!(leases.active.len() <= LEASES_PER_BLOB_MAX);
             proptest::prop_assert!(leases.next_wakeup().is_none_or(|next| next > at(now)), "a wakeup in the past");
         }
+    }
+}
+
+/// When a lease is taken from its only holder, whose pieces come each `piece_ms` (none if 0) and whose bytes come until `alive_ms`.
+fn taken_after(piece_ms: u64, alive_ms: u64, stalls: u32) -> Option<u64> {
+    let mut leases = Leases::new(1, 64);
+    leases.stalls = stalls;
+    let [Action::Grant { lease, .. }] = leases.advance(at(0), |_| Some(peer(1)))[..] else {
+        panic!("one lease")
+    };
+    leases.report(at(0), lease, &peer(1), 0..1);
+    leases.stalls = stalls;
+    for now in (100..200_000).step_by(100) {
+        if piece_ms > 0 && now % piece_ms == 0 {
+            let next = leases.there.count();
+            leases.report(at(now), lease, &peer(1), next..next + 1);
+        }
+        if now <= alive_ms {
+            leases.breathes(at(now), &lease, &peer(1));
+        }
+        if leases.active.is_empty() || leases.is_there() {
+            return (!leases.is_there()).then_some(now);
+        }
+        let is_stalled = |action: &Action| matches!(action, Action::Trim { end: 0, .. });
+        if leases.next_wakeup().is_some_and(|due| due <= at(now))
+            && leases.advance(at(now), |_| None).iter().any(is_stalled)
+        {
+            return Some(now);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_lease_is_taken_from_one_that_stands_still_and_not_from_one_that_is_slow() {
+    let stall = LEASE_STALL.as_millis() as u64;
+    let piece = LEASE_PIECE_TIME.as_millis() as u64;
+    let table = [
+        (0, 0, 0, Some(stall), "nothing comes"),
+        (1000, 0, 0, None, "a piece a second"),
+        (3000, 0, 0, Some(stall), "silence between two pieces"),
+        (3000, u64::MAX, 0, None, "a slow link that says so"),
+        (0, 3000, 0, Some(3000 + stall), "it stops"),
+        (0, u64::MAX, 0, Some(piece), "bytes that never become a piece"),
+        (0, u64::MAX, 1, Some(2 * piece), "after somebody else was in vain, too"),
+        (0, u64::MAX, 9, Some(LEASE_PIECE_TIME_MAX.as_millis() as u64), "there is an end to it"),
+    ];
+    for (every, alive, stalls, expected, why) in table {
+        assert_eq!(taken_after(every, alive, stalls), expected, "{why}");
     }
 }

@@ -1,0 +1,27 @@
+//! Signs of life of a node that fetches.
+//!
+//! Question: how does a home tell a lease holder that receives slowly from one that stands still? Answer: the holder says so, with a
+//! report of no pieces, while bytes come and no piece is whole. Prevents: leases that go round among members that are all equally
+//! slow, each of which throws a part of a piece away.
+
+use super::Exchange;
+use crate::limits::LEASE_LIFE_PAUSE;
+use crate::swarm::home::Mail;
+use crate::time::Time;
+use crate::wire::{LeaseId, Message};
+
+impl Exchange {
+    /// Whether the home of a lease is to hear that bytes come: no piece was whole for a while.
+    pub fn is_to_tell_alive(&self, now: Time) -> bool {
+        now >= self.told_alive + LEASE_LIFE_PAUSE && !self.leases.is_empty() && self.unreported.is_empty()
+    }
+
+    /// Bytes have come from upstream, whether or not they make a piece whole.
+    pub fn handle_bytes(&mut self, now: Time, mail: &mut Mail) {
+        let Some(home) = self.home() else { return };
+        self.told_alive = now;
+        let (digest, busy) = (self.digest, self.busy);
+        let alive = |lease: &LeaseId| Message::Report { digest, lease: *lease, entries: vec![], busy };
+        mail.extend(self.leases.keys().map(|lease| (home, alive(lease))));
+    }
+}
