@@ -143,7 +143,7 @@ impl From<QueryRejection> for Refusal {
 /// The disk said no, and why.
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, crate::cli::failure::chain(&error))
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, crate::causes::chain(&error))
     }
 }
 

@@ -11,6 +11,7 @@ mod doctor;
 mod explain;
 pub(crate) mod failure;
 mod import;
+mod manual;
 mod mirrors;
 mod output;
 mod peers;
@@ -131,22 +132,20 @@ enum Command {
     /// See it work: a real registry, an agent and a client for each node, all at once, on this machine.
     Demo(crate::demo::Args),
     /// Print a completion script for a shell.
-    #[command(
-        after_help = "Example:\n  shoal completion bash > /etc/bash_completion.d/shoal\n\nManual pages: shoal man DIR"
-    )]
+    #[command(after_help = "Example:\n  shoal completion bash > /etc/bash_completion.d/shoal")]
     Completion {
         /// Which shell.
         shell: Shell,
     },
     /// Write the manual pages, one for each command.
-    #[command(hide = true)]
+    #[command(after_help = "Example:\n  shoal man pages && man ./pages/shoal-prewarm.1")]
     Man {
-        /// Directory that they are written to.
+        /// Directory that they are written to. It is made if it is not there.
         #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
         directory: PathBuf,
     },
     /// Show the help of a command, as --help does.
-    #[command(hide = true)]
+    #[command(after_help = "Example:\n  shoal help prewarm status")]
     Help {
         /// The command, with its subcommand.
         command: Vec<String>,
@@ -313,7 +312,9 @@ impl Cli {
                 out.bytes(&script).map(|()| ExitCode::SUCCESS)
             }
             Command::Prepare(args) => prepare::run(&args, &mut out),
-            Command::Man { directory } => manual(&directory).map(|()| ExitCode::SUCCESS),
+            Command::Man { directory } => {
+                manual::write(Cli::command(), &directory).map(|()| ExitCode::SUCCESS)
+            }
             Command::Help { command } => help(&command, &mut out).map(|()| ExitCode::SUCCESS),
             Command::Version { json } => version(json, &mut out).map(|()| ExitCode::SUCCESS),
         };
@@ -336,13 +337,6 @@ fn help(words: &[String], out: &mut Output) -> Result<(), Failure> {
         command = next;
     }
     out.bytes(command.render_long_help().to_string().as_bytes())
-}
-
-fn manual(directory: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(directory)
-        .map_err(|source| Failure::Write { path: directory.to_owned(), source })?;
-    clap_mangen::generate_to(Cli::command(), directory)
-        .map_err(|source| Failure::Write { path: directory.to_owned(), source })
 }
 
 fn version(json: bool, out: &mut Output) -> Result<(), Failure> {

@@ -20,12 +20,13 @@ use http::HeaderValue;
 use shoal_engine::access::Rules;
 use shoal_engine::tags::TagPolicy;
 use shoal_engine::{Digest, Reference, Registry, Scope, SourceFault};
-use shoal_store::{Store, StoreError, Visibility};
+use shoal_store::{Store, Visibility};
 
 use crate::driver;
 use crate::listing::{ListingReply, Listings};
 use crate::metrics::{Metrics, Served};
 use crate::sources::Sources;
+use crate::store_health::StoreHealth;
 use crate::swarm::Swarm;
 use crate::upstream::{ClientToken, Hops, Sought, UpstreamError};
 
@@ -179,6 +180,13 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
 }
 
+impl Parts {
+    /// The way to the store: where it fails, the caller goes upstream.
+    fn health(&self) -> &StoreHealth {
+        self.driver.store_health()
+    }
+}
+
 /// How a node behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -295,23 +303,6 @@ impl Node {
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, PullError>>) -> Result<T, PullError> {
         let budget = self.0.settings.answer_timeout;
         tokio::time::timeout(budget, work).await.unwrap_or(Err(PullError::TimedOut(budget)))
-    }
-}
-
-/// Runs a call of the store on a thread that may wait for the disk. `None` stands for a store that cannot be used;
-/// it has been logged and the caller goes upstream.
-async fn on_disk<T: Send + 'static>(
-    store: &Store,
-    work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
-) -> Option<T> {
-    let store = store.clone();
-    match tokio::task::spawn_blocking(move || work(&store)).await {
-        Ok(Ok(value)) => Some(value),
-        Ok(Err(error)) => {
-            tracing::error!(%error, "the store cannot be used; going on without it");
-            None
-        }
-        Err(_) => None,
     }
 }
 

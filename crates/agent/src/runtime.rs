@@ -37,7 +37,7 @@ pub use detect::Platform;
 pub use files::FileError;
 pub use hold::{Hold, Patience, Step};
 pub use install::{Change, Done, FileDone, FileStatus, RuntimeError, Site, State};
-pub use plan::{Advice, Wish};
+pub use plan::{Advice, Wish, is_plain};
 pub use prove::{ProofError, authority, prove};
 pub(crate) use record::RECORD_NAME;
 pub use record::{Away, DEFAULT_RECORD, RecordError};

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use shoal_store::{FullCause, Store, StoreError};
 use tokio::time::Instant;
 
-use crate::cli::failure::chain;
+use crate::causes::chain;
 use crate::metrics::Metrics;
 
 /// How long a store counts as full after it has last refused a blob.
@@ -93,6 +93,23 @@ impl StoreHealth {
         StoreHealth(Arc::new(Inner { store, metrics, state: Mutex::default() }))
     }
 
+    /// Runs a call of the store on a thread that may wait for the disk. `None` stands for a store that cannot be used; that is
+    /// noted here, and said as often as anything else of it.
+    pub async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Option<T> {
+        let store = self.0.store.clone();
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(Ok(value)) => Some(value),
+            Ok(Err(error)) => {
+                self.failed(&error);
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
     /// The disk did what it was asked.
     pub fn works(&self) {
         self.recover(|trouble| trouble.reason == Reason::DiskError);
@@ -162,8 +179,8 @@ impl StoreHealth {
                 return tracing::error!(%error, unsaid, "the store cannot be used; pulls go straight upstream");
             }
             let usage = store.usage().unwrap_or_default();
-            let pinned = store.pinned().unwrap_or_default().bytes;
-            let (used, capacity, disk_free) = (usage.bytes(), usage.capacity, usage.disk_free);
+            let (used, pinned) = (usage.bytes(), usage.pinned_bytes);
+            let (capacity, disk_free) = (usage.capacity, usage.disk_free);
             tracing::error!(
                 reason = reason.word(), needed, used, pinned, capacity, disk_free, %error, unsaid,
                 "the store is full; what finds no room goes straight upstream"
@@ -235,5 +252,15 @@ mod tests {
         assert_eq!(reason(), Some(Reason::DiskError));
         health.works();
         assert_eq!((reason(), gauge("disk-error")), (None, "0".into()));
+    }
+    #[tokio::test]
+    async fn a_call_that_fails_is_noted_and_costs_its_caller_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(Options { disk_free_min: 0, ..Options::new(folder.path()) }).unwrap().store;
+        let health = StoreHealth::new(store, Metrics::new());
+        assert_eq!(health.on_disk(|store| Ok(store.usage()?.blobs)).await, Some(0));
+        assert!(health.trouble().is_none());
+        assert_eq!(health.on_disk(|_| Err::<(), _>(full(80))).await, None);
+        assert_eq!(health.trouble().unwrap().needed, Some(80));
     }
 }

@@ -9,6 +9,8 @@
 use parking_lot::Mutex;
 
 use crate::error::FullCause;
+use crate::index::Survey;
+use crate::record::BlobRecord;
 
 /// Limits in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +32,10 @@ pub struct Usage {
     pub file_bytes: u64,
     /// Bytes of whole blobs in the index.
     pub inline_bytes: u64,
+    /// Whole blobs that are pinned.
+    pub pinned: u64,
+    /// Their bytes, in files and in the index.
+    pub pinned_bytes: u64,
     /// Partial blobs, active or not.
     pub partials: u64,
     /// Bytes reserved for partial blobs: their full size, whatever has arrived of it.
@@ -60,12 +66,44 @@ struct Totals {
     blobs: u64,
     file_bytes: u64,
     inline_bytes: u64,
+    pinned: Pinned,
     /// For partials and for puts under way.
     reserved: u64,
     /// The part of `reserved` that will still be written: the disk does not know of it yet.
     promised: u64,
     evicted: (u64, u64),
     expired: (u64, u64),
+}
+
+impl Totals {
+    fn bytes_of(&mut self, record: &BlobRecord) -> &mut u64 {
+        if record.inline { &mut self.inline_bytes } else { &mut self.file_bytes }
+    }
+}
+
+/// What is pinned, of what is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pinned {
+    pub blobs: u64,
+    pub bytes: u64,
+}
+
+impl Pinned {
+    /// Counts a record, if it is that of a pinned blob.
+    pub(crate) fn add(&mut self, record: &BlobRecord) {
+        if record.is_pinned() {
+            self.blobs += 1;
+            self.bytes += record.size;
+        }
+    }
+
+    fn subtract(&mut self, record: &BlobRecord) {
+        if record.is_pinned() {
+            debug_assert!(self.blobs > 0 && self.bytes >= record.size);
+            self.blobs = self.blobs.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(record.size);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -160,25 +198,40 @@ impl Room {
         self.totals.lock().reserved += bytes;
     }
 
-    pub(crate) fn add(&self, size: u64, inline: bool) {
+    /// Counts a blob whose record is new.
+    pub(crate) fn add(&self, record: &BlobRecord) {
         let mut totals = self.totals.lock();
         totals.blobs += 1;
-        *if inline { &mut totals.inline_bytes } else { &mut totals.file_bytes } += size;
+        *totals.bytes_of(record) += record.size;
+        totals.pinned.add(record);
     }
 
-    pub(crate) fn subtract(&self, size: u64, inline: bool) {
+    /// Counts no more a blob whose record is gone.
+    pub(crate) fn subtract(&self, record: &BlobRecord) {
         let mut totals = self.totals.lock();
         debug_assert!(totals.blobs > 0);
         totals.blobs = totals.blobs.saturating_sub(1);
-        let sum = if inline { &mut totals.inline_bytes } else { &mut totals.file_bytes };
-        debug_assert!(*sum >= size);
-        *sum = sum.saturating_sub(size);
+        let sum = totals.bytes_of(record);
+        debug_assert!(*sum >= record.size);
+        *sum = sum.saturating_sub(record.size);
+        totals.pinned.subtract(record);
+    }
+
+    /// A record takes the place of another one of the same blob.
+    pub(crate) fn replace(&self, old: &BlobRecord, new: &BlobRecord) {
+        debug_assert_eq!((old.size, old.inline), (new.size, new.inline));
+        if old.is_pinned() != new.is_pinned() {
+            let mut totals = self.totals.lock();
+            totals.pinned.subtract(old);
+            totals.pinned.add(new);
+        }
     }
 
     /// Starts from a fresh count of the index.
-    pub(crate) fn recount(&self, blobs: u64, file_bytes: u64, inline_bytes: u64) {
+    pub(crate) fn recount(&self, found: &Survey) {
         let mut totals = self.totals.lock();
-        (totals.blobs, totals.file_bytes, totals.inline_bytes) = (blobs, file_bytes, inline_bytes);
+        (totals.blobs, totals.pinned) = (found.blobs, found.pinned);
+        (totals.file_bytes, totals.inline_bytes) = (found.file_bytes, found.inline_bytes);
     }
 
     pub(crate) fn count_evicted(&self, bytes: u64) {
@@ -200,6 +253,8 @@ impl Room {
             blobs: totals.blobs,
             file_bytes: totals.file_bytes,
             inline_bytes: totals.inline_bytes,
+            pinned: totals.pinned.blobs,
+            pinned_bytes: totals.pinned.bytes,
             capacity: self.limits.capacity,
             evicted: totals.evicted.0,
             evicted_bytes: totals.evicted.1,
@@ -215,6 +270,19 @@ mod tests {
     use super::*;
 
     const FREE: u64 = 10_000;
+
+    fn blob(size: u64) -> BlobRecord {
+        BlobRecord {
+            size,
+            media_type: None,
+            inline: false,
+            pinned: false,
+            stored_at: 0,
+            used_at: 0,
+            hits: 0,
+            pinned_until: 0,
+        }
+    }
 
     fn room() -> Room {
         Room::new(Limits { capacity: Some(1000), high: 900, low: 800, disk_free_min: 100 })
@@ -236,7 +304,7 @@ mod tests {
         ];
         for (stored, bytes, line, answer) in table {
             let room = room();
-            room.add(stored, false);
+            room.add(&blob(stored));
             let found = room.reserve(bytes, bytes, FREE, line).map_err(|short| short.evict);
             assert_eq!(found, answer, "{stored} {bytes} {line:?}");
         }
@@ -273,7 +341,7 @@ mod tests {
         ];
         for (stored, stays, free, expected) in table {
             let room = room();
-            room.add(stored, false);
+            room.add(&blob(stored));
             assert_eq!(room.beside(stays, free), expected, "{stored} {stays} {free}");
         }
     }
@@ -281,12 +349,34 @@ mod tests {
     #[test]
     fn excess() {
         let room = room();
-        room.add(900, false);
+        room.add(&blob(900));
         assert_eq!(room.excess(FREE), 0);
-        room.add(1, true);
+        room.add(&BlobRecord { inline: true, ..blob(1) });
         assert_eq!(room.excess(FREE), 101);
         assert_eq!(room.excess(0), 101);
-        room.subtract(900, false);
+        room.subtract(&blob(900));
         assert_eq!(room.excess(40), 60);
+    }
+    #[test]
+    fn what_is_pinned() {
+        let room = room();
+        let (free, pinned) = (blob(10), BlobRecord { pinned: true, ..blob(10) });
+        let for_a_while = BlobRecord { pinned_until: 7, ..blob(10) };
+        let sums = |room: &Room| (room.usage().pinned, room.usage().pinned_bytes);
+        room.add(&free);
+        room.add(&pinned);
+        assert_eq!(sums(&room), (1, 10));
+        for (old, new, expected) in [
+            (&free, &free, (1, 10)),
+            (&free, &for_a_while, (2, 20)),
+            (&for_a_while, &pinned, (2, 20)),
+            (&pinned, &free, (1, 10)),
+        ] {
+            room.replace(old, new);
+            assert_eq!(sums(&room), expected, "{old:?} {new:?}");
+        }
+        room.subtract(&free);
+        room.subtract(&pinned);
+        assert_eq!(sums(&room), (0, 0));
     }
 }

@@ -211,8 +211,8 @@ impl Store {
         let hold = inner.claims.hold(digest);
         let Some(record) = inner.record(digest)? else { return Ok(false) };
         if record.pinned_until < until {
-            let record = BlobRecord { pinned_until: until, ..record };
-            inner.put_record(&hold, digest, &record, Durability::Disk)?;
+            let pinned = BlobRecord { pinned_until: until, ..record.clone() };
+            inner.replace_record(&hold, digest, &record, &pinned, Durability::Disk)?;
             inner.next_pin_end.fetch_min(until, Ordering::Relaxed);
         }
         Ok(true)
@@ -248,39 +248,17 @@ impl Store {
         self.inner.open_partial(digest, None)
     }
 
-    /// The blobs that are pinned. Reads all records: 100,000 take a twentieth of a second.
-    pub fn pinned(&self) -> Result<Taken, StoreError> {
-        let inner = &*self.inner;
-        let mut pinned = Taken::default();
-        let visit = |_, record: BlobRecord| {
-            if record.is_pinned() {
-                pinned.add(record.size);
-            }
-            ControlFlow::Continue(())
-        };
-        inner
-            .index
-            .each_blob(None, visit)
-            .map_err(|fault| inner.index_fault("look for pinned blobs", fault))?;
-        Ok(pinned)
-    }
-
-    /// Bytes that can still be stored if all that may be evicted goes, but for `kept`. Reads all records, as
-    /// [`pinned`](Self::pinned) does.
+    /// Bytes that can still be stored if all that may be evicted goes, but for `kept`. Reads the records of these, and sums.
     pub fn room_beside(&self, kept: &HashSet<Digest>) -> Result<u64, StoreError> {
         let inner = &*self.inner;
-        let mut stays = Taken::default();
-        let visit = |digest, record: BlobRecord| {
-            if record.is_pinned() || kept.contains(&digest) {
-                stays.add(record.size);
-            }
-            ControlFlow::Continue(())
-        };
-        let fault = |fault| inner.index_fault("look for blobs that stay", fault);
-        inner.index.each_blob(None, visit).map_err(fault)?;
+        let mut stays = inner.room.usage().pinned_bytes;
+        for digest in kept {
+            let record = inner.record(digest)?.filter(|record| !record.is_pinned());
+            stays += record.map_or(0, |record| record.size);
+        }
         let free =
             inner.layout.disk_free().map_err(StoreError::io("ask for free space", inner.layout.root()))?;
-        Ok(inner.room.beside(stays.bytes, free))
+        Ok(inner.room.beside(stays, free))
     }
 
     /// What is stored. Reads sums, not the index.
@@ -383,7 +361,7 @@ impl Inner {
                 }
             }
         }
-        let counted = || self.room.subtract(record.size, record.inline);
+        let counted = || self.room.subtract(record);
         self.index
             .apply(&[Change::DeleteBlob(digest)], durability, counted)
             .map_err(|fault| self.index_fault("remove a blob from the index", fault))?;
@@ -400,8 +378,8 @@ impl Inner {
             Own::Absent => Ok(false),
             Own::Blob(old, _) if old.size == new.size => {
                 if old.media_type.is_none() && new.media_type.is_some() {
-                    let taught = BlobRecord { media_type: new.media_type.clone(), ..old };
-                    self.put_record(hold, digest, &taught, Durability::Kernel)?;
+                    let taught = BlobRecord { media_type: new.media_type.clone(), ..old.clone() };
+                    self.replace_record(hold, digest, &old, &taught, Durability::Kernel)?;
                 }
                 self.touch(digest, from_millis(new.used_at));
                 Ok(true)
@@ -419,8 +397,8 @@ impl Inner {
         let Some(record) = self.record(digest)? else { return Ok(false) };
         let pinned_until = if pinned { record.pinned_until } else { 0 };
         if (record.pinned, record.pinned_until) != (pinned, pinned_until) {
-            let record = BlobRecord { pinned, pinned_until, ..record };
-            self.put_record(&hold, digest, &record, Durability::Disk)?;
+            let changed = BlobRecord { pinned, pinned_until, ..record.clone() };
+            self.replace_record(&hold, digest, &record, &changed, Durability::Disk)?;
         }
         Ok(true)
     }
@@ -429,15 +407,17 @@ impl Inner {
         self.index.blob(digest).map_err(|fault| self.index_fault("read the record of a blob", fault))
     }
 
-    fn put_record(
+    /// Writes a record in the place of the one that has been read under the same hold.
+    fn replace_record(
         &self,
         _hold: &Hold,
         digest: &Digest,
-        record: &BlobRecord,
+        old: &BlobRecord,
+        new: &BlobRecord,
         durability: Durability,
     ) -> Result<(), StoreError> {
         self.index
-            .apply(&[Change::PutBlob(digest, record)], durability, || ())
+            .apply(&[Change::PutBlob(digest, new)], durability, || self.room.replace(old, new))
             .map_err(|fault| self.index_fault("write the record of a blob", fault))
     }
 

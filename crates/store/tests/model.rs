@@ -269,6 +269,8 @@ impl<'a> World<'a> {
         let listed = self.store().list(None, 99).unwrap();
         let sum: u64 = listed.iter().map(|info| info.size).sum();
         assert_eq!((usage.blobs, usage.file_bytes + usage.inline_bytes), (listed.len() as u64, sum));
+        let pinned: Vec<u64> = listed.iter().filter(|info| info.pinned).map(|info| info.size).collect();
+        assert_eq!((usage.pinned, usage.pinned_bytes), (pinned.len() as u64, pinned.iter().sum()));
         assert!(self.capacity.is_none_or(|capacity| usage.bytes() <= capacity), "{usage:?}");
         let names: Vec<_> = self.contents.iter().map(|bytes| digest(bytes)).collect();
         for (which, name) in names.iter().enumerate() {

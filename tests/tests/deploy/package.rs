@@ -1,14 +1,16 @@
-//! The Debian package, as its metadata in crates/agent/Cargo.toml describe it: what it brings is there, its pages lead to each
-//! other, and its scripts are scripts.
+//! The Debian package, as its metadata in crates/agent/Cargo.toml describe it: what it brings is there, and so is all that units, pages
+//! and the configuration in it lead to; its scripts are scripts.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use shoal_tests::agent::shoal;
 use shoal_tests::helm;
 use shoal_tests::place;
 use shoal_tests::process::run;
+use tempfile::TempDir;
 
 const PROGRAM_MAX: Duration = Duration::from_secs(60);
 
@@ -32,9 +34,9 @@ fn files(made: &Path) -> BTreeMap<PathBuf, PathBuf> {
         let text = |index: usize| asset[index].as_str().expect("text").to_owned();
         let (source, target) = (text(0), text(1));
         let source =
-            match (source.strip_prefix("target/release/"), source.strip_prefix("../../target/package/")) {
-                (Some(_), _) => place::shoal_bin(),
-                (None, Some(rest)) => made.join(rest),
+            match (source.strip_prefix("target/release/package/"), source.strip_prefix("target/release/")) {
+                (Some(rest), _) => made.join(rest),
+                (None, Some(_)) => place::shoal_bin(),
                 (None, None) => checkout().join("crates/agent").join(&source),
             };
         let found = matching(&source);
@@ -46,7 +48,26 @@ fn files(made: &Path) -> BTreeMap<PathBuf, PathBuf> {
             assert!(files.insert(to.clone(), file).is_none(), "{} comes twice", to.display());
         }
     }
+    // What cargo-deb finds by itself, beside the unit that the metadata name.
+    let units = helm::deploy().join("systemd");
+    for (source, target) in [
+        ("shoal.service", "usr/lib/systemd/system/shoal.service"),
+        ("shoal.sysusers", "usr/lib/sysusers.d/shoal.conf"),
+        ("shoal.tmpfile", "usr/lib/tmpfiles.d/shoal.conf"),
+    ] {
+        assert!(units.join(source).is_file(), "{source}");
+        assert!(files.insert(target.into(), units.join(source)).is_none(), "{target} comes twice");
+    }
     files
+}
+
+/// All files of the package, with what the program writes. The folder goes when it is dropped.
+async fn package() -> (BTreeMap<PathBuf, PathBuf>, TempDir) {
+    let made = place::scratch();
+    let mut assets = Command::new(helm::deploy().join("debian/assets.sh"));
+    assets.arg(place::shoal_bin()).arg(made.path());
+    run(&mut assets, PROGRAM_MAX).await.expect_ok("assets.sh");
+    (files(made.path()), made)
 }
 
 /// The files that a pattern with one `*` in its last part names.
@@ -85,11 +106,7 @@ fn links(text: &str) -> impl Iterator<Item = &str> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_has_all_that_its_pages_lead_to() {
-    let made = place::scratch();
-    let mut assets = Command::new(helm::deploy().join("debian/assets.sh"));
-    assets.arg(place::shoal_bin()).arg(made.path());
-    run(&mut assets, PROGRAM_MAX).await.expect_ok("assets.sh");
-    let files = files(made.path());
+    let (files, _made) = package().await;
     let docs = Path::new("usr/share/doc/shoal");
     assert!(files.contains_key(&docs.join("docs/OPERATING.md")));
     let mut dead = Vec::new();
@@ -110,11 +127,42 @@ async fn it_has_all_that_its_pages_lead_to() {
         let text = std::fs::read_to_string(helm::deploy().join("systemd").join(unit)).expect("it is there");
         for page in text.split("man:").skip(1).filter_map(|rest| rest.split_once('(')).map(|(page, _)| page) {
             assert!(
-                files.contains_key(&Path::new("usr/share/man/man1").join(format!("{page}.1"))),
+                files.contains_key(&Path::new("usr/share/man/man1").join(format!("{page}.1.gz"))),
                 "{unit}: {page}"
             );
         }
+        let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=/")).expect("a command");
+        let program = start.split_whitespace().next().expect("a program");
+        assert!(files.contains_key(Path::new(program)), "{unit}: {program}");
     }
+    assert!(files.contains_key(Path::new("usr/share/doc/shoal/changelog.Debian.gz")));
+}
+
+/// dpkg keeps what the operator makes of it, so what it begins with is to be left alone by later versions: it says nothing, and what it
+/// proposes works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_configuration_is_the_defaults() {
+    let (files, scratch) = package().await;
+    let source = files.get(Path::new("etc/shoal/shoal.toml")).expect("it has one");
+    let text = std::fs::read_to_string(source).expect("it is text");
+    let says_nothing = |line: &str| line.is_empty() || line.starts_with('#');
+    assert!(text.lines().all(says_nothing), "{text}");
+    for path in text.split([' ', ',', '.', ':']).filter_map(|word| word.strip_prefix("/usr/")) {
+        let named = files.keys().any(|file| file.to_string_lossy().starts_with(&format!("usr/{path}")));
+        assert!(named, "/usr/{path} is not in the package");
+    }
+    let secret = scratch.path().join("secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").expect("the folder is ours");
+    let proposed: Vec<&str> = text
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|key| !key.starts_with(' ')).unwrap_or(line))
+        .collect();
+    let proposed = proposed.join("\n").replace("/etc/shoal/secret", &secret.display().to_string());
+    assert!(proposed.contains("\n[swarm]\n"), "{proposed}");
+    let file = scratch.path().join("shoal.toml");
+    std::fs::write(&file, proposed).expect("the folder is ours");
+    let file = file.display().to_string();
+    shoal(&["config", "check", "--config", &file]).await.expect_ok("shoal config check");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

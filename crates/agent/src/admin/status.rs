@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
-use shoal_store::{Taken, Usage};
+use shoal_store::{Store, Usage};
 
 use super::{AdminState, Instance, Refusal, on_disk};
 use crate::driver::FlightStatus;
@@ -154,12 +154,12 @@ pub struct StoreStatus {
 }
 
 impl StoreStatus {
-    fn new(trouble: Option<StoreTrouble>, usage: &Usage, pinned: &Taken) -> Self {
+    fn new(trouble: Option<StoreTrouble>, usage: &Usage) -> Self {
         StoreStatus {
             degraded: trouble.is_some(),
             trouble,
-            pinned: pinned.count,
-            pinned_bytes: pinned.bytes,
+            pinned: usage.pinned,
+            pinned_bytes: usage.pinned_bytes,
             blobs: usage.blobs,
             bytes: usage.file_bytes + usage.inline_bytes,
             partials: usage.partials,
@@ -178,11 +178,11 @@ impl StoreStatus {
     (status = 503, description = "The disk does not answer, or the agent is ending.", body = Refusal),
 ))]
 pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Status>, Refusal> {
-    let (usage, pinned) = on_disk(&state.store, |store| Ok((store.usage()?, store.pinned()?))).await?;
+    let usage = on_disk(&state.store, Store::usage).await?;
     let flights = state.driver.status().await;
     let exposition = state.metrics.encode();
     let counters = Counters::new(&exposition);
-    let store = StoreStatus::new(state.driver.store_health().trouble(), &usage, &pinned);
+    let store = StoreStatus::new(state.driver.store_health().trouble(), &usage);
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         instance: Instance::of_this_process().to_string(),

@@ -341,17 +341,3 @@ pub fn explain(failure: &Failure, verbose: bool) -> (String, ExitCode) {
     }
     (text, ExitCode::from(failure.exit_code()))
 }
-
-/// An error with its causes in one line, each told once.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            let _ = write!(text, ": {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
-}

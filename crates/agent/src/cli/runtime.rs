@@ -16,7 +16,7 @@ use super::{AgentSocket, Failure};
 use crate::config::Config;
 use crate::runtime::{
     Change, DEFAULT_RECORD, Done, EVERY_REGISTRY, FileStatus, Kind, Own, Root, Site, Survey, Trap, Version,
-    Wish, authority, prove, survey, survey_of,
+    Wish, authority, is_plain, prove, survey, survey_of,
 };
 
 /// Registries that stand for every one where a runtime wants names.
@@ -271,7 +271,17 @@ fn wish(args: &InstallArgs, config: &Config) -> Result<Wish, Failure> {
     let configured = config.upstream_settings().registries;
     let known =
         KNOWN.map(str::to_owned).into_iter().chain(configured.keys().map(ToString::to_string)).collect();
-    Ok(Wish { mirror, hub_mirror, registries, known, with_runtime_config: args.write_runtime_config })
+    let plain = configured.iter().filter_map(|(name, settings)| {
+        is_plain(name.as_str(), settings.endpoint.as_ref()?).then(|| name.to_string())
+    });
+    Ok(Wish {
+        mirror,
+        hub_mirror,
+        registries,
+        known,
+        plain: plain.collect(),
+        with_runtime_config: args.write_runtime_config,
+    })
 }
 
 /// The agent's address: what is given, or the first listener.

@@ -285,3 +285,49 @@ fn blobs_of_an_agent_that_does_not_run() {
     assert!(matches!(run("rm abcdef"), Err(Failure::NoSuchPrefix(_))));
     assert!(Store::open(options()).unwrap().store.list(None, 10).unwrap().is_empty());
 }
+
+/// What a page tells people to type, without what goes before and after it on the line.
+fn commands_of(page: &str) -> Vec<&str> {
+    let mut texts = Vec::new();
+    let mut is_block = false;
+    for line in page.lines() {
+        if line.trim_start().starts_with("```") {
+            is_block = !is_block;
+        } else if is_block {
+            let line = line.trim_start();
+            texts.push(line.strip_prefix("$ ").or(line.strip_prefix("# ")).unwrap_or(line));
+        } else {
+            texts.extend(line.split('`').skip(1).step_by(2));
+        }
+    }
+    let parts = texts.into_iter().flat_map(|text| text.split("&& ")).flat_map(|text| text.split("| "));
+    let inside = parts.map(|part| part.rsplit_once(" -- ").map_or(part, |(_, inside)| inside));
+    let whole = inside.map(|part| part.split(['#', '>', '|', ')', ';']).next().unwrap_or_default());
+    let whole = whole.map(|part| part.split("  ").next().unwrap_or_default());
+    whole.filter(|part| part.starts_with("shoal ")).collect()
+}
+
+/// Every command in the documents is one that there is, with options that it has.
+#[test]
+fn the_documents_name_commands_that_there_are() {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut count = 0;
+    for page in [
+        "README.md",
+        "docs/OPERATING.md",
+        "docs/comparison.md",
+        "docs/migrating.md",
+        "docs/prewarm-ci.md",
+        "deploy/helm/shoal/README.md",
+        "deploy/monitoring/README.md",
+    ] {
+        let text = std::fs::read_to_string(checkout.join(page)).unwrap();
+        for command in commands_of(&text) {
+            let words = command.split_whitespace().filter(|word| *word != "...").chain(["--help"]);
+            let answer = Cli::try_parse_from(words).expect_err("help is no command");
+            assert_eq!(answer.kind(), clap::error::ErrorKind::DisplayHelp, "{page}: {command}: {answer}");
+            count += 1;
+        }
+    }
+    assert!(count > 100, "only {count} commands were found");
+}

@@ -135,7 +135,7 @@ pub(super) async fn ask(socket: &Path) -> Answer {
         Ok(Ok(status)) => Answer::Status(Box::new(status)),
         Ok(Err(ClientError::NoAgent { .. })) => Answer::Down(socket.to_owned()),
         Ok(Err(ClientError::Denied { .. })) => Answer::Denied(socket.to_owned()),
-        Ok(Err(error)) => Answer::Silent(crate::cli::failure::chain(&error)),
+        Ok(Err(error)) => Answer::Silent(crate::causes::chain(&error)),
         Err(_) => {
             let (shown, seconds) = (socket.display(), ANSWER_MAX.as_secs());
             Answer::Silent(format!("the agent on {shown} did not answer within {seconds} s"))

@@ -99,7 +99,7 @@ pub(super) fn judge_denied(denied: &[NamedFile]) -> Outcome {
 
 /// What the registry client does not take, although the file is well formed.
 pub(super) fn judge_settings(error: &SettingsError) -> Outcome {
-    let text = crate::cli::failure::chain(error);
+    let text = crate::causes::chain(error);
     match error {
         SettingsError::Identity { .. } => UNUSABLE.found(text).into(),
         _ => WRONG.found(text).into(),

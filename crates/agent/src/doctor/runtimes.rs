@@ -7,7 +7,11 @@ use std::path::Path;
 
 use super::finding::{Finding, Group, Level, Outcome, kinds};
 use crate::config::{Config, Listener};
-use crate::runtime::{self, Kind as RuntimeKind, Own, Root, Runtime, Survey, Trap, host_and_port};
+use crate::import::hosts_dir::HOSTS_FILE;
+use crate::runtime::{
+    self, DEFAULT_RECORD, FileStatus, Kind as RuntimeKind, Own, Root, Runtime, Site, Survey, Trap,
+    host_and_port,
+};
 
 kinds! {
     NONE: "runtime-none", Runtimes, Hint,
@@ -16,6 +20,9 @@ kinds! {
     NOT_POINTED: "runtime-not-pointed", Runtimes, Problem,
         "It pulls from the registries themselves; the agent is there for nothing.",
         "Point it at the agent: shoal runtime install.";
+    HELD: "runtime-held-away", Runtimes, Warning,
+        "The agent did not serve, so its entries were taken away: pulls go to the registries themselves, as they would without it.",
+        "Mend the agent: the entries come back by themselves once it has served for a while. If nothing holds them any more (shoal-runtime.service, the chart's container): shoal runtime install.";
     OTHER_PORT: "runtime-other-port", Runtimes, Problem,
         "It asks a port of this node on which the agent does not listen: each pull waits for an error and goes to the registry.",
         "Write the address of registry.listeners there: shoal runtime install.";
@@ -67,25 +74,49 @@ kinds! {
 pub(super) fn check(config: &Config, root: &Path) -> Vec<Outcome> {
     let listeners = config.listeners();
     let own = Own::new(listeners.iter().map(|listener| listener.address));
-    let survey = runtime::survey(&Root::new(root), &own, None);
+    let root = Root::new(root);
+    let survey = runtime::survey(&root, &own, None);
     let reads_content = config.store_options().runtime_content.is_some();
-    judge(&survey, listeners, reads_content)
+    // Root's own file: who cannot read it sees what the runtimes see.
+    let written = Site { root, record: DEFAULT_RECORD.into() }.written().unwrap_or_default();
+    judge(&survey, &written, listeners, reads_content)
 }
 
-fn judge(survey: &Survey, listeners: &[Listener], reads_content: bool) -> Vec<Outcome> {
+fn judge(
+    survey: &Survey,
+    written: &[FileStatus],
+    listeners: &[Listener],
+    reads_content: bool,
+) -> Vec<Outcome> {
     if survey.runtimes.is_empty() {
         return vec![NONE.found("no container runtime is found").into()];
     }
     let one_is_pointed = survey.runtimes.iter().any(Runtime::uses_agent);
     let judged = survey.runtimes.iter().flat_map(|runtime| {
-        let mut outcomes = judge_traps(runtime, reads_content);
+        let is_held = |file: &&FileStatus| file.away.is_some() && file.runtime.shares_files(runtime.kind);
+        let held: Vec<&FileStatus> = written.iter().filter(is_held).collect();
+        let mut outcomes = judge_traps(runtime, &held, reads_content);
         outcomes.extend(judge_mirrors(runtime, listeners));
+        if let Some(held) = judge_held(runtime, &held) {
+            outcomes.push(held.into());
+            return outcomes;
+        }
         let is_told =
             outcomes.iter().any(|outcome| outcome.level().is_some_and(|level| level == Level::Problem));
         outcomes.extend(judge_whole(runtime, one_is_pointed, is_told));
         outcomes
     });
     judged.collect()
+}
+
+/// Whether it does not ask the agent because that could not serve.
+fn judge_held(runtime: &Runtime, held: &[&FileStatus]) -> Option<Finding> {
+    let away = held.first()?.away.as_ref()?;
+    let more = match held.len() - 1 {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Some(HELD.found(format!("{}, {}{more}: {away}", named(runtime), held[0].path.display())))
 }
 
 /// Whether it asks the agent at all. `is_told` says that the reason why it does not has been told already.
@@ -121,8 +152,13 @@ fn named(runtime: &Runtime) -> String {
     format!("{}{version}", runtime.kind)
 }
 
-fn judge_traps(runtime: &Runtime, reads_content: bool) -> Vec<Outcome> {
-    let judged = runtime.findings.iter().map(|found| {
+fn judge_traps(runtime: &Runtime, held: &[&FileStatus], reads_content: bool) -> Vec<Outcome> {
+    // What makes it look at mirrors at all was taken away with them.
+    let is_config_held = held.iter().any(|file| !file.path.ends_with(HOSTS_FILE));
+    let lasting = runtime.findings.iter().filter(|found| {
+        !(is_config_held && matches!(found.trap, Trap::HostsDirUnset | Trap::HostsDirList { .. }))
+    });
+    let judged = lasting.map(|found| {
         let place = format!("{}, {}", runtime.kind, found.place.display());
         judge_trap(&place, &found.trap, reads_content).into()
     });
@@ -213,6 +249,7 @@ fn local(mirror: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::Wish;
 
     fn told(config: &str, files: &[(&str, &str)]) -> Vec<(&'static str, Level)> {
         let folder = tempfile::tempdir().unwrap();
@@ -276,6 +313,42 @@ mod tests {
         for (files, expected) in table {
             assert_eq!(told("", &files), expected, "{files:?}");
         }
+    }
+
+    /// Entries that are held away are no mistake of the operator.
+    #[test]
+    fn entries_that_are_held_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join(CONTAINERD);
+        std::fs::create_dir_all(config.parent().unwrap()).unwrap();
+        std::fs::write(&config, "version = 2\n").unwrap();
+        let root = Root::new(folder.path());
+        let site = Site { root: root.clone(), record: DEFAULT_RECORD.into() };
+        let wish = Wish {
+            mirror: "http://127.0.0.1:5000".into(),
+            registries: vec![runtime::EVERY_REGISTRY.into()],
+            with_runtime_config: true,
+            ..Wish::default()
+        };
+        let told = || {
+            let outcomes = check(&Config::parse("", None).unwrap(), folder.path()).into_iter();
+            let told = outcomes.filter_map(|outcome| match outcome {
+                Outcome::Well { .. } => None,
+                Outcome::Found(finding) => Some((finding.kind.id, finding.what)),
+            });
+            told.collect::<Vec<_>>()
+        };
+        site.install(&runtime::survey(&root, &Own::default(), None), &wish).unwrap();
+        assert_eq!(told(), []);
+        site.pause(&[], "no answer within 5s").unwrap();
+        let found = told();
+        assert!(matches!(found.as_slice(), [("runtime-held-away", _)]), "{found:?}");
+        assert!(
+            found[0].1.contains("hosts.toml") && found[0].1.ends_with("no answer within 5s"),
+            "{found:?}"
+        );
+        site.resume(&[], &["http://127.0.0.1:5000"]).unwrap();
+        assert_eq!(told(), []);
     }
 
     #[test]

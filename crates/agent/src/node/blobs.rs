@@ -9,7 +9,7 @@ use shoal_store::{Blob, Content, Home};
 
 use super::access::Admitted;
 use super::proof::{self, Kind, Standing};
-use super::{BlobReply, Cause, Inner, Part, PullError, on_disk, pull_error};
+use super::{BlobReply, Cause, Inner, Part, PullError, pull_error};
 use crate::driver::{BlobBody, Ending, Opened};
 use crate::metrics::Served;
 use crate::registry::sendfile::MappedFile;
@@ -94,7 +94,7 @@ impl Inner {
             return None;
         }
         let terms = admitted.clone();
-        let found = on_disk(&self.parts.store, move |store| {
+        let found = self.parts.health().on_disk(move |store| {
             let Some(blob) = store.get(&digest, SystemTime::now())? else { return Ok(None) };
             Ok(Some((blob, proof::standing(store, &terms, &digest)?)))
         });

@@ -14,7 +14,7 @@ use tracing::{Instrument as _, field};
 
 use super::access::Admitted;
 use super::proof::{self, Standing};
-use super::{FetchError, Inner, ManifestReply, PullError, display_reference, on_disk, pull_error};
+use super::{FetchError, Inner, ManifestReply, PullError, display_reference, pull_error};
 use crate::manifest::{self, Kind};
 use crate::metrics::Served;
 use crate::trace::{self, TARGET};
@@ -184,7 +184,7 @@ impl Inner {
             return None;
         }
         let (scope, tag) = (admitted.asked.scope.clone(), tag.clone());
-        let record = on_disk(&self.parts.store, move |store| store.tag(&scope, &tag)).await.flatten();
+        let record = self.parts.health().on_disk(move |store| store.tag(&scope, &tag)).await.flatten();
         record.filter(|record| admitted.suffices(record.visibility))
     }
 
@@ -288,13 +288,15 @@ impl Inner {
         if let Some(bytes) = fetched.bytes.clone() {
             let (media_type, visibility) = (fetched.media_type.clone(), fetched.visibility);
             // A store that cannot keep it is logged there; the client gets its manifest all the same.
-            on_disk(&self.parts.store, move |store| {
-                // These bytes came through the repository, which a header that names a digest would not prove. Before they
-                // are stored: whoever finds them must find that, too.
-                store.link(&scope, &digest, visibility)?;
-                store.put(&digest, Some(&media_type), &bytes, SystemTime::now())
-            })
-            .await;
+            self.parts
+                .health()
+                .on_disk(move |store| {
+                    // These bytes came through the repository, which a header that names a digest would not prove. Before they
+                    // are stored: whoever finds them must find that, too.
+                    store.link(&scope, &digest, visibility)?;
+                    store.put(&digest, Some(&media_type), &bytes, SystemTime::now())
+                })
+                .await;
         }
         if let Reference::Tag(tag) = reference {
             self.remember_tag(&admitted.asked.scope, tag, &fetched, Duration::ZERO).await;
@@ -328,7 +330,7 @@ impl Inner {
             Reference::Digest(digest) => {
                 let (blob, standing) = self.stored(admitted, *digest).await?;
                 let (scope, digest) = (admitted.asked.scope.clone(), *digest);
-                let linked = on_disk(&self.parts.store, move |store| store.linked(&scope, &digest)).await;
+                let linked = self.parts.health().on_disk(move |store| store.linked(&scope, &digest)).await;
                 let visibility = linked.flatten().filter(|_| standing == Standing::Proved)?;
                 let bytes = read_manifest(&blob).await?;
                 Some(Fetched {
@@ -474,7 +476,7 @@ impl Inner {
             mirror: fetched.mirror.clone(),
         };
         let (scope, tag) = (scope.clone(), tag.clone());
-        on_disk(&self.parts.store, move |store| store.put_tag(&scope, &tag, &record)).await;
+        self.parts.health().on_disk(move |store| store.put_tag(&scope, &tag, &record)).await;
     }
 
     /// Remembers the sizes of everything the manifest names, and sets the layers of an image in motion: the client

@@ -12,7 +12,7 @@ use shoal_store::{TagRecord, Visibility};
 
 use super::access::Admitted;
 use super::manifests::Fetched;
-use super::{Asked, Cause, FetchError, Inner, Node, on_disk};
+use super::{Asked, Cause, FetchError, Inner, Node};
 use crate::driver::hash_function;
 use crate::swarm::Answer;
 use crate::upstream::Sought;
@@ -209,7 +209,7 @@ impl Inner {
             return Some((record.visibility, record.mirror.map(|mirror| mirror.to_string()), Some(age)));
         }
         let (scope, digest) = (admitted.asked.scope.clone(), *digest);
-        let linked = on_disk(&self.parts.store, move |store| {
+        let linked = self.parts.health().on_disk(move |store| {
             let own = store.linked(&scope, &digest)?;
             let any = store.links(&digest)?.iter().any(|(_, found)| *found == Visibility::Public);
             Ok(if any { Some(Visibility::Public) } else { own })

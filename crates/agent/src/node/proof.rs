@@ -17,7 +17,7 @@ use shoal_engine::{Digest, Reference, Scope, SourceFault};
 use shoal_store::{Blob, Content, Store, StoreError, Visibility};
 
 use super::access::Admitted;
-use super::{Cause, FetchError, Inner, PullError, on_disk};
+use super::{Cause, FetchError, Inner, PullError};
 use crate::driver::FlightProof;
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -75,7 +75,7 @@ impl Inner {
         }
         admitted.local()?;
         let ask = || {
-            let (upstream, store) = (self.parts.sources.upstream().clone(), self.parts.store.clone());
+            let (upstream, health) = (self.parts.sources.upstream().clone(), self.parts.health().clone());
             let (admitted, blob) = (admitted.clone(), blob.clone());
             Box::pin(async move {
                 let found = match (standing, kind) {
@@ -89,7 +89,7 @@ impl Inner {
                     return Err(withheld(&admitted));
                 }
                 let (scope, digest) = (admitted.asked.scope, blob.digest);
-                on_disk(&store, move |store| store.link(&scope, &digest, found)).await;
+                health.on_disk(move |store| store.link(&scope, &digest, found)).await;
                 Ok(found)
             })
         };

@@ -4,7 +4,7 @@ use futures_util::{StreamExt as _, stream};
 use shoal_engine::peer::PeerId;
 use shoal_engine::{Digest, Reference};
 
-use super::{Node, on_disk};
+use super::Node;
 use crate::stock::{self, Deed, Name, NodeStock, StockAnswer, StockError, StockReport, StockRequest};
 use crate::warm::NodeName;
 
@@ -40,7 +40,7 @@ impl Node {
             };
             let (own_scope, own_tag) = (scope.clone(), tag.clone());
             let own =
-                on_disk(&self.0.parts.store, move |store| store.tag(&own_scope, &own_tag)).await.flatten();
+                self.0.parts.health().on_disk(move |store| store.tag(&own_scope, &own_tag)).await.flatten();
             match own {
                 Some(_) => None,
                 None => swarm.ask_remembered(&scope, &tag).await?.digest.parse().ok(),
@@ -82,7 +82,8 @@ impl Node {
 
     async fn stock_here(&self, names: Vec<Name>, request: &StockRequest) -> Result<Vec<StockReport>, String> {
         let request = request.clone();
-        let done = on_disk(&self.0.parts.store, move |store| stock::carry_out(store, &names, &request)).await;
+        let done =
+            self.0.parts.health().on_disk(move |store| stock::carry_out(store, &names, &request)).await;
         done.ok_or_else(|| "its store failed; its log says how".to_owned())
     }
 }

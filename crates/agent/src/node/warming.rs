@@ -9,7 +9,7 @@ use http_body_util::BodyExt as _;
 use shoal_engine::{Digest, Input, Reference, Scope};
 use shoal_store::Store;
 
-use super::{Asked, BlobReply, Cause, ManifestReply, Node, Part, PullError, on_disk};
+use super::{Asked, BlobReply, Cause, ManifestReply, Node, Part, PullError};
 use crate::driver::{self, BodyError};
 use crate::manifest::{self, Platform};
 use crate::metrics::Served;
@@ -101,7 +101,7 @@ impl Node {
     /// Which of some blobs are here, and what of them came from upstream to this node within the last `age`.
     pub(crate) async fn held(&self, digests: Vec<Digest>, age: Duration) -> Held {
         let known: HashSet<Digest> = digests.iter().copied().collect();
-        let here = on_disk(&self.0.parts.store, move |store| {
+        let here = self.0.parts.health().on_disk(move |store| {
             digests.iter().map(|digest| Ok(store.peek(digest)?.is_some())).collect::<Result<Vec<_>, _>>()
         });
         let (here, upstream_bytes) = tokio::join!(here, self.driver().upstream_bytes(known, age));
@@ -111,7 +111,7 @@ impl Node {
     /// The same, and how much more the store can take while these stay where they are here.
     pub(crate) async fn held_and_room(&self, digests: Vec<Digest>) -> Held {
         let kept: HashSet<Digest> = digests.iter().copied().collect();
-        let room = on_disk(&self.0.parts.store, move |store| store.room_beside(&kept));
+        let room = self.0.parts.health().on_disk(move |store| store.room_beside(&kept));
         let (held, room) = tokio::join!(self.held(digests, Duration::ZERO), room);
         Held { room, ..held }
     }
@@ -130,15 +130,18 @@ impl Node {
             let blob = store.get(&config, SystemTime::now())?;
             Ok(blob.as_ref().and_then(manifest::stored_bytes))
         };
-        on_disk(&self.0.parts.store, read).await.flatten().and_then(|bytes| manifest::platform_of(&bytes))
+        self.0.parts.health().on_disk(read).await.flatten().and_then(|bytes| manifest::platform_of(&bytes))
     }
 
     /// Keeps blobs that are here until then.
     pub(crate) async fn keep(&self, digests: Vec<Digest>, until: SystemTime) {
-        on_disk(&self.0.parts.store, move |store| {
-            digests.iter().try_for_each(|digest| store.pin_until(digest, until).map(|_| ()))
-        })
-        .await;
+        self.0
+            .parts
+            .health()
+            .on_disk(move |store| {
+                digests.iter().try_for_each(|digest| store.pin_until(digest, until).map(|_| ()))
+            })
+            .await;
     }
 
     pub(crate) fn driver(&self) -> &driver::Handle {

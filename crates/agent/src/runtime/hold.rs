@@ -114,6 +114,11 @@ impl Hold {
         self.entries == Entries::There
     }
 
+    /// Whether the entries are away because this says so.
+    pub fn is_away(&self) -> bool {
+        self.entries == Entries::Away
+    }
+
     fn is_unable(&self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.last_good);
         self.bad_looks >= BAD_LOOKS_MIN && since >= self.patience.unable_after

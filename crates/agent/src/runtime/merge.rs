@@ -13,6 +13,8 @@ mod registries_yaml;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 pub(super) use hosts_toml::Server;
@@ -44,8 +46,8 @@ pub(super) enum Wanted {
     RegistriesConf { tables: Vec<toml::Table> },
     /// The agent first among Docker Hub's mirrors.
     DaemonJson,
-    /// The agent first among the mirrors of these registries.
-    Buildkitd { registries: Vec<String> },
+    /// The agent first among the mirrors of these registries, of which some speak plain HTTP.
+    Buildkitd { registries: Vec<String>, plain: BTreeSet<String> },
     /// The same.
     RegistriesYaml { registries: Vec<String> },
     /// `config_path` is this folder, in a file of this format.
@@ -72,7 +74,7 @@ impl Wanted {
             Wanted::HostsToml { server } => hosts_toml::add(text, mirror, server),
             Wanted::RegistriesConf { tables } => registries_conf::add(text, mirror, tables),
             Wanted::DaemonJson => daemon_json::add(text, mirror),
-            Wanted::Buildkitd { registries } => buildkitd::add(text, mirror, registries),
+            Wanted::Buildkitd { registries, plain } => buildkitd::add(text, mirror, registries, plain),
             Wanted::RegistriesYaml { registries } => registries_yaml::add(text, mirror, registries),
             Wanted::ContainerdConfig { format, hosts_dir } => {
                 containerd_config::add(text, *format, hosts_dir)
@@ -92,7 +94,7 @@ pub(super) fn remove(
         Format::HostsToml => hosts_toml::remove(text, mirror),
         Format::RegistriesConf => registries_conf::remove(text, mirror),
         Format::DaemonJson => daemon_json::remove(text, mirror),
-        Format::Buildkitd => buildkitd::remove(text, mirror),
+        Format::Buildkitd => buildkitd::remove(text, mirror, before.unwrap_or_default()),
         Format::RegistriesYaml => registries_yaml::remove(text, mirror),
         Format::ContainerdConfig => containerd_config::remove(text, before.unwrap_or_default()),
     }

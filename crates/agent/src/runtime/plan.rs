@@ -1,12 +1,18 @@
 //! Which files have to say what, so that a runtime asks the agent first; and what only its operator can write.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+
+use url::Url;
 
 use super::detect::Places;
 use super::hosts::folder_for;
 use super::merge::{Server, Wanted};
-use super::{EVERY_REGISTRY, Kind, Platform, Root, Runtime, Trap, containerd, containers, docker, snippet};
+use super::{
+    EVERY_REGISTRY, Finding, Kind, Mirrored, Platform, Root, Runtime, Trap, containerd, containers, docker,
+    snippet,
+};
 use crate::import::hosts_dir::HOSTS_FILE;
 
 /// The drop-in of `registries.conf`; the last in the folder overrules the others.
@@ -17,7 +23,7 @@ const CONTAINERD_DROP_IN: &str = "shoal.toml";
 const K0S_DROP_INS: &str = "/etc/k0s/containerd.d";
 
 /// What shall be written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Wish {
     /// The agent's URL, as the runtimes reach it.
     pub mirror: String,
@@ -27,6 +33,8 @@ pub struct Wish {
     pub registries: Vec<String>,
     /// The registries that stand for every one where a runtime wants names.
     pub known: Vec<String>,
+    /// The registries that speak plain HTTP at their own name: see [`is_plain`].
+    pub plain: BTreeSet<String>,
     /// Whether to write what makes a runtime look at mirrors at all.
     pub with_runtime_config: bool,
 }
@@ -55,6 +63,36 @@ impl Wish {
         let names: BTreeSet<&String> = wanted.chain(known).collect();
         names.into_iter().cloned().collect()
     }
+
+    /// Whether a registry, or the one that this is a part of, speaks plain HTTP.
+    fn is_plain(&self, registry: &str) -> bool {
+        self.plain.contains(host_of(registry))
+    }
+
+    /// A table of `registries.conf` for a registry that has none.
+    pub(super) fn table(&self, registry: &str) -> toml::Table {
+        let mut table = toml::Table::from_iter([
+            ("prefix".to_owned(), registry.into()),
+            ("location".to_owned(), registry.into()),
+        ]);
+        if self.is_plain(registry) {
+            table.insert("insecure".to_owned(), true.into());
+        }
+        table
+    }
+}
+
+/// Whether a registry that is asked at this endpoint is asked at its own name, and without TLS. A runtime that goes there itself, because the
+/// agent is not there, has to know. An endpoint elsewhere is the agent's way to the registry, and not the runtime's: that one goes where it
+/// would go without the agent.
+pub fn is_plain(registry: &str, endpoint: &Url) -> bool {
+    let own = Url::parse(&format!("http://{registry}/"));
+    own.is_ok_and(|own| own == *endpoint)
+}
+
+/// The registry that something is a part of.
+fn host_of(registry: &str) -> &str {
+    registry.split_once('/').map_or(registry, |(host, _)| host)
 }
 
 /// Something that only the operator can do.
@@ -85,17 +123,21 @@ pub(super) fn plan(root: &Root, runtime: &Runtime, platform: Option<Platform>, w
     let restart = Some(Places::of(runtime.kind).restart).filter(|text| !text.is_empty());
     match runtime.kind {
         Kind::Containerd | Kind::Microk8s | Kind::K0s => {
-            containerd_plan(root, runtime, wish, &wish.registries, &mut plan)
+            containerd_plan(root, runtime, wish, &mut plan);
+            plan.advice.extend(hidden_from_default(runtime, wish));
         }
         Kind::CriO | Kind::Podman => {
             let path = PathBuf::from(REGISTRIES_DROP_IN);
-            let tables = tables(root, &wish.names(), &mut plan.advice);
+            let tables = tables(root, wish, &mut plan.advice);
+            plan.advice.extend(hidden_from_registries(runtime, wish));
             plan.push(path, Wanted::RegistriesConf { tables }, &wish.mirror);
             plan.restart = restart;
         }
         Kind::Docker => docker_plan(runtime, wish, restart, &mut plan),
         Kind::Buildkit => {
-            plan.push(runtime.config.clone(), Wanted::Buildkitd { registries: wish.names() }, &wish.mirror);
+            let registries = wish.names();
+            let plain = registries.iter().filter(|name| wish.is_plain(name)).cloned().collect();
+            plan.push(runtime.config.clone(), Wanted::Buildkitd { registries, plain }, &wish.mirror);
             plan.restart = restart;
         }
         Kind::K3s | Kind::Rke2 => {
@@ -104,6 +146,7 @@ pub(super) fn plan(root: &Root, runtime: &Runtime, platform: Option<Platform>, w
                 Wanted::RegistriesYaml { registries: wish.registries.clone() },
                 &wish.mirror,
             );
+            plan.advice.extend(hidden_from_default(runtime, wish));
             plan.restart = restart;
         }
         Kind::Talos => plan.advice.push(snippet::for_talos(wish)),
@@ -133,8 +176,8 @@ fn docker_plan(runtime: &Runtime, wish: &Wish, restart: Option<&'static str>, pl
     plan.restart = restart;
 }
 
-fn containerd_plan(root: &Root, runtime: &Runtime, wish: &Wish, registries: &[String], plan: &mut Plan) {
-    for registry in registries {
+fn containerd_plan(root: &Root, runtime: &Runtime, wish: &Wish, plan: &mut Plan) {
+    for registry in &wish.registries {
         if registry.contains('/') {
             plan.advice.push(Advice::new(
                 format!("{registry}: containerd has mirrors of whole registries; left out"),
@@ -143,7 +186,7 @@ fn containerd_plan(root: &Root, runtime: &Runtime, wish: &Wish, registries: &[St
             continue;
         }
         let folder = folder_for(root, &runtime.mirrors_at, registry);
-        let server = server(root, &folder, registry);
+        let server = server(root, &folder, registry, wish);
         plan.push(folder.join(HOSTS_FILE), Wanted::HostsToml { server }, &wish.mirror);
     }
     let Some(why) = runtime.findings.iter().find_map(|finding| why_not_asked(&finding.trap)) else { return };
@@ -162,6 +205,38 @@ fn containerd_plan(root: &Root, runtime: &Runtime, wish: &Wish, registries: &[St
         );
         plan.advice.push(Advice::new(text, Some(snippet::config_path(format, &hosts_dir))));
     }
+}
+
+/// The registries that go past the agent although every one is meant: those with an entry of their own.
+fn hidden_from_default(runtime: &Runtime, wish: &Wish) -> Vec<Advice> {
+    if !wish.registries.iter().any(|name| name == EVERY_REGISTRY) {
+        return Vec::new();
+    }
+    let others = runtime.mirrors.iter().filter(|other| is_left_out(other, &wish.registries));
+    let advice = |other: &Mirrored| {
+        let trap = Trap::HidesDefault { registry: other.registry.clone() };
+        Advice::new(Finding::new(&other.file, trap).to_string(), None)
+    };
+    others.map(advice).collect()
+}
+
+/// The parts of the registries that go past the agent: the longest prefix decides alone.
+fn hidden_from_registries(runtime: &Runtime, wish: &Wish) -> Vec<Advice> {
+    let names = wish.names();
+    let others = runtime.mirrors.iter().filter(|other| is_left_out(other, &names));
+    let advice = |other: &Mirrored| {
+        let is_around =
+            |name: &&String| other.registry.strip_prefix(*name).is_some_and(|rest| rest.starts_with('/'));
+        let registry = names.iter().find(is_around)?.clone();
+        let trap = Trap::HidesRegistry { prefix: other.registry.clone(), registry };
+        Some(Advice::new(Finding::new(&other.file, trap).to_string(), None))
+    };
+    others.filter_map(advice).collect()
+}
+
+/// Whether an entry says nothing of the agent, and will not.
+fn is_left_out(other: &Mirrored, wanted: &[String]) -> bool {
+    other.own.is_none() && other.registry != EVERY_REGISTRY && !wanted.contains(&other.registry)
 }
 
 /// Why mirrors are not asked, or soon will not be, as far as `config_path` is the reason.
@@ -191,10 +266,13 @@ fn config_target(root: &Root, runtime: &Runtime, settings: &containerd::Settings
 }
 
 /// What a file that is not there yet has to say of the registry itself, so that nothing gets lost by there being one.
-fn server(root: &Root, folder: &Path, registry: &str) -> Server {
+fn server(root: &Root, folder: &Path, registry: &str, wish: &Wish) -> Server {
     let url = match registry {
         EVERY_REGISTRY => None,
         docker::HUB => Some("https://registry-1.docker.io".to_owned()),
+        plain if wish.is_plain(plain) => Some(format!("http://{plain}")),
+        // There containerd finds out what is spoken, as long as nobody says it.
+        here if is_loopback(here) => None,
         other => Some(format!("https://{other}")),
     };
     let files = root.entries(folder);
@@ -213,22 +291,24 @@ fn server(root: &Root, folder: &Path, registry: &str) -> Server {
     }
 }
 
+/// Whether containerd takes a registry for one on this machine.
+fn is_loopback(registry: &str) -> bool {
+    let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// The tables of the drop-in: what other files say about each registry.
-fn tables(root: &Root, registries: &[String], advice: &mut Vec<Advice>) -> Vec<toml::Table> {
+fn tables(root: &Root, wish: &Wish, advice: &mut Vec<Advice>) -> Vec<toml::Table> {
     let (known, _) = containers::read(root, &|path| path != Path::new(REGISTRIES_DROP_IN));
     let mut tables = Vec::new();
-    for registry in registries {
+    for registry in wish.names() {
         if registry.starts_with("*.") {
             advice.push(Advice::new(format!("{registry}: name the registries one by one; left out"), None));
             continue;
         }
-        let table = known.get(registry).map(|(_, table)| table.clone()).unwrap_or_else(|| {
-            toml::Table::from_iter([
-                ("prefix".to_owned(), registry.as_str().into()),
-                ("location".to_owned(), registry.as_str().into()),
-            ])
-        });
-        tables.push(table);
+        let table = known.get(&registry).map(|(_, table)| table.clone());
+        tables.push(table.unwrap_or_else(|| wish.table(&registry)));
     }
     tables
 }

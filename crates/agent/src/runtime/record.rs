@@ -5,8 +5,10 @@
 //! leaves nothing that cannot be taken away. The file is for root alone: configuration files hold credentials.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +64,13 @@ pub struct Away {
     pub since_ms: u64,
     /// Why, in one line.
     pub why: String,
+}
+
+impl fmt::Display for Away {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(self.since_ms));
+        write!(f, "the agent is taken out since {since}, until it serves again: {}", self.why)
+    }
 }
 
 /// Why there is no record to go by. Nothing was changed.

@@ -90,13 +90,7 @@ fn gke(wish: &Wish) -> String {
 }
 
 fn open_shift(wish: &Wish) -> String {
-    let table = |name: &String| {
-        toml::Table::from_iter([
-            ("prefix".to_owned(), name.as_str().into()),
-            ("location".to_owned(), name.as_str().into()),
-        ])
-    };
-    let tables = wish.names().iter().map(table).collect();
+    let tables = wish.names().iter().map(|name| wish.table(name)).collect();
     let text = super::merge::Wanted::RegistriesConf { tables }.add(None, &wish.mirror);
     text.unwrap_or_default()
 }

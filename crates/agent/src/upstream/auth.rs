@@ -12,7 +12,7 @@ use shoal_engine::{Registry, Repository, SourceFault};
 use url::Url;
 
 use super::challenge::{Challenge, Challenges};
-use super::credentials::{CredentialsError, Login, Resolved, chain};
+use super::credentials::{CredentialsError, Login, Resolved};
 use super::error::UpstreamError;
 use super::limits::CHALLENGE_LIFETIME;
 use super::place::Place;
@@ -20,6 +20,7 @@ use super::realm::{self, RealmFault};
 use super::source::Source;
 use super::token::{Account, Token, TokenKey, Tokens, basic, sensitive};
 use super::transport::Transport;
+use crate::causes::chain;
 use crate::metrics::Metrics;
 
 /// Why a request could not be authenticated. Unless the token endpoint was sick, an operator has to help.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::helper;
 use super::limits::{CREDENTIALS_BYTES_MAX, CREDENTIALS_RETRY, HELPER_ANSWER_LIFETIME};
+use crate::causes::chain;
 use crate::stamp::Stamp;
 
 /// A text that is never shown: not by `Debug`, not in an error, not in a log.
@@ -295,18 +296,6 @@ async fn read_bounded(path: &Path) -> Result<Vec<u8>, CredentialsError> {
         return Err(CredentialsError::TooLarge(path.to_owned()));
     }
     Ok(bytes)
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        next = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use shoal_engine::{Digest, Registry, Scope, SourceFault, walk};
 use url::Url;
 
 use super::auth::AuthFault;
-use super::credentials::{CredentialsError, chain};
+use super::credentials::CredentialsError;
 use super::redirect::RedirectFault;
+use crate::causes::chain;
 use crate::node::Cause;
 use crate::tier::TierError;
 

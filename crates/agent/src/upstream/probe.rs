@@ -17,11 +17,11 @@ use url::Url;
 use super::Upstream;
 use super::auth::{AuthFault, Authorization};
 use super::challenge::challenges_of;
-use super::credentials::chain;
 use super::error::{Reason, UpstreamError, redacted};
 use super::headers;
 use super::hops::Hops;
 use super::source::Source;
+use crate::causes::chain;
 
 /// Header that a registry's answer to the version check may have (distribution specification, legacy part).
 const API_VERSION: &str = "docker-distribution-api-version";

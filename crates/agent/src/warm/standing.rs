@@ -25,6 +25,7 @@ use shoal_engine::homes::tag_homes;
 use shoal_engine::peer::{Member, PeerId, Roster};
 
 use super::{KEEP_MAX, WarmRequest};
+use crate::driver::brief_name;
 use crate::swarm::name;
 
 /// Orders that an agent owns. Beyond, the one that ends first gives way.
@@ -38,8 +39,6 @@ pub(super) const TAKEOVER_STEP: Duration = Duration::from_secs(10);
 
 /// How often heirs are told again: two owners of one order that have told different heirs hear of each other by the next time.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
-/// Digits of a member's name in an order.
-const BRIEF_DIGITS: usize = 16;
 
 /// One request, as it is kept and as heirs get it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -149,7 +148,7 @@ impl Order {
 
     fn is_for(&self, member: &Member) -> bool {
         match &self.members {
-            Some(names) => names.contains(&brief(&member.peer)),
+            Some(names) => names.contains(&brief_name(&member.peer)),
             None => self.request.nodes.fits(member),
         }
     }
@@ -208,7 +207,7 @@ impl Standing {
             id: id.to_owned(),
             request: request.clone(),
             until,
-            members: (!stays).then(|| targets.iter().map(|member| brief(&member.peer)).collect()),
+            members: (!stays).then(|| targets.iter().map(|member| brief_name(&member.peer)).collect()),
             owner: self.me.clone(),
             stamp: now.unix_ms,
             is_over: false,
@@ -375,11 +374,6 @@ impl Standing {
             tracing::warn!(file = %file.display(), %error, "a pinned request cannot be kept; after a restart, nodes that join are not warmed for it");
         }
     }
-}
-
-/// As much of a name as tells any two members apart: an order may be for thousands.
-fn brief(peer: &PeerId) -> String {
-    name(peer)[..BRIEF_DIGITS].to_owned()
 }
 
 /// What is to be asked for, for members that nobody has been asked for yet.

@@ -19,6 +19,7 @@ use super::{Family, family};
 use crate::error::{FaultKind, IndexFault, OpenError};
 use crate::layout::{BROKEN_INDEX, Layout, sync_dir};
 use crate::record::{self, BlobRecord, PartialRecord, to_millis};
+use crate::room::Pinned;
 
 /// Records written together while an index is filled; bounds the memory this takes.
 const FILL_BATCH: usize = 1000;
@@ -29,6 +30,7 @@ pub(crate) struct Survey {
     pub blobs: u64,
     pub file_bytes: u64,
     pub inline_bytes: u64,
+    pub pinned: Pinned,
     pub partials: Vec<(Digest, PartialRecord)>,
 }
 
@@ -109,6 +111,7 @@ fn survey(db: &DB) -> Result<Survey, IndexFault> {
         record::digest_of_key(key)?;
         let blob = record::decode_blob(value)?;
         found.blobs += 1;
+        found.pinned.add(&blob);
         *if blob.inline { &mut found.inline_bytes } else { &mut found.file_bytes } += blob.size;
         Ok(ControlFlow::Continue(()))
     })?;

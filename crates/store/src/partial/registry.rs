@@ -266,7 +266,7 @@ impl Inner {
         let mut changes = vec![Change::PutBlob(digest, record), Change::DeletePartial(digest)];
         changes.extend(inline.map(|bytes| Change::PutInline(digest, bytes)));
         let counted = || {
-            self.room.add(record.size, record.inline);
+            self.room.add(record);
             self.leave_registry(digest);
         };
         self.index

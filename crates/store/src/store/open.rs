@@ -45,7 +45,7 @@ impl Store {
         let layout = Arc::new(Layout::open(&options.path)?);
         let (index, survey, condition) = Index::open(Arc::clone(&layout))?;
         let room = Room::new(limits(&options));
-        room.recount(survey.blobs, survey.file_bytes, survey.inline_bytes);
+        room.recount(&survey);
         let runtime = options.runtime_content.clone().map(RuntimeContent::new);
         let inner = Arc::new(Inner {
             options,
@@ -120,7 +120,7 @@ impl Inner {
         changes.extend(adopted.as_ref().map(|blob| Change::PutBlob(digest, blob)));
         let counted = || {
             if let Some(blob) = &adopted {
-                self.room.add(blob.size, false);
+                self.room.add(blob);
             }
         };
         // Synced, because a new file may get the name that the record was about.

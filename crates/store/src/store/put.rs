@@ -71,7 +71,7 @@ impl Inner {
         }
         self.make_room(OPERATION, &self.index.path(), size, size)?;
         let changes = [Change::PutBlob(digest, &record), Change::PutInline(digest, bytes)];
-        let stored = self.index.apply(&changes, Durability::Disk, || self.room.add(size, true));
+        let stored = self.index.apply(&changes, Durability::Disk, || self.room.add(&record));
         self.room.settle(size);
         self.room.release(size);
         stored.map_err(|fault| self.index_fault(OPERATION, fault))

@@ -121,10 +121,7 @@ impl Inner {
                 return Err(StoreError::io("write to the data directory", self.layout.root())(error));
             }
         }
-        let recount = |survey: &crate::index::Survey| {
-            self.room.recount(survey.blobs, survey.file_bytes, survey.inline_bytes);
-        };
-        self.index.heal(recount).map_err(|error| match error {
+        self.index.heal(|survey| self.room.recount(survey)).map_err(|error| match error {
             OpenError::Index { source, .. } => self.index_fault("open the index again", source),
             OpenError::Io { operation, path, source } => StoreError::io(operation, &path)(source),
             // The directory has been ours since the start.
@@ -145,7 +142,8 @@ impl Inner {
             if let Some(record) = self.record(&digest)? {
                 let used_at = record.used_at.max(touch.at);
                 let hits = record.hits + touch.hits;
-                self.put_record(&hold, &digest, &BlobRecord { used_at, hits, ..record }, Durability::Kernel)?;
+                let used = BlobRecord { used_at, hits, ..record.clone() };
+                self.replace_record(&hold, &digest, &record, &used, Durability::Kernel)?;
             }
             let mut table = self.touched.lock();
             if let Some(since) = table.get_mut(&digest) {
@@ -190,8 +188,8 @@ impl Inner {
             };
             let Some(record) = self.record(&digest)? else { continue };
             if record.pinned_until <= now {
-                let record = BlobRecord { pinned_until: 0, ..record };
-                self.put_record(&hold, &digest, &record, Durability::Kernel)?;
+                let free = BlobRecord { pinned_until: 0, ..record.clone() };
+                self.replace_record(&hold, &digest, &record, &free, Durability::Kernel)?;
             }
         }
         Ok(next)
@@ -271,7 +269,7 @@ impl Inner {
         let found = record_of_file(&path).map_err(StoreError::io("look at a content file", &path))?;
         let (Some(blob), None) = (found, self.record(digest)?) else { return Ok(false) };
         tracing::info!(%digest, size = blob.size, "a content file without an index entry is adopted");
-        let counted = || self.room.add(blob.size, false);
+        let counted = || self.room.add(&blob);
         self.index
             .apply(&[Change::PutBlob(digest, &blob)], Durability::Kernel, counted)
             .map_err(|fault| self.index_fault("adopt a blob", fault))?;

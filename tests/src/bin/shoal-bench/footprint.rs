@@ -14,7 +14,7 @@ use shoal_tests::nginx::Nginx;
 
 use super::setting::{self, REGISTRY, REPOSITORY, Setting, say};
 use super::sink::{Sink, together};
-use super::table::{Metric, Table, median};
+use super::table::{Metric, Table, median, percentile};
 use super::usage;
 
 /// What can be chosen.
@@ -130,8 +130,7 @@ async fn latency(server: SocketAddr, path: String, requests: usize) -> Result<(f
                 took.push(got.took.as_secs_f64() * 1e3);
             }
         }
-        took.sort_by(f64::total_cmp);
-        Ok((took[requests / 2], took[requests * 99 / 100]))
+        Ok((median(took.clone()), percentile(took, 99)))
     })
     .await?
 }

@@ -107,7 +107,7 @@ impl Asked {
             credentials: match reach.has_credentials {
                 Ok(true) => "yes".to_owned(),
                 Ok(false) => "none".to_owned(),
-                Err(error) => format!("unusable: {}", crate::cli::failure::chain(&*error)),
+                Err(error) => format!("unusable: {}", crate::causes::chain(&*error)),
             },
             sets: candidate.from.iter().map(ToString::to_string).collect(),
         })

@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use super::taint::{TaintArgs, Untaint};
 use super::{InstallArgs, Report, install, plan, tell, wish};
 use crate::admin::client::AdminClient;
+use crate::causes::chain;
 use crate::cli::Failure;
-use crate::cli::failure::{chain, explain};
+use crate::cli::failure::explain;
 use crate::cli::output::Output;
 use crate::runtime::{Hold, Patience, ProofError, Step, Wish, prove};
 
@@ -214,6 +215,9 @@ impl Holder<'_> {
         // What a command would have to do differently is of use only as long as nothing has come of this one.
         let trouble = if self.hold.is_written() {
             format!("{}\nif that lasts {unable_after:?}, the agent's entries are taken away", chain(failure))
+        } else if self.hold.is_away() {
+            // What follows from it was said when they were taken away.
+            chain(failure)
         } else {
             format!("{}\ntrying again every {check_every:?}", explain(failure, false).0)
         };

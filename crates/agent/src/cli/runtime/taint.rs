@@ -7,8 +7,8 @@ use clap::{Args, ValueHint};
 use url::Url;
 
 use super::{InstallArgs, plan};
+use crate::causes::chain;
 use crate::cli::Failure;
-use crate::cli::failure::chain;
 use crate::runtime::{NodeTaint, Removal, Runtime, Survey, TaintError, server_of};
 
 /// Time between two attempts: a thousand nodes whose account lacks a right must not be a load for the API.

@@ -1,7 +1,6 @@
 //! What `shoal runtime` says to people.
 
 use std::fmt::Write as _;
-use std::time::{Duration, UNIX_EPOCH};
 
 use super::super::Failure;
 use super::super::output::{Align, Output, Table};
@@ -92,11 +91,7 @@ fn written(file: &FileStatus) -> Option<String> {
     let path = file.path.display();
     match (file.state, &file.away) {
         (State::AsWritten, _) => None,
-        (_, Some(away)) => {
-            let since = UNIX_EPOCH + Duration::from_millis(away.since_ms);
-            let since = humantime::format_rfc3339_seconds(since);
-            Some(format!("{path}: the agent is taken out since {since}, until it serves again: {}", away.why))
-        }
+        (_, Some(away)) => Some(format!("{path}: {away}")),
         (State::Gone, _) => Some(format!("{path}: removed by somebody since `shoal runtime install`")),
         (State::Changed | State::Away, _) => {
             Some(format!("{path}: changed by somebody since `shoal runtime install`"))

@@ -54,6 +54,7 @@ fn wish(registries: &[&str]) -> Wish {
         hub_mirror: Some("http://127.0.0.1:5001".into()),
         registries: registries.iter().map(|name| (*name).to_owned()).collect(),
         known: vec!["docker.io".into(), "ghcr.io".into()],
+        plain: ["plain.test:5000".into()].into(),
         with_runtime_config: true,
     }
 }
@@ -211,6 +212,99 @@ fn what_only_the_operator_can_write_is_told() {
         "[plugins.\"io.containerd.grpc.v1.cri\".registry]\n  config_path = \"/etc/containerd/certs.d\"\n";
     assert_eq!(snippets[0], section);
     assert!(snippets[1].contains("default_registry = \"docker.io\""), "{snippets:?}");
+}
+
+/// Where the agent is not there, a runtime goes where it would go without an entry: an entry must not say anything else.
+#[test]
+fn a_runtime_still_finds_the_registry_itself() {
+    let (folder, root) = tree(EVERYTHING);
+    let registries =
+        ["docker.io", "quay.io", "plain.test:5000", "plain.test:5000/team", "127.0.0.1:5002", "[::1]:5002"];
+    install(&root, &wish(&[&registries[..], &["localhost:5002", EVERY_REGISTRY]].concat()));
+    let read = |path: &str| fs::read_to_string(folder.path().join("etc").join(path)).unwrap();
+    for (registry, server) in [
+        ("docker.io", Some("https://registry-1.docker.io")),
+        ("quay.io", Some("https://quay.io")),
+        ("plain.test:5000", Some("http://plain.test:5000")),
+        ("127.0.0.1:5002", None),
+        ("[::1]:5002", None),
+        ("localhost:5002", None),
+        ("_default", None),
+    ] {
+        let hosts: toml::Table = read(&format!("containerd/certs.d/{registry}/hosts.toml")).parse().unwrap();
+        assert_eq!(hosts.get("server").map(|server| server.as_str().unwrap()), server, "{registry}");
+    }
+    let drop_in: toml::Table = read("containers/registries.conf.d/zz-shoal.conf").parse().unwrap();
+    let insecure = |prefix: &str| {
+        let tables = drop_in["registry"].as_array().unwrap();
+        let table = tables.iter().find(|table| table["prefix"].as_str() == Some(prefix)).unwrap();
+        table.get("insecure").map(|insecure| insecure.as_bool().unwrap())
+    };
+    let buildkitd: toml::Table = read("buildkit/buildkitd.toml").parse().unwrap();
+    let http = |name: &str| buildkitd["registry"][name].get("http").map(|http| http.as_bool().unwrap());
+    for (registry, is_plain) in [("quay.io", None), ("plain.test:5000", Some(true)), ("127.0.0.1:5002", None)]
+    {
+        assert_eq!((insecure(registry), http(registry)), (is_plain, is_plain), "{registry}");
+    }
+    assert_eq!(insecure("plain.test:5000/team"), Some(true));
+}
+
+#[test]
+fn registries_without_tls() {
+    use crate::runtime::is_plain;
+    for (registry, endpoint, expected) in [
+        ("plain.test:5000", "http://plain.test:5000", true),
+        ("plain.test:5000", "http://plain.test:5000/", true),
+        ("plain.test", "http://plain.test:80", true),
+        ("[::1]:5000", "http://[::1]:5000", true),
+        ("plain.test:5000", "https://plain.test:5000", false),
+        ("plain.test", "http://plain.test:5000", false),
+        ("plain.test:5000", "http://plain.test:5000/cache", false),
+        ("docker.io", "http://cache.test:5000", false),
+    ] {
+        assert_eq!(is_plain(registry, &endpoint.parse().unwrap()), expected, "{registry} {endpoint}");
+    }
+}
+
+/// An entry that was there before and goes past the agent is told when it matters, with the command that changes it.
+#[test]
+fn entries_that_hide_the_one_for_every_registry_are_told() {
+    const HUB: (&str, &str) =
+        ("etc/containerd/certs.d/docker.io/hosts.toml", "server = \"https://m.test\"\n");
+    const CONTAINERD: (&str, &str) = ("etc/containerd/config.toml", "version = 2\n");
+    const YAML: (&str, &str) = (
+        "etc/rancher/k3s/registries.yaml",
+        "mirrors:\n  docker.io:\n    endpoint:\n      - \"https://m.test\"\n",
+    );
+    const PART: (&str, &str) = (
+        "etc/containers/registries.conf",
+        "[[registry]]\nprefix = \"ghcr.io/team\"\n[[registry.mirror]]\nlocation = \"m.test\"\n",
+    );
+    let table: &[(&[(&str, &str)], &[&str], &[&str])] = &[
+        (&[CONTAINERD], &[EVERY_REGISTRY], &[]),
+        (&[CONTAINERD, HUB], &[EVERY_REGISTRY], &["docker.io"]),
+        (&[CONTAINERD, HUB], &[EVERY_REGISTRY, "docker.io"], &[]),
+        (&[CONTAINERD, HUB], &["ghcr.io"], &[]),
+        (&[YAML], &[EVERY_REGISTRY], &["docker.io"]),
+        (&[("usr/bin/podman", ""), PART], &["ghcr.io"], &["ghcr.io/team"]),
+        (&[("usr/bin/podman", ""), PART], &["ghcr.io", "ghcr.io/team"], &[]),
+        (&[("usr/bin/podman", ""), PART], &["quay.io"], &[]),
+    ];
+    for (files, registries, hidden) in table {
+        let (_folder, root) = tree(files);
+        // As somebody sees it before, who then does it, and who does it again.
+        let preview = site(&root).preview(&look(&root), &wish(registries)).unwrap();
+        let first = site(&root).install(&look(&root), &wish(registries)).unwrap();
+        let again = site(&root).install(&look(&root), &wish(registries)).unwrap();
+        for done in [preview, first, again] {
+            let advice: Vec<&str> =
+                done.iter().flat_map(|done| &done.advice).map(|advice| advice.text.as_str()).collect();
+            assert_eq!(advice.len(), hidden.len(), "{files:?} {registries:?}: {advice:?}");
+            for (advice, name) in advice.iter().zip(*hidden) {
+                assert!(advice.contains(&format!("`shoal runtime install --registry {name}`")), "{advice}");
+            }
+        }
+    }
 }
 
 /// The agent's user may write to the folder of the record, and must not have root write what it likes.

@@ -84,7 +84,7 @@ fn a_block_with_somebody_s_lines_in_it_is_taken_out_alone() {
 #[test]
 fn what_cannot_be_added_to_is_refused() {
     let yaml = Wanted::RegistriesYaml { registries: vec!["docker.io".into()] };
-    let buildkit = Wanted::Buildkitd { registries: vec!["docker.io".into()] };
+    let buildkit = Wanted::Buildkitd { registries: vec!["docker.io".into()], plain: BTreeSet::new() };
     let table: &[(&Wanted, &str)] = &[
         (&hosts(hub()), "server = \n"),
         (&hosts(hub()), "host = { \"https://m.test\" = { capabilities = [\"pull\"] } }\n"),
@@ -131,12 +131,16 @@ fn json_keeps_its_order() {
 
 #[test]
 fn buildkit_s_mirrors() {
-    let wanted = Wanted::Buildkitd { registries: vec!["docker.io".into(), "ghcr.io".into()] };
+    let registries = ["docker.io", "ghcr.io", "plain.test", "localhost:5002"].map(str::to_owned);
+    let plain = registries[2..].iter().cloned().collect();
+    let wanted = Wanted::Buildkitd { registries: registries.to_vec(), plain };
     let text = "debug = true # loud\n\n[registry.\"docker.io\"]\n  mirrors = [\"m.test\"] # the office's\n";
     let after = added(&wanted, text);
     assert!(after.contains("  mirrors = [\"127.0.0.1:5000\", \"m.test\"] # the office's\n"), "{after}");
     assert!(after.contains("[registry.\"ghcr.io\"]\nmirrors = [\"127.0.0.1:5000\"]\n"), "{after}");
-    let removed = remove(Format::Buildkitd, &after, MIRROR, None).unwrap();
+    assert!(after.contains("[registry.\"plain.test\"]\nhttp = true\n"), "{after}");
+    assert!(after.contains("[registry.\"localhost:5002\"]\nmirrors"), "{after}");
+    let removed = remove(Format::Buildkitd, &after, MIRROR, Some(text)).unwrap();
     let (removed, before): (toml::Table, toml::Table) = (removed.parse().unwrap(), text.parse().unwrap());
     assert_eq!(removed, before);
     let far = wanted.add(None, "http://10.0.0.1:5000").unwrap();
