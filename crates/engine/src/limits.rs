@@ -266,6 +266,9 @@ pub const ACCUSERS_MIN: usize = 2;
 /// Time that a home has to answer before the next one is asked.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The same for a home to which the connection was lost, and that the next home believes to live: enough to connect anew.
+pub const REJOIN_TIMEOUT: Duration = Duration::from_millis(400);
+
 /// Time between two looks of an exchange at its feeds.
 pub const EXCHANGE_CHECK: Duration = Duration::from_millis(100);
 

@@ -16,9 +16,7 @@ use std::collections::BTreeMap;
 
 use crate::ids::Digest;
 use crate::limits::RUNS_OF_HAVE_MAX;
-use crate::limits::{
-    ENTRIES_PER_FRAME_MAX, EXCHANGE_CHECK, HOME_SILENCE_MAX, JOIN_TIMEOUT, REPORT_AGE_MAX, REPORT_PIECES,
-};
+use crate::limits::{ENTRIES_PER_FRAME_MAX, EXCHANGE_CHECK, HOME_SILENCE_MAX, REPORT_AGE_MAX, REPORT_PIECES};
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
 use crate::swarm::classes::class_of;
@@ -149,6 +147,8 @@ pub struct Exchange {
     heard: Time,
     checked: Time,
     was_in_a_book: bool,
+    /// The home that could not be reached any more.
+    lost_home: Option<PeerId>,
     /// Whether a home was left because of what it told: the next one would send this node back.
     left_home: bool,
     compared: Time,
@@ -197,6 +197,7 @@ impl Exchange {
             heard: now,
             checked: now,
             was_in_a_book: false,
+            lost_home: None,
             left_home: false,
             compared: now,
             is_slow: false,
@@ -254,7 +255,7 @@ impl Exchange {
     /// When [`advance`](Self::advance) is wanted.
     pub fn next_wakeup(&self) -> Option<Time> {
         let next = match self.standing {
-            Standing::Joining(_) => Some(self.asked + JOIN_TIMEOUT),
+            Standing::Joining(rank) => Some(self.asked + self.join_timeout(rank)),
             Standing::Joined if self.have.is_full() => None,
             Standing::Joined => Some(self.checked + EXCHANGE_CHECK),
             Standing::Alone(_) => None,
@@ -550,9 +551,11 @@ impl Exchange {
             self.flush(mail);
         }
         match self.standing {
-            Standing::Joining(_) if now >= self.asked + JOIN_TIMEOUT => {
+            Standing::Joining(rank) if now >= self.asked + self.join_timeout(rank) => {
                 let present = self.trusted(homes());
-                self.homes.retain(|home| present.contains(home));
+                // The one that does not answer keeps its place, so that the next one is the next.
+                let lost = self.lost_home;
+                self.homes.retain(|home| present.contains(home) || Some(*home) == lost);
                 self.homes
                     .extend(present.iter().filter(|h| !self.homes.contains(h)).copied().collect::<Vec<_>>());
                 self.next_home(now, mail);
@@ -594,7 +597,7 @@ impl Exchange {
             Standing::Joining(rank) => rank + 1,
             // The one that was in use is gone.
             _ if !self.homes.is_empty() => {
-                self.homes.remove(0);
+                self.lost_home = Some(self.homes.remove(0));
                 0
             }
             _ => 0,

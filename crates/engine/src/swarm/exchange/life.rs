@@ -1,16 +1,24 @@
-//! Signs of life of a node that fetches.
+//! Signs of life: of a node that fetches, and of a home.
 //!
 //! Question: how does a home tell a lease holder that receives slowly from one that stands still? Answer: the holder says so, with a
 //! report of no pieces, while bytes come and no piece is whole. Prevents: leases that go round among members that are all equally
 //! slow, each of which throws a part of a piece away.
 
+use std::time::Duration;
+
 use super::Exchange;
-use crate::limits::LEASE_LIFE_PAUSE;
+use crate::limits::{JOIN_TIMEOUT, LEASE_LIFE_PAUSE, REJOIN_TIMEOUT};
 use crate::swarm::home::Mail;
 use crate::time::Time;
 use crate::wire::{LeaseId, Message};
 
 impl Exchange {
+    /// How long a home has to answer.
+    pub(super) fn join_timeout(&self, rank: usize) -> Duration {
+        let is_lost = self.lost_home.is_some_and(|lost| self.homes.get(rank) == Some(&lost));
+        if is_lost { REJOIN_TIMEOUT } else { JOIN_TIMEOUT }
+    }
+
     /// Whether the home of a lease is to hear that bytes come: no piece was whole for a while.
     pub fn is_to_tell_alive(&self, now: Time) -> bool {
         now >= self.told_alive + LEASE_LIFE_PAUSE && !self.leases.is_empty() && self.unreported.is_empty()
