@@ -271,9 +271,11 @@ fn wish(args: &InstallArgs, config: &Config) -> Result<Wish, Failure> {
     let configured = config.upstream_settings().registries;
     let known =
         KNOWN.map(str::to_owned).into_iter().chain(configured.keys().map(ToString::to_string)).collect();
-    let plain = configured.iter().filter_map(|(name, settings)| {
-        is_plain(name.as_str(), settings.endpoint.as_ref()?).then(|| name.to_string())
-    });
+    let is_plain =
+        |name: &str, endpoint: Option<&_>| endpoint.is_some_and(|endpoint| is_plain(name, endpoint));
+    let plain =
+        configured.iter().filter(|(name, settings)| is_plain(name.as_str(), settings.endpoint.as_ref()));
+    let plain = plain.map(|(name, _)| name.to_string());
     Ok(Wish {
         mirror,
         hub_mirror,

@@ -19,6 +19,8 @@ const PROGRAM: &str = "/usr/bin/docker-registry";
 
 /// How long the access log may lag behind the answers it tells of.
 const LOG_LAG_MAX: Duration = Duration::from_secs(5);
+/// How long it must not have grown to be taken as whole.
+const LOG_CALM: Duration = Duration::from_millis(250);
 
 /// A running registry with a storage folder of its own.
 pub struct RegistryProcess {
@@ -99,17 +101,20 @@ impl RegistryProcess {
 
     /// What it has been asked since `before`, once its log tells of at least so many bytes.
     ///
-    /// A line is written when the answer has left the server, which may be a moment after the client has read it.
+    /// A line is written when the answer has left the server, which may be a moment after the client has read it, and nothing tells how
+    /// many are still to come: the log is taken as whole when it has not grown for a while.
     pub async fn asked_since(&self, before: Asked, bytes: u64) -> Result<Asked> {
         let start = Instant::now();
+        let (mut seen, mut grown) = (Asked::default(), start);
         loop {
             let asked = self.asked() - before;
-            if asked.bytes >= bytes {
-                // Requests without a body may lag as well: one more, whose line has to come after theirs.
-                http::get(&self.client, &format!("{}/v2/", self.url())).await?;
-                return Ok(self.asked() - before);
+            if asked != seen {
+                (seen, grown) = (asked, Instant::now());
             }
-            if start.elapsed() > LOG_LAG_MAX {
+            if asked.bytes >= bytes && grown.elapsed() >= LOG_CALM {
+                return Ok(asked);
+            }
+            if asked.bytes < bytes && start.elapsed() > LOG_LAG_MAX {
                 bail!(
                     "the registry's log tells of {} bytes where at least {bytes} were received",
                     asked.bytes

@@ -185,13 +185,14 @@ fn a_picture_can_be_held_and_moved() {
 fn what_is_over_is_not_shown() {
     let mut snapshot = snapshot();
     snapshot.rollouts[0].phase = Phase::Done;
+    snapshot.rollouts[0].outcome = Outcome::Partial;
     snapshot.blobs[0].receivers = 0;
     snapshot.blobs[0].fetchers = 0;
     snapshot.flights.clear();
     let mut followed = Followed::default();
     followed.take(Event::Snapshot(Box::new(snapshot)));
     let text = screen::text(&followed);
-    assert!(text.contains("done") && !text.contains("moving between"), "{text}");
+    assert!(text.contains("partial") && !text.contains("moving between"), "{text}");
     followed.at_ms += 60_000;
     let text = screen::text(&followed);
     assert!(!text.contains("rollouts") && text.contains("this node"), "{text}");

@@ -214,7 +214,7 @@ ID        STATE      READY  FAILED  BEGUN                 PINNED UNTIL  IMAGES
 ";
     assert_eq!(list(&requests, false).to_string(), expected);
     let cluster = list(&requests, true).to_string();
-    let asked: Vec<_> = cluster.lines().map(|line| line[10..45].trim_end()).collect();
+    let asked: Vec<_> = cluster.lines().map(|line| line[10..41].trim_end()).collect();
     assert_eq!(asked[..2], ["ASKED", "this node"]);
     assert_eq!(asked[6], "0123456789ab at 10.0.0.7 in b");
 }
