@@ -317,9 +317,8 @@ impl Membership {
             return;
         };
         self.apply(now, vec![foca::Member::new(id.clone(), incarnation, State::Suspect)], true, None);
-        self.suspects.begin(now, id.clone(), incarnation);
         let token = self.timers.token();
-        self.timers.set(now, SUSPICION, Timer::ChangeSuspectToDown { member_id: id, incarnation, token });
+        self.set_timer(now, SUSPICION, Timer::ChangeSuspectToDown { member_id: id, incarnation, token });
     }
 
     /// Asks a suspected member for its objection, unless it has objected.

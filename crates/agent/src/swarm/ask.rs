@@ -204,20 +204,14 @@ impl Swarm {
     ) -> Option<Held> {
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let question = HeldQuestion { digests: digests.to_vec(), age_ms, room };
-        let asked = self.ask_json::<HeldAnswer>(peer, HELD_PATH, &question, HELD_BYTES_MAX);
-        match tokio::time::timeout(ASK_TIMEOUT, asked).await {
-            Ok(Ok(answer)) if answer.here.len() == digests.len() => Some(Held {
-                here: answer.here.bytes().map(|letter| letter == b'1').collect(),
-                upstream_bytes: answer.upstream_bytes,
-                room: answer.room,
-            }),
-            Ok(Ok(_)) => None,
-            Ok(Err(why)) => {
-                tracing::debug!(?peer, %why, "a member did not say what it has");
-                None
-            }
-            Err(_) => None,
-        }
+        let missed = "a member did not say what it has";
+        let answer: HeldAnswer =
+            self.ask_if_there(peer, HELD_PATH, &question, HELD_BYTES_MAX, missed).await?;
+        (answer.here.len() == digests.len()).then(|| Held {
+            here: answer.here.bytes().map(|letter| letter == b'1').collect(),
+            upstream_bytes: answer.upstream_bytes,
+            room: answer.room,
+        })
     }
 
     /// Asks the home of a tag or of a manifest. The home itself asks the next ones for a manifest that they may have: it may
@@ -355,28 +349,14 @@ impl Swarm {
 
     /// Gives a member a copy of a standing order; what it knows better of it. `None` if it does not answer.
     pub(crate) async fn tell_order(&self, peer: PeerId, order: &Order) -> Option<Option<Order>> {
-        let told = self.ask_json::<Option<Order>>(peer, ORDER_PATH, order, ORDER_BYTES_MAX);
-        match tokio::time::timeout(ASK_TIMEOUT, told).await {
-            Ok(Ok(newer)) => Some(newer),
-            Ok(Err(why)) => {
-                tracing::debug!(?peer, %why, "a member does not take a copy of a request to warm");
-                None
-            }
-            Err(_) => None,
-        }
+        let missed = "a member does not take a copy of a request to warm";
+        self.ask_if_there(peer, ORDER_PATH, order, ORDER_BYTES_MAX, missed).await
     }
 
     /// Asks a member for its requests to warm. `None` if it does not answer, or is too old to know the question.
     pub(crate) async fn ask_requests(&self, peer: PeerId, question: &warm::Question) -> Option<warm::Told> {
-        let told = self.ask_json::<warm::Told>(peer, REQUESTS_PATH, question, REQUESTS_BYTES_MAX);
-        match tokio::time::timeout(ASK_TIMEOUT, told).await {
-            Ok(Ok(told)) => Some(told),
-            Ok(Err(why)) => {
-                tracing::debug!(?peer, %why, "a member does not tell of its requests to warm");
-                None
-            }
-            Err(_) => None,
-        }
+        let missed = "a member does not tell of its requests to warm";
+        self.ask_if_there(peer, REQUESTS_PATH, question, REQUESTS_BYTES_MAX, missed).await
     }
 
     async fn ask_home(
@@ -409,6 +389,27 @@ impl Swarm {
         let (response, connection) = self.post(to, path, question).await?;
         let bytes = self.read(response, connection, bytes_max).await?;
         serde_json::from_slice(&bytes).map_err(|error| error.to_string())
+    }
+
+    /// The same of a member that may be away: `None` if it does not answer within [`ASK_TIMEOUT`]. `missed` is what the log says if it
+    /// answers otherwise.
+    async fn ask_if_there<T: DeserializeOwned>(
+        &self,
+        peer: PeerId,
+        path: &'static str,
+        question: &impl Serialize,
+        bytes_max: usize,
+        missed: &'static str,
+    ) -> Option<T> {
+        let asked = self.ask_json(peer, path, question, bytes_max);
+        match tokio::time::timeout(ASK_TIMEOUT, asked).await {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(why)) => {
+                tracing::debug!(?peer, %why, "{missed}");
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// An answer's whole body, after which its connection is free for others.

@@ -2,6 +2,7 @@
 //! and the book agrees with `foca` about who is on the list.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use foca::{OwnedNotification, Timer};
 
@@ -17,10 +18,7 @@ impl Membership {
     /// Does what `foca` wants done; `from` is whose packet made it want it.
     pub(super) fn settle(&mut self, now: Time, from: Option<PeerId>) {
         while let Some((after, timer)) = self.wishes.to_schedule() {
-            if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer {
-                self.suspects.begin(now, member_id.clone(), *incarnation);
-            }
-            self.timers.set(now, after, timer);
+            self.set_timer(now, after, timer);
         }
         let mut renewed = false;
         while let Some(notification) = self.wishes.to_notify() {
@@ -43,6 +41,14 @@ impl Membership {
             }
         }
         self.forget_lost(now);
+    }
+
+    /// Whoever is suspected from now on is told, whatever made this node suspect it.
+    pub(super) fn set_timer(&mut self, now: Time, after: Duration, timer: Timer<Identity>) {
+        if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer {
+            self.suspects.begin(now, member_id.clone(), *incarnation);
+        }
+        self.timers.set(now, after, timer);
     }
 
     /// Whether this node has begun another life.

@@ -15,8 +15,9 @@ mod watch;
 use std::collections::BTreeMap;
 
 use crate::ids::Digest;
-use crate::limits::RUNS_OF_HAVE_MAX;
-use crate::limits::{ENTRIES_PER_FRAME_MAX, EXCHANGE_CHECK, HOME_SILENCE_MAX, REPORT_AGE_MAX, REPORT_PIECES};
+use crate::limits::{
+    ENTRIES_PER_FRAME_MAX, EXCHANGE_CHECK, HOME_SILENCE_MAX, REPORT_AGE_MAX, REPORT_PIECES, RUNS_OF_HAVE_MAX,
+};
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
 use crate::swarm::classes::class_of;

@@ -62,6 +62,11 @@ impl PieceSet {
         true
     }
 
+    /// Adds the pieces of a run, as far as they exist.
+    pub fn insert_run(&mut self, run: Run) {
+        (run.first..run.end.min(self.len)).for_each(|piece| _ = self.insert(piece));
+    }
+
     /// Takes a piece out; tells whether it was there.
     pub fn remove(&mut self, piece: u32) -> bool {
         if !self.contains(piece) {

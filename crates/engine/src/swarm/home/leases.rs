@@ -183,10 +183,7 @@ impl Leases {
 
     /// A member has these pieces from elsewhere.
     pub fn has(&mut self, runs: &[Run]) {
-        let total = self.there.total();
-        for piece in runs.iter().flat_map(|run| run.first..run.end.min(total)) {
-            self.there.insert(piece);
-        }
+        runs.iter().for_each(|run| self.there.insert_run(*run));
     }
 
     /// These pieces, and no others, are with some member.

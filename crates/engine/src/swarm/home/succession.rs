@@ -73,9 +73,7 @@ impl Book {
         }
         let Some(census) = &mut self.census else { return };
         let mut set = PieceSet::new(self.pieces);
-        for piece in have.iter().flat_map(|run| run.first..run.end.min(self.pieces)) {
-            set.insert(piece);
-        }
+        have.iter().for_each(|run| set.insert_run(*run));
         census.haves.insert(from, set);
     }
 
@@ -144,9 +142,7 @@ impl Book {
     fn add_what_was_fetched(&self, haves: &BTreeMap<PeerId, PieceSet>, everything: &mut PieceSet) {
         let is_here = |peer: &PeerId| self.forest.find(peer).is_some_and(|node| !self.forest.is_gone(node));
         let silent = |feed: &&Feed| !haves.contains_key(&feed.peer) && is_here(&feed.peer);
-        for feed in self.brought.values().filter(silent) {
-            (feed.run.first..feed.run.end.min(self.pieces)).for_each(|piece| _ = everything.insert(piece));
-        }
+        self.brought.values().filter(silent).for_each(|feed| everything.insert_run(feed.run));
     }
 
     /// The roots are fed what no lease holder brings by a few members that have it all between them.
@@ -249,6 +245,7 @@ mod tests {
     use crate::ids::Algorithm;
     use crate::limits::HOME_RECOVERY;
     use crate::swarm::home::Joining;
+    use crate::wire::{Entry, LeaseEnd, PieceHash};
 
     /// All that is missing at the end of a blob is on its way between members.
     #[test]
@@ -273,10 +270,10 @@ mod tests {
                 now = home.next_wakeup().unwrap();
                 home.advance(now, &mut mail);
             };
-            let entry = |piece| crate::wire::Entry { piece, hash: crate::wire::PieceHash([piece as u8; 32]) };
+            let entry = |piece| Entry { piece, hash: PieceHash([piece as u8; 32]) };
             let entries = (run.first..run.end).map(entry).collect();
             home.report(now, fetcher, digest, (lease, entries, false), &mut mail);
-            let end = crate::wire::LeaseEnd::Done;
+            let end = LeaseEnd::Done;
             home.over(now, fetcher, digest, (lease, run.end, end), &mut mail);
             if fetcher_leaves {
                 home.lost(now, &fetcher, &mut mail);
