@@ -130,6 +130,8 @@ pub struct Clients {
     pub holders: usize,
     /// Other blobs that each node holds and has announced, the same on every node.
     pub stored: usize,
+    /// Nobody pulls: one node is asked to warm the image on all that do not hold it.
+    pub warm: bool,
 }
 
 /// What goes wrong. Shares are of all nodes, 0 to 1; times are seconds since the beginning.

@@ -574,10 +574,16 @@ pub const WARM_RUNS_MAX: usize = 8;
 /// Flights of warm sets at a time.
 pub const WARM_FLIGHTS_MAX: usize = 16;
 
-/// Of those, flights of blobs that travel along several trees. All members warm a set in one order, so a few such blobs share
-/// the links, as they do where a runtime pulls an image; a dozen would leave each stream of a slow link less than a piece in
-/// several seconds, and whoever fetches or feeds would look as if it stood still. The next blob begins where one ends.
-pub const WARM_LARGE_FLIGHTS_MAX: usize = 3;
+/// Pieces from which on a blob of a warm set counts as large.
+pub const WARM_LARGE_PIECES_MIN: u64 = 8;
+
+/// Flights of large blobs of warm sets at a time that are not known to have left upstream as a whole. All members warm a set in one
+/// order, so a few such blobs share the links, as they do where a runtime pulls an image; a dozen would leave each stream of a slow
+/// link less than a piece in several seconds, and whoever fetches or feeds would look as if it stood still.
+pub const WARM_LARGE_LEAVING_MAX: usize = 3;
+
+/// Flights of large blobs of warm sets at a time, those included of which only the last pieces still go round.
+pub const WARM_LARGE_FLIGHTS_MAX: usize = 6;
 
 /// Time that a member has to answer when it is asked to warm, before the next one is asked instead.
 pub const WARM_ANSWER_MAX: Duration = Duration::from_secs(2);

@@ -341,6 +341,7 @@ impl Swarm {
                 now,
                 roster: &self.roster,
                 received: &|digest, size| exchanges.get(digest).map_or(0, |e| received_bytes(e.have(), size)),
+                is_here: &|digest| exchanges.get(digest).is_some_and(|e| e.list().is_complete()),
                 mail: &mut self.mail,
                 events: &mut self.events,
                 outputs: &mut self.effects,
@@ -655,6 +656,9 @@ impl Swarm {
         if is_news {
             let readers = self.uploads.readers_of(&digest, RELAY).filter(|reader| *reader != from);
             self.mail.extend(readers.map(|reader| (reader, Message::Hashes(Arc::clone(&hashes)))));
+        }
+        if is_news && self.exchanges.get(&digest).is_some_and(|e| e.list().is_complete()) {
+            self.with_warming(now, |warming, desk| warming.handle_here(desk, &digest));
         }
         for (piece, from, accepted) in judged {
             match accepted {

@@ -8,12 +8,13 @@ macro_rules! library {
 }
 
 /// Names and texts of the built-in scenarios.
-pub const LIBRARY: [(&str, &str); 27] = library![
+pub const LIBRARY: [(&str, &str); 28] = library![
     "layers"
     "large-layer"
     "kraken"
     "volcano"
     "image"
+    "prewarm"
     "rollout"
     "slow-origin"
     "fast-origin"

@@ -215,6 +215,13 @@ fn clients(clients: &schema::Clients, nodes: usize, deadline: f64, found: &mut F
         let remedy = format!("must be at most {}, the nodes that are not holders", nodes - clients.holders);
         found.add("clients.late.nodes", late, remedy);
     }
+    if clients.warm && (late > 0 || spread > 0.0) {
+        found.add(
+            "clients.warm",
+            clients.warm,
+            "goes with neither late nor start: all are asked to warm at once",
+        );
+    }
     let holders = clients.holders.min(nodes - 1);
     Clients {
         read_speed: clients.read_speed.0,
@@ -223,6 +230,7 @@ fn clients(clients: &schema::Clients, nodes: usize, deadline: f64, found: &mut F
         late_at,
         holders,
         stored: clients.stored,
+        warm: clients.warm,
     }
 }
 

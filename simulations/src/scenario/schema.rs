@@ -147,6 +147,8 @@ pub struct Clients {
     pub holders: usize,
     /// Other blobs that each node holds and has announced, the same on every node. Default: 0.
     pub stored: usize,
+    /// Nobody pulls: one node is asked to warm the image on all that do not hold it. Default: false.
+    pub warm: bool,
 }
 
 /// Late joiners.
@@ -335,7 +337,14 @@ impl Default for Origin {
 
 impl Default for Clients {
     fn default() -> Self {
-        Clients { read_speed: Rate(f64::INFINITY), start: Start::Together, late: None, holders: 0, stored: 0 }
+        Clients {
+            read_speed: Rate(f64::INFINITY),
+            start: Start::Together,
+            late: None,
+            holders: 0,
+            stored: 0,
+            warm: false,
+        }
     }
 }
 

@@ -1,9 +1,12 @@
-//! Clients: container runtimes that ask their node's agent for all layers of the image.
+//! Clients: container runtimes that ask their node's agent for all layers of the image, or somebody who warms it.
+
+use std::time::Duration;
 
 use rand::Rng;
 use shoal_engine::demand::Part;
 use shoal_engine::io::Outcome;
-use shoal_engine::{Input, TicketId};
+use shoal_engine::wire::Pace;
+use shoal_engine::{Input, TicketId, WarmSetId};
 
 use super::{Happening, NodeId, World};
 use crate::queue::{Nanos, SECOND, nanos};
@@ -42,6 +45,9 @@ impl World<'_> {
             return;
         }
         self.nodes[node].asked = true;
+        if self.scenario.clients.warm {
+            return self.warm(now, node);
+        }
         for layer in 0..self.layers.len() {
             let (digest, size) = (self.layers[layer].digest, self.layers[layer].size);
             if !self.nodes[node].blobs[layer].done && self.nodes[node].blobs[layer].ticket.is_none() {
@@ -61,6 +67,24 @@ impl World<'_> {
             let scope = self.scope.clone();
             self.input(now, node, Input::Open { ticket, digest, scope, part: Part::Whole });
         }
+    }
+
+    /// One node is asked to warm all; it is asked again when it comes back.
+    fn warm(&mut self, now: Nanos, node: NodeId) {
+        let first = self.scenario.clients.holders;
+        if node != first {
+            return;
+        }
+        let input = Input::Warm {
+            set: WarmSetId(1),
+            blobs: self.layers.iter().map(|layer| (layer.digest, layer.size)).collect(),
+            scope: self.scope.clone(),
+            targets: self.nodes[first..].iter().map(|node| node.peer()).collect(),
+            deadline: Duration::from_secs_f64(self.scenario.deadline),
+            keep_until: 0,
+            pace: Pace::FREE,
+        };
+        self.input(now, node, input);
     }
 
     pub(super) fn serve(&mut self, now: Nanos, node: NodeId, ticket: TicketId, size: u64) {

@@ -35,6 +35,10 @@ impl World<'_> {
                 let layer = self.by_digest[&digest];
                 self.nodes[node].blobs[layer].stored = true;
                 self.answer(at, node, Input::Committed { digest, result: Ok(()) });
+                if self.scenario.clients.warm {
+                    self.nodes[node].read_until = at;
+                    self.layer_done(now, node, layer);
+                }
             }
             Output::Shut { digest, keep } => {
                 let blob = &mut self.nodes[node].blobs[self.by_digest[&digest]];
@@ -66,7 +70,7 @@ impl World<'_> {
             Output::Serve { ticket, size, .. } => self.serve(now, node, ticket, size),
             Output::Ready { ticket, to } => self.ready(now, node, ticket, to),
             Output::End { ticket, outcome } => self.end(now, node, ticket, outcome),
-            // No figure tells of warm sets yet.
+            // A warm set is done where its blobs are stored.
             Output::Keep { .. } | Output::Pace { .. } | Output::Warming { .. } | Output::Warmed { .. } => {}
         }
     }

@@ -78,6 +78,8 @@ pub struct Desk<'a> {
     pub roster: &'a Roster,
     /// Bytes that have been received of a blob of some size.
     pub received: &'a dyn Fn(&Digest, u64) -> u64,
+    /// Whether all of a blob has left upstream.
+    pub is_here: &'a dyn Fn(&Digest) -> bool,
     /// To members.
     pub mail: &'a mut Mail,
     /// To flights.
@@ -176,6 +178,13 @@ impl Warming {
             for set in self.sets.values_mut() {
                 set.flight_over(desk, &digest, result);
             }
+            self.advance_all(desk);
+        }
+    }
+
+    /// All of a blob has left upstream: the next one may begin.
+    pub fn handle_here(&mut self, desk: &mut Desk<'_>, digest: &Digest) {
+        if self.flying.contains_key(digest) {
             self.advance_all(desk);
         }
     }

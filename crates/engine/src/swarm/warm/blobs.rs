@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::Digest;
-use crate::limits::{WARM_FLIGHTS_MAX, WARM_LARGE_FLIGHTS_MAX, WARM_TRIES_MAX};
+use crate::limits::{
+    WARM_FLIGHTS_MAX, WARM_LARGE_FLIGHTS_MAX, WARM_LARGE_LEAVING_MAX, WARM_LARGE_PIECES_MIN, WARM_TRIES_MAX,
+};
 use crate::pieces::piece_count;
-use crate::swarm::classes::class_count;
 use crate::wire::WarmFault;
 
 /// How a blob, or a member, stands.
@@ -106,18 +107,29 @@ impl Blobs {
 
     /// Lets blobs begin as far as there is room among those that fly on this node, for whichever set, with their sizes. Where a
     /// large one has to wait small ones pass it.
-    pub fn begin(&mut self, flying: &mut BTreeMap<Digest, u64>, mut begin: impl FnMut(Digest, u64)) {
-        let is_large = |size: u64| class_count(piece_count(size) as u32) > 1;
+    ///
+    /// Of the large ones a few leave upstream at a time. As soon as one has, the next begins: it comes to the lease holders while the
+    /// last pieces of the one before still go round, and neither upstream nor a link stands still in between.
+    pub fn begin(
+        &mut self,
+        flying: &mut BTreeMap<Digest, u64>,
+        is_here: &dyn Fn(&Digest) -> bool,
+        mut begin: impl FnMut(Digest, u64),
+    ) {
+        let is_large = |size: u64| piece_count(size) >= WARM_LARGE_PIECES_MIN;
         let mut large = flying.values().filter(|size| is_large(**size)).count();
+        let mut leaving = flying.iter().filter(|(digest, size)| is_large(**size) && !is_here(digest)).count();
         for blob in self.blobs.iter_mut().filter(|b| b.standing == Standing::Waiting && !b.flying) {
             if !flying.contains_key(&blob.digest) {
                 if flying.len() >= WARM_FLIGHTS_MAX {
                     return;
                 }
-                if is_large(blob.size) && large >= WARM_LARGE_FLIGHTS_MAX {
-                    continue;
+                if is_large(blob.size) {
+                    if large >= WARM_LARGE_FLIGHTS_MAX || leaving >= WARM_LARGE_LEAVING_MAX {
+                        continue;
+                    }
+                    (large, leaving) = (large + 1, leaving + 1);
                 }
-                large += usize::from(is_large(blob.size));
                 flying.insert(blob.digest, blob.size);
             }
             blob.flying = true;
@@ -194,17 +206,30 @@ mod tests {
         let mut blobs = Blobs::new((0u8..).zip(sizes).map(|(n, size)| (digest(n), size)));
         // Another set has one of them on its way.
         let mut flying = BTreeMap::from([(digest(4), 64 * MIB)]);
-        let mut begun = Vec::new();
-        blobs.begin(&mut flying, |blob, _| begun.push(blob.hash()[0]));
-        assert_eq!(begun, [0, 1, 2, 3, 4, 6, 7], "all but the fourth large one");
+        let begun = |blobs: &mut Blobs, flying: &mut BTreeMap<_, _>, here: &[u8]| {
+            let mut begun = Vec::new();
+            let is_here = |digest: &Digest| here.contains(&digest.hash()[0]);
+            blobs.begin(flying, &is_here, |blob, _| begun.push(blob.hash()[0]));
+            begun
+        };
+        assert_eq!(
+            begun(&mut blobs, &mut flying, &[]),
+            [0, 1, 2, 3, 4, 6, 7],
+            "all but the fourth large one"
+        );
         flying.remove(&digest(1));
         blobs.handle_over(&digest(1), Ok(()));
-        begun.clear();
-        blobs.begin(&mut flying, |blob, _| begun.push(blob.hash()[0]));
-        assert_eq!(begun, [5]);
+        assert_eq!(begun(&mut blobs, &mut flying, &[]), [5], "one has come");
+        // All but the last have left upstream, but each waits here for its end.
+        let mut blobs = Blobs::new((0..10).map(|n| (digest(n), 64 * MIB)));
+        let mut flying = BTreeMap::new();
+        assert_eq!(begun(&mut blobs, &mut flying, &[]), [0, 1, 2]);
+        assert_eq!(begun(&mut blobs, &mut flying, &[0]), [3], "one has left upstream");
+        assert_eq!(begun(&mut blobs, &mut flying, &[0, 1, 2, 3]), [4, 5], "as many as may be on their way");
+        assert_eq!(flying.len(), WARM_LARGE_FLIGHTS_MAX);
         let mut many = Blobs::new((0..100).map(|n| (digest(n), 1)));
         let mut flying = BTreeMap::new();
-        many.begin(&mut flying, |_, _| {});
+        many.begin(&mut flying, &|_| false, |_, _| {});
         assert_eq!(flying.len(), WARM_FLIGHTS_MAX);
     }
 
@@ -212,7 +237,7 @@ mod tests {
     fn a_share_is_of_what_is_still_to_be_fetched() {
         let all = || Blobs::new([(digest(1), 600), (digest(2), 300), (digest(3), 100)]);
         let mut one_ready = all();
-        one_ready.begin(&mut BTreeMap::new(), |_, _| {});
+        one_ready.begin(&mut BTreeMap::new(), &|_| false, |_, _| {});
         one_ready.handle_over(&digest(1), Ok(()));
         // Which are known to have left upstream, and the shares of the three.
         let table: [(&Blobs, &[u8], [f64; 3]); 5] = [

@@ -386,7 +386,7 @@ impl Set {
         }
         self.begin_again_at = None;
         let (scope, events) = (&self.scope, &mut *desk.events);
-        self.blobs.begin(flying, |digest, size| {
+        self.blobs.begin(flying, desk.is_here, |digest, size| {
             events.push_back(Event::Warm(digest, size, scope.clone()));
         });
     }
