@@ -15,9 +15,7 @@ mod watch;
 use std::collections::BTreeMap;
 
 use crate::ids::Digest;
-use crate::limits::{
-    ENTRIES_PER_FRAME_MAX, EXCHANGE_CHECK, HOME_SILENCE_MAX, REPORT_AGE_MAX, REPORT_PIECES, RUNS_OF_HAVE_MAX,
-};
+use crate::limits::{ENTRIES_PER_FRAME_MAX, EXCHANGE_CHECK, REPORT_AGE_MAX, REPORT_PIECES, RUNS_OF_HAVE_MAX};
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
 use crate::swarm::classes::class_of;
@@ -563,7 +561,7 @@ impl Exchange {
             }
             Standing::Joined if now >= self.checked + EXCHANGE_CHECK && !self.have.is_full() => {
                 self.checked = now;
-                if now >= self.heard + HOME_SILENCE_MAX {
+                if now >= self.heard + self.home_patience() {
                     // A home that lives welcomes again, which costs little; one that does not is replaced.
                     self.join(now, 0, mail);
                 } else if self.doubts_home(now) {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::Exchange;
-use crate::limits::{JOIN_TIMEOUT, LEASE_LIFE_PAUSE, REJOIN_TIMEOUT};
+use crate::limits::{FEED_PATIENCE_MAX, HOME_SILENCE_MAX, JOIN_TIMEOUT, LEASE_LIFE_PAUSE, REJOIN_TIMEOUT};
 use crate::swarm::home::Mail;
 use crate::time::Time;
 use crate::wire::{LeaseId, Message};
@@ -16,7 +16,18 @@ impl Exchange {
     /// How long a home has to answer.
     pub(super) fn join_timeout(&self, rank: usize) -> Duration {
         let is_lost = self.lost_home.is_some_and(|lost| self.homes.get(rank) == Some(&lost));
-        if is_lost { REJOIN_TIMEOUT } else { JOIN_TIMEOUT }
+        match () {
+            () if is_lost => REJOIN_TIMEOUT,
+            // Whoever is asked again has the answers to all who share its link to send as well.
+            () if rank == 0 && self.was_in_a_book => JOIN_TIMEOUT * self.crowd.clamp(1, 4) as u32,
+            () => JOIN_TIMEOUT,
+        }
+    }
+
+    /// How long nothing may come before the home is asked whether it lives. Where a node receives many blobs at once each of them comes
+    /// with pauses, for everybody: all would ask, and each answer holds a list.
+    pub(super) fn home_patience(&self) -> Duration {
+        (HOME_SILENCE_MAX * self.crowd.max(1) as u32).min(FEED_PATIENCE_MAX)
     }
 
     /// Whether the home of a lease is to hear that bytes come: no piece was whole for a while.
