@@ -130,6 +130,8 @@ pub struct Clients {
     pub holders: usize,
     /// Other blobs that each node holds and has announced, the same on every node.
     pub stored: usize,
+    /// Layers that a client asks for at a time, in order.
+    pub parallel: usize,
     /// Nobody pulls: one node is asked to warm the image on all that do not hold it.
     pub warm: bool,
 }

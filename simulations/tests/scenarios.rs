@@ -4,6 +4,9 @@
 //! They check that it works at all sizes of trouble, not how fast: that is what `shoal-sim --all` is for. More seeds:
 //! `shoal-sim <scenario> --seeds 1..100`.
 
+use std::collections::BTreeSet;
+
+use shoal_simulations::bound::Bound;
 use shoal_simulations::oracle;
 use shoal_simulations::outcome::Outcome;
 use shoal_simulations::scenario::Scenario;
@@ -66,6 +69,67 @@ fn one_layer() {
 #[test]
 fn an_image_of_several_layers() {
     holds("nodes = 60\nimage = [\"1kB\", \"30MB\", \"5MB\", \"120kB\", \"2MB\", \"10kB\"]", 1.0);
+}
+
+/// Twelve layers on links of 10 Mbit/s, of which a piece takes 0.2 s.
+const DOZEN: &str = "nodes = 50
+link = { up = \"10Mbit/s\", down = \"10Mbit/s\" }
+origin = { bandwidth = \"10Mbit/s\" }
+image = [\"48MiB\", \"8MiB\", \"7MiB\", \"7MiB\", \"6MiB\", \"5MiB\", \"4MiB\", \"4MiB\", \"3MiB\", \"2MiB\", \"1MiB\", \"700KiB\"]
+";
+
+fn dozen(clients: &str) -> Scenario {
+    let text = format!("name = \"test\"\ndeadline = \"1h\"\n{DOZEN}{clients}");
+    Scenario::parse("test", &text, &[]).unwrap_or_else(|e| panic!("{e}")).remove(0)
+}
+
+#[test]
+fn a_dozen_layers_on_slow_links_are_no_stampede() {
+    // Each stream has so little of a link that homes were asked whether they live more often than they could answer.
+    let outcome = world::run(&Scenario { seed: 3, ..dozen("") }, &|_| {});
+    assert_eq!((outcome.failed, outcome.violations.len()), (0, 0));
+    assert!(outcome.upstream_bytes as f64 <= 1.1 * outcome.bytes as f64, "{}", outcome.upstream_bytes);
+}
+
+#[test]
+fn a_few_large_layers_leave_upstream_at_a_time() {
+    for clients in ["clients = { parallel = 3 }", "clients = { warm = true }"] {
+        let mut begun = BTreeSet::new();
+        let log = |line: &str| {
+            let mut words = line.split(' ');
+            let at: f64 = words.next().and_then(|at| at.parse().ok()).unwrap_or(f64::MAX);
+            if at < 5.0 && line.contains("requests of the origin") {
+                begun.extend(words.nth(5).map(str::to_owned));
+            }
+        };
+        let watchers = world::Watchers { engine: None, log: Some(Box::new(log)), live_bytes: None };
+        let scenario = dozen(clients);
+        let outcome = world::watch(&scenario, watchers, &|_| {});
+        assert_eq!(oracle::broken(&scenario, &outcome), [""; 0], "{clients}");
+        assert!(
+            outcome.upstream_bytes as f64 <= 1.05 * outcome.bytes as f64,
+            "{clients}: {}",
+            outcome.upstream_bytes
+        );
+        // Three large ones, and the two that are not large.
+        assert_eq!(begun.len(), 5, "{clients}: {begun:?}");
+    }
+}
+
+#[test]
+fn hashes_reach_those_below_the_home_as_soon_as_others() {
+    let text = slow(
+        "nodes = 100\nimage = [\"16MiB\", \"16MiB\", \"16MiB\", \"64MiB\", \"16MiB\"]\nclients = { parallel = 2 }",
+    );
+    for seed in [2, 3, 5] {
+        let scenario = Scenario { seed, ..scenario(&text, 1.0) };
+        let outcome = world::run(&scenario, &|_| {});
+        assert_eq!(oracle::broken(&scenario, &outcome), [""; 0], "seed {seed}");
+        let last = outcome.nodes.iter().filter_map(|node| node.whole_s).fold(0.0, f64::max);
+        // A home that is fed by a root got no hashes, and all below it waited 200 ms for each: 1.54 to 1.75 x the bound.
+        let bound = Bound::of(&scenario).total_s();
+        assert!(last <= 1.2 * bound, "seed {seed}: {last} s of {bound}");
+    }
 }
 
 #[test]

@@ -12,6 +12,8 @@ use crate::limits::{
 };
 use crate::name::Scope;
 use crate::peer::PeerId;
+use crate::pieces::is_large;
+use crate::prefetch::{Large, Prefetches};
 use crate::swarm::pace::Flying;
 use crate::swarm::pieces::piece_bytes;
 use crate::swarm::warm::Asked;
@@ -47,6 +49,9 @@ pub struct Engine {
     /// Flights whose clients wait for a free place: while there are any, nobody else takes one.
     waiting: BTreeSet<Digest>,
     sizes: Sizes,
+    prefetches: Prefetches,
+    /// Whether a prefetch may begin that waited.
+    prefetch_due: bool,
     swarm: Option<Swarm>,
     out: VecDeque<Output>,
     draining: bool,
@@ -85,6 +90,8 @@ impl Engine {
             next_fetch: 0,
             waiting: BTreeSet::new(),
             sizes: Sizes::default(),
+            prefetches: Prefetches::default(),
+            prefetch_due: false,
             swarm: settings.peer.map(Swarm::new),
             out: VecDeque::new(),
             draining: false,
@@ -199,16 +206,19 @@ impl Engine {
             }
             Input::Drain => {
                 self.draining = true;
+                self.prefetches.clear();
                 self.with_swarm(Swarm::drain);
                 self.for_all(now, |f, _| f.handle_drain());
             }
             Input::Stop => {
                 self.draining = true;
+                self.prefetches.clear();
                 self.with_swarm(Swarm::drain);
                 self.for_all(now, |f, out| f.handle_stop(out));
             }
         }
         self.settle(now);
+        self.begin_prefetches(now);
         self.set_paces(now);
         self.make_room();
     }
@@ -249,7 +259,11 @@ impl Engine {
         }
         self.begin(digest);
         self.tickets.insert(ticket, digest);
-        self.with(now, digest, |flight, _| flight.handle_open(ticket, scope, part));
+        let prefetch = self.prefetches.take(&digest);
+        self.with(now, digest, |flight, _| {
+            prefetch.into_iter().for_each(|scope| flight.handle_prefetch(scope));
+            flight.handle_open(ticket, scope, part);
+        });
     }
 
     fn handle_described(&mut self, now: Time, digest: Digest, size: u64, prefetch: Option<Scope>) {
@@ -259,8 +273,36 @@ impl Engine {
         if self.draining || waiting {
             return;
         }
+        if is_large(size) && !self.flights.contains_key(&digest) && !self.large().has_room() {
+            return self.prefetches.push(digest, scope);
+        }
         self.begin(digest);
         self.with(now, digest, |flight, _| flight.handle_prefetch(scope));
+    }
+
+    /// The large blobs on their way. Without other members there are none that could stand in each other's way.
+    fn large(&self) -> Large {
+        let Some(swarm) = self.swarm.as_ref().filter(|swarm| swarm.has_members()) else {
+            return Large::default();
+        };
+        let size = |flight: &Flight| flight.size().or_else(|| self.size_hint(&flight.digest())).unwrap_or(0);
+        let large = self.flights.values().filter(|flight| is_large(size(flight)));
+        Large::count(large.map(|flight| swarm.has_left(&flight.digest())))
+    }
+
+    /// Prefetches that waited begin as far as there is room by now.
+    fn begin_prefetches(&mut self, now: Time) {
+        while std::mem::take(&mut self.prefetch_due) && !self.prefetches.is_empty() {
+            let mut large = self.large();
+            while large.has_room()
+                && let Some((digest, scope)) = self.prefetches.pop()
+            {
+                large.begin();
+                self.begin(digest);
+                self.with(now, digest, |flight, _| flight.handle_prefetch(scope));
+            }
+            self.settle(now);
+        }
     }
 
     fn handle_warm(&mut self, now: Time, set: WarmSetId, asked: Asked) {
@@ -343,6 +385,7 @@ impl Engine {
             let result = flight.result();
             self.flights.remove(&digest);
             self.births.retain(|_, d| *d != digest);
+            self.prefetch_due = true;
             if let Some(swarm) = &mut self.swarm {
                 swarm.flight_over(now, digest, result);
             }
@@ -362,6 +405,7 @@ impl Engine {
             swarm.settle(now, &mut self.out);
             let Some(event) = swarm.poll_event() else { return };
             match event {
+                Event::Left => self.prefetch_due = true,
                 Event::Accepted(digest, piece) => self.with(now, digest, |flight, _| {
                     let size = flight.size().unwrap_or(0);
                     flight.handle_piece(piece_bytes(size, piece), now);

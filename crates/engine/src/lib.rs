@@ -23,6 +23,7 @@ pub mod mirrors;
 pub mod name;
 pub mod peer;
 pub mod pieces;
+pub mod prefetch;
 pub mod ranges;
 pub mod record;
 pub mod retry;

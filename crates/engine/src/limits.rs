@@ -300,6 +300,9 @@ pub const FEEDS_PER_CLASS_MAX: usize = 64;
 /// Time between two complaints about one class: the new feed needs some time to show what it can do.
 pub const COMPLAINT_PAUSE: Duration = Duration::from_millis(400);
 
+/// Time that a home waits for other complaints before it acts on one: members look at their feeds this often.
+pub const HEARING_TIME: Duration = Duration::from_millis(100);
+
 /// Time without a piece, while other classes move, after which a feed counts as silent.
 pub const FEED_SILENCE_MAX: Duration = Duration::from_secs(1);
 
@@ -574,16 +577,16 @@ pub const WARM_RUNS_MAX: usize = 8;
 /// Flights of warm sets at a time.
 pub const WARM_FLIGHTS_MAX: usize = 16;
 
-/// Pieces from which on a blob of a warm set counts as large.
-pub const WARM_LARGE_PIECES_MIN: u64 = 8;
+/// Pieces from which on a blob counts as large: no more than a few of them are to leave upstream at a time.
+pub const LARGE_PIECES_MIN: u64 = 8;
 
-/// Flights of large blobs of warm sets at a time that are not known to have left upstream as a whole. All members warm a set in one
-/// order, so a few such blobs share the links, as they do where a runtime pulls an image; a dozen would leave each stream of a slow
-/// link less than a piece in several seconds, and whoever fetches or feeds would look as if it stood still.
-pub const WARM_LARGE_LEAVING_MAX: usize = 3;
+/// Flights of large blobs at a time, of warm sets and prefetched, that are not known to have left upstream as a whole. All members
+/// take the blobs of an image in one order, so a few share the links; a dozen would leave each stream of a slow link less than a piece
+/// in several seconds, and whoever fetches or feeds would look as if it stood still.
+pub const LARGE_LEAVING_MAX: usize = 3;
 
-/// Flights of large blobs of warm sets at a time, those included of which only the last pieces still go round.
-pub const WARM_LARGE_FLIGHTS_MAX: usize = 6;
+/// Flights of large blobs at a time, those included of which only the last pieces still go round.
+pub const LARGE_FLIGHTS_MAX: usize = 6;
 
 /// Time that a member has to answer when it is asked to warm, before the next one is asked instead.
 pub const WARM_ANSWER_MAX: Duration = Duration::from_secs(2);

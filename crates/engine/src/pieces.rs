@@ -5,6 +5,8 @@
 //! than [`PIECES_PER_BLOB_AIM`] pieces until the largest piece is reached. The cut is a pure function of the size, so
 //! every node cuts alike and nobody has to be told.
 
+use crate::limits::LARGE_PIECES_MIN;
+
 /// Smallest piece, bytes. Also the granularity at which a half-received blob is remembered over a restart.
 pub const PIECE_BYTES_MIN: u64 = 256 * 1024;
 /// Largest piece, bytes.
@@ -27,6 +29,11 @@ pub fn piece_len(size: u64) -> u64 {
 /// Number of pieces of a blob of `size` bytes. An empty blob has none.
 pub fn piece_count(size: u64) -> u64 {
     size.div_ceil(piece_len(size))
+}
+
+/// Whether a blob is one of those of which a few leave upstream at a time.
+pub fn is_large(size: u64) -> bool {
+    piece_count(size) >= LARGE_PIECES_MIN
 }
 
 /// First byte of the last piece: what may be handed out before the whole digest is known ends here.

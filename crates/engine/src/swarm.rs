@@ -52,6 +52,8 @@ use warm::{Asked, Desk, Warming};
 pub enum Event {
     /// A piece that came from a member counts.
     Accepted(Digest, u32),
+    /// All of a blob has left upstream.
+    Left,
     /// What may be fetched upstream has changed.
     Leases(Digest),
     /// The swarm cannot help.
@@ -302,6 +304,11 @@ impl Swarm {
     /// Bytes that may be fetched upstream for a blob.
     pub fn fetchable(&self, digest: &Digest) -> Vec<std::ops::Range<u64>> {
         self.exchanges.get(digest).map(Exchange::fetchable).unwrap_or_default()
+    }
+
+    /// Whether all of a blob is known to have left upstream.
+    pub fn has_left(&self, digest: &Digest) -> bool {
+        self.exchanges.get(digest).is_some_and(|exchange| exchange.list().is_complete())
     }
 
     // ---- warm sets ----
@@ -657,7 +664,8 @@ impl Swarm {
             let readers = self.uploads.readers_of(&digest, RELAY).filter(|reader| *reader != from);
             self.mail.extend(readers.map(|reader| (reader, Message::Hashes(Arc::clone(&hashes)))));
         }
-        if is_news && self.exchanges.get(&digest).is_some_and(|e| e.list().is_complete()) {
+        if is_news && self.has_left(&digest) {
+            self.events.push_back(Event::Left);
             self.with_warming(now, |warming, desk| warming.handle_here(desk, &digest));
         }
         for (piece, from, accepted) in judged {

@@ -222,6 +222,9 @@ fn clients(clients: &schema::Clients, nodes: usize, deadline: f64, found: &mut F
             "goes with neither late nor start: all are asked to warm at once",
         );
     }
+    if clients.parallel == 0 {
+        found.add("clients.parallel", clients.parallel, "must be at least 1");
+    }
     let holders = clients.holders.min(nodes - 1);
     Clients {
         read_speed: clients.read_speed.0,
@@ -230,6 +233,7 @@ fn clients(clients: &schema::Clients, nodes: usize, deadline: f64, found: &mut F
         late_at,
         holders,
         stored: clients.stored,
+        parallel: clients.parallel.max(1),
         warm: clients.warm,
     }
 }

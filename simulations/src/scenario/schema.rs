@@ -147,6 +147,8 @@ pub struct Clients {
     pub holders: usize,
     /// Other blobs that each node holds and has announced, the same on every node. Default: 0.
     pub stored: usize,
+    /// Layers that a client asks for at a time, in order: 3 where containerd or docker pull. Default: all.
+    pub parallel: usize,
     /// Nobody pulls: one node is asked to warm the image on all that do not hold it. Default: false.
     pub warm: bool,
 }
@@ -343,6 +345,7 @@ impl Default for Clients {
             late: None,
             holders: 0,
             stored: 0,
+            parallel: usize::MAX,
             warm: false,
         }
     }

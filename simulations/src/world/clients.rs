@@ -55,11 +55,20 @@ impl World<'_> {
                 self.input(now, node, Input::Described { digest, size, prefetch });
             }
         }
+        self.open_next(now, node);
+    }
+
+    /// As many of the layers that are missing as a client asks for at a time.
+    fn open_next(&mut self, now: Nanos, node: NodeId) {
         for layer in 0..self.layers.len() {
             let digest = self.layers[layer].digest;
+            let open = self.nodes[node].blobs.iter().filter(|blob| blob.ticket.is_some()).count();
             let blob = &mut self.nodes[node].blobs[layer];
             if blob.done || blob.ticket.is_some() {
                 continue;
+            }
+            if open >= self.scenario.clients.parallel {
+                return;
             }
             self.next_ticket += 1;
             let ticket = TicketId(self.next_ticket);
@@ -135,6 +144,8 @@ impl World<'_> {
             n.outcome.whole_s = Some(at as f64 / SECOND);
             self.unfinished -= usize::from(n.outcome.expected);
             self.trace(&[6, now, node as u64]);
+        } else if !self.scenario.clients.warm {
+            self.open_next(now, node);
         }
     }
 

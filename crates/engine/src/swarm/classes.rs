@@ -17,8 +17,8 @@ pub const CLASSES_MAX: usize = 16;
 /// Number of classes of a blob of `pieces` pieces.
 pub const fn class_count(pieces: u32) -> u8 {
     match pieces {
-        0..=1 => 1,
-        2..=63 => 4,
+        0..=3 => 1,
+        4..=63 => 4,
         64..=511 => 8,
         _ => CLASSES_MAX as u8,
     }

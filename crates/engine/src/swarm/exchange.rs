@@ -151,6 +151,8 @@ pub struct Exchange {
     /// Whether a home was left because of what it told: the next one would send this node back.
     left_home: bool,
     compared: Time,
+    /// Whether that was ever done.
+    is_compared: bool,
     /// Whether this node was seen to receive more slowly than the others.
     is_slow: bool,
     /// How many pieces were there, and how many were listed, when the rates were last compared.
@@ -199,6 +201,7 @@ impl Exchange {
             lost_home: None,
             left_home: false,
             compared: now,
+            is_compared: false,
             is_slow: false,
             compared_at: (0, 0),
             pace: Pace::default(),

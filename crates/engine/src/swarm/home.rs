@@ -11,6 +11,7 @@ pub mod leases;
 
 pub mod account;
 mod complaints;
+mod hearings;
 mod lists;
 mod rivals;
 mod roll;
@@ -29,6 +30,7 @@ use crate::time::Time;
 use crate::wire::{ClassFeeds, Complaint, Entry, Feed, LeaseEnd, LeaseId, Message, Run};
 
 use forest::{Forest, Node, Parent};
+use hearings::Hearings;
 use leases::{Action, Leases};
 use rivals::{Asked, Rivals};
 use succession::Census;
@@ -57,6 +59,7 @@ struct Book {
     reporters: BTreeSet<PeerId>,
     /// Roots that say that their source is silent, with the class: the piece that they wait for, and since when.
     silences: BTreeMap<(Node, u8), (u32, Time)>,
+    hearings: Hearings,
     accusers: BTreeMap<PeerId, BTreeSet<PeerId>>,
     /// Members that have told or sent something wrong of this blob: they fetch nothing and report nothing any more.
     distrusted: BTreeSet<PeerId>,
@@ -408,6 +411,7 @@ impl Book {
             brought: BTreeMap::new(),
             reporters: BTreeSet::new(),
             silences: BTreeMap::new(),
+            hearings: Hearings::default(),
             accusers: BTreeMap::new(),
             distrusted: BTreeSet::new(),
             distrusted_at: None,
@@ -433,7 +437,8 @@ impl Book {
     fn next_wakeup(&self) -> Option<Time> {
         let census = self.census.as_ref().map(|census| census.until);
         let asked = self.asked.as_ref().map(|asked| asked.until);
-        self.leases.next_wakeup().into_iter().chain(census).chain(asked).chain([self.roll_at]).min()
+        let others = [census, asked, self.hearings.next_wakeup(), self.leases.next_wakeup()];
+        others.into_iter().flatten().chain([self.roll_at]).min()
     }
 
     fn all(&self) -> Run {
@@ -561,6 +566,7 @@ impl Book {
         if self.asked.as_ref().is_some_and(|asked| asked.until <= now) {
             self.begin(now, mail);
         }
+        self.hear_complaints(now);
         self.grant(now, mail);
         let changed = self.forest.take_changed();
         self.tell_feeds(changed.into_iter(), mail);

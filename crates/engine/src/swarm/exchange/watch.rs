@@ -51,12 +51,14 @@ impl Exchange {
             let class = &self.classes[at];
             let paused = class.complained.is_some_and(|since| now < since + COMPLAINT_PAUSE);
             if class.got < class.total && !paused {
+                // The first time, what is compared is how far away from the source each feed is.
+                let compares = compares && self.is_compared;
                 let view = View { shares, gains, compares, receives_slowly, moves, patience, despair };
                 self.check_class(now, at, view, mail);
             }
         }
         if compares {
-            self.compared = now;
+            (self.compared, self.is_compared) = (now, true);
             self.classes.iter_mut().for_each(|class| class.got_before = class.got);
         }
     }

@@ -58,6 +58,13 @@ impl Book {
         let dry = !self.leases.is_there() && quiet >= FEED_SILENCE_MAX && quiet < DRY_MAX;
         match self.forest.parent(node, class) {
             Parent::Member(parent) if why == Complaint::Silent && dry && !self.forest.is_whole(parent) => {}
+            Parent::Member(parent)
+                if Some(parent) == accused
+                    && matches!(why, Complaint::Slow | Complaint::Silent)
+                    && !self.forest.is_whole(parent) =>
+            {
+                self.hearings.file(now, (node, class), parent);
+            }
             Parent::Member(parent) if Some(parent) == accused => {
                 self.forest.replace(node, class, matches!(why, Complaint::Slow | Complaint::Silent));
             }
@@ -90,6 +97,15 @@ impl Book {
             // It has been given another one in the meantime.
             Parent::Member(_) => {
                 self.tell_feeds([(node, class)].into_iter(), mail);
+            }
+        }
+    }
+
+    /// Feeds about which complaints are upheld are replaced.
+    pub(super) fn hear_complaints(&mut self, now: Time) {
+        for (node, class, accused) in self.hearings.hear(now) {
+            if self.forest.parent(node, class) == Parent::Member(accused) {
+                self.forest.replace(node, class, true);
             }
         }
     }

@@ -57,9 +57,13 @@ impl Book {
         let message = self.hashes(news);
         let mut tell = |node| mail.push_back((self.forest.peer(node), message.clone()));
         match self.lists_directly() {
-            true => self.forest.receivers().for_each(tell),
+            true => self.forest.receivers().for_each(&mut tell),
             false => {
-                self.forest.fed_by_source().filter(|(_, class)| *class == RELAY).for_each(|(n, _)| tell(n))
+                let roots =
+                    || self.forest.fed_by_source().filter(|(_, class)| *class == RELAY).map(|(root, _)| root);
+                // A relay does not tell a home what it has from it: as a receiver this node hears of it here.
+                let own = self.forest.find(&self.me).filter(|own| roots().all(|root| root != *own));
+                roots().chain(own).for_each(&mut tell);
             }
         }
     }

@@ -5,10 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::Digest;
-use crate::limits::{
-    WARM_FLIGHTS_MAX, WARM_LARGE_FLIGHTS_MAX, WARM_LARGE_LEAVING_MAX, WARM_LARGE_PIECES_MIN, WARM_TRIES_MAX,
-};
-use crate::pieces::piece_count;
+use crate::limits::{WARM_FLIGHTS_MAX, WARM_TRIES_MAX};
+use crate::pieces::is_large;
+use crate::prefetch::Large;
 use crate::wire::WarmFault;
 
 /// How a blob, or a member, stands.
@@ -116,19 +115,18 @@ impl Blobs {
         is_here: &dyn Fn(&Digest) -> bool,
         mut begin: impl FnMut(Digest, u64),
     ) {
-        let is_large = |size: u64| piece_count(size) >= WARM_LARGE_PIECES_MIN;
-        let mut large = flying.values().filter(|size| is_large(**size)).count();
-        let mut leaving = flying.iter().filter(|(digest, size)| is_large(**size) && !is_here(digest)).count();
+        let large = flying.iter().filter(|(_, size)| is_large(**size));
+        let mut large = Large::count(large.map(|(digest, _)| is_here(digest)));
         for blob in self.blobs.iter_mut().filter(|b| b.standing == Standing::Waiting && !b.flying) {
             if !flying.contains_key(&blob.digest) {
                 if flying.len() >= WARM_FLIGHTS_MAX {
                     return;
                 }
                 if is_large(blob.size) {
-                    if large >= WARM_LARGE_FLIGHTS_MAX || leaving >= WARM_LARGE_LEAVING_MAX {
+                    if !large.has_room() {
                         continue;
                     }
-                    (large, leaving) = (large + 1, leaving + 1);
+                    large.begin();
                 }
                 flying.insert(blob.digest, blob.size);
             }
@@ -194,6 +192,7 @@ impl Blobs {
 mod tests {
     use super::*;
     use crate::ids::Algorithm;
+    use crate::limits::LARGE_FLIGHTS_MAX;
 
     fn digest(number: u8) -> Digest {
         Digest::new(Algorithm::Sha256, &[number; 32])
@@ -226,7 +225,7 @@ mod tests {
         assert_eq!(begun(&mut blobs, &mut flying, &[]), [0, 1, 2]);
         assert_eq!(begun(&mut blobs, &mut flying, &[0]), [3], "one has left upstream");
         assert_eq!(begun(&mut blobs, &mut flying, &[0, 1, 2, 3]), [4, 5], "as many as may be on their way");
-        assert_eq!(flying.len(), WARM_LARGE_FLIGHTS_MAX);
+        assert_eq!(flying.len(), LARGE_FLIGHTS_MAX);
         let mut many = Blobs::new((0..100).map(|n| (digest(n), 1)));
         let mut flying = BTreeMap::new();
         many.begin(&mut flying, &|_| false, |_, _| {});

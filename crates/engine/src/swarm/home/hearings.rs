@@ -1,0 +1,81 @@
+//! Hearings: what becomes of a complaint that pieces come slowly or not at all.
+//!
+//! Question: a member near the root of a tree stands still, and within a moment all below it complain, each about its own feed; who is
+//! to be replaced? Answer: a complaint waits until those who would complain with it have done so, and is dismissed if the accused
+//! itself complains about its feed in the same class: it has nothing to send. Prevents: hundreds of members that lose their feeds and
+//! get others that are no better, because of one.
+//!
+//! Invariant: for each member and class one complaint waits at most.
+
+use std::collections::BTreeMap;
+
+use super::forest::Node;
+use crate::limits::{COMPLAINT_PAUSE, HEARING_TIME};
+use crate::time::Time;
+
+struct Hearing {
+    accused: Node,
+    due: Time,
+}
+
+/// See the module's head.
+#[derive(Default)]
+pub(super) struct Hearings {
+    waiting: BTreeMap<(Node, u8), Hearing>,
+    /// When each member has complained last in a class; those of long ago are forgotten with the next hearing.
+    complained: BTreeMap<(Node, u8), Time>,
+}
+
+impl Hearings {
+    /// When [`hear`](Self::hear) is wanted.
+    pub fn next_wakeup(&self) -> Option<Time> {
+        self.waiting.values().map(|hearing| hearing.due).min()
+    }
+
+    /// A member complains about its feed in a class.
+    pub fn file(&mut self, now: Time, (node, class): (Node, u8), accused: Node) {
+        self.complained.insert((node, class), now);
+        let due = now + HEARING_TIME;
+        self.waiting.entry((node, class)).or_insert(Hearing { accused, due }).accused = accused;
+    }
+
+    /// The complaints that are due and upheld: the member, the class, and who is to be replaced.
+    pub fn hear(&mut self, now: Time) -> Vec<(Node, u8, Node)> {
+        if self.next_wakeup().is_none_or(|due| due > now) {
+            return Vec::new();
+        }
+        self.complained.retain(|_, at| now < *at + COMPLAINT_PAUSE + 2 * HEARING_TIME);
+        let due = self.waiting.iter().filter(|(_, hearing)| hearing.due <= now);
+        let due: Vec<_> = due.map(|((node, class), hearing)| (*node, *class, hearing.accused)).collect();
+        self.waiting.retain(|_, hearing| hearing.due > now);
+        let is_upheld =
+            |(_, class, accused): &(_, u8, Node)| !self.complained.contains_key(&(*accused, *class));
+        due.into_iter().filter(is_upheld).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_the_first_of_a_chain_is_replaced() {
+        let at = |millis| Time::ZERO + Duration::from_millis(millis);
+        let mut hearings = Hearings::default();
+        // 4 is fed by 3, 3 by 2, 2 by 1; in another class 3 is well.
+        hearings.file(at(0), (4, 1), 3);
+        hearings.file(at(0), (4, 0), 3);
+        hearings.file(at(30), (3, 1), 2);
+        hearings.file(at(60), (2, 1), 1);
+        assert_eq!(hearings.next_wakeup(), Some(at(0) + HEARING_TIME));
+        assert_eq!(hearings.hear(at(0)), [], "those who complain with it are waited for");
+        assert_eq!(hearings.hear(at(60) + HEARING_TIME), [(2, 1, 1), (4, 0, 3)]);
+        assert_eq!(hearings.next_wakeup(), None);
+        // The next time 2 is well, and it is 3 who is slow.
+        let later = at(60) + COMPLAINT_PAUSE + 3 * HEARING_TIME;
+        hearings.file(later, (4, 1), 3);
+        assert_eq!(hearings.hear(later + HEARING_TIME), [(4, 1, 3)]);
+    }
+}
