@@ -433,12 +433,12 @@ pub const MEMBERSHIP_PACKET_BYTES_MAX: usize = 32 << 10;
 
 /// One member is asked for a sign of life in each such period (SWIM's protocol period). All members ask, so however many
 /// they are, a dead one is asked once in a period on average, and not for t periods with probability e^-t. Noticing a
-/// death takes this, one period, [`SUSPICION`] and less than a second of gossip: more than 10 s once in 1,000 deaths.
+/// death takes this, one period, [`SUSPICION`] and less than a second of gossip: more than 10 s once in 100 deaths that break no connection.
 pub const PROBE_PERIOD: Duration = Duration::from_millis(750);
 
 /// How long its answer may take before others are asked to try: a busy node answers within milliseconds, a connection
-/// that has to be opened first takes some round trips.
-pub const PROBE_ANSWER_MAX: Duration = Duration::from_millis(300);
+/// that has to be opened first takes some round trips, and on a full link a packet or its answer is sent once more.
+pub const PROBE_ANSWER_MAX: Duration = Duration::from_millis(400);
 
 /// Probes whose answers are timed. One is under way at a time, besides those to members whose connections broke.
 pub const PROBES_TIMED_MAX: usize = 64;
@@ -447,8 +447,8 @@ pub const PROBES_TIMED_MAX: usize = 64;
 pub const PROBE_HELPERS: usize = 3;
 
 /// How long a suspected member has to object. Hearing of it and objecting take a second each, the rest is for a node
-/// that has no CPU for a moment.
-pub const SUSPICION: Duration = Duration::from_secs(3);
+/// that has no CPU for a moment, and for links that pieces fill, where each word is lost now and then.
+pub const SUSPICION: Duration = Duration::from_millis(4500);
 
 /// Pause between two times that a suspected member is told so by whoever suspects it.
 pub const SUSPICION_REPEAT: Duration = Duration::from_millis(500);

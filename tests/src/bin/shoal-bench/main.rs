@@ -14,6 +14,7 @@ mod prewarm;
 mod rollout;
 mod setting;
 mod shaped;
+mod simulated;
 mod singleflight;
 mod sink;
 mod table;

@@ -18,6 +18,7 @@ use shoal_tests::netns::Network;
 
 use super::setting::{self, REGISTRY, REPOSITORY, say};
 use super::shaped::{self, RunningAgent};
+use super::simulated::{Simulated, simulate};
 use super::table::{Metric, Table, median};
 
 /// Layers: what the goal speaks of.
@@ -93,7 +94,11 @@ pub async fn run(options: &Options) -> Result<Table> {
         100.0 * cpu / (last * setting::cores() as f64),
         setting::cores(),
     );
+    let simulated = simulate("prewarm", links, &sizes)?;
     let mut table = Table::new("prewarm", metrics, figures.map(Some).into(), conditions);
+    let Simulated { max, upstream_ratio, upstream_requests, .. } = simulated;
+    let figures = [max * bound, max, upstream_ratio, upstream_requests];
+    table.peer("simulated", figures.map(Some).into_iter().chain([None]).collect());
     table.peer("stored long ago", vec![None, None, None, None, Some(stored)]);
     let everybody = bound * nodes as f64;
     let requests = (nodes * sizes.len()) as f64;

@@ -2,16 +2,15 @@
 //! once. Beside it stands what the simulator says of the same setting, whose links lose nothing, and what one client takes that is
 //! alone with the registry, over the same link.
 
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use bytesize::ByteSize;
 use shoal_tests::image::Image;
-use shoal_tests::place;
 
 use super::setting::{self, say};
 use super::shaped::{self, PAYLOAD};
+use super::simulated::{Simulated, simulate};
 use super::table::{Metric, Table};
 
 /// What can be chosen.
@@ -59,7 +58,7 @@ pub async fn run(options: &Options) -> Result<Table> {
     let gets = registry.blob_gets(&layer.digest) - before;
     let upstream = shaped::upstream_bytes(&agents).await?;
     let bound = links.bound(&[size]);
-    let simulated = simulate(options, size, nodes)?;
+    let simulated = simulate("layers", &options.links, &[size])?;
     let metrics = vec![
         Metric { name: "last_s", unit: "s until the last agent's client is done" },
         Metric { name: "last_bound", unit: "x the bound" },
@@ -77,8 +76,9 @@ pub async fn run(options: &Options) -> Result<Table> {
         setting::cores(),
     );
     let mut table = Table::new("rollout", metrics, figures.map(Some).into(), conditions);
-    let [max, p50, ratio, requests] = simulated;
-    table.peer("simulated", [max * bound, max, p50, ratio, requests].map(Some).into());
+    let Simulated { max, p50, upstream_ratio, upstream_requests } = simulated;
+    let figures = [max * bound, max, p50, upstream_ratio, upstream_requests];
+    table.peer("simulated", figures.map(Some).into());
     let single = [Some(alone), Some(alone / bound), None, Some(1.0), Some(1.0)];
     table.peer("one client alone, straight", single.into());
     let everybody = size as f64 * nodes as f64 / (links.origin as f64 / 8.0 * PAYLOAD);
@@ -87,41 +87,4 @@ pub async fn run(options: &Options) -> Result<Table> {
         [Some(everybody), Some(everybody / bound), None, Some(nodes as f64), Some(nodes as f64)].into(),
     );
     Ok(table)
-}
-
-/// Times of last and median client as multiples of the bound, copies and requests, as the simulator has them.
-fn simulate(options: &Options, size: u64, nodes: usize) -> Result<[f64; 4]> {
-    say("asking the simulator about the same setting");
-    let program = place::shoal_bin().with_file_name("shoal-sim");
-    // What a link carries of a blob's bytes is less than its bits.
-    let rate = |bits: u64| format!("{}B/s", (bits as f64 / 8.0 * PAYLOAD) as u64);
-    let set = [
-        format!("link.up={}", rate(options.links.link)),
-        format!("link.down={}", rate(options.links.link)),
-        format!("origin.bandwidth={}", rate(options.links.origin)),
-        format!("image={size}"),
-    ];
-    let mut command = Command::new(&program);
-    command.args(["layers", "--json", "--nodes", &nodes.to_string()]);
-    set.iter().for_each(|set| {
-        command.args(["--set", set]);
-    });
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("cannot run {}", program.display()))?;
-    ensure!(output.status.success(), "the simulator failed: {}", output.status);
-    let text = String::from_utf8_lossy(&output.stdout);
-    let json: serde_json::Value =
-        serde_json::from_str(text.trim()).context("the simulator's answer is no JSON")?;
-    let json = if json.is_array() { json[0].clone() } else { json };
-    let figure = |key: &str| json[key].as_f64().with_context(|| format!("the simulator does not tell {key}"));
-    // In multiples of our own bound, whatever the simulator's has in it.
-    let scale = figure("bound_s")? / options.links.bound(&[size]);
-    Ok([
-        figure("max")? * scale,
-        figure("p50")? * scale,
-        figure("upstream_ratio")?,
-        figure("upstream_requests")?,
-    ])
 }
