@@ -262,10 +262,8 @@ impl Uploads {
             // Drifts up, so that a time of the past does not make everybody slow.
             false => self.quickest * 1.01,
         };
-        let (on_the_way, held) = (reader.on_the_way, reader.held.pop_front());
-        if let Some(id) = held {
-            self.ready.push_back(id);
-        }
+        let on_the_way = reader.on_the_way;
+        self.release(&done.to);
         if on_the_way == 0 && !self.subs.iter().flatten().any(|sub| (sub.to, sub.held) == done.to) {
             self.readers.remove(&done.to);
         }
@@ -347,6 +345,14 @@ impl Uploads {
         }
     }
 
+    /// A reader has places: what waited for one is ready. As many as it has, because the first may be closed before its turn, and
+    /// nothing else would wake those behind it.
+    fn release(&mut self, key: &ReaderKey) {
+        let Some(reader) = self.readers.get_mut(key) else { return };
+        let places = UPLOADS_PER_PEER_MAX.saturating_sub(reader.on_the_way);
+        self.ready.extend(reader.held.drain(..places.min(reader.held.len())));
+    }
+
     fn close(&mut self, id: SubId) {
         let Some(sub) = self.subs[id].take() else { return };
         self.ready.retain(|r| *r != id);
@@ -363,6 +369,8 @@ impl Uploads {
             }
         }
         self.free.push(id);
+        // It may have been the one that was to have the place.
+        [false, true].iter().for_each(|held| self.release(&(sub.to, *held)));
     }
 }
 

@@ -95,6 +95,29 @@ fn a_slow_reader_does_not_hold_the_places_of_the_others() {
     assert!(pieces[1..5].iter().all(|n| *n >= 1), "{pieces:?}");
 }
 
+/// Whoever rearranges a tree opens and closes streams while the first piece to a reader is on its way.
+#[test]
+fn a_stream_that_closes_before_its_turn_leaves_it_to_the_others() {
+    let mut uploads = Uploads::default();
+    uploads.subscribe(peer(9), blob(), 0, 4, vec![Run { first: 0, end: 1 }], |_| true);
+    let first = uploads.next(at(0)).unwrap();
+    uploads.sent(at(1), first.upload);
+    // This reader is not known yet: one piece is on its way to it, and the other classes wait.
+    (0..4).for_each(|class| uploads.subscribe(peer(1), blob(), class, 4, vec![ALL], |piece| piece < 8));
+    let first = uploads.next(at(2)).unwrap();
+    assert!((first.class, uploads.next(at(2))) == (0, None));
+    uploads.unsubscribe(&peer(1), &blob(), 0);
+    uploads.sent(at(3), first.upload);
+    uploads.unsubscribe(&peer(1), &blob(), 1);
+    let mut pieces = Vec::new();
+    while let Some(send) = uploads.next(at(4)) {
+        pieces.push(send.piece);
+        uploads.sent(at(4), send.upload);
+    }
+    pieces.sort_unstable();
+    assert_eq!(pieces, [2, 3, 6, 7]);
+}
+
 #[test]
 fn a_member_that_is_gone_is_forgotten() {
     let mut uploads = Uploads::default();
