@@ -303,6 +303,9 @@ pub const COMPLAINT_PAUSE: Duration = Duration::from_millis(400);
 /// Time that a home waits for other complaints before it acts on one: members look at their feeds this often.
 pub const HEARING_TIME: Duration = Duration::from_millis(100);
 
+/// Complaints of one member in a row that are dismissed because the accused complains as well.
+pub const DISMISSALS_MAX: u8 = 3;
+
 /// Time without a piece, while other classes move, after which a feed counts as silent.
 pub const FEED_SILENCE_MAX: Duration = Duration::from_secs(1);
 

@@ -52,6 +52,9 @@ impl Book {
                 self.lose(&about);
             }
         }
+        if matches!(why, Complaint::Slow | Complaint::Silent) {
+            self.hearings.note(now, (node, class));
+        }
         // While nothing comes from upstream, everybody is silent and nobody is at fault; not for ever, because what is
         // missing may be lost between members.
         let quiet = now - self.reported;
