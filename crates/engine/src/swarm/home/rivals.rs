@@ -17,7 +17,7 @@ use crate::homes::{first_of, homes, outranks};
 use crate::ids::Digest;
 use crate::limits::{
     BEHIND_WAIT, BETTER_REMEMBERED, BOOKS_MAX, DEPARTED_MAX, HOLDERS_ENOUGH, HOLDERS_PER_BLOB_MAX,
-    HOLDERS_WAIT, HOME_RECOVERY, REJOIN_TIMEOUT, RIVALS_ASKED_MAX, RIVALS_NAMED_MAX,
+    HOLDERS_WAIT, HOME_RECOVERY, RIVALS_ASKED_MAX, RIVALS_NAMED_MAX,
 };
 use crate::peer::{PeerId, Roster};
 use crate::time::Time;
@@ -75,20 +75,17 @@ impl Home {
         roster: &Roster,
         mail: &mut Mail,
     ) {
-        // One that was asked because others did not answer waits longer for those others: their links may be full.
-        let insisted = homes(digest, roster).first().is_some_and(|first| first != self.me);
+        // One that was asked because others did not answer must not wait for those others.
+        if homes(digest, roster).first().is_some_and(|first| first != self.me) {
+            return;
+        }
         let behind = *from != self.me && !roster.contains(from);
         let rivals = self.rivals_of(digest, roster);
         let fresh = |book: &&mut Book| !book.forest.has_seeds() && !book.forest.is_held();
         let Some(book) = self.books.get_mut(digest).filter(fresh) else { return };
         if !rivals.is_empty() || behind {
             mail.extend(rivals.iter().map(|rival| (*rival, Message::Inquire { digest: *digest })));
-            let until = now
-                + match (behind, insisted) {
-                    (true, _) => BEHIND_WAIT,
-                    (_, true) => REJOIN_TIMEOUT,
-                    _ => HOME_RECOVERY,
-                };
+            let until = now + if behind { BEHIND_WAIT } else { HOME_RECOVERY };
             book.asked = Some(Asked { rivals, until, behind, joined: Vec::new() });
         }
     }
