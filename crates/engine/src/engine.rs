@@ -269,11 +269,11 @@ impl Engine {
     fn handle_described(&mut self, now: Time, digest: Digest, size: u64, prefetch: Option<Scope>) {
         self.sizes.remember(digest, size);
         let Some(scope) = prefetch else { return };
-        let waiting = self.flights.len() >= PREFETCH_FLIGHTS_MAX && !self.flights.contains_key(&digest);
-        if self.draining || waiting {
+        let is_new = !self.flights.contains_key(&digest);
+        if self.draining || (is_new && self.flights.len() >= PREFETCH_FLIGHTS_MAX) {
             return;
         }
-        if is_large(size) && !self.flights.contains_key(&digest) && !self.large().has_room() {
+        if is_new && is_large(size) && !self.large().has_room() {
             return self.prefetches.push(digest, scope);
         }
         self.begin(digest);

@@ -308,7 +308,7 @@ impl Swarm {
 
     /// Whether all of a blob is known to have left upstream.
     pub fn has_left(&self, digest: &Digest) -> bool {
-        self.exchanges.get(digest).is_some_and(|exchange| exchange.list().is_complete())
+        self.exchanges.get(digest).is_some_and(Exchange::has_left)
     }
 
     // ---- warm sets ----
@@ -348,7 +348,7 @@ impl Swarm {
                 now,
                 roster: &self.roster,
                 received: &|digest, size| exchanges.get(digest).map_or(0, |e| received_bytes(e.have(), size)),
-                is_here: &|digest| exchanges.get(digest).is_some_and(|e| e.list().is_complete()),
+                is_here: &|digest| exchanges.get(digest).is_some_and(Exchange::has_left),
                 mail: &mut self.mail,
                 events: &mut self.events,
                 outputs: &mut self.effects,

@@ -166,8 +166,7 @@ impl Swarm {
     }
 
     fn wanted_pace(&self, digest: &Digest) -> Option<(WarmSetId, Pace)> {
-        let is_here = |digest: &Digest| self.exchanges.get(digest).is_some_and(|e| e.list().is_complete());
-        let (set, mut pace) = self.warming.pace_of(digest, &is_here)?;
+        let (set, mut pace) = self.warming.pace_of(digest, &|digest| self.has_left(digest))?;
         let is_alone = self.exchanges.get(digest).is_none_or(|e| matches!(e.standing(), Standing::Alone(_)));
         if is_alone && pace.upstream > 0 {
             // Then all the others may be, too, and each fetches everything.

@@ -361,6 +361,8 @@ impl Uploads {
             if let Some(reader) = self.readers.get_mut(&(sub.to, held)) {
                 reader.held.retain(|r| *r != id);
             }
+            // It may have been the one that was to have the place.
+            self.release(&(sub.to, held));
         }
         if let Some(subs) = self.by_blob.get_mut(&sub.digest) {
             subs.retain(|s| *s != id);
@@ -369,8 +371,6 @@ impl Uploads {
             }
         }
         self.free.push(id);
-        // It may have been the one that was to have the place.
-        [false, true].iter().for_each(|held| self.release(&(sub.to, *held)));
     }
 }
 

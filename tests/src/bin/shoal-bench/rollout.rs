@@ -58,7 +58,8 @@ pub async fn run(options: &Options) -> Result<Table> {
     let gets = registry.blob_gets(&layer.digest) - before;
     let upstream = shaped::upstream_bytes(&agents).await?;
     let bound = links.bound(&[size]);
-    let simulated = simulate("layers", &options.links, &[size])?;
+    let Simulated { max, p50, upstream_ratio, upstream_requests } =
+        simulate("layers", &options.links, &[size])?;
     let metrics = vec![
         Metric { name: "last_s", unit: "s until the last agent's client is done" },
         Metric { name: "last_bound", unit: "x the bound" },
@@ -76,7 +77,6 @@ pub async fn run(options: &Options) -> Result<Table> {
         setting::cores(),
     );
     let mut table = Table::new("rollout", metrics, figures.map(Some).into(), conditions);
-    let Simulated { max, p50, upstream_ratio, upstream_requests } = simulated;
     let figures = [max * bound, max, p50, upstream_ratio, upstream_requests];
     table.peer("simulated", figures.map(Some).into());
     let single = [Some(alone), Some(alone / bound), None, Some(1.0), Some(1.0)];

@@ -27,7 +27,17 @@ impl Exchange {
     /// How long nothing may come before the home is asked whether it lives. Where a node receives many blobs at once each of them comes
     /// with pauses, for everybody: all would ask, and each answer holds a list.
     pub(super) fn home_patience(&self) -> Duration {
-        (HOME_SILENCE_MAX * self.crowd.max(1) as u32).min(FEED_PATIENCE_MAX)
+        self.in_crowd(HOME_SILENCE_MAX)
+    }
+
+    /// A time that is enough where a node receives one blob, where it receives several.
+    pub(super) fn in_crowd(&self, alone: Duration) -> Duration {
+        (alone * self.crowd.max(1) as u32).min(FEED_PATIENCE_MAX)
+    }
+
+    /// Whether all of the blob is known to have left upstream: somebody has each piece.
+    pub fn has_left(&self) -> bool {
+        self.list.is_complete()
     }
 
     /// Whether the home of a lease is to hear that bytes come: no piece was whole for a while.

@@ -44,16 +44,15 @@ impl Exchange {
         // The time that each class takes for some pieces, at the pace at which they come.
         let turns = if receives_slowly || self.is_slow { FEED_PATIENCE_PIECES } else { FEED_TURNS_MAX };
         let takes = Duration::from_secs_f64(turns * self.pace.gap * self.classes.len() as f64);
-        let crowd = self.crowd.max(1) as u32;
-        let patience = takes.max(FEED_SILENCE_MAX * crowd).min(FEED_PATIENCE_MAX);
-        let despair = (ALL_SILENT_MAX * crowd).min(FEED_PATIENCE_MAX).max(patience);
+        let patience = takes.max(self.in_crowd(FEED_SILENCE_MAX)).min(FEED_PATIENCE_MAX);
+        let despair = self.in_crowd(ALL_SILENT_MAX).max(patience);
+        // The first time, what is compared is how far away from the source each feed is.
+        let judges = compares && self.is_compared;
+        let view = View { shares, gains, compares: judges, receives_slowly, moves, patience, despair };
         for at in 0..self.classes.len() {
             let class = &self.classes[at];
             let paused = class.complained.is_some_and(|since| now < since + COMPLAINT_PAUSE);
             if class.got < class.total && !paused {
-                // The first time, what is compared is how far away from the source each feed is.
-                let compares = compares && self.is_compared;
-                let view = View { shares, gains, compares, receives_slowly, moves, patience, despair };
                 self.check_class(now, at, view, mail);
             }
         }

@@ -25,8 +25,9 @@ impl Book {
     ) {
         let Some(node) = self.forest.find(&from).filter(|_| class < self.forest.classes()) else { return };
         let accused = self.forest.find(&about);
+        let is_late = matches!(why, Complaint::Slow | Complaint::Silent);
         if self.forest.is_held() && about != from && why != Complaint::Wrong {
-            if !matches!(why, Complaint::Slow | Complaint::Silent) {
+            if !is_late {
                 self.forget_feed(node, class);
             }
             return;
@@ -52,7 +53,7 @@ impl Book {
                 self.lose(&about);
             }
         }
-        if matches!(why, Complaint::Slow | Complaint::Silent) {
+        if is_late {
             self.hearings.note(now, (node, class));
         }
         // While nothing comes from upstream, everybody is silent and nobody is at fault; not for ever, because what is
@@ -61,15 +62,11 @@ impl Book {
         let dry = !self.leases.is_there() && quiet >= FEED_SILENCE_MAX && quiet < DRY_MAX;
         match self.forest.parent(node, class) {
             Parent::Member(parent) if why == Complaint::Silent && dry && !self.forest.is_whole(parent) => {}
-            Parent::Member(parent)
-                if Some(parent) == accused
-                    && matches!(why, Complaint::Slow | Complaint::Silent)
-                    && !self.forest.is_whole(parent) =>
-            {
-                self.hearings.file(now, (node, class), parent);
-            }
             Parent::Member(parent) if Some(parent) == accused => {
-                self.forest.replace(node, class, matches!(why, Complaint::Slow | Complaint::Silent));
+                match is_late && !self.forest.is_whole(parent) {
+                    true => self.hearings.file(now, (node, class), parent),
+                    false => self.forest.replace(node, class, is_late),
+                }
             }
             Parent::Source => {
                 if matches!(why, Complaint::Lost | Complaint::Refused | Complaint::Wrong) {

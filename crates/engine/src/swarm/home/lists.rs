@@ -1,5 +1,6 @@
 //! The list of hashes of a book: who is told it by the home itself, and who reports it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Book, Mail};
@@ -55,15 +56,15 @@ impl Book {
             return;
         }
         let message = self.hashes(news);
-        let mut tell = |node| mail.push_back((self.forest.peer(node), message.clone()));
+        let tell = |node| mail.push_back((self.forest.peer(node), message.clone()));
         match self.lists_directly() {
-            true => self.forest.receivers().for_each(&mut tell),
+            true => self.forest.receivers().for_each(tell),
             false => {
-                let roots =
-                    || self.forest.fed_by_source().filter(|(_, class)| *class == RELAY).map(|(root, _)| root);
+                let roots = self.forest.fed_by_source().filter(|(_, class)| *class == RELAY);
                 // A relay does not tell a home what it has from it: as a receiver this node hears of it here.
-                let own = self.forest.find(&self.me).filter(|own| roots().all(|root| root != *own));
-                roots().chain(own).for_each(&mut tell);
+                let own = self.forest.find(&self.me);
+                let told: BTreeSet<_> = roots.map(|(root, _)| root).chain(own).collect();
+                told.into_iter().for_each(tell);
             }
         }
     }
