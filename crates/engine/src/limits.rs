@@ -156,6 +156,14 @@ pub const LEASE_REGATHER: Duration = Duration::from_millis(50);
 /// Time that lease holders have to tell a home that has taken over what they work on, before it grants anew.
 pub const HOME_RECOVERY: Duration = Duration::from_millis(150);
 
+/// Time that a home has to answer when another one is asked in its place: nothing is fetched by that one's book meanwhile. As
+/// long again as those had patience who ask.
+pub const FIRST_HOME_WAIT: Duration = JOIN_TIMEOUT;
+
+/// Times that a home gives way to the one in whose place it is asked, for one blob. Members that come back nevertheless get no answer
+/// there, or do not believe what they were told.
+pub const GIVES_WAY_MAX: u32 = 2;
+
 /// Members that a home asks what they know of a blob when it opens its book: those that were home while the cluster was
 /// smaller. While it grows from one member to a thousand a digest has seven or eight homes, and the last few are enough.
 pub const RIVALS_ASKED_MAX: usize = 6;
@@ -263,7 +271,7 @@ pub const ENTRIES_PER_FRAME_MAX: usize = 8192;
 /// be the broken one.
 pub const ACCUSERS_MIN: usize = 2;
 
-/// Time that a home has to answer before the next one is asked.
+/// Time that a home has to answer before the next one is asked, which has twice as long.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The same for a home to which the connection was lost, and that the next home believes to live: enough to connect anew.

@@ -617,7 +617,14 @@ impl Swarm {
             Some(home) if !mine && home != from => {
                 self.mail.push_back((from, Message::NotHome { digest, home }));
             }
-            _ => self.home.join(now, from, digest, joining, &self.roster, &mut self.mail),
+            _ => {
+                self.home.join(now, from, digest, joining, &self.roster, &mut self.mail);
+                if let Some(first) =
+                    first.filter(|first| *first != self.me && !self.gone.contains(now, first))
+                {
+                    self.home.ask_first(now, &digest, first, &mut self.mail);
+                }
+            }
         }
     }
 

@@ -157,6 +157,8 @@ pub struct Exchange {
     is_slow: bool,
     /// How many pieces were there, and how many were listed, when the rates were last compared.
     compared_at: (u32, u32),
+    /// How many pieces its feeds had for it at that time.
+    behind_at: u32,
     pace: Pace,
     restraint: Restraint,
     /// Blobs that this node receives, this one among them: they share its link, and those of its feeds.
@@ -204,6 +206,7 @@ impl Exchange {
             is_compared: false,
             is_slow: false,
             compared_at: (0, 0),
+            behind_at: 0,
             pace: Pace::default(),
             restraint: Restraint::default(),
             crowd: 1,
@@ -324,6 +327,9 @@ impl Exchange {
         }
         // Too late: the flight has gone to upstream for all of it, and does not come back.
         if matches!(self.standing, Standing::Alone(_)) || self.trust.homes.contains(&from) {
+            return;
+        }
+        if self.prefers_another(&from, mail) {
             return;
         }
         if self.classes.len() != usize::from(classes) {
@@ -579,35 +585,6 @@ impl Exchange {
                 }
             }
             _ => {}
-        }
-    }
-
-    /// Those behind the present one are what the list of members says now.
-    fn refresh_homes(&mut self, present: Vec<PeerId>) {
-        let tried = match self.standing {
-            Standing::Joining(rank) => rank + 1,
-            Standing::Joined | Standing::Alone(_) => 1,
-        };
-        let present = self.trusted(present);
-        self.homes.truncate(tried);
-        let fresh: Vec<_> = present.into_iter().filter(|h| !self.homes.contains(h)).collect();
-        self.homes.extend(fresh);
-    }
-
-    fn next_home(&mut self, now: Time, mail: &mut Mail) {
-        let next = match self.standing {
-            Standing::Joining(rank) => rank + 1,
-            // The one that was in use is gone.
-            _ if !self.homes.is_empty() => {
-                self.lost_home = Some(self.homes.remove(0));
-                0
-            }
-            _ => 0,
-        };
-        if next < self.homes.len() {
-            self.join(now, next, mail);
-        } else {
-            self.handle_alone(LeaseEnd::Denied, mail);
         }
     }
 

@@ -1,5 +1,6 @@
 //! When a feed is complained about, and what becomes of pieces that wait for their hashes.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -189,4 +190,79 @@ fn whose_hashes_count() {
     let (judged, _) = hear(&mut exchange, signed(HOME, LIST, 0..8), true);
     assert_eq!(judged, [(2, feed(2), false), (5, feed(1), true)], "the home that was joined decides");
     assert!(!hear(&mut exchange, signed(other, LIST, 0..8), true).1, "and has the last word");
+}
+
+/// Three homes, the best one first, and an exchange that asks the first.
+fn asking() -> (Exchange, [PeerId; 3], Mail) {
+    let digest = Digest::new(Algorithm::Sha256, &[5; 32]);
+    let mut homes = [1, 2, 3].map(|n| PeerId([n; 32]));
+    homes.sort_by(
+        |a, b| if crate::homes::outranks(&digest, a, b) { Ordering::Less } else { Ordering::Greater },
+    );
+    let mut mail = Mail::new();
+    let size = u64::from(PIECES) * crate::pieces::PIECE_BYTES_MIN;
+    let me = PeerId([9; 32]);
+    let exchange =
+        Exchange::new(Time::ZERO, me, (digest, size), PieceSet::new(PIECES), homes.to_vec(), &mut mail);
+    (exchange, homes, mail)
+}
+
+#[test]
+fn each_home_has_longer_than_the_one_before() {
+    let (mut exchange, homes, mut mail) = asking();
+    let mut asked = Vec::new();
+    while let Some(at) = exchange.next_wakeup() {
+        mail.clear();
+        exchange.advance(at, || homes.to_vec(), 1, &mut mail);
+        asked.extend(mail.iter().map(|(to, _)| (*to, at.since_origin())));
+    }
+    let join = crate::limits::JOIN_TIMEOUT;
+    assert_eq!(asked, [(homes[1], join), (homes[2], 3 * join)]);
+    assert_eq!(exchange.standing(), Standing::Alone(LeaseEnd::Denied));
+}
+
+#[test]
+fn of_several_homes_that_answer_late_the_best_one_counts_and_the_others_hear_of_it() {
+    let left = |mail: &Mail| {
+        let left = mail.iter().filter(|(_, m)| matches!(m, Message::Leave { .. }));
+        left.map(|(to, _)| *to).collect::<Vec<_>>()
+    };
+    // The order in which the first two answer once both were asked.
+    for order in [[0, 1], [1, 0]] {
+        let (mut exchange, homes, mut mail) = asking();
+        exchange.advance(Time::ZERO + crate::limits::JOIN_TIMEOUT, || homes.to_vec(), 1, &mut mail);
+        mail.clear();
+        for rank in order {
+            exchange.handle_welcome(Time::ZERO, homes[rank], (4, LIST), vec![], &mut mail);
+        }
+        assert_eq!(exchange.home(), Some(homes[0]), "{order:?}");
+        assert!(left(&mail).contains(&homes[1]) && !left(&mail).contains(&homes[0]), "{order:?}: {mail:?}");
+    }
+}
+
+/// A feed that has everything always has more than it can send.
+#[test]
+fn a_node_whose_feeds_have_everything_does_not_take_itself_for_slow() {
+    const MANY: u32 = 64;
+    // `backlog` of a piece's feed behind that piece.
+    let tells = |backlog: fn(u32) -> u32| {
+        let (digest, mut mail, me) = (Digest::new(Algorithm::Sha256, &[5; 32]), Mail::new(), PeerId([9; 32]));
+        let size = u64::from(MANY) * crate::pieces::PIECE_BYTES_MIN;
+        let have = PieceSet::new(MANY);
+        let mut exchange = Exchange::new(Time::ZERO, me, (digest, size), have, vec![HOME], &mut mail);
+        let run = Run { first: 0, end: MANY };
+        let feeds = (0..4).map(|class| ClassFeeds { class, feeds: vec![Feed { peer: feed(class), run }] });
+        exchange.handle_welcome(Time::ZERO, HOME, (4, LIST), feeds.collect(), &mut mail);
+        exchange.handle_hashes(Time::ZERO, &signed(HOME, LIST, 0..MANY), |_| false, &mut mail);
+        for piece in 0..MANY / 2 {
+            let now = Time::ZERO + (piece + 1) * EXCHANGE_CHECK / 4;
+            let came = (piece, right(piece), backlog(piece));
+            exchange.handle_arrived(now, feed((piece % 4) as u8), came, &mut mail);
+            exchange.advance(now, || vec![HOME], 1, &mut mail);
+        }
+        mail.iter().any(|(_, m)| matches!(m, Message::Complain { about, .. } if *about == me))
+    };
+    assert!(!tells(|piece| (MANY - 1 - piece) / 4), "all that is left of the class");
+    assert!(!tells(|_| 3), "feeds that are a little ahead and get no further");
+    assert!(tells(|piece| (piece / 4).min(9)), "feeds that gain twice as much");
 }

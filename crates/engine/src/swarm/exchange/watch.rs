@@ -6,11 +6,12 @@
 
 use std::time::Duration;
 
-use super::{Exchange, Source};
+use super::{Class, Exchange, Source};
 use crate::limits::{
     ALL_SILENT_MAX, COMPARE_ROWS_MIN, COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_GAIN_MAX, CRAWL_ROWS_MIN,
     CRAWL_SHARE_MAX, FEED_PATIENCE_MAX, FEED_PATIENCE_PIECES, FEED_SILENCE_MAX, FEED_TURNS_MAX,
     GAIN_SHARE_MAX, HELD_SILENCE_MAX, LAG_PIECES_MIN, LAG_STARVED_SHARE, RUNS_PER_MESSAGE_MAX,
+    UPLOADS_PER_PEER_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::home::Mail;
@@ -26,7 +27,7 @@ impl Exchange {
         let gains =
             median(self.classes.iter().filter(|c| c.got < c.total).map(|c| f64::from(c.got - c.got_before)));
         // With most feeds waiting for this node, its own link is what is slow. One feed alone tells nothing.
-        let waiting = self.classes.iter().filter(|c| c.sources.iter().any(|s| s.backlog >= 2)).count();
+        let waiting = self.classes.iter().filter(|class| self.waits_for_us(class)).count();
         let receives_slowly = self.classes.len() > 1 && 2 * waiting > self.classes.len();
         // While nothing comes at all it is the source that is slow.
         let last = self.classes.iter().map(|c| c.last_piece).max().unwrap_or_default();
@@ -60,6 +61,20 @@ impl Exchange {
             (self.compared, self.is_compared) = (now, true);
             self.classes.iter_mut().for_each(|class| class.got_before = class.got);
         }
+    }
+
+    /// Whether a feed of a class has more than it can send here. One that has everything always does, and that says nothing of this
+    /// node.
+    fn waits_for_us(&self, class: &Class) -> bool {
+        self.behind_feed(class) >= 2
+    }
+
+    /// Pieces of a class that its feeds have and this node has not, except where a feed has everything.
+    fn behind_feed(&self, class: &Class) -> u32 {
+        let left = class.total - class.got;
+        let has_all =
+            |s: &&Source| self.list.is_complete() && s.backlog + UPLOADS_PER_PEER_MAX as u32 >= left;
+        class.sources.iter().filter(|s| !has_all(s)).map(|s| s.backlog).max().unwrap_or(0)
     }
 
     /// Where somebody holds back on purpose the classes tell nothing of each other: only a feed that sends nothing at all for
@@ -123,15 +138,23 @@ impl Exchange {
     }
 
     /// The pieces that this node has gained since it last looked, and those that were new to everybody: a node that catches
-    /// up has its feeds wait for it as well. `None` where all is listed already, so that nobody knows how far others are.
+    /// up has its feeds wait for it as well. Where all is listed already nobody knows how far others are; then what this node's feeds
+    /// have gained counts.
     fn went_round(&mut self) -> Option<(f64, f64)> {
         // Not the last one that is known: with several leases that one jumps.
         let now = (self.have.count(), self.list.known().count());
         let before = std::mem::replace(&mut self.compared_at, now);
+        let behind: u32 = self.classes.iter().map(|class| self.behind_feed(class)).sum();
+        let behind_before = std::mem::replace(&mut self.behind_at, behind);
+        // That one or two pieces wait is nothing to begin with.
+        let behind_before = behind_before.max(2 * self.classes.len() as u32);
         let gained = f64::from(now.0.saturating_sub(before.0));
-        let new = f64::from(now.1.saturating_sub(before.1));
+        let new = match self.list.is_complete() {
+            false => f64::from(now.1.saturating_sub(before.1)),
+            true => gained + f64::from(behind.saturating_sub(behind_before)),
+        };
         // What had not reached this node when it last looked may have been on its way here from the start.
-        (before.0 > 0 && !self.list.is_complete()).then_some((gained, new))
+        (before.0 > 0 || self.list.is_complete()).then_some((gained, new))
     }
 
     pub(super) fn tell_of_slowness(&mut self, receives_slowly: bool, mail: &mut Mail) {

@@ -11,11 +11,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::limits::{
-    GAP_PART_MIN, HOME_RECOVERY, LEASE_DENIALS_MAX, LEASE_FAILURES_MAX, LEASE_FIRST_BYTE_MAX,
-    LEASE_LOOK_PAUSE, LEASE_MEASURE_PIECES_MIN, LEASE_MEASURE_TIME, LEASE_PIECE_TIME, LEASE_PIECE_TIME_MAX,
-    LEASE_REGATHER, LEASE_RUN_TIME_MIN, LEASE_SHARE_TIME_MIN, LEASE_STALL, LEASE_WIDEN_GAIN_MIN,
-    LEASE_WIDEN_TIME_MIN, LEASE_WIDTH_PIECES_MIN, LEASE_WIDTH_TIME_MAX, LEASE_WIDTH_TIME_MIN,
-    LEASES_GRANTED_MAX, LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST, RESUME_PAUSE_MAX,
+    GAP_PART_MIN, LEASE_DENIALS_MAX, LEASE_FAILURES_MAX, LEASE_FIRST_BYTE_MAX, LEASE_LOOK_PAUSE,
+    LEASE_MEASURE_PIECES_MIN, LEASE_MEASURE_TIME, LEASE_PIECE_TIME, LEASE_PIECE_TIME_MAX, LEASE_REGATHER,
+    LEASE_RUN_TIME_MIN, LEASE_SHARE_TIME_MIN, LEASE_STALL, LEASE_WIDEN_GAIN_MIN, LEASE_WIDEN_TIME_MIN,
+    LEASE_WIDTH_PIECES_MIN, LEASE_WIDTH_TIME_MAX, LEASE_WIDTH_TIME_MIN, LEASES_GRANTED_MAX,
+    LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST, RESUME_PAUSE_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::pieces::PieceSet;
@@ -204,9 +204,9 @@ impl Leases {
         }
     }
 
-    /// A home has taken over: those who work on leases of the home before have some time to tell.
-    pub fn wait_for_holders(&mut self, now: Time) {
-        self.retry_at = Some(now + HOME_RECOVERY);
+    /// A home has taken over: nothing is granted before others have had time to tell.
+    pub fn wait_until(&mut self, at: Time) {
+        self.retry_at = Some(at);
     }
 
     /// A member that joins works on a lease: of the home before, or of this one, whose word it has missed or which it

@@ -16,8 +16,8 @@ use super::{Book, Home, Joining, Mail};
 use crate::homes::{first_of, homes, outranks};
 use crate::ids::Digest;
 use crate::limits::{
-    BEHIND_WAIT, BETTER_REMEMBERED, BOOKS_MAX, DEPARTED_MAX, HOLDERS_ENOUGH, HOLDERS_PER_BLOB_MAX,
-    HOLDERS_WAIT, HOME_RECOVERY, RIVALS_ASKED_MAX, RIVALS_NAMED_MAX,
+    BEHIND_WAIT, BETTER_REMEMBERED, BOOKS_MAX, DEPARTED_MAX, FIRST_HOME_WAIT, GIVES_WAY_MAX, HOLDERS_ENOUGH,
+    HOLDERS_PER_BLOB_MAX, HOLDERS_WAIT, HOME_RECOVERY, RIVALS_ASKED_MAX, RIVALS_NAMED_MAX,
 };
 use crate::peer::{PeerId, Roster};
 use crate::time::Time;
@@ -26,10 +26,18 @@ use crate::wire::Message;
 /// What a home remembers of others.
 #[derive(Default)]
 pub(super) struct Rivals {
-    /// Homes that have made themselves known and that the list of members may lack, until when.
-    better: BTreeMap<Digest, (PeerId, Time)>,
+    /// Homes that have made themselves known and that the list of members may lack.
+    better: BTreeMap<Digest, Better>,
     /// Members that have gone, the last ones.
     departed: VecDeque<PeerId>,
+}
+
+/// A home that has made itself known.
+struct Better {
+    peer: PeerId,
+    until: Time,
+    /// How often this node has given way to it.
+    times: u32,
 }
 
 /// Those that a book waits for before it lets anybody in.
@@ -58,7 +66,7 @@ impl Home {
     /// The home of a blob: by the list of members, or one that has made itself known and that the list may lack.
     pub fn first(&self, now: Time, digest: &Digest, roster: &Roster) -> Option<PeerId> {
         let listed = homes(digest, roster).first();
-        let better = self.rivals.better.get(digest).filter(|(_, until)| now < *until).map(|(peer, _)| *peer);
+        let better = self.rivals.better.get(digest).filter(|better| now < better.until).map(|b| b.peer);
         match (listed, better) {
             (Some(listed), Some(better)) if outranks(digest, &listed, &better) => Some(listed),
             (listed, better) => better.or(listed),
@@ -87,6 +95,18 @@ impl Home {
             mail.extend(rivals.iter().map(|rival| (*rival, Message::Inquire { digest: *digest })));
             let until = now + if behind { BEHIND_WAIT } else { HOME_RECOVERY };
             book.asked = Some(Asked { rivals, until, behind, joined: Vec::new() });
+        }
+    }
+
+    /// A book was opened in the place of a home that does not answer, and that may live: it is asked, and nothing is granted before
+    /// it has had time to say so. Those who come back after that have their reasons.
+    pub fn ask_first(&mut self, now: Time, digest: &Digest, first: PeerId, mail: &mut Mail) {
+        if self.gave_way(now, digest, &first) >= GIVES_WAY_MAX {
+            return;
+        }
+        let Some(book) = self.books.get_mut(digest) else { return };
+        if book.ask_named(first, mail) {
+            book.leases.wait_until(now + FIRST_HOME_WAIT);
         }
     }
 
@@ -191,17 +211,23 @@ impl Home {
     /// Another one is the better home.
     fn give_way(&mut self, now: Time, digest: Digest, better: PeerId, mail: &mut Mail) {
         if self.rivals.better.len() >= BOOKS_MAX {
-            self.rivals.better.retain(|_, (_, until)| now < *until);
+            self.rivals.better.retain(|_, better| now < better.until);
         }
         if self.rivals.better.len() < BOOKS_MAX {
-            self.rivals.better.insert(digest, (better, now + BETTER_REMEMBERED));
+            let times = 1 + self.gave_way(now, &digest, &better);
+            self.rivals.better.insert(digest, Better { peer: better, until: now + BETTER_REMEMBERED, times });
         }
         self.hand_over(&digest, better, mail);
     }
 
+    fn gave_way(&self, now: Time, digest: &Digest, to: &PeerId) -> u32 {
+        let known = self.rivals.better.get(digest).filter(|better| better.peer == *to && now < better.until);
+        known.map_or(0, |better| better.times)
+    }
+
     /// A member that is gone is not believed to be a better home: others have not noticed yet.
     pub(super) fn has_departed(&mut self, peer: PeerId) {
-        self.rivals.better.retain(|_, (better, _)| *better != peer);
+        self.rivals.better.retain(|_, better| better.peer != peer);
         if self.rivals.departed.len() == DEPARTED_MAX {
             self.rivals.departed.pop_front();
         }
@@ -231,14 +257,16 @@ impl Book {
         Some(joining)
     }
 
-    /// A rival has named a better home, which has to say so itself.
-    fn ask_named(&mut self, better: PeerId, mail: &mut Mail) {
-        if self.named.len() < RIVALS_NAMED_MAX && self.named.insert(better) {
+    /// There may be a better home, which has to say so itself. False if it was asked before.
+    fn ask_named(&mut self, better: PeerId, mail: &mut Mail) -> bool {
+        let is_new = self.named.len() < RIVALS_NAMED_MAX && self.named.insert(better);
+        if is_new {
             mail.push_back((better, Message::Inquire { digest: self.digest }));
             if let Some(asked) = &mut self.asked {
                 asked.rivals.insert(better);
             }
         }
+        is_new
     }
 
     /// Members that wait to be let in.

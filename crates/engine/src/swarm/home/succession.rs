@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::forest::{Forest, Node, Parent};
 use super::{Book, EPOCH_BEFORE, Home, Mail};
 use crate::ids::Digest;
-use crate::limits::{CENSUS_FEEDS_MAX, CENSUS_TIME, HASH_WAIT, HOLDERS_PER_BLOB_MAX, RUNS_PER_MESSAGE_MAX};
+use crate::limits::{
+    CENSUS_FEEDS_MAX, CENSUS_TIME, HASH_WAIT, HOLDERS_PER_BLOB_MAX, HOME_RECOVERY, RUNS_PER_MESSAGE_MAX,
+};
 use crate::peer::{PeerId, Roster};
 use crate::swarm::pieces::PieceSet;
 use crate::time::Time;
@@ -50,7 +52,7 @@ impl Home {
 impl Book {
     /// This home takes over from one before: members have some time to tell.
     pub(super) fn succeed(&mut self, now: Time) {
-        self.leases.wait_for_holders(now);
+        self.leases.wait_until(now + HOME_RECOVERY);
         self.forest.hold();
         self.begin_census(now);
     }

@@ -92,3 +92,52 @@ fn a_home_that_knows_nobody_yet_waits_for_its_list() {
     home.advance(Time::ZERO + BEHIND_WAIT, &mut mail);
     assert!(mail.iter().any(|(to, m)| *to == joiner && matches!(m, Message::Welcome { .. })), "{mail:?}");
 }
+
+/// Books that were opened because a home did not answer in time: when each is granted a lease.
+#[test]
+fn a_home_that_is_asked_in_the_place_of_another_lets_that_one_answer_first() {
+    let digest = Digest::new(Algorithm::Sha256, &[7; 32]);
+    let roster = Roster::new((1..6).map(member));
+    let ranked: Vec<_> = homes(&digest, &roster).iter().collect();
+    let (first, me, joiner) = (ranked[0], ranked[1], ranked[2]);
+    let opened = |home: &mut Home, now: Time| {
+        let mut mail = Mail::new();
+        let joining = Joining { insists: true, ..Joining::fresh() };
+        home.join(now, joiner, digest, joining, &roster, &mut mail);
+        home.ask_first(now, &digest, first, &mut mail);
+        mail
+    };
+    let asks = |mail: &Mail| mail.contains(&(first, Message::Inquire { digest }));
+    let granted_at = |home: &mut Home| {
+        let mut mail = Mail::new();
+        while let Some(at) = home.next_wakeup() {
+            home.advance(at, &mut mail);
+            if mail.iter().any(|(_, m)| matches!(m, Message::Lease { .. })) {
+                return at;
+            }
+        }
+        unreachable!("nobody fetches")
+    };
+    let mut home = Home::new(me);
+    let mail = opened(&mut home, Time::ZERO);
+    assert!(asks(&mail), "{mail:?}");
+    assert!(mail.iter().any(|(to, m)| *to == joiner && matches!(m, Message::Welcome { .. })), "it is let in");
+    assert_eq!(
+        granted_at(&mut home),
+        Time::ZERO + FIRST_HOME_WAIT,
+        "one that is gone is not waited for longer"
+    );
+
+    // One that answers gets them back, but not for ever: they come because it does not answer them, or because they do not
+    // believe it.
+    let mut home = Home::new(me);
+    for time in 0..GIVES_WAY_MAX {
+        assert!(asks(&opened(&mut home, Time::ZERO)), "time {time}");
+        let mut mail = Mail::new();
+        home.told(Time::ZERO, first, digest, told(first), &roster, &mut mail);
+        assert_eq!(mail, [(joiner, Message::NotHome { digest, home: first })]);
+        assert!(!home.keeps(&digest));
+    }
+    assert!(!asks(&opened(&mut home, Time::ZERO)));
+    assert_eq!(granted_at(&mut home), Time::ZERO + HOME_RECOVERY);
+}
