@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use shoal_simulations::bound::Bound;
 use shoal_simulations::oracle;
-use shoal_simulations::outcome::Outcome;
+use shoal_simulations::outcome::{NodeOutcome, Outcome};
 use shoal_simulations::scenario::Scenario;
 use shoal_simulations::world;
 
@@ -226,7 +226,36 @@ fn a_zone_that_loses_everything() {
 #[test]
 fn a_rolling_update() {
     let update = "faults = { rolling_update = { from = \"300ms\", gap = \"100ms\", down = \"500ms\" } }";
-    holds(&slow(&format!("nodes = 40\nimage = \"256MiB\"\n{update}")), 1.5);
+    // A home that has just come back, and whose only holder goes next, knows of nobody else: half a copy.
+    holds(&slow(&format!("nodes = 40\nimage = \"256MiB\"\n{update}")), 1.6);
+}
+
+/// A book in which one member, or a few, have everything from the start.
+#[test]
+fn what_one_node_holds_spreads_to_a_crowd_like_what_comes_from_upstream() {
+    let zones = "zones = [{ name = \"a\" }, { name = \"b\" }, { name = \"c\" }]\n";
+    for (holders, zones) in [(1, ""), (1, zones), (6, ""), (6, zones)] {
+        let late = 120 - holders;
+        let text = format!(
+            "nodes = 120\nimage = \"64MiB\"\n{zones}clients = {{ holders = {holders}, late = {{ nodes = {late}, at = \"3s\" }} }}"
+        );
+        let outcome = holds(&slow(&text), 0.0);
+        // In a chain the last of a hundred would wait for a hundred others.
+        let took = |node: &NodeOutcome| Some(node.whole_s? - node.asked_s);
+        let last = outcome.nodes.iter().filter_map(took).fold(0.0, f64::max);
+        assert!(last < 1.3 * outcome.bound_s, "{holders} holders, {zones}: the last after {last} s");
+    }
+}
+
+/// Two agents on one slow processor, or links that are full: an answer takes longer than its patience.
+#[test]
+fn homes_that_answer_late_are_not_taken_for_gone() {
+    for delay in ["600ms", "1s", "1500ms"] {
+        let text =
+            format!("nodes = 100\nimage = [\"5kB\", \"300kB\", \"1MB\"]\ndelay = {{ within = \"{delay}\" }}");
+        let outcome = holds(&text, 1.0);
+        assert_eq!(outcome.upstream_requests, 3, "{delay}");
+    }
 }
 
 #[test]

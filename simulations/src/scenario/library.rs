@@ -8,7 +8,7 @@ macro_rules! library {
 }
 
 /// Names and texts of the built-in scenarios.
-pub const LIBRARY: [(&str, &str); 28] = library![
+pub const LIBRARY: [(&str, &str); 29] = library![
     "layers"
     "large-layer"
     "kraken"
@@ -22,6 +22,7 @@ pub const LIBRARY: [(&str, &str); 28] = library![
     "faults"
     "cold-start"
     "late-joiner"
+    "canary"
     "ten-thousand"
     "idle"
     "slow-nodes"

@@ -11,7 +11,8 @@ impl Exchange {
     pub(super) fn set_feeds(&mut self, class: u8, mut feeds: Vec<Feed>, mail: &mut Mail) {
         feeds.truncate(FEEDS_PER_CLASS_MAX);
         let at = usize::from(class);
-        let few_left = self.classes[at].total - self.classes[at].got <= ENDGAME_PIECES;
+        let (got, total) = (self.classes[at].got, self.classes[at].total);
+        let few_left = got > 0 && total - got <= ENDGAME_PIECES;
         let old = std::mem::take(&mut self.classes[at].sources);
         let mut sources: Vec<Source> = Vec::new();
         for Feed { peer, run } in feeds {

@@ -12,6 +12,7 @@
 
 mod relief;
 mod resume;
+mod seeds;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -82,7 +83,9 @@ pub struct Forest {
     spare: Vec<BTreeSet<Node>>,
     /// The zone in which the source feeds.
     source_zone: Option<u16>,
-    joined: u32,
+    /// For each zone, how many members have come. They are dealt to groups in turn in each zone by itself: members of two zones that
+    /// come alternately would leave each zone without half of the groups.
+    joined: Vec<u32>,
     /// Members that do not have everything and have not left.
     receiving: usize,
     slow: usize,
@@ -107,7 +110,7 @@ impl Forest {
             whole: Vec::new(),
             spare: Vec::new(),
             source_zone: None,
-            joined: 0,
+            joined: Vec::new(),
             receiving: 0,
             slow: 0,
             by_source: BTreeSet::new(),
@@ -224,6 +227,7 @@ impl Forest {
             None => {
                 self.zones.push(zone.into());
                 self.trees.push((0..self.classes).map(|_| Tree::default()).collect());
+                self.joined.push(0);
                 self.seeds.push(BTreeSet::new());
                 self.whole.push(0);
                 self.spare.push(BTreeSet::new());
@@ -234,7 +238,7 @@ impl Forest {
         self.nodes.push(Entry {
             peer,
             zone,
-            group: (self.joined % u32::from(group_count(self.classes))) as u8,
+            group: (self.joined[usize::from(zone)] % u32::from(group_count(self.classes))) as u8,
             used: 0,
             slots: nominal_slots(self.classes),
             whole: false,
@@ -244,7 +248,7 @@ impl Forest {
             parents: vec![Parent::None; usize::from(self.classes)].into(),
             children: vec![Vec::new(); usize::from(self.classes)].into(),
         });
-        self.joined += 1;
+        self.joined[usize::from(zone)] += 1;
         self.receiving += 1;
         self.by_peer.insert(peer, node);
         self.spare[usize::from(zone)].insert(node);
@@ -332,8 +336,12 @@ impl Forest {
         if self.held {
             return;
         }
-        let parent = self
-            .seed_for(node, not)
+        let seed = self.seed_for(node, not);
+        if let Some(seed) = seed {
+            self.grow_from(seed, node, class);
+        }
+        let parent = seed
+            .map(Parent::Member)
             .or_else(|| self.place_in_zone(node, class, not))
             .or_else(|| self.root_of_zone(node, class, not))
             .or_else(|| self.least_busy(node, class, not));
@@ -346,16 +354,13 @@ impl Forest {
         }
     }
 
-    /// Somebody of the same zone who has everything and is not busy.
-    fn seed_for(&self, node: Node, not: Parent) -> Option<Parent> {
-        let zone = usize::from(self.nodes[node as usize].zone);
-        self.seeds[zone].iter().map(|(_, seed)| Parent::Member(*seed)).find(|p| *p != not)
-    }
-
     /// A place in the tree of the zone. A member that feeds in this class displaces a leaf if it must.
     fn place_in_zone(&mut self, node: Node, class: u8, not: Parent) -> Option<Parent> {
         let (zone, c) = (usize::from(self.nodes[node as usize].zone), usize::from(class));
-        self.trees[zone][c].root?;
+        let tree = &self.trees[zone][c];
+        if tree.root.is_none() && tree.tops.is_empty() && tree.room.is_empty() {
+            return None;
+        }
         let orphan = !self.nodes[node as usize].children[c].is_empty();
         if self.feeds_in(node, class) && !orphan && not == Parent::None {
             let place = self.place_of_leaf(node, class)?;
@@ -430,7 +435,7 @@ impl Forest {
                 Parent::Member(parent) => {
                     let entry = &self.nodes[parent as usize];
                     let fits = self.feeds_in(parent, class) && entry.children[c].len() <= FANOUT;
-                    entry.whole || fits
+                    (entry.whole && entry.used <= entry.slots) || fits
                 }
                 Parent::None | Parent::Source => true,
             };
@@ -455,12 +460,16 @@ impl Forest {
     /// The zone has no tree yet, or has lost its root: this member becomes it.
     fn root_of_zone(&mut self, node: Node, class: u8, not: Parent) -> Option<Parent> {
         let (zone, c) = (self.nodes[node as usize].zone, usize::from(class));
-        let served = self.whole_in(zone) || self.trees[usize::from(zone)][c].root.is_some();
-        if served {
+        if self.trees[usize::from(zone)][c].root.is_some() {
             return None;
         }
+        if self.whole_in(zone) {
+            return self.root_below_busy_seed(node, class, not);
+        }
         let parent = self.afar(node, class, not).or_else(|| {
-            let first = self.source_zone.is_none_or(|source| source == zone);
+            // Where somebody has everything nobody fetches.
+            let fetched = self.source_zone.is_some() || self.whole.iter().all(|whole| *whole == 0);
+            let first = fetched && self.source_zone.is_none_or(|source| source == zone);
             let lost = self.source_zone.is_some_and(|s| self.trees[usize::from(s)][c].root.is_none());
             (first || lost).then_some(Parent::Source)
         })?;
@@ -497,10 +506,13 @@ impl Forest {
         if let Some((_, seed)) = seed {
             return Some(Parent::Member(*seed));
         }
-        let source = self.source_zone.filter(|source| *source != zone)?;
-        let root = self.trees[usize::from(source)][usize::from(class)].root?;
-        // The root itself is the freshest; its children are nearly as fresh and less busy.
-        let near = self.nodes[root as usize].children[usize::from(class)].iter().copied().chain([root]);
+        let is_elsewhere = |at: &u16| *at != zone && self.source_zone.is_none_or(|source| source == *at);
+        let zones = (0..self.zones.len() as u16).filter(is_elsewhere);
+        let roots = zones.filter_map(|at| self.trees[usize::from(at)][usize::from(class)].root);
+        // A root itself is the freshest; its children are nearly as fresh and less busy.
+        let near = roots.flat_map(|root| {
+            self.nodes[root as usize].children[usize::from(class)].iter().copied().chain([root])
+        });
         near.filter(|n| Parent::Member(*n) != not && !self.is_below(*n, node, class))
             .filter(|n| !self.nodes[*n as usize].closed)
             .min_by_key(|n| (self.nodes[*n as usize].used, *n))
@@ -534,14 +546,19 @@ impl Forest {
             let spare = spare.take(2 * FOREST_SEARCH_MAX).filter(fits);
             last.chain(some).chain(spare).min_by_key(|n| {
                 let entry = &self.nodes[*n as usize];
-                (i64::from(entry.used) - i64::from(entry.slots), self.depth(*n, class))
+                // Where all are full, one that has everything feeds the roots, and all below them wait for it.
+                let beyond = i64::from(entry.used) - i64::from(entry.slots);
+                (beyond, beyond >= 0 && entry.whole, self.depth(*n, class))
             })
         };
         let found = pick(true).or_else(|| pick(false)).map(Parent::Member);
         if found.is_some() {
             self.trees[usize::from(zone)][usize::from(class)].overflow.push(node);
         }
-        found.or_else(|| self.source_zone.map(|_| Parent::Source))
+        // A feed that is slow is better than none.
+        let kept =
+            |p: &Parent| matches!(p, Parent::Member(n) if self.nodes[*n as usize].whole && !self.is_gone(*n));
+        found.or_else(|| self.source_zone.map(|_| Parent::Source)).or_else(|| Some(not).filter(kept))
     }
 
     fn link(&mut self, node: Node, class: u8, parent: Parent) {
@@ -591,11 +608,6 @@ impl Forest {
 
     // ---- questions ----
 
-    /// Whether a member of the zone has everything, busy or not.
-    fn whole_in(&self, zone: u16) -> bool {
-        self.whole[usize::from(zone)] > 0
-    }
-
     fn feeds_in(&self, node: Node, class: u8) -> bool {
         class % group_count(self.classes) == self.nodes[node as usize].group
     }
@@ -630,25 +642,6 @@ impl Forest {
             (at, depth) = (parent, depth + 1);
         }
         depth
-    }
-
-    // ---- members that have everything ----
-
-    fn offer_seed(&mut self, node: Node) {
-        let entry = &self.nodes[node as usize];
-        if entry.closed || entry.used >= entry.slots {
-            return;
-        }
-        match entry.whole {
-            true => _ = self.seeds[usize::from(entry.zone)].insert((entry.used, node)),
-            false => _ = self.spare[usize::from(entry.zone)].insert(node),
-        }
-    }
-
-    fn reseat_seed(&mut self, node: Node, used_before: u32) {
-        let zone = usize::from(self.nodes[node as usize].zone);
-        self.seeds[zone].remove(&(used_before, node));
-        self.offer_seed(node);
     }
 }
 

@@ -100,6 +100,55 @@ fn a_late_joiner_is_fed_by_many() {
     assert_eq!(feeds.len(), 16);
 }
 
+/// One member of the first zone has everything, and all others come at once, those of `first_zone` before the rest.
+fn crowd(members: u32, classes: u8, zones: u32, first_zone: u32) -> Forest {
+    let mut forest = Forest::new(classes);
+    let seed = forest.add(peer(0), "zone-0");
+    forest.set_whole(seed);
+    let (early, late): (Vec<u32>, Vec<u32>) = (1..members).partition(|n| n % zones == first_zone);
+    for number in early.into_iter().chain(late) {
+        let node = forest.add(peer(number), &format!("zone-{}", number % zones));
+        forest.attach_all(node);
+    }
+    forest
+}
+
+#[test]
+fn a_crowd_below_one_that_has_everything_grows_trees_and_no_chains() {
+    for (members, classes, zones, first_zone, depth_max) in [
+        (1000, 16, 1, 0, 9),
+        (1000, 8, 1, 0, 9),
+        (200, 4, 1, 0, 7),
+        (200, 1, 1, 0, 5),
+        (900, 16, 3, 0, 9),
+        (900, 16, 3, 2, 9),
+        (200, 1, 3, 1, 6),
+    ] {
+        let what = format!("{members} members of {zones} zones, {first_zone} first, {classes} classes");
+        let forest = crowd(members, classes, zones, first_zone);
+        check(&forest);
+        for node in 1..members {
+            for class in 0..classes {
+                assert!(matches!(forest.parent(node, class), Parent::Member(_)), "{what}: {node} in {class}");
+                let depth = forest.depth(node, class);
+                assert!(depth <= depth_max, "{what}: depth {depth}");
+            }
+        }
+        let slots = nominal_slots(classes);
+        assert!(forest.nodes[0].used <= slots + slots / 8, "{what}: the seed feeds {}", forest.nodes[0].used);
+        let crossing = |zone: u16| {
+            let inside = forest.nodes.iter().filter(|n| n.zone == zone);
+            let parents = inside.flat_map(|n| n.parents.iter());
+            parents
+                .filter(|p| matches!(p, Parent::Member(n) if forest.nodes[*n as usize].zone != zone))
+                .count()
+        };
+        let entering: Vec<_> = (0..zones as u16).map(crossing).collect();
+        let once = |zone: usize| if zone == 0 { 0 } else { usize::from(classes) };
+        assert!((0..zones as usize).all(|zone| entering[zone] <= once(zone)), "{what}: {entering:?}");
+    }
+}
+
 #[test]
 fn a_slow_feed_keeps_fewer_children_each_time() {
     let mut forest = grown(200, 16, 1);
