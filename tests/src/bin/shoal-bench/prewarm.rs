@@ -94,7 +94,7 @@ pub async fn run(options: &Options) -> Result<Table> {
         100.0 * cpu / (last * setting::cores() as f64),
         setting::cores(),
     );
-    let Simulated { max, upstream_ratio, upstream_requests, .. } = simulate("prewarm", links, &sizes)?;
+    let Simulated { max, upstream_ratio, upstream_requests, .. } = simulate("prewarm", links, &sizes, &[])?;
     let mut table = Table::new("prewarm", metrics, figures.map(Some).into(), conditions);
     let figures = [max * bound, max, upstream_ratio, upstream_requests];
     table.peer("simulated", figures.map(Some).into_iter().chain([None]).collect());

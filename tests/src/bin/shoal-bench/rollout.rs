@@ -1,8 +1,8 @@
 //! A rollout on shaped links: an agent in a network namespace of its own for each node, one registry, one cold layer, all at
-//! once. Beside it stands what the simulator says of the same setting, whose links lose nothing, and what one client takes that is
+//! once; with `--canary`, a layer that one of the nodes has pulled before. Beside it stands what the simulator says of the same setting, whose links lose nothing, and what one client takes that is
 //! alone with the registry, over the same link.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use bytesize::ByteSize;
@@ -24,7 +24,13 @@ pub struct Options {
     /// Size of the layer.
     #[arg(long, default_value = "64MiB")]
     size: ByteSize,
+    /// One node has pulled the layer before; all others ask for it at once.
+    #[arg(long)]
+    canary: bool,
 }
+
+/// Time in which the homes of a layer have heard who has it.
+const ANNOUNCED: Duration = Duration::from_secs(3);
 
 /// Runs it.
 pub async fn run(options: &Options) -> Result<Table> {
@@ -44,8 +50,15 @@ pub async fn run(options: &Options) -> Result<Table> {
     shaped::until_met(&agents, nodes).await;
     say(&format!("all know each other after {:.1} s", started.elapsed().as_secs_f64()));
 
+    let first = if options.canary { 2 } else { 1 };
+    if options.canary {
+        say("the canary pulls");
+        shaped::pull(&network, &[1], layer)?;
+        tokio::time::sleep(ANNOUNCED).await;
+    }
     let (before, cpu) = (registry.blob_gets(&layer.digest), shaped::cpu_seconds()?);
-    let times = match shaped::pull(&network, &(1..=nodes).collect::<Vec<_>>(), layer) {
+    let upstream_before = shaped::upstream_bytes(&agents).await?;
+    let times = match shaped::pull(&network, &(first..=nodes).collect::<Vec<_>>(), layer) {
         Ok(times) => times,
         Err(error) => {
             let kept = folder.keep();
@@ -56,10 +69,12 @@ pub async fn run(options: &Options) -> Result<Table> {
     let last = times.last().copied().unwrap_or_default().as_secs_f64();
     let median = times[times.len() / 2].as_secs_f64();
     let gets = registry.blob_gets(&layer.digest) - before;
-    let upstream = shaped::upstream_bytes(&agents).await?;
+    let upstream = shaped::upstream_bytes(&agents).await? - upstream_before;
     let bound = links.bound(&[size]);
+    let canary = format!("clients={{ holders = 1, late = {{ nodes = {}, at = \"3s\" }} }}", nodes - 1);
+    let more: &[String] = if options.canary { &[canary] } else { &[] };
     let Simulated { max, p50, upstream_ratio, upstream_requests } =
-        simulate("layers", &options.links, &[size])?;
+        simulate("layers", &options.links, &[size], more)?;
     let metrics = vec![
         Metric { name: "last_s", unit: "s until the last agent's client is done" },
         Metric { name: "last_bound", unit: "x the bound" },
@@ -68,9 +83,10 @@ pub async fn run(options: &Options) -> Result<Table> {
         Metric { name: "blob_requests", unit: "GETs of the layer" },
     ];
     let figures = [last, last / bound, median / bound, upstream as f64 / size as f64, gets as f64];
+    let who = if options.canary { "all but one, which has it already, at once" } else { "all at once" };
     let conditions = format!(
         "{nodes} agents, each in a network namespace with a link of {} bit/s each way, registry (docker-registry) behind {} \
-         bit/s, one layer of {size} bytes, all at once; bound {bound:.1} s; {:.0} % of {} cores were busy",
+         bit/s, one layer of {size} bytes, {who}; bound {bound:.1} s; {:.0} % of {} cores were busy",
         links.link,
         links.origin,
         100.0 * cpu / (last * setting::cores() as f64),

@@ -20,8 +20,8 @@ pub struct Simulated {
     pub upstream_requests: f64,
 }
 
-/// Asks the simulator about blobs of these sizes on these links, in a scenario of its library.
-pub fn simulate(scenario: &str, links: &Links, sizes: &[u64]) -> Result<Simulated> {
+/// Asks the simulator about blobs of these sizes on these links, in a scenario of its library, in which `more` is set (`KEY=VALUE`).
+pub fn simulate(scenario: &str, links: &Links, sizes: &[u64], more: &[String]) -> Result<Simulated> {
     say("asking the simulator about the same setting");
     let program = place::shoal_bin().with_file_name("shoal-sim");
     // What a link carries of a blob's bytes is less than its bits.
@@ -35,7 +35,7 @@ pub fn simulate(scenario: &str, links: &Links, sizes: &[u64]) -> Result<Simulate
     ];
     let mut command = Command::new(&program);
     command.args([scenario, "--json", "--nodes", &links.nodes().to_string()]);
-    set.iter().for_each(|set| {
+    set.iter().chain(more).for_each(|set| {
         command.args(["--set", set]);
     });
     let output = command
