@@ -53,7 +53,8 @@ impl Table {
             );
             for (name, figures) in &self.peers {
                 let figure = figures[row].map_or_else(String::new, |figure| {
-                    let ratio = self.ours[row].map(|ours| format!(" ({:.2}x)", ours / figure));
+                    let ratio = self.ours[row].and_then(|ours| ratio(ours, figure));
+                    let ratio = ratio.map(|ratio| format!(" ({ratio:.2}x)"));
                     cell(Some(figure)) + &ratio.unwrap_or_default()
                 });
                 let _ = write!(text, "{figure:>width$}", width = column(name));
@@ -73,7 +74,7 @@ impl Table {
                 .collect()
         };
         let ratio = |figures: &Figures| -> Figures {
-            self.ours.iter().zip(figures).map(|(ours, peer)| Some((*ours)? / (*peer)?)).collect()
+            self.ours.iter().zip(figures).map(|(ours, peer)| self::ratio((*ours)?, (*peer)?)).collect()
         };
         let peers: Map<String, Value> =
             self.peers.iter().map(|(name, figures)| (name.clone(), keyed(figures).into())).collect();
@@ -104,6 +105,11 @@ fn cell(figure: Option<f64>) -> String {
         Some(figure) if figure >= 10.0 => format!("{figure:.1}"),
         Some(figure) => format!("{figure:.3}"),
     }
+}
+
+/// Ours as a multiple of a peer's; nothing is a multiple of nothing.
+fn ratio(ours: f64, peer: f64) -> Option<f64> {
+    (peer != 0.0).then(|| ours / peer)
 }
 
 /// Four significant digits or so: more would be noise.
