@@ -1,6 +1,6 @@
 //! A rollout on shaped links: an agent in a network namespace of its own for each node, one registry, one cold layer, all at
-//! once; with `--canary`, a layer that one of the nodes has pulled before. Beside it stands what the simulator says of the same setting, whose links lose nothing, and what one client takes that is
-//! alone with the registry, over the same link.
+//! once; with `--canary`, a layer that one of the nodes has pulled before. Beside it stands what the simulator says of the same
+//! setting, whose links lose nothing, and what one client takes that is alone with the registry, over the same link.
 
 use std::time::{Duration, Instant};
 
@@ -71,10 +71,10 @@ pub async fn run(options: &Options) -> Result<Table> {
     let gets = registry.blob_gets(&layer.digest) - before;
     let upstream = shaped::upstream_bytes(&agents).await? - upstream_before;
     let bound = links.bound(&[size]);
-    let canary = format!("clients={{ holders = 1, late = {{ nodes = {}, at = \"3s\" }} }}", nodes - 1);
-    let more: &[String] = if options.canary { &[canary] } else { &[] };
+    let late = || format!("clients={{ holders = 1, late = {{ nodes = {}, at = \"3s\" }} }}", nodes - 1);
+    let canary = options.canary.then(late);
     let Simulated { max, p50, upstream_ratio, upstream_requests } =
-        simulate("layers", &options.links, &[size], more)?;
+        simulate("layers", &options.links, &[size], canary.as_slice())?;
     let metrics = vec![
         Metric { name: "last_s", unit: "s until the last agent's client is done" },
         Metric { name: "last_bound", unit: "x the bound" },

@@ -27,7 +27,7 @@ impl Exchange {
         let gains =
             median(self.classes.iter().filter(|c| c.got < c.total).map(|c| f64::from(c.got - c.got_before)));
         // With most feeds waiting for this node, its own link is what is slow. One feed alone tells nothing.
-        let waiting = self.classes.iter().filter(|class| self.waits_for_us(class)).count();
+        let waiting = self.classes.iter().filter(|class| self.behind_feed(class) >= 2).count();
         let receives_slowly = self.classes.len() > 1 && 2 * waiting > self.classes.len();
         // While nothing comes at all it is the source that is slow.
         let last = self.classes.iter().map(|c| c.last_piece).max().unwrap_or_default();
@@ -63,13 +63,8 @@ impl Exchange {
         }
     }
 
-    /// Whether a feed of a class has more than it can send here. One that has everything always does, and that says nothing of this
-    /// node.
-    fn waits_for_us(&self, class: &Class) -> bool {
-        self.behind_feed(class) >= 2
-    }
-
-    /// Pieces of a class that its feeds have and this node has not, except where a feed has everything.
+    /// Pieces of a class that wait at its feeds for this node. One that has everything always has more than it can send, and that says
+    /// nothing of this node: it does not count.
     fn behind_feed(&self, class: &Class) -> u32 {
         let left = class.total - class.got;
         let has_all =

@@ -59,7 +59,8 @@ struct Entry {
 #[derive(Default)]
 struct Tree {
     root: Option<Node>,
-    /// Feeding members in order of depth: the first that still has a leaf or room takes the next feeding member.
+    /// Feeding members in order of depth, and before them those that have everything and feed a leaf: the first that still has a
+    /// leaf or room takes the next feeding member.
     tops: VecDeque<Node>,
     /// Feeding members with room, shallowest first.
     room: VecDeque<Node>,
@@ -161,8 +162,7 @@ impl Forest {
 
     /// Whether somebody has everything, busy or not, and was not found to be of no use.
     pub fn has_seeds(&self) -> bool {
-        let any = self.whole.iter().any(|whole| *whole > 0);
-        any && self.nodes.iter().any(|n| n.whole && n.slots > 0)
+        self.whole_anywhere() && self.nodes.iter().any(|n| n.whole && n.slots > 0)
     }
 
     /// Members that do not have everything and have not left; those that fetch upstream are among them.
@@ -468,7 +468,7 @@ impl Forest {
         }
         let parent = self.afar(node, class, not).or_else(|| {
             // Where somebody has everything nobody fetches.
-            let fetched = self.source_zone.is_some() || self.whole.iter().all(|whole| *whole == 0);
+            let fetched = self.source_zone.is_some() || !self.whole_anywhere();
             let first = fetched && self.source_zone.is_none_or(|source| source == zone);
             let lost = self.source_zone.is_some_and(|s| self.trees[usize::from(s)][c].root.is_none());
             (first || lost).then_some(Parent::Source)

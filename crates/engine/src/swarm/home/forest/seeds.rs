@@ -56,6 +56,11 @@ impl Forest {
         self.whole[usize::from(zone)] > 0
     }
 
+    /// Whether a member of any zone has.
+    pub(super) fn whole_anywhere(&self) -> bool {
+        self.whole.iter().any(|whole| *whole > 0)
+    }
+
     pub(super) fn offer_seed(&mut self, node: Node) {
         let entry = &self.nodes[node as usize];
         if entry.closed || entry.used >= entry.slots {

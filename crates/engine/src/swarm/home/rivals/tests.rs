@@ -18,6 +18,14 @@ fn member(number: u8) -> Arc<Member> {
     })
 }
 
+/// A digest, five members, and its homes.
+fn ranked() -> (Digest, Roster, Vec<PeerId>) {
+    let digest = Digest::new(Algorithm::Sha256, &[7; 32]);
+    let roster = Roster::new((1..6).map(member));
+    let ranked: Vec<_> = homes(&digest, &roster).iter().collect();
+    (digest, roster, ranked)
+}
+
 /// A home that has opened a book and asked, a rival, and a member that outranks the home and that its list lacks.
 fn asked() -> (Home, Digest, Roster, [PeerId; 3]) {
     let digest = Digest::new(Algorithm::Sha256, &[7; 32]);
@@ -71,9 +79,7 @@ fn homes_that_are_made_up_cost_a_bounded_number_of_questions() {
 
 #[test]
 fn a_home_that_knows_nobody_yet_waits_for_its_list() {
-    let digest = Digest::new(Algorithm::Sha256, &[7; 32]);
-    let roster = Roster::new((1..6).map(member));
-    let ranked: Vec<_> = homes(&digest, &roster).iter().collect();
+    let (digest, roster, ranked) = ranked();
     let (me, second, joiner) = (ranked[0], ranked[1], ranked[2]);
     let mut home = Home::new(me);
     let mut mail = Mail::new();
@@ -93,18 +99,15 @@ fn a_home_that_knows_nobody_yet_waits_for_its_list() {
     assert!(mail.iter().any(|(to, m)| *to == joiner && matches!(m, Message::Welcome { .. })), "{mail:?}");
 }
 
-/// Books that were opened because a home did not answer in time: when each is granted a lease.
 #[test]
 fn a_home_that_is_asked_in_the_place_of_another_lets_that_one_answer_first() {
-    let digest = Digest::new(Algorithm::Sha256, &[7; 32]);
-    let roster = Roster::new((1..6).map(member));
-    let ranked: Vec<_> = homes(&digest, &roster).iter().collect();
+    let (digest, roster, ranked) = ranked();
     let (first, me, joiner) = (ranked[0], ranked[1], ranked[2]);
-    let opened = |home: &mut Home, now: Time| {
+    let opened = |home: &mut Home| {
         let mut mail = Mail::new();
         let joining = Joining { insists: true, ..Joining::fresh() };
-        home.join(now, joiner, digest, joining, &roster, &mut mail);
-        home.ask_first(now, &digest, first, &mut mail);
+        home.join(Time::ZERO, joiner, digest, joining, &roster, &mut mail);
+        home.ask_first(Time::ZERO, &digest, first, &mut mail);
         mail
     };
     let asks = |mail: &Mail| mail.contains(&(first, Message::Inquire { digest }));
@@ -119,7 +122,7 @@ fn a_home_that_is_asked_in_the_place_of_another_lets_that_one_answer_first() {
         unreachable!("nobody fetches")
     };
     let mut home = Home::new(me);
-    let mail = opened(&mut home, Time::ZERO);
+    let mail = opened(&mut home);
     assert!(asks(&mail), "{mail:?}");
     assert!(mail.iter().any(|(to, m)| *to == joiner && matches!(m, Message::Welcome { .. })), "it is let in");
     assert_eq!(
@@ -132,12 +135,12 @@ fn a_home_that_is_asked_in_the_place_of_another_lets_that_one_answer_first() {
     // believe it.
     let mut home = Home::new(me);
     for time in 0..GIVES_WAY_MAX {
-        assert!(asks(&opened(&mut home, Time::ZERO)), "time {time}");
+        assert!(asks(&opened(&mut home)), "time {time}");
         let mut mail = Mail::new();
         home.told(Time::ZERO, first, digest, told(first), &roster, &mut mail);
         assert_eq!(mail, [(joiner, Message::NotHome { digest, home: first })]);
         assert!(!home.keeps(&digest));
     }
-    assert!(!asks(&opened(&mut home, Time::ZERO)));
+    assert!(!asks(&opened(&mut home)));
     assert_eq!(granted_at(&mut home), Time::ZERO + HOME_RECOVERY);
 }
