@@ -271,6 +271,9 @@ impl Membership {
 
     fn pass_time(&mut self, now: Time) {
         while let Some(timer) = self.timers.pop(now) {
+            if self.has_objected(&timer) {
+                continue;
+            }
             // A timer of an earlier state is refused, and that is all there is to it.
             let _ = self.foca.handle_timer(timer, &mut self.wishes);
             self.settle(now, None);
@@ -293,6 +296,19 @@ impl Membership {
         for peer in self.reach.due(now, &self.book, &mut self.chance) {
             self.announce(now, peer);
         }
+    }
+
+    /// Whether it is the verdict over a member that is not suspected any more. `foca` would leave it on the list, but tell it
+    /// all the same that it is dead: it would begin another life, and lose all that it sends and receives.
+    fn has_objected(&self, timer: &Timer<Identity>) -> bool {
+        let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else { return false };
+        let suspicion = foca::Member::new(member_id.clone(), *incarnation, State::Suspect);
+        !self.is_held(&suspicion)
+    }
+
+    /// Whether this is still so by the list.
+    fn is_held(&self, suspicion: &foca::Member<Identity>) -> bool {
+        self.foca.iter_members().any(|member| member == suspicion)
     }
 
     /// When everybody is to be doubted, or the next of them.
@@ -324,8 +340,7 @@ impl Membership {
     /// Asks a suspected member for its objection, unless it has objected.
     fn tell_suspect(&mut self, now: Time, id: Identity, incarnation: foca::Incarnation) {
         let suspicion = foca::Member::new(id.clone(), incarnation, State::Suspect);
-        let is_suspect = self.foca.iter_members().any(|member| *member == suspicion);
-        if is_suspect {
+        if self.is_held(&suspicion) {
             self.compose(now, KIND_PING, &id, &[suspicion]);
         } else {
             self.suspects.end(&id.peer());

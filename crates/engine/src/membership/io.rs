@@ -64,6 +64,8 @@ pub enum Output {
 pub enum Event {
     /// A member is on the list.
     Up(Arc<Member>),
+    /// A member does not answer, or somebody says so; it has some seconds to object.
+    Suspected(PeerId),
     /// A member left, or died.
     Down(Arc<Member>),
     /// A member has other details, restarted unnoticed, or objected to being called dead.

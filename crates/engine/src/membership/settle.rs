@@ -47,6 +47,7 @@ impl Membership {
     pub(super) fn set_timer(&mut self, now: Time, after: Duration, timer: Timer<Identity>) {
         if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = &timer {
             self.suspects.begin(now, member_id.clone(), *incarnation);
+            self.out.push_back(Output::Event(Event::Suspected(member_id.peer())));
         }
         self.timers.set(now, after, timer);
     }

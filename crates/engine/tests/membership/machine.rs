@@ -191,3 +191,29 @@ fn a_suspected_member_is_told_until_the_verdict() {
         assert_eq!(a.members(), 2, "at {at:?}");
     }
 }
+
+/// What it was suspected of is over: it does not begin another life, which would break off all that it sends and receives.
+#[test]
+fn whoever_has_objected_stays_who_it_is() {
+    let (mut a, mut b) = joined();
+    let life = b.me().generation;
+    a.handle(Time::ZERO, Input::Unreachable { peer: b.me().peer });
+    drain(&mut a);
+    let suspected = Time::ZERO + PROBE_ANSWER_MAX;
+    let next = |machine: &Membership| machine.next_wakeup().unwrap_or(Time::ZERO + 3 * SUSPICION);
+    loop {
+        let now = next(&a).min(next(&b));
+        if now >= suspected + 2 * SUSPICION {
+            break;
+        }
+        a.handle(now, Input::Wakeup);
+        b.handle(now, Input::Wakeup);
+        if now >= suspected {
+            talk(now, &mut a, &mut b);
+        } else {
+            drain(&mut a);
+            drain(&mut b);
+        }
+        assert_eq!((a.members(), b.me().generation), (2, life), "at {now:?}");
+    }
+}
