@@ -33,7 +33,7 @@ pub use admission::{Admission, SECRET_BYTES_MIN, Secret, SecretError};
 pub use identity::{Identity, IdentityError, verify};
 pub use net::{
     Class, FRAME_BYTES_MAX, Loss, Net, NetConfig, NetError, NetEvent, NetHandle, NetLimits, Refusal,
-    SendError, notice_death,
+    SendError, probe_when_idle,
 };
 pub use tls::{PeerOfError, client_tls, peer_of, server_tls};
 

@@ -58,7 +58,7 @@ pub struct NetLimits {
     pub unproven_per_address_max: usize,
     /// How long a connection may take to be made, and then to prove itself.
     pub handshake_timeout: Duration,
-    /// How long data that was sent may stay unacknowledged before the peer counts as dead.
+    /// How long a peer may take nothing of what waits for it before it counts as dead.
     pub silence_max: Duration,
     /// Connections that are being made at a time. Others wait for their turn.
     pub dials_max: usize,
@@ -223,7 +223,7 @@ pub enum NetError {
     Mdns(#[source] io::Error),
 }
 
-pub use transport::notice_death;
+pub use transport::probe_when_idle;
 
 /// Starts the network.
 #[derive(Debug)]

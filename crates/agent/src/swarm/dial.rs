@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use shoal_engine::peer::{Member, PeerId};
-use shoal_net::{Identity, client_tls, notice_death};
+use shoal_net::{Identity, client_tls, probe_when_idle};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -41,8 +41,6 @@ const CONNECTED_LATELY: Duration = Duration::from_secs(30);
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
 /// Longest time from a request to the head of its answer: nothing has to be fetched for it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time after which data that nobody acknowledges means that the other machine is gone.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
 /// Idle connections that are kept to one member: as many as a blob has classes.
 const IDLE_PER_PEER_MAX: usize = 16;
 /// Idle connections in all.
@@ -314,5 +312,5 @@ pub fn settle_socket(tcp: &TcpStream) {
     let socket = SockRef::from(tcp);
     // The first one that this process may choose; without any, what the system has chosen stays.
     let _ = CONGESTION_CONTROLS.iter().any(|name| socket.set_tcp_congestion(name).is_ok());
-    let _ = notice_death(tcp, UNACKNOWLEDGED_MAX);
+    let _ = probe_when_idle(tcp);
 }

@@ -1,9 +1,9 @@
 //! Who the others are: carries the packets of the membership, and hands the engine what members say.
 //!
-//! Invariant: this task waits for nothing but events, the membership's next wakeup and a round of discovery; what it hands
-//! to the driver waits in the driver's inbox, which holds back the network when it is full.
+//! Invariant: this task waits for nothing but events, the membership's next wakeup, a round of discovery and the farewells of
+//! those who are gone; what it hands to the driver waits in the driver's inbox, which holds back the network when it is full.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +28,9 @@ const CONTACTS_PER_ROUND_MAX: usize = 6;
 /// Pause between two lines of the log about the same address, and addresses in that time.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 const WARNED_MAX: usize = 32;
+/// Time from a member's end until the connection to it is closed: what it said last has been read by then, and nobody waits for a
+/// machine that is not there to acknowledge what was sent to it.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
 /// How long the last messages may take to leave when the agent ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Addresses of a member that others are told.
@@ -44,6 +47,8 @@ pub struct Members {
     driver: Handle,
     /// When the log last said that somebody is no member, by address.
     warned: BTreeMap<IpAddr, Instant>,
+    /// Members that are gone, and when their connections are closed, the next one first.
+    gone: VecDeque<(Instant, PeerId)>,
 }
 
 impl Members {
@@ -58,8 +63,8 @@ impl Members {
         let own: Vec<SocketAddr> =
             swarm.0.net.listening().iter().chain(&swarm.0.me.addresses).copied().collect();
         let discovery = Discovery::new(join, &own, SystemResolver::new());
-        let warned = BTreeMap::new();
-        Members { swarm, discovery, secret_file, events, membership, origin, driver, warned }
+        let (warned, gone) = (BTreeMap::new(), VecDeque::new());
+        Members { swarm, discovery, secret_file, events, membership, origin, driver, warned, gone }
     }
 
     /// Until `stop` is cancelled; then the others are told.
@@ -67,12 +72,7 @@ impl Members {
         loop {
             self.carry_out().await;
             let wakeup = self.membership.next_wakeup().map(|at| self.origin + at.since_origin());
-            let sleep = async {
-                match wakeup {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let forgetting = self.gone.front().map(|(at, _)| *at);
             let pace = if self.membership.members() > 1 { Pace::Settled } else { Pace::Alone };
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -81,7 +81,8 @@ impl Members {
                     None => return,
                 },
                 found = self.discovery.next(pace) => self.handle_found(&found),
-                () = sleep => self.happens(Happening::Wakeup),
+                () = until(wakeup) => self.happens(Happening::Wakeup),
+                () = until(forgetting) => self.forget_one().await,
             }
         }
         self.happens(Happening::Leave);
@@ -166,6 +167,15 @@ impl Members {
         strangers.take(CONTACTS_PER_ROUND_MAX).for_each(|address| self.swarm.0.net.contact(*address));
     }
 
+    /// Closes the connection to the member that has been gone for longest, unless it has come back.
+    async fn forget_one(&mut self) {
+        if let Some((_, peer)) = self.gone.pop_front()
+            && !self.swarm.roster().contains(&peer)
+        {
+            self.swarm.0.net.forget(peer.0).await;
+        }
+    }
+
     fn happens(&mut self, happening: Happening) {
         let now = Time::from_origin(self.origin.elapsed());
         self.membership.handle(now, happening);
@@ -179,7 +189,10 @@ impl Members {
                 Task::Answered { peer, after } => self.swarm.0.round_trips.add(peer, after),
                 Task::Event(event) => {
                     match &event {
-                        Event::Down(_) => self.swarm.0.news.gone(),
+                        Event::Down(member) => {
+                            self.swarm.0.news.gone();
+                            self.gone.push_back((Instant::now() + FAREWELL_MAX, member.peer));
+                        }
                         Event::Renewed { .. } => self.swarm.0.news.renewed(),
                         _ => {}
                     }
@@ -202,11 +215,20 @@ impl Members {
     }
 }
 
+/// For ever, if there is no such time.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 fn log(event: &Event) {
     match event {
         Event::Up(member) => {
             tracing::info!(peer = ?member.peer, addresses = ?member.addresses, zone = %member.zone, "a member is there");
         }
+        Event::Suspected(peer) => tracing::debug!(?peer, "a member is suspected to be gone"),
         Event::Down(member) => tracing::info!(peer = ?member.peer, "a member is gone"),
         Event::Changed(member) => tracing::debug!(peer = ?member.peer, "a member has changed"),
         Event::Renewed { generation } => {

@@ -29,10 +29,9 @@ const STREAMS_MAX: usize = 2;
 pub(super) fn build(identity: &Identity, limits: &NetLimits) -> Boxed<(PeerId, StreamMuxerBox)> {
     let mut yamux = libp2p_yamux::Config::default();
     yamux.set_max_num_streams(STREAMS_MAX);
-    let silence_max = limits.silence_max;
     libp2p_tcp::tokio::Transport::new(libp2p_tcp::Config::default().nodelay(true))
-        .map(move |stream, _| {
-            if let Err(error) = notice_death(&stream.0, silence_max).and_then(|()| insist(&stream.0)) {
+        .map(|stream, _| {
+            if let Err(error) = probe_when_idle(&stream.0).and_then(|()| insist(&stream.0)) {
                 tracing::debug!(%error, "a connection is not set as it should be");
             }
             stream
@@ -56,17 +55,20 @@ const IDLE_PROBE_MIN: Duration = Duration::from_secs(120);
 /// 200 agents on one machine have 40,000 ends, whose probes overran the kernel's queue and killed what they looked at.
 const IDLE_PROBE_SPREAD: Duration = Duration::from_secs(180);
 
-/// How long a probe may stay unanswered: Linux ends a connection with `TCP_USER_TIMEOUT` at the next one.
-const IDLE_PROBE_ANSWER_MAX: Duration = Duration::from_secs(20);
+/// Pause between two probes.
+const IDLE_PROBE_PAUSE: Duration = Duration::from_secs(20);
 
-/// A machine that died without a word is noticed `silence_max` after something was sent to it, and in some minutes if
-/// nothing is.
-pub fn notice_death(stream: &tokio::net::TcpStream, silence_max: Duration) -> io::Result<()> {
-    const USER_TIMEOUT_MIN: Duration = Duration::from_secs(4);
-    let socket = SockRef::from(stream);
-    socket.set_tcp_user_timeout(Some(silence_max.max(USER_TIMEOUT_MIN)))?;
+/// Probes without an answer after which a connection ends.
+const IDLE_PROBES_MAX: u32 = 3;
+
+/// A machine that died without a word is noticed in some minutes, even if nothing is sent to it. `TCP_USER_TIMEOUT` would notice it
+/// sooner where something is; but Linux ends connections by it on which everything was acknowledged a moment ago, when the own link's
+/// queue drops a packet of theirs for the second time and the first time was that long ago (`docs/decisions/0013-net.md`).
+pub fn probe_when_idle(stream: &tokio::net::TcpStream) -> io::Result<()> {
     let idle = IDLE_PROBE_MIN + IDLE_PROBE_SPREAD.mul_f64(rand::random());
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(IDLE_PROBE_ANSWER_MAX))
+    let probes =
+        TcpKeepalive::new().with_time(idle).with_interval(IDLE_PROBE_PAUSE).with_retries(IDLE_PROBES_MAX);
+    SockRef::from(stream).set_tcp_keepalive(&probes)
 }
 
 /// Small messages share links that pieces fill, where one packet in some is lost. What a thin stream has lost is sent again after
@@ -145,4 +147,20 @@ fn peer_of(shown: Option<&[CertificateDer<'_>]>, own: &Key) -> io::Result<PeerId
     let key = tls::peer_of(shown.unwrap_or_default())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     if key == *own { Err(io::Error::other(Ourselves)) } else { Ok(address::peer_id(&key)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_probed_when_it_is_idle_and_has_no_deadline() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        probe_when_idle(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert!(socket.tcp_keepalive_time().unwrap() >= IDLE_PROBE_MIN);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None, "a full queue would end it");
+    }
 }
