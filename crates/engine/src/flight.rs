@@ -210,6 +210,14 @@ impl Flight {
         self.tickets.len()
     }
 
+    /// First byte that is missing for the client that has waited longest and can be told more.
+    pub fn next_wanted(&self) -> Option<u64> {
+        self.tickets.values().find_map(|ticket| {
+            let range = ticket.range.as_ref()?;
+            (ticket.ready_to < range.end).then_some(ticket.ready_to)
+        })
+    }
+
     /// Transfers under way.
     pub fn fetch_count(&self) -> usize {
         self.fetches.len()

@@ -142,6 +142,9 @@ pub const LEASE_WIDEN_GAIN_MIN: f64 = 1.2;
 /// Shortest lease when there are several, in time.
 pub const LEASE_RUN_TIME_MIN: Duration = Duration::from_secs(1);
 
+/// Pieces that a lease still has when it is one too many: those that were fetched and not reported, and those on their way.
+pub const LEASE_SURPLUS_PIECES: u32 = 8;
+
 /// Members that are denied the blob upstream before the home says that everybody has to try alone.
 pub const LEASE_DENIALS_MAX: u32 = 3;
 

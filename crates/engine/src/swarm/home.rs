@@ -525,6 +525,7 @@ impl Book {
             if fetched < self.pieces {
                 self.forest.attach_all(node);
             }
+            self.spare_source();
             self.level();
         }
     }

@@ -13,9 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::limits::{
     GAP_PART_MIN, LEASE_DENIALS_MAX, LEASE_FAILURES_MAX, LEASE_FIRST_BYTE_MAX, LEASE_LOOK_PAUSE,
     LEASE_MEASURE_PIECES_MIN, LEASE_MEASURE_TIME, LEASE_PIECE_TIME, LEASE_PIECE_TIME_MAX, LEASE_REGATHER,
-    LEASE_RUN_TIME_MIN, LEASE_SHARE_TIME_MIN, LEASE_STALL, LEASE_WIDEN_GAIN_MIN, LEASE_WIDEN_TIME_MIN,
-    LEASE_WIDTH_PIECES_MIN, LEASE_WIDTH_TIME_MAX, LEASE_WIDTH_TIME_MIN, LEASES_GRANTED_MAX,
-    LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST, RESUME_PAUSE_MAX,
+    LEASE_RUN_TIME_MIN, LEASE_SHARE_TIME_MIN, LEASE_STALL, LEASE_SURPLUS_PIECES, LEASE_WIDEN_GAIN_MIN,
+    LEASE_WIDEN_TIME_MIN, LEASE_WIDTH_PIECES_MIN, LEASE_WIDTH_TIME_MAX, LEASE_WIDTH_TIME_MIN,
+    LEASES_GRANTED_MAX, LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST, RESUME_PAUSE_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::pieces::PieceSet;
@@ -429,6 +429,7 @@ impl Leases {
             // They bring more than goes round.
             self.width /= 2;
             (self.settled, self.changed) = (true, now);
+            self.end_surplus(actions);
             return;
         }
         let Some(measure) = self.measure.filter(|_| !self.settled) else { return };
@@ -458,6 +459,7 @@ impl Leases {
         if self.width > 1 && !faster {
             self.width /= 2;
             self.settled = true;
+            self.end_surplus(actions);
             return;
         }
         let left = f64::from(self.missing()) / self.rate;
@@ -469,7 +471,8 @@ impl Leases {
         self.width *= 2;
         self.changed = now;
         self.measure = None;
-        self.shorten(actions);
+        // Makes room for more of them.
+        self.shorten(self.run_len(), |_| true, actions);
     }
 
     /// Nothing is left to grant and somebody could fetch more: the one that has most left gives away half.
@@ -494,10 +497,18 @@ impl Leases {
         }
     }
 
-    /// Makes room for more leases: those under way keep what one lease is at the new width.
-    fn shorten(&mut self, actions: &mut Vec<Action>) {
-        let len = self.run_len();
-        for (lease, active) in &mut self.active {
+    /// One lease is enough: all but the first end with what is on its way. They would end later, at a time when their holders have
+    /// half of their links full of what the first one brings, and one of them is left to fetch alone over the other half.
+    fn end_surplus(&mut self, actions: &mut Vec<Action>) {
+        if self.width == 1 {
+            let first = self.active.values().map(|active| active.run.first).min();
+            self.shorten(LEASE_SURPLUS_PIECES, |active| Some(active.run.first) != first, actions);
+        }
+    }
+
+    /// Leases under way keep so many of the pieces that are missing.
+    fn shorten(&mut self, len: u32, which: impl Fn(&Active) -> bool, actions: &mut Vec<Action>) {
+        for (lease, active) in self.active.iter_mut().filter(|(_, active)| which(active)) {
             let at = self.there.first_missing(active.run.first).unwrap_or(active.run.end);
             let end = at.saturating_add(len);
             if end < active.run.end {

@@ -62,13 +62,14 @@ fn capped_connections_are_multiplied_until_the_link_is_full() {
     assert!(took <= 10_000, "{took} ms");
 }
 
-/// Each new lease holder brings what its own link takes, which looks like a gain, until they say that they are left behind.
+/// Each new lease holder brings what its own link takes, which looks like a gain, until they say that they are left behind. Then one of
+/// them ends at once, and not when it has nothing left.
 #[test]
 fn more_than_goes_round_is_taken_back() {
     let candidate = |avoid: &dyn Fn(&PeerId) -> bool| (1..100).map(peer).find(|p| !avoid(p));
     let mut leases = Leases::new(1, 400);
     let mut progress: BTreeMap<LeaseId, (PeerId, Run)> = BTreeMap::new();
-    let (mut widest, mut now, mut several) = (0, 0, 0);
+    let (mut widest, mut now, mut several, mut surplus) = (0, 0, 0, 0);
     while !leases.is_there() && now < 60_000 {
         for action in leases.advance(at(now), candidate) {
             match action {
@@ -78,6 +79,7 @@ fn more_than_goes_round_is_taken_back() {
             }
         }
         widest = widest.max(progress.len());
+        surplus += u32::from(progress.len() > leases.width);
         // Ten pieces a second each. Whoever has seen for a while that others bring as much is left behind.
         now += 100;
         several = if progress.len() > 1 { several + 100 } else { 0 };
@@ -96,6 +98,10 @@ fn more_than_goes_round_is_taken_back() {
     }
     assert!(leases.is_there());
     assert_eq!((widest, leases.width), (2, 1));
+    assert!(
+        (1..=LEASE_SURPLUS_PIECES).contains(&surplus),
+        "{surplus} pieces side by side that were one too many"
+    );
     assert!(leases.granted() <= 4, "{} leases", leases.granted());
 }
 
