@@ -51,6 +51,7 @@ pub use news::{Lately, Rejected, Rejection};
 pub use wire::TRACE_HEADER;
 
 use dial::Dialer;
+pub(crate) use inlets::Destination;
 use inlets::{Inlets, Subscription};
 use news::News;
 use outlets::Outlets;
@@ -298,13 +299,13 @@ impl Swarm {
     // ---- what the engine wants done ----
 
     /// Tells a member something. Opening and closing streams is done here, the rest is said.
-    pub(crate) fn tell(&self, to: PeerId, message: Message, flight: Option<Arc<FlightIo>>, handle: &Handle) {
+    pub(crate) fn tell(&self, to: PeerId, message: Message, into: Option<Destination>, handle: &Handle) {
         match &message {
             Message::Subscribe { .. } => {
                 let member = self.roster().get(&to).cloned();
-                match (member, flight) {
-                    (Some(member), Some(flight)) => {
-                        let subscription = Subscription { member, message, flight };
+                match (member, into) {
+                    (Some(member), Some(into)) => {
+                        let subscription = Subscription { member, message, into };
                         self.0.inlets.open(subscription, handle.clone());
                     }
                     _ => handle.input_detached(shoal_engine::Input::PeerLost { peer: to }),

@@ -1,11 +1,14 @@
 //! What the engine wants of the swarm and of what came from it.
 
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use shoal_engine::flight::Flight;
 use shoal_engine::homes::homes;
 use shoal_engine::peer::PeerId;
-use shoal_engine::pieces::piece_count;
+use shoal_engine::pieces::{piece_count, piece_len};
+use shoal_engine::swarm::classes::class_of;
 use shoal_engine::swarm::pieces::piece_bytes;
 use shoal_engine::swarm::upload::Send;
 use shoal_engine::wire::{Message, PieceHash};
@@ -14,23 +17,28 @@ use shoal_store::{Blob, Content, Store, StoreError};
 use tracing::Span;
 
 use super::{BlobStory, ClassStory, Driver, effects};
-use crate::swarm::name;
+use crate::swarm::{Destination, name};
 
 /// Blobs that are told to the engine in one step when the agent starts.
 const STORED_PER_STEP: usize = 256;
 
 impl Driver {
     pub(super) fn tell(&self, to: PeerId, message: Message) {
-        let flight = match &message {
-            Message::Subscribe { digest, .. } => self.flights.get(digest).cloned(),
-            _ => None,
-        };
+        let into = self.destination(&message);
         if let Some(swarm) = &self.swarm {
             // A stream that is opened is a part of the flight.
-            let span = flight.as_ref().map(|flight| self.traces.flight(&flight.digest()));
+            let span = into.as_ref().map(|into| self.traces.flight(&into.flight.digest()));
             let _in_flight = span.map(Span::entered);
-            swarm.tell(to, message, flight, &self.handle);
+            swarm.tell(to, message, into, &self.handle);
         }
+    }
+
+    /// Where the bytes go that a subscription asks for.
+    fn destination(&self, message: &Message) -> Option<Destination> {
+        let Message::Subscribe { digest, .. } = message else { return None };
+        let flight = Arc::clone(self.flights.get(digest)?);
+        let wanted = self.engine.flight(digest).and_then(Flight::next_wanted);
+        Some(Destination { flight, gives_way: wanted.is_some_and(|byte| !brings(message, byte)) })
     }
 
     pub(super) fn upload(&self, send: Send) {
@@ -122,6 +130,13 @@ impl Driver {
     }
 }
 
+/// Whether a subscription asks for the piece with this byte.
+fn brings(subscription: &Message, byte: u64) -> bool {
+    let Message::Subscribe { size, classes, class, runs, .. } = subscription else { return false };
+    let piece = (byte / piece_len(*size)) as u32;
+    class_of(piece, *classes) == *class && runs.iter().any(|run| run.contains(piece))
+}
+
 fn each_stored(store: &Store, mut tell: impl FnMut(Digest, u64)) -> Result<(), StoreError> {
     let mut last = None;
     loop {
@@ -149,4 +164,26 @@ fn hashes(blob: &Blob) -> std::io::Result<Vec<PieceHash>> {
         hashes.push(PieceHash(hash.into()));
     }
     Ok(hashes)
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_engine::Algorithm;
+    use shoal_engine::pieces::PIECE_BYTES_MIN;
+    use shoal_engine::wire::Run;
+
+    use super::*;
+
+    #[test]
+    fn what_a_subscription_brings() {
+        let digest = Digest::new(Algorithm::Sha256, &[1; 32]);
+        let (runs, unlisted) =
+            (vec![Run { first: 1, end: 6 }, Run { first: 13, end: 14 }], Run { first: 0, end: 0 });
+        let size = 16 * PIECE_BYTES_MIN;
+        let message = Message::Subscribe { digest, size, classes: 4, class: 1, runs, unlisted };
+        let brought: Vec<u64> =
+            (0..16).filter(|piece| brings(&message, piece * PIECE_BYTES_MIN + 5)).collect();
+        assert_eq!(brought, [1, 5, 13], "pieces of class 1 that lie in the runs");
+        assert!(!brings(&Message::Unsubscribe { digest, class: 1 }, PIECE_BYTES_MIN));
+    }
 }

@@ -21,6 +21,7 @@ use shoal_engine::swarm::pieces::piece_bytes;
 use shoal_engine::wire::PieceHash;
 use shoal_engine::{Algorithm, ByteRanges, Digest, Scope};
 use shoal_store::{Partial, StoreError, Visibility};
+use tokio::sync::SetOnce;
 
 use super::restraint::Restraint;
 use super::story::{Shares, Source};
@@ -91,6 +92,7 @@ pub(crate) struct FlightIo {
     catching_up: AtomicBool,
     shares: Mutex<Shares>,
     senders: Mutex<Vec<Sender>>,
+    begun: SetOnce<()>,
     restraint: Restraint,
     /// The repositories whose registry has said that they have the blob, and how it was asked.
     vouched: Mutex<Vec<(Scope, Visibility)>>,
@@ -124,11 +126,15 @@ impl FlightIo {
 
     /// A blob in a file of the store, perhaps with bytes of an earlier flight.
     pub fn in_file(digest: Digest, partial: Arc<Partial>) -> Self {
-        let written = partial.have().into_iter().collect();
+        let written: ByteRanges = partial.have().into_iter().collect();
+        let has_begun = !written.is_empty();
         let size = partial.size();
         let origin = partial.origin().map(|(scope, visibility)| (scope.clone(), visibility));
         let io = FlightIo::new(digest, Place::File(partial), written);
         io.vouched.lock().extend(origin);
+        if has_begun {
+            io.begun.set(()).expect("set once");
+        }
         if let Some(size) = size {
             io.size.set(size).expect("set once");
         }
@@ -149,6 +155,7 @@ impl FlightIo {
             catching_up: AtomicBool::new(false),
             shares: Mutex::default(),
             senders: Mutex::default(),
+            begun: SetOnce::new(),
             restraint: Restraint::default(),
             vouched: Mutex::default(),
         }
@@ -236,7 +243,7 @@ impl FlightIo {
         let len: u64 = chunks.iter().map(|c| c.len() as u64).sum();
         let claim = self.claim(self.offers.lock(), offset..offset + len);
         self.put(offset, chunks)?;
-        self.written.lock().insert(claim.range.clone());
+        self.may_be_read(claim.range.clone());
         Ok(len)
     }
 
@@ -267,6 +274,17 @@ impl FlightIo {
                 Ok(())
             }
         }
+    }
+
+    fn may_be_read(&self, range: Range<u64>) {
+        self.written.lock().insert(range);
+        // An error means that it had been set.
+        let _ = self.begun.set(());
+    }
+
+    /// Waits until anything has come, in this life of the flight or an earlier one.
+    pub async fn begun(&self) {
+        self.begun.wait().await;
     }
 
     /// Bytes have come from upstream, whose name this is.
@@ -320,13 +338,13 @@ impl FlightIo {
         let mut offers = self.offers.lock();
         if offers.laid.get(&piece) == Some(&from) {
             offers.laid.remove(&piece);
-            self.written.lock().insert(range);
+            self.may_be_read(range);
         } else if let Some(chunks) = offers.take(piece, from) {
             // Bytes of another member that lie there are overwritten, and are not what this piece is any more.
             offers.laid.remove(&piece);
             let claim = self.claim(offers, range);
             self.put(claim.range.start, &chunks)?;
-            self.written.lock().insert(claim.range.clone());
+            self.may_be_read(claim.range.clone());
         }
         Ok(())
     }

@@ -33,6 +33,10 @@ const ON_THE_WAY_KIB_MAX: usize = 64 << 10;
 /// Longest time for the bytes of one piece, once it has begun. The engine turns to others much sooner.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Longest time that a stream waits for the one that brings what a client waits for first: a piece that its sender has takes
+/// less between nodes that are near, and nobody loses much where it has none.
+const GIVES_WAY_MAX: Duration = Duration::from_millis(10);
+
 /// All streams that are open. Cheap to clone.
 #[derive(Clone)]
 pub struct Inlets(Arc<Inner>);
@@ -84,7 +88,16 @@ pub struct Subscription {
     /// The subscription, in full.
     pub message: Message,
     /// Where the bytes go.
+    pub into: Destination,
+}
+
+/// Where the bytes of a stream go.
+pub struct Destination {
+    /// The blob's flight.
     pub flight: Arc<FlightIo>,
+    /// Whether another stream brings what a client waits for: as long as nothing of the blob is there it goes first, since
+    /// the first pieces of a dozen streams that share a link and a processor all come as late as the last of them.
+    pub gives_way: bool,
 }
 
 /// Counts for a span what came; also if the stream is closed in the middle.
@@ -114,6 +127,15 @@ fn transfer_span(subscription: &Subscription, class: u8) -> Span {
         otel.status_code = field::Empty,
         otel.status_description = field::Empty
     )
+}
+
+impl Destination {
+    async fn give_way(&self) {
+        if self.gives_way {
+            // Whether it has begun or not.
+            let _ = tokio::time::timeout(GIVES_WAY_MAX, self.flight.begun()).await;
+        }
+    }
 }
 
 impl Inlets {
@@ -190,6 +212,7 @@ impl Inner {
         size: u64,
         handle: &Handle,
     ) -> Result<(), InletError> {
+        subscription.into.give_way().await;
         let frame = Bytes::from(subscription.message.encode());
         let posted = self.dialer.post(&subscription.member, STREAM_PATH, "application/octet-stream", frame);
         let (response, connection) = posted.await?;
@@ -216,7 +239,7 @@ impl Inner {
             let (piece, backlog, len) = match record {
                 Record::Piece { piece, backlog, len } => (piece, backlog, len),
                 Record::Source(scope, visibility) => {
-                    subscription.flight.vouch(&scope, visibility);
+                    subscription.into.flight.vouch(&scope, visibility);
                     continue;
                 }
             };
@@ -226,14 +249,14 @@ impl Inner {
                 return Err(InletError::NoSuchPiece(piece));
             }
             // Before a place in memory is taken, which others need who do not hold back.
-            subscription.flight.restraint().pass(len as usize).await;
+            subscription.into.flight.restraint().pass(len as usize).await;
             let _room = self.room.acquire_many(len.div_ceil(1024)).await.map_err(|_| InletError::Ending)?;
             self.throttle.pass(len as usize).await;
             let bytes = tokio::time::timeout(PIECE_TIMEOUT, records.bytes(len as usize)).await;
             let bytes = bytes.map_err(|_| InletError::Slow)??;
             self.metrics.peer_received_bytes.inc_by(u64::from(len));
             received.bytes += u64::from(len);
-            let flight = Arc::clone(&subscription.flight);
+            let flight = Arc::clone(&subscription.into.flight);
             let offered = tokio::task::spawn_blocking(move || flight.offer(piece, from, bytes)).await;
             let hash = offered.map_err(|_| InletError::Ending)??;
             handle.input(Input::Arrived { from, digest, piece, hash, backlog }).await;
@@ -241,5 +264,39 @@ impl Inner {
         }
         self.dialer.keep(connection);
         if left == 0 { Ok(()) } else { Err(StreamError::Short.into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_engine::{Algorithm, Digest};
+
+    use super::*;
+    use tokio::time::Instant;
+
+    fn into(gives_way: bool) -> Destination {
+        let flight = Arc::new(FlightIo::in_memory(Digest::new(Algorithm::Sha256, &[1; 32]), 8));
+        Destination { flight, gives_way }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_wait_for_the_one_that_a_client_needs_but_not_for_long() {
+        let begun = Instant::now();
+        into(false).give_way().await;
+        assert_eq!(begun.elapsed(), Duration::ZERO, "it brings what the client needs");
+
+        into(true).give_way().await;
+        assert!(begun.elapsed() >= GIVES_WAY_MAX, "nothing comes");
+
+        let (begun, stream) = (Instant::now(), into(true));
+        let flight = Arc::clone(&stream.flight);
+        let first = async {
+            tokio::time::sleep(GIVES_WAY_MAX / 4).await;
+            flight.write(0, &[Bytes::from_static(b"abcd")]).unwrap();
+        };
+        tokio::join!(stream.give_way(), first);
+        assert!(begun.elapsed() < GIVES_WAY_MAX / 2, "the first piece is there");
+        stream.give_way().await;
+        assert!(begun.elapsed() < GIVES_WAY_MAX / 2, "it has been there before");
     }
 }
