@@ -454,6 +454,10 @@ pub const PROBE_PERIOD: Duration = Duration::from_millis(750);
 /// that has to be opened first takes some round trips, and on a full link a packet or its answer is sent once more.
 pub const PROBE_ANSWER_MAX: Duration = Duration::from_millis(400);
 
+/// How long a probe may stay unanswered by a member that is there, as others say, until it is connected to anew: long enough that
+/// one that is not there is off the list by then, and that a busy one has answered.
+pub const PROBE_UNANSWERED_MAX: Duration = Duration::from_secs(10);
+
 /// Probes whose answers are timed. One is under way at a time, besides those to members whose connections broke.
 pub const PROBES_TIMED_MAX: usize = 64;
 

@@ -257,6 +257,7 @@ impl Membership {
         self.reach = Reach::default();
         self.doubts = Doubts::default();
         self.suspects = Suspects::default();
+        self.probes = Probes::default();
         (self.show_due, self.roster_due) = (None, None);
     }
 
@@ -264,7 +265,7 @@ impl Membership {
 
     fn plan(&mut self) {
         let of_parts = [self.timers.next_wakeup(), self.reach.next_wakeup(), self.doubts.next_wakeup()];
-        let of_parts = of_parts.into_iter().chain([self.suspects.next_wakeup()]);
+        let of_parts = of_parts.into_iter().chain([self.suspects.next_wakeup(), self.probes.next_wakeup()]);
         let wakeups = of_parts.chain([self.show_due, self.roster_due, self.silence_due()]);
         self.clock.plan(wakeups.flatten().min());
     }
@@ -289,6 +290,11 @@ impl Membership {
         }
         for (id, incarnation) in self.suspects.due(now) {
             self.tell_suspect(now, id, incarnation);
+        }
+        while let Some(peer) = self.probes.unanswered(now) {
+            if self.book.is_living(&peer) {
+                self.out.push_back(Output::Reconnect { peer });
+            }
         }
         if self.silence_due().is_some_and(|due| due <= now) {
             self.doubt_everybody(now);

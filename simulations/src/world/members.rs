@@ -134,7 +134,9 @@ impl World<'_> {
                     self.tell(now, node, node_of(&to.peer), Message::Swim(bytes));
                 }
                 membership::Output::Roster(roster) => self.input(now, node, Input::Roster(roster)),
-                membership::Output::Answered { .. } | membership::Output::Event(_) => {}
+                membership::Output::Answered { .. }
+                | membership::Output::Reconnect { .. }
+                | membership::Output::Event(_) => {}
             }
         }
         let life = self.nodes[node].life;

@@ -187,6 +187,11 @@ impl Members {
                 Task::Packet { to, bytes } => self.send(&to, bytes),
                 Task::Roster(roster) => self.handle_roster(roster).await,
                 Task::Answered { peer, after } => self.swarm.0.round_trips.add(peer, after),
+                Task::Reconnect { peer } => {
+                    tracing::debug!(?peer, "a member answers others, but not on its connection");
+                    self.swarm.0.net.forget(peer.0).await;
+                    self.driver.input(Input::PeerLost { peer }).await;
+                }
                 Task::Event(event) => {
                     match &event {
                         Event::Down(member) => {

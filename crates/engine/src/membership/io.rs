@@ -55,6 +55,11 @@ pub enum Output {
         /// Time from the probe to its answer.
         after: Duration,
     },
+    /// A member is there, as others say, and has answered nothing on its connection for long: it is to be connected to anew.
+    Reconnect {
+        /// The member.
+        peer: PeerId,
+    },
     /// Something to write into the log.
     Event(Event),
 }

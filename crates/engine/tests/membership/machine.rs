@@ -25,7 +25,7 @@ fn drain(machine: &mut Membership) -> Vec<Output> {
 fn packets(machine: &mut Membership) -> Vec<(PeerId, Vec<u8>)> {
     let packet = |output| match output {
         Output::Packet { to, bytes } => Some((to.peer, bytes)),
-        Output::Roster(_) | Output::Answered { .. } | Output::Event(_) => None,
+        Output::Roster(_) | Output::Answered { .. } | Output::Reconnect { .. } | Output::Event(_) => None,
     };
     drain(machine).into_iter().filter_map(packet).collect()
 }
@@ -165,7 +165,7 @@ fn lists_of_members_are_handed_out_at_a_bounded_rate() {
     seed.handle(end, Input::Wakeup);
     let last = drain(&mut seed).into_iter().find_map(|output| match output {
         Output::Roster(roster) => Some(roster.len()),
-        Output::Packet { .. } | Output::Answered { .. } | Output::Event(_) => None,
+        Output::Packet { .. } | Output::Answered { .. } | Output::Reconnect { .. } | Output::Event(_) => None,
     });
     assert_eq!(last, Some(91));
 }

@@ -7,7 +7,7 @@ mod properties;
 use std::time::Duration;
 
 use shoal_engine::Member;
-use shoal_engine::limits::PROBE_PERIOD;
+use shoal_engine::limits::{PROBE_PERIOD, PROBE_UNANSWERED_MAX};
 use shoal_engine::membership::{Event, Input};
 
 use net::{DELAY_MIN, Net, member};
@@ -195,6 +195,23 @@ fn connections_that_break_alone_kill_nobody() {
         net.run(SECOND / 10);
     }
     assert!(net.agrees() && deaths(&net) == 0);
+}
+
+#[test]
+fn two_that_cannot_talk_connect_anew_and_nobody_is_taken_for_gone() {
+    let mut net = settled(20, 13);
+    assert!(net.nodes.iter().all(|node| node.reconnects.is_empty()), "all answer");
+    net.nodes.iter_mut().for_each(|node| node.events.clear());
+    net.cut = Some((3, 7));
+    // Each is probed by each once in as many periods as there are members.
+    net.run(2 * 20 * PROBE_PERIOD + PROBE_UNANSWERED_MAX);
+    assert!(net.agrees() && deaths(&net) == 0);
+    for (at, node) in net.nodes.iter().enumerate() {
+        let other =
+            [(3, 7), (7, 3)].into_iter().find(|(end, _)| *end == at).map(|(_, other)| net.peer(other));
+        assert_eq!(node.reconnects.first().copied(), other, "node {at}");
+        assert!(node.reconnects.iter().all(|peer| Some(*peer) == other), "node {at}");
+    }
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub struct Node {
     pub rosters: usize,
     /// How long the last probe of each member and its answer took.
     pub answers: BTreeMap<PeerId, Duration>,
+    /// Whom it wanted to connect to anew.
+    pub reconnects: Vec<PeerId>,
     pub packets_sent: u64,
     pub bytes_sent: u64,
     pub largest: usize,
@@ -48,6 +50,8 @@ pub struct Net {
     pub tells: bool,
     /// Packets lost on the way, of 1,000.
     pub loss: u64,
+    /// Two nodes between which everything is lost, and nobody is told.
+    pub cut: Option<(usize, usize)>,
     /// Fingerprint of every packet so far.
     pub transcript: u64,
     agenda: BTreeMap<(Time, u64), Happening>,
@@ -89,6 +93,7 @@ impl Net {
         let peers: Vec<_> = (0..nodes).map(|n| member(n, 0).peer).collect();
         let node = |peer: &PeerId| Node {
             machine: None,
+            reconnects: Vec::new(),
             roster: Arc::default(),
             events: Vec::new(),
             rosters: 0,
@@ -106,6 +111,7 @@ impl Net {
             nodes: peers.iter().map(node).collect(),
             tells: false,
             loss: 0,
+            cut: None,
             transcript: 0,
             agenda: BTreeMap::new(),
             happened: 0,
@@ -301,6 +307,7 @@ impl Net {
                     node.roster = roster;
                 }
                 Output::Answered { peer, after } => drop(node.answers.insert(peer, after)),
+                Output::Reconnect { peer } => node.reconnects.push(peer),
                 Output::Event(Event::Refused { from, fault }) => panic!("{from:?}: {fault}"),
                 Output::Event(event) => node.events.push(event),
             }
@@ -328,6 +335,9 @@ impl Net {
         let (from, side) = (node.peer, node.side);
         let target = self.by_peer[&to.peer];
         let arrives = self.nodes[target].machine.is_some() && self.nodes[target].side == side;
+        if self.cut.is_some_and(|pair| pair == (at, target) || pair == (target, at)) {
+            return;
+        }
         if !arrives {
             if self.tells {
                 self.plan(REFUSAL_DELAY, Happening::Refusal { at, peer: to.peer });

@@ -121,7 +121,10 @@ proptest! {
                         other.handle(now, Input::Packet { from: peers[0], bytes });
                     }
                     Output::Roster(roster) => prop_assert!(roster.contains(&peers[0])),
-                    Output::Packet { .. } | Output::Answered { .. } | Output::Event(_) => {}
+                    Output::Packet { .. }
+                    | Output::Answered { .. }
+                    | Output::Reconnect { .. }
+                    | Output::Event(_) => {}
                 }
             }
         }
