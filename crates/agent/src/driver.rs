@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use crate::admin::openapi::DigestText;
+use crate::due::until;
 use crate::metrics::Metrics;
 use crate::node::{Asked, Cause};
 use crate::sources::Sources;
@@ -342,19 +343,13 @@ pub fn spawn(
 impl Driver {
     async fn run(mut self) {
         loop {
-            let wakeup = self.engine.next_wakeup().map(|at| self.origin + at.since_origin());
-            let sleep = async {
-                match wakeup {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let wakeup = self.engine.next_wakeup().map(|at| (self.origin + at.since_origin()).into());
             tokio::select! {
                 command = self.inbox.recv() => match command {
                     Some(command) => self.handle_command(command),
                     None => return,
                 },
-                () = sleep => self.handle_input(Input::Wakeup),
+                () = until(wakeup) => self.handle_input(Input::Wakeup),
             }
         }
     }

@@ -12,6 +12,7 @@ pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod driver;
+mod due;
 pub mod image;
 pub mod import;
 pub mod listing;

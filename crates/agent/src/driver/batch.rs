@@ -14,6 +14,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::due::until;
+
 /// Shortest time between two batches that are not full. Far below what a person or a runtime notices, and several
 /// times what 20 wakes take.
 const PACE: Duration = Duration::from_millis(2);
@@ -61,10 +63,7 @@ impl Batches {
 
     /// Waits until what is held is due and passes it on; for ever if nothing is held.
     pub async fn pass_on_when_due(&mut self) -> Result<(), Closed> {
-        match self.due() {
-            Some(due) => tokio::time::sleep_until(due).await,
-            None => std::future::pending().await,
-        }
+        until(self.due()).await;
         self.pass_on().await
     }
 

@@ -92,6 +92,7 @@ pub(crate) struct FlightIo {
     catching_up: AtomicBool,
     shares: Mutex<Shares>,
     senders: Mutex<Vec<Sender>>,
+    /// Whether anything has been written.
     begun: SetOnce<()>,
     restraint: Restraint,
     /// The repositories whose registry has said that they have the blob, and how it was asked.
@@ -126,15 +127,11 @@ impl FlightIo {
 
     /// A blob in a file of the store, perhaps with bytes of an earlier flight.
     pub fn in_file(digest: Digest, partial: Arc<Partial>) -> Self {
-        let written: ByteRanges = partial.have().into_iter().collect();
-        let has_begun = !written.is_empty();
+        let written = partial.have().into_iter().collect();
         let size = partial.size();
         let origin = partial.origin().map(|(scope, visibility)| (scope.clone(), visibility));
         let io = FlightIo::new(digest, Place::File(partial), written);
         io.vouched.lock().extend(origin);
-        if has_begun {
-            io.begun.set(()).expect("set once");
-        }
         if let Some(size) = size {
             io.size.set(size).expect("set once");
         }
@@ -142,6 +139,7 @@ impl FlightIo {
     }
 
     fn new(digest: Digest, place: Place, written: ByteRanges) -> Self {
+        let begun = SetOnce::new_with((!written.is_empty()).then_some(()));
         FlightIo {
             digest,
             place,
@@ -155,7 +153,7 @@ impl FlightIo {
             catching_up: AtomicBool::new(false),
             shares: Mutex::default(),
             senders: Mutex::default(),
-            begun: SetOnce::new(),
+            begun,
             restraint: Restraint::default(),
             vouched: Mutex::default(),
         }
@@ -276,6 +274,7 @@ impl FlightIo {
         }
     }
 
+    /// These bytes may be read from now on.
     fn may_be_read(&self, range: Range<u64>) {
         self.written.lock().insert(range);
         // An error means that it had been set.

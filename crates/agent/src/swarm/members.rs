@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::Swarm;
 use super::news::Rejected;
 use crate::driver::Handle;
+use crate::due::until;
 
 /// Strangers that are called in one round of discovery. Whoever is met knows the rest.
 const CONTACTS_PER_ROUND_MAX: usize = 6;
@@ -217,14 +218,6 @@ impl Members {
     async fn handle_roster(&mut self, roster: Arc<Roster>) {
         self.swarm.set_roster(Arc::clone(&roster));
         self.driver.input(Input::Roster(roster)).await;
-    }
-}
-
-/// For ever, if there is no such time.
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 
