@@ -100,6 +100,7 @@ pub(crate) struct FlightIo {
 }
 
 /// What a request may know of the flight that it waits for: whether its own repository has the blob.
+#[derive(Clone)]
 pub struct FlightProof(pub(super) Arc<FlightIo>);
 
 impl FlightProof {

@@ -312,38 +312,46 @@ impl Inner {
         body: bool,
     ) -> Option<Fetched> {
         match reference {
-            Reference::Tag(_) if body => None,
             Reference::Tag(tag) => {
                 let record = self.tag_record(admitted, tag).await?;
                 let age = SystemTime::now().duration_since(record.checked_at).ok();
                 let ttl = ttl_of(&record);
-                self.settings.tags.is_fresh(age, ttl).then(|| Fetched {
+                if !self.settings.tags.is_fresh(age, ttl) {
+                    return None;
+                }
+                let bytes = match body {
+                    true => Some(self.come_by_digest(admitted, record.digest).await?.bytes?),
+                    false => None,
+                };
+                Some(Fetched {
                     digest: record.digest,
                     media_type: record.media_type,
                     size: record.size,
-                    bytes: None,
+                    bytes,
                     ttl: ttl.saturating_sub(age.unwrap_or_default()),
                     visibility: record.visibility,
                     mirror: record.mirror,
                 })
             }
-            Reference::Digest(digest) => {
-                let (blob, standing) = self.stored(admitted, *digest).await?;
-                let (scope, digest) = (admitted.asked.scope.clone(), *digest);
-                let linked = self.parts.health().on_disk(move |store| store.linked(&scope, &digest)).await;
-                let visibility = linked.flatten().filter(|_| standing == Standing::Proved)?;
-                let bytes = read_manifest(&blob).await?;
-                Some(Fetched {
-                    digest,
-                    media_type: blob.media_type?,
-                    size: blob.size,
-                    bytes: Some(bytes),
-                    ttl: self.settings.tags.time_to_live(None),
-                    visibility,
-                    mirror: None,
-                })
-            }
+            Reference::Digest(digest) => self.come_by_digest(admitted, *digest).await,
         }
+    }
+
+    async fn come_by_digest(&self, admitted: &Admitted, digest: Digest) -> Option<Fetched> {
+        let (blob, standing) = self.stored(admitted, digest).await?;
+        let scope = admitted.asked.scope.clone();
+        let linked = self.parts.health().on_disk(move |store| store.linked(&scope, &digest)).await;
+        let visibility = linked.flatten().filter(|_| standing == Standing::Proved)?;
+        let bytes = read_manifest(&blob).await?;
+        Some(Fetched {
+            digest,
+            media_type: blob.media_type?,
+            size: blob.size,
+            bytes: Some(bytes),
+            ttl: self.settings.tags.time_to_live(None),
+            visibility,
+            mirror: None,
+        })
     }
 
     /// What a source told of a tag, if it may move it. Where it contradicts somebody whose word counts more the registry

@@ -78,6 +78,12 @@ impl Inner {
             let (upstream, health) = (self.parts.sources.upstream().clone(), self.parts.health().clone());
             let (admitted, blob) = (admitted.clone(), blob.clone());
             Box::pin(async move {
+                let (scope, digest) = (admitted.asked.scope.clone(), blob.digest);
+                let known = health.on_disk(move |store| store.linked(&scope, &digest)).await.flatten();
+                // Somebody else's proof may have ended between our look and our turn.
+                if let Some(found) = known.filter(|found| admitted.suffices(*found)) {
+                    return Ok(found);
+                }
                 let found = match (standing, kind) {
                     (Standing::Unknown, Kind::Blob) if blob.size > 0 => {
                         shows_bytes(&upstream, &admitted, &blob).await?
@@ -103,21 +109,29 @@ impl Inner {
         digest: Digest,
         flight: &FlightProof,
     ) -> Result<(), PullError> {
-        let scope = &admitted.asked.scope;
-        if flight.known(scope).is_some_and(|found| admitted.suffices(found)) {
+        let known = |flight: &FlightProof, admitted: &Admitted| {
+            flight.known(&admitted.asked.scope).filter(|found| admitted.suffices(*found))
+        };
+        if known(flight, admitted).is_some() {
             return Ok(());
         }
         let ask = || {
             let (upstream, admitted) = (self.parts.sources.upstream().clone(), admitted.clone());
+            let flight = flight.clone();
             Box::pin(async move {
+                if let Some(found) = known(&flight, &admitted) {
+                    return Ok(found);
+                }
                 let found = upstream.blob_size(&admitted.asked, &digest).await?.visibility;
-                if admitted.suffices(found) { Ok(found) } else { Err(withheld(&admitted)) }
+                if !admitted.suffices(found) {
+                    return Err(withheld(&admitted));
+                }
+                // Remembered with the blob once it has been verified.
+                flight.vouch(&admitted.asked.scope, found);
+                Ok(found)
             })
         };
-        let found = self.proving(admitted, digest, ask).await?;
-        // Remembered with the blob once it has been verified.
-        flight.vouch(scope, found);
-        Ok(())
+        self.proving(admitted, digest, ask).await.map(|_| ())
     }
 
     async fn proving<F>(

@@ -48,14 +48,46 @@ impl Key {
     }
 }
 
-/// See the module's head.
-pub(super) struct Verdicts {
-    upstream: Upstream,
+/// Verdicts, for as long as they count.
+#[derive(Clone)]
+struct Said {
     /// Until when. The cache only bounds it; the time is judged on a clock that tests can move.
     granted: Cache<Key, Instant>,
     /// With the challenge to hand on.
     refused: Cache<Key, Option<HeaderValue>>,
     challenges: Cache<Scope, Option<HeaderValue>>,
+}
+
+impl Said {
+    async fn get(&self, key: &Key) -> Option<Verdict> {
+        if self.granted.get(key).await.is_some_and(|until| Instant::now() < until) {
+            return Some(Verdict::Granted);
+        }
+        let refused = match key.token {
+            Some(_) => self.refused.get(key).await,
+            None => self.challenges.get(&key.scope).await,
+        };
+        refused.map(Verdict::Refused)
+    }
+
+    async fn remember(&self, key: Key, verdict: &Verdict, token: Option<&ClientToken>) {
+        match verdict {
+            Verdict::Granted => {
+                let lifetime = lifetime(token, SystemTime::now());
+                self.granted.insert(key, Instant::now() + lifetime).await;
+            }
+            Verdict::Refused(challenge) if key.token.is_some() => {
+                self.refused.insert(key, challenge.clone()).await;
+            }
+            Verdict::Refused(challenge) => self.challenges.insert(key.scope, challenge.clone()).await,
+        }
+    }
+}
+
+/// See the module's head.
+pub(super) struct Verdicts {
+    upstream: Upstream,
+    said: Said,
     pings: Cache<Registry, Option<HeaderValue>>,
     asking: Single<Key, Result<Verdict, FetchError>>,
 }
@@ -64,9 +96,11 @@ impl Verdicts {
     pub fn new(upstream: Upstream) -> Self {
         Verdicts {
             upstream,
-            granted: cache(VERDICTS_MAX, GRANTED_LIFETIME_MAX),
-            refused: cache(VERDICTS_MAX, REFUSED_LIFETIME),
-            challenges: cache(VERDICTS_MAX, CHALLENGE_LIFETIME),
+            said: Said {
+                granted: cache(VERDICTS_MAX, GRANTED_LIFETIME_MAX),
+                refused: cache(VERDICTS_MAX, REFUSED_LIFETIME),
+                challenges: cache(VERDICTS_MAX, CHALLENGE_LIFETIME),
+            },
             pings: cache(PINGS_MAX, CHALLENGE_LIFETIME),
             asking: Single::new(),
         }
@@ -80,43 +114,27 @@ impl Verdicts {
         local: Option<&Cause>,
     ) -> Result<(), PullError> {
         let key = Key::of(asked.bearer.as_ref(), &asked.scope);
-        if let Some(until) = self.granted.get(&key).await
-            && Instant::now() < until
-        {
-            return Ok(());
-        }
-        let known = match key.token {
-            Some(_) => self.refused.get(&key).await,
-            None => self.challenges.get(&key.scope).await,
-        };
-        if let Some(challenge) = known {
-            return Err(refusal(&asked.scope, challenge));
+        if let Some(verdict) = self.said.get(&key).await {
+            return told(&asked.scope, verdict);
         }
         if let Some(rule) = local {
             return Err(PullError::Withheld(vec![rule.clone()]));
         }
         let ask = || {
             let (upstream, asked, sought) = (self.upstream.clone(), asked.clone(), sought.clone());
-            let (granted, refused) = (self.granted.clone(), self.refused.clone());
-            let (challenges, key) = (self.challenges.clone(), key.clone());
+            let (said, key) = (self.said.clone(), key.clone());
             Box::pin(async move {
-                let verdict = upstream.verify(&asked, &sought, asked.bearer.as_ref()).await?;
-                match &verdict {
-                    Verdict::Granted => {
-                        let lifetime = lifetime(asked.bearer.as_ref(), SystemTime::now());
-                        granted.insert(key, Instant::now() + lifetime).await;
-                    }
-                    Verdict::Refused(challenge) if key.token.is_some() => {
-                        refused.insert(key, challenge.clone()).await;
-                    }
-                    Verdict::Refused(challenge) => challenges.insert(key.scope, challenge.clone()).await,
+                // Somebody else's question may have been answered between our look and our turn.
+                if let Some(verdict) = said.get(&key).await {
+                    return Ok(verdict);
                 }
+                let verdict = upstream.verify(&asked, &sought, asked.bearer.as_ref()).await?;
+                said.remember(key, &verdict, asked.bearer.as_ref()).await;
                 Ok(verdict)
             })
         };
         match self.asking.run_until_done(key.clone(), ask, FetchError::is_worth_a_retry).await {
-            Ok(Verdict::Granted) => Ok(()),
-            Ok(Verdict::Refused(challenge)) => Err(refusal(&asked.scope, challenge)),
+            Ok(verdict) => told(&asked.scope, verdict),
             Err(error) => Err(FetchError::told(error)),
         }
     }
@@ -141,7 +159,7 @@ impl Verdicts {
     /// The registry has refused what the token was used for: its consent is forgotten.
     pub async fn doubt(&self, asked: &Asked, rules: &Rules) {
         let scope = rules.decide(&asked.scope, None).origin(&asked.scope);
-        self.granted.invalidate(&Key::of(asked.bearer.as_ref(), &scope)).await;
+        self.said.granted.invalidate(&Key::of(asked.bearer.as_ref(), &scope)).await;
     }
 }
 
@@ -157,6 +175,13 @@ where
 fn lifetime(token: Option<&ClientToken>, now: SystemTime) -> Duration {
     let told = token.and_then(|token| token.lifetime(now));
     told.map_or(GRANTED_LIFETIME_MAX, |told| told.min(GRANTED_LIFETIME_MAX))
+}
+
+fn told(scope: &Scope, verdict: Verdict) -> Result<(), PullError> {
+    match verdict {
+        Verdict::Granted => Ok(()),
+        Verdict::Refused(challenge) => Err(refusal(scope, challenge)),
+    }
 }
 
 fn refusal(scope: &Scope, challenge: Option<HeaderValue>) -> PullError {
