@@ -29,6 +29,8 @@ pub enum Via {
 /// The places of the first two in a list's vouchers.
 const OWN: u8 = 0;
 const HOME: u8 = 1;
+/// No word at all.
+const UNTOLD: u8 = u8::MAX;
 
 /// What the list says of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub struct PieceList {
     via: Vec<u8>,
     /// The first two stand for this node and for the home.
     vouchers: Vec<Option<PeerId>>,
+    /// Of pieces that this node has taken the hashes of itself: what the best word is that was passed on, see [`rank`](Self::rank).
+    passed: Vec<u8>,
     signed: Vec<Arc<Hashes>>,
     /// Entries in `signed`.
     signed_entries: usize,
@@ -63,6 +67,7 @@ impl PieceList {
             hashes: vec![PieceHash([0; 32]); pieces as usize],
             via: vec![0; pieces as usize],
             vouchers: vec![None, None],
+            passed: vec![UNTOLD; pieces as usize],
             signed: Vec::new(),
             signed_entries: 0,
         }
@@ -103,7 +108,7 @@ impl PieceList {
         let at = entry.piece as usize;
         let news = self.known.insert(entry.piece);
         let voucher = self.voucher(via);
-        let better = !news && voucher.min(HOME + 1) < self.via[at].min(HOME + 1);
+        let better = !news && Self::rank(voucher) < Self::rank(self.via[at]);
         if news || better {
             self.hashes[at] = entry.hash;
             self.via[at] = voucher;
@@ -112,12 +117,16 @@ impl PieceList {
     }
 
     /// Takes in what a home has signed; answers the entries that are news, and whether it is worth passing on. That it is also
-    /// where this node has fetched the pieces itself: its own word is none to others.
+    /// where this node has fetched the pieces itself, since its own word is none to others, but once: relays may be fed in a circle.
     pub fn take(&mut self, hashes: &Arc<Hashes>, via: Via) -> (Vec<Entry>, bool) {
-        let own = hashes
-            .entries
-            .iter()
-            .any(|entry| self.known.contains(entry.piece) && self.via[entry.piece as usize] == OWN);
+        let rank = Self::rank(self.voucher(via));
+        let mut own = false;
+        for entry in &hashes.entries {
+            let at = entry.piece as usize;
+            if self.known.contains(entry.piece) && self.via[at] == OWN && rank < self.passed[at] {
+                (self.passed[at], own) = (rank, true);
+            }
+        }
         let news: Vec<_> = hashes.entries.iter().copied().filter(|entry| self.set(*entry, via)).collect();
         let worth = own || !news.is_empty();
         let entries = self.signed_entries + hashes.entries.len();
@@ -181,6 +190,12 @@ impl PieceList {
             }
         }
         (self.signed, self.signed_entries) = (Vec::new(), 0);
+        self.passed.fill(UNTOLD);
+    }
+
+    /// What a voucher's word counts: the less, the more.
+    fn rank(voucher: u8) -> u8 {
+        voucher.min(HOME + 1)
     }
 
     fn voucher(&mut self, via: Via) -> u8 {
@@ -268,7 +283,17 @@ mod tests {
         let mut list = PieceList::new(8);
         let own = signed(0..1, 7);
         assert!(list.set(own.entries[0], Via::Own));
-        assert_eq!(list.take(&own, Via::Home), (Vec::new(), true), "no news here, but to those below");
-        assert_eq!(list.signed(Run { first: 0, end: 1 }), [own]);
+        assert_eq!(
+            list.take(&own, Via::Other(PeerId([3; 32]))),
+            (Vec::new(), true),
+            "no news here, but to those below"
+        );
+        assert_eq!(list.take(&own, Via::Home), (Vec::new(), true), "and they believe this one more");
+        for again in [Via::Home, Via::Other(PeerId([4; 32]))] {
+            assert_eq!(list.take(&own, again), (Vec::new(), false), "they know");
+        }
+        assert_eq!(list.signed(Run { first: 0, end: 1 }), std::slice::from_ref(&own));
+        list.forget_others();
+        assert_eq!(list.take(&own, Via::Home), (Vec::new(), true), "of a new list");
     }
 }
