@@ -179,6 +179,7 @@ impl Engine {
             }
             Input::Heard { from, message } => self.with_swarm(|swarm| swarm.hear(now, from, message)),
             Input::PeerLost { peer } => self.with_swarm(|swarm| swarm.lost(now, &peer)),
+            Input::PortClosed { peer } => self.with_swarm(|swarm| swarm.port_closed(now, &peer)),
             Input::Arrived { from, digest, piece, hash, backlog } => {
                 self.with_swarm(|swarm| swarm.arrived(now, from, digest, (piece, hash, backlog)));
             }
@@ -372,13 +373,14 @@ impl Engine {
             size_hint: self.sizes.by_digest.get(&digest).copied(),
             shares: self.swarm.as_ref().is_some_and(|swarm| swarm.has_members() || swarm.awaits_members(now)),
         });
+        if let Some(swarm) = &mut self.swarm {
+            follow(flight, swarm, now, &mut self.out);
+        }
+        // One that others bring waits for them: it must not keep those from a place for whom nobody waits.
         if flight.waits_for_place() {
             self.waiting.insert(digest);
         } else {
             self.waiting.remove(&digest);
-        }
-        if let Some(swarm) = &mut self.swarm {
-            follow(flight, swarm, now, &mut self.out);
         }
         if flight.phase() == Phase::Over {
             assert_eq!(flight.ticket_count(), 0, "a flight ended before its tickets");

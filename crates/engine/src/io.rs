@@ -221,6 +221,11 @@ pub enum Input {
         /// Why.
         fault: LocalFault,
     },
+    /// No stream could be opened at a member: its port for pieces cannot be reached. Its messages are another matter.
+    PortClosed {
+        /// The member.
+        peer: PeerId,
+    },
 }
 
 /// What the store has of a blob.

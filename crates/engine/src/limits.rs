@@ -290,6 +290,9 @@ pub const HOME_SILENCE_MAX: Duration = Duration::from_secs(2);
 /// and none has to answer. Most transfers are over by then.
 pub const ROLL_PAUSE: Duration = Duration::from_secs(15);
 
+/// Members whose ports for pieces a node could not reach, with nothing from any other, after which it fetches a blob by itself.
+pub const PORTS_CLOSED_MAX: usize = 4;
+
 /// Time that a piece waits for its hash before the home is asked for it.
 pub const HASH_WAIT: Duration = Duration::from_millis(200);
 

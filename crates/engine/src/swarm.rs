@@ -15,6 +15,7 @@ pub mod warm;
 
 mod announce;
 mod gone;
+mod members;
 mod parts;
 mod seeds;
 mod spoiled;
@@ -357,45 +358,6 @@ impl Swarm {
     }
 
     // ---- the members ----
-
-    /// The list of members has changed.
-    pub fn set_roster(&mut self, now: Time, roster: Arc<Roster>) {
-        let before = std::mem::replace(&mut self.roster, roster);
-        self.gone.clear();
-        self.former.changed(&before, &self.roster);
-        self.announcements.roster_changed(now, &self.roster);
-        let gone: Vec<_> =
-            before.iter().map(|m| m.peer).filter(|p| *p != self.me && !self.roster.contains(p)).collect();
-        for peer in gone {
-            self.lost(now, &peer);
-        }
-        self.with_warming(now, |warming, desk| warming.handle_members(desk, &before));
-        self.home.roster_changed(now, &self.roster, &mut self.mail);
-        for digest in self.home.receiving() {
-            if let Some(first) = homes(&digest, &self.roster).first().filter(|home| *home != self.me) {
-                self.home.hand_over(&digest, first, &mut self.mail);
-            }
-        }
-    }
-
-    /// A member cannot be reached.
-    pub fn lost(&mut self, now: Time, peer: &PeerId) {
-        self.gone.lost(now, *peer);
-        self.uploads.forget(peer);
-        self.inspecting.values_mut().for_each(|waiting| waiting.retain(|(reader, _)| reader != peer));
-        self.home.lost(now, peer, &mut self.mail);
-        let (roster, gone, mail) = (&self.roster, &self.gone, &mut self.mail);
-        for (digest, exchange) in &mut self.exchanges {
-            let was_alone = matches!(exchange.standing(), Standing::Alone(_));
-            exchange.handle_lost(now, peer, || living_homes(now, digest, roster, gone), mail);
-            if let Standing::Alone(end) = exchange.standing()
-                && !was_alone
-            {
-                self.events.push_back(Event::Alone(*digest, end));
-            }
-        }
-        self.with_warming(now, |warming, desk| warming.handle_lost(desk, peer));
-    }
 
     /// A member has said something.
     pub fn hear(&mut self, now: Time, from: PeerId, message: Message) {

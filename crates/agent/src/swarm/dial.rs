@@ -21,8 +21,10 @@ use shoal_engine::peer::{Member, PeerId};
 use shoal_net::{Identity, client_tls, probe_when_idle};
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use tracing::Instrument as _;
 
 use super::wire::{PROOF_HEADER, TRACE_HEADER};
 use crate::trace;
@@ -219,7 +221,7 @@ impl Dialer {
             *tried = Instant::now();
             let (dialer, member) = (Arc::clone(self), Arc::clone(member));
             tokio::spawn(async move {
-                if let Ok(sender) = dialer.connect(&member).await {
+                if let Ok(sender) = dialer.dial(&member).await {
                     dialer.keep(Connection { peer: member.peer, sender });
                 }
             });
@@ -227,12 +229,25 @@ impl Dialer {
         true
     }
 
-    async fn connect(&self, member: &Member) -> Result<Sender, DialError> {
+    /// Connects in a task of its own: whoever does not wait to the end leaves the connection, or what was learned, to others.
+    async fn connect(self: &Arc<Self>, member: &Arc<Member>) -> Result<Sender, DialError> {
+        let (told, connected) = oneshot::channel();
+        let (dialer, member) = (Arc::clone(self), Arc::clone(member));
+        let dial = async move {
+            if let Err(Ok(unwanted)) = told.send(dialer.dial(&member).await) {
+                dialer.keep(Connection { peer: member.peer, sender: unwanted });
+            }
+        };
+        tokio::spawn(dial.in_current_span());
+        connected.await.unwrap_or(Err(DialError::Unreachable))
+    }
+
+    async fn dial(&self, member: &Member) -> Result<Sender, DialError> {
         let mut last = DialError::NoAddress;
         for address in &member.addresses {
             let address = SocketAddr::new(address.ip(), member.data_port);
             let begun = Instant::now();
-            match connect_to(address, self.patience()).await {
+            match connect_to(address, || self.patience()).await {
                 Ok(tcp) => {
                     self.latencies.lock().insert(member.peer, begun.elapsed());
                     self.unreachable.lock().remove(&member.peer);
@@ -285,19 +300,20 @@ impl Dialer {
     }
 }
 
-/// Connects to an address, in more than one attempt where the first gets no answer.
-async fn connect_to(address: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
-    let attempts = async {
-        let mut attempts = FuturesUnordered::new();
-        loop {
-            attempts.push(TcpStream::connect(address));
-            if let Ok(Some(connected)) = tokio::time::timeout(CONNECT_AGAIN, attempts.next()).await {
-                return connected;
-            }
+/// Connects to an address, in more than one attempt where the first gets no answer. How long it may take is asked before each of
+/// them: others may have failed meanwhile.
+async fn connect_to(address: SocketAddr, patience: impl Fn() -> Duration) -> io::Result<TcpStream> {
+    let begun = Instant::now();
+    let mut attempts = FuturesUnordered::new();
+    loop {
+        attempts.push(TcpStream::connect(address));
+        if let Ok(Some(connected)) = tokio::time::timeout(CONNECT_AGAIN, attempts.next()).await {
+            return connected;
         }
-    };
-    let connected = tokio::time::timeout(patience, attempts).await;
-    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        if begun.elapsed() >= patience() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
 }
 
 /// A connection that is in use.

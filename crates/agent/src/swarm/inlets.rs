@@ -172,7 +172,7 @@ impl Inlets {
             let Err(error) = received else { return };
             tracing::debug!(?peer, digest = %digest.short(), class, %error, "a stream from a member ended early");
             let input = match error {
-                InletError::Dial(_) => Input::PeerLost { peer },
+                InletError::Dial(_) => Input::PortClosed { peer },
                 InletError::Offer(OfferError::Store(error)) => {
                     tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
                     Input::Unkept { digest, fault: error.fault() }

@@ -8,11 +8,12 @@
 
 mod life;
 mod outrun;
+mod ports;
 mod streams;
 mod trust;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::Digest;
 use crate::limits::{ENTRIES_PER_FRAME_MAX, EXCHANGE_CHECK, REPORT_AGE_MAX, REPORT_PIECES, RUNS_OF_HAVE_MAX};
@@ -146,6 +147,10 @@ pub struct Exchange {
     heard: Time,
     checked: Time,
     was_in_a_book: bool,
+    /// Members whose ports for pieces could not be reached.
+    closed: BTreeSet<PeerId>,
+    /// Whether a member has ever brought a piece.
+    is_fed: bool,
     /// The home that could not be reached any more.
     lost_home: Option<PeerId>,
     /// Whether a home was left because of what it told: the next one would send this node back.
@@ -200,6 +205,8 @@ impl Exchange {
             heard: now,
             checked: now,
             was_in_a_book: false,
+            closed: BTreeSet::new(),
+            is_fed: false,
             lost_home: None,
             left_home: false,
             compared: now,
@@ -456,7 +463,7 @@ impl Exchange {
             return Arrival::Duplicate;
         }
         class.last_piece = now;
-        self.heard = now;
+        (self.heard, self.is_fed) = (now, true);
         self.pace.add(now);
         self.judge(now, from, piece, hash, mail)
     }
@@ -490,6 +497,16 @@ impl Exchange {
     /// The node does not want the blob any more.
     pub fn leave(&mut self, mail: &mut Mail) {
         self.finish(mail);
+        self.take_leave(mail);
+    }
+
+    /// The node has to fetch all that is missing by itself: no home can help it.
+    fn leave_for_upstream(&mut self, end: LeaseEnd, mail: &mut Mail) {
+        self.take_leave(mail);
+        self.handle_alone(end, mail);
+    }
+
+    fn take_leave(&mut self, mail: &mut Mail) {
         // A node that has given up on its homes may be in the book of any of them.
         let homes = self.home().map_or_else(|| self.homes.clone(), |home| vec![home]);
         mail.extend(homes.into_iter().map(|home| (home, Message::Leave { digest: self.digest })));

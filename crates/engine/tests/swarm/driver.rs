@@ -9,7 +9,7 @@ use shoal_engine::{ByteRanges, Digest, Input, Output, PeerId};
 
 use crate::cluster::{BlobNo, Cluster, Event, NodeNo, check, hash, mix};
 use crate::node::{Lie, Place};
-use crate::outside::{BROKEN_AFTER, STREAM_TIMEOUT};
+use crate::outside::{BROKEN_AFTER, DIAL_TIMEOUT, STREAM_TIMEOUT};
 
 /// Stands for a signature: nobody here makes one for another.
 fn signature(signer: &PeerId, bytes: &[u8]) -> [u8; 64] {
@@ -242,7 +242,8 @@ impl Cluster {
         if !sender_lives {
             return;
         }
-        if self.are_connected(from, to) && self.nodes[to].is_up() {
+        // The stream runs over the sender's port.
+        if self.are_connected(from, to) && self.nodes[to].is_up() && !self.nodes[from].walled {
             let blob = self.number(send.digest);
             let (from, piece) = (self.nodes[from].peer(), send.piece);
             self.nodes[to].aside.insert((blob, piece, from), wrong);
@@ -278,7 +279,18 @@ impl Cluster {
         let mut message = self.distort(node, message);
         let me = self.nodes[node].peer();
         wire::seal(&mut message, &me, |bytes| signature(&me, bytes));
+        if matches!(message, Message::Subscribe { .. }) && self.nodes[to].walled {
+            return self.dial_in_vain(node, to);
+        }
         self.send(node, to, message);
+    }
+
+    /// The first attempts take their time, and later ones know.
+    fn dial_in_vain(&mut self, node: NodeNo, to: NodeNo) {
+        let (peer, life, now) = (self.nodes[to].peer(), self.nodes[node].life, self.now);
+        let known_at = *self.nodes[node].dialled.entry(peer).or_insert(now + DIAL_TIMEOUT);
+        let after = known_at - now;
+        self.schedule(after, Event::Tell(node, life, Input::PortClosed { peer }));
     }
 
     /// Whether the store has, or has had, the blob: announcements are gathered, and may be late.

@@ -9,7 +9,7 @@ use shoal_engine::io::{Outcome, PullFault};
 use crate::PIECE;
 use crate::cluster::{BlobNo, Cluster, NodeNo, Pace};
 use crate::node::Upstream;
-use crate::outside::Act;
+use crate::outside::{Act, DIAL_TIMEOUT};
 
 const SIZE: u64 = 100 * PIECE;
 
@@ -238,5 +238,67 @@ fn a_node_that_is_cut_off_from_the_one_that_has_it_goes_on() {
         cluster.heal();
         cluster.run();
         delivered_but(&cluster, &[first, second], &[]);
+    }
+}
+
+/// A firewall lets messages through and no pieces: to whoever has the blob, be it the home or not, and then to all.
+#[test]
+fn ports_for_pieces_that_are_closed_cost_a_moment() {
+    let pull_alone = |walled: bool, count: usize, holders: &[NodeNo]| {
+        let mut cluster = Cluster::new(count);
+        let blob = cluster.add(SIZE);
+        for &holder in holders {
+            cluster.give(holder, blob);
+            if walled {
+                cluster.act(Act::Wall(holder));
+            }
+        }
+        cluster.run_for(Duration::from_secs(2));
+        let begun = cluster.now;
+        let ticket = cluster.open(0, blob);
+        cluster.run_until(|c| c.outcome(ticket).is_some());
+        let time = cluster.now - begun;
+        cluster.run();
+        assert_eq!(cluster.outcome(ticket), Some(Outcome::Delivered));
+        (time, cluster.blobs[blob].fetched)
+    };
+    let (without, copy) = pull_alone(true, 1, &[]);
+    assert_eq!(copy, SIZE);
+    for count in 2..9 {
+        let others: Vec<_> = (1..count).collect();
+        let one_each = others.iter().map(|holder| vec![*holder]);
+        for holders in one_each.chain([others.clone()]) {
+            let (time, fetched) = pull_alone(true, count, &holders);
+            assert_eq!(fetched, SIZE, "{count} nodes, {holders:?} have it");
+            assert!(
+                time < without + DIAL_TIMEOUT + Duration::from_millis(200),
+                "{count} nodes, {holders:?} have it: {time:?}"
+            );
+            assert_eq!(pull_alone(false, count, &holders).1, 0, "{count} nodes, {holders:?} have it");
+        }
+    }
+}
+
+/// All ask at once, and nobody can send anybody anything: each has to fetch it.
+#[test]
+fn a_cluster_of_closed_ports_is_no_swarm() {
+    let mut one = Cluster::new(1);
+    let (blob, begun) = (one.add(SIZE), one.now);
+    let ticket = one.open(0, blob);
+    one.run_until(|c| c.outcome(ticket).is_some());
+    let alone = one.now - begun;
+    for count in 2..25 {
+        let mut cluster = Cluster::new(count);
+        let blob = cluster.add(SIZE);
+        (0..count).for_each(|node| cluster.act(Act::Wall(node)));
+        let tickets: Vec<_> = (0..count).map(|node| cluster.open(node, blob)).collect();
+        let begun = cluster.now;
+        let waited_for = tickets.clone();
+        cluster.run_until(move |c| waited_for.iter().all(|ticket| c.outcome(*ticket).is_some()));
+        delivered_but(&cluster, &tickets, &[]);
+        let (time, fetched) = (cluster.now - begun, cluster.blobs[blob].fetched);
+        assert_eq!(fetched, count as u64 * SIZE, "{count} nodes");
+        // Some learn of it at their second feed.
+        assert!(time < alone + 2 * DIAL_TIMEOUT + Duration::from_millis(300), "{count} nodes: {time:?}");
     }
 }

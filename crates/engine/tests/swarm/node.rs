@@ -9,7 +9,7 @@ use shoal_engine::engine::Settings;
 use shoal_engine::io::Outcome;
 use shoal_engine::swarm::upload::UploadId;
 use shoal_engine::wire::Pace;
-use shoal_engine::{ByteRanges, Engine, FetchId, Member, PeerId, SourceFault, TicketId};
+use shoal_engine::{ByteRanges, Engine, FetchId, Member, PeerId, SourceFault, TicketId, Time};
 
 use crate::cluster::BlobNo;
 
@@ -122,6 +122,10 @@ pub struct Node {
     pub paces: BTreeMap<BlobNo, Pace>,
     pub lies: BTreeSet<Lie>,
     pub frozen: bool,
+    /// A firewall drops what comes to its port for pieces.
+    pub walled: bool,
+    /// Walled members that it has tried to connect to, and when it knew: from then on attempts fail at once.
+    pub dialled: BTreeMap<PeerId, Time>,
     pub draining: bool,
     /// Members that it knows of, itself included.
     pub members: usize,
@@ -158,6 +162,8 @@ impl Node {
             paces: BTreeMap::new(),
             lies: BTreeSet::new(),
             frozen: false,
+            walled: false,
+            dialled: BTreeMap::new(),
             draining: false,
             members: 0,
         }

@@ -12,6 +12,9 @@ use crate::node::{Lie, Upstream};
 /// Time until both sides of a broken connection know.
 pub const BROKEN_AFTER: Duration = Duration::from_millis(500);
 
+/// Time that an attempt to open a stream takes where a firewall drops it.
+pub const DIAL_TIMEOUT: Duration = Duration::from_millis(600);
+
 /// Time after which a stream on which nothing moves is given up by its sender.
 pub const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -33,6 +36,8 @@ pub enum Act {
     Join,
     Upstream(NodeNo, Upstream),
     Lie(NodeNo, Lie),
+    /// A firewall keeps everybody from a node's port for pieces.
+    Wall(NodeNo),
     Evict(NodeNo, BlobNo),
     Drain(NodeNo),
     /// Everybody is told who is there.
@@ -78,6 +83,10 @@ impl Cluster {
             Act::Upstream(node, upstream) => self.nodes[node].upstream = upstream,
             Act::Lie(node, lie) => {
                 self.nodes[node].lies.insert(lie);
+            }
+            Act::Wall(node) => {
+                self.nodes[node].walled = true;
+                self.ledger.unreachable(node);
             }
             Act::Evict(node, blob) => self.evict(node, blob),
             Act::Drain(node) => {
@@ -176,6 +185,7 @@ impl Cluster {
             self.act(Act::Thaw(node));
             self.nodes[node].upstream = Upstream::Works;
             self.nodes[node].lies.clear();
+            self.nodes[node].walled = false;
             self.start(node);
         }
         self.act(Act::Rosters);

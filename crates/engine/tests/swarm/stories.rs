@@ -76,3 +76,37 @@ fn two_leases_make_nobody_slow() {
     let cluster = told(6098176442324186339, 8, pace, &[51289783], acts);
     assert!(cluster.ledger.complaints.iter().all(|(_, why)| *why != Complaint::Slow));
 }
+
+/// Two that fetch and feed each other have both taken hashes of what the home tells them once more.
+#[test]
+fn hashes_do_not_go_round_in_circles() {
+    let slow = Pace { jitter: false, ..pace(9, 4e6, 4e6, 2) };
+    let acts = vec![(918, open(4, 0)), (616, open(1, 0)), (0, open(3, 0)), (0, open(2, 0))];
+    let cluster = told(71064134149474251, 6, slow, &[34387592], acts);
+    assert_eq!(cluster.blobs[0].fetched, cluster.blobs[0].size);
+    let acts = [(0, open(0, 0)), (1115, open(1, 0)), (0, open(4, 0)), (978, open(3, 0)), (34, open(5, 0))];
+    let faults =
+        [(1484, Act::Evict(2, 0)), (1431, Act::Wall(2)), (1379, Act::Start(1)), (704, Act::Start(5))];
+    let lies = [Lie::Bytes, Lie::Relay, Lie::Report].map(|lie| (0, Act::Lie(6, lie)));
+    let acts = acts.into_iter().chain(faults).chain(lies).collect();
+    told(12197017688636078268, 7, pace(3, 200e6, 4e6, 7), &[46302834], acts);
+}
+
+/// Its client has left and the swarm cannot help it, while another blob of the node is on its way from members.
+#[test]
+fn what_nobody_waits_for_gets_its_place_beside_what_members_bring() {
+    let acts = vec![
+        (0, open(0, 0)),
+        (91, open(2, 1)),
+        (96, open(1, 1)),
+        (8, open(1, 0)),
+        (388, Act::Close(1)),
+        (0, Act::Freeze(4)),
+        (0, Act::Upstream(6, Upstream::Stalls)),
+        (0, Act::Wall(0)),
+        (1272, Act::Kill(3)),
+    ];
+    let lies = [Lie::Bytes, Lie::Relay, Lie::Report].map(|lie| (0, Act::Lie(1, lie)));
+    let acts = acts.into_iter().chain(lies).collect();
+    told(410119626633541425, 7, pace(14, 200e6, 200e6, 7), &[27286411, 4079545], acts);
+}

@@ -67,6 +67,9 @@ impl Book {
                     true => self.hearings.file(now, (node, class), parent),
                     false => self.forest.replace(node, class, is_late),
                 }
+                if !is_late {
+                    self.refetch_unsendable(now, (node, class), parent, missing);
+                }
             }
             Parent::Source => {
                 if matches!(why, Complaint::Lost | Complaint::Refused | Complaint::Wrong) {
@@ -77,8 +80,7 @@ impl Book {
                 }
                 let waits = why == Complaint::Silent && self.waits_for_source(now, (node, class), missing);
                 if why != Complaint::Slow && !waits {
-                    let there = |run: &Run| !self.leases.active().any(|(_, a)| a.run.contains(run.first));
-                    let lost: Vec<_> = missing.iter().copied().filter(there).collect();
+                    let lost = self.unleased(missing);
                     if self.forest.has_seeds() {
                         self.forest.replace(node, class, false);
                     }
@@ -99,6 +101,26 @@ impl Book {
                 self.tell_feeds([(node, class)].into_iter(), mail);
             }
         }
+    }
+
+    /// A member has lost its feed, which is there all the same. Where nobody else can send what is missing it is fetched again.
+    fn refetch_unsendable(&mut self, now: Time, (node, class): (Node, u8), lost: Node, missing: &[Run]) {
+        if self.forest.parent(node, class) == Parent::Member(lost) {
+            self.forest.feed_from_source(node, class);
+        }
+        let useless = [self.forest.peer(node), self.forest.peer(lost)];
+        if self.forest.parent(node, class) == Parent::Source
+            && self.brought.values().all(|feed| useless.contains(&feed.peer))
+        {
+            let lost = self.unleased(missing);
+            self.leases.misses(now, &lost);
+        }
+    }
+
+    /// Those that nobody is fetching.
+    fn unleased(&self, missing: &[Run]) -> Vec<Run> {
+        let is_leased = |run: &Run| self.leases.active().any(|(_, active)| active.run.contains(run.first));
+        missing.iter().copied().filter(|run| !is_leased(run)).collect()
     }
 
     /// Feeds about which complaints are upheld are replaced.

@@ -481,6 +481,15 @@ impl Forest {
         Some(parent)
     }
 
+    /// What a member needs in a class has to be fetched: nobody who has it can send it there.
+    pub fn feed_from_source(&mut self, node: Node, class: u8) {
+        self.detach(node, class);
+        let zone = usize::from(self.nodes[node as usize].zone);
+        self.trees[zone][usize::from(class)].root.get_or_insert(node);
+        self.link(node, class, Parent::Source);
+        self.changed.insert((node, class));
+    }
+
     /// The roots of other zones were fed by the source for want of this one; now it feeds them.
     fn leave_source(&mut self, root: Node, class: u8) {
         let others: Vec<_> =
