@@ -309,6 +309,11 @@ impl FlightIo {
         let hash = PieceHash(hasher.finalize().into());
         let Some(range) = self.piece(piece) else { return Err(OfferError::Full) };
         let mut offers = self.offers.lock();
+        // What it has sent before is not what its hash will be compared with.
+        if offers.laid.get(&piece) == Some(&from) {
+            offers.laid.remove(&piece);
+        }
+        offers.take(piece, from);
         let is_free =
             !offers.laid.contains_key(&piece) && self.is_empty(&range) && !offers.is_written_to(&range);
         if is_free && let Place::File(partial) = &self.place {
@@ -324,9 +329,7 @@ impl FlightIo {
             return Err(OfferError::Full);
         }
         offers.kept_bytes += total(&chunks);
-        if let Some(before) = offers.kept.insert((piece, from), chunks) {
-            offers.kept_bytes -= total(&before);
-        }
+        offers.kept.insert((piece, from), chunks);
         Ok(hash)
     }
 
@@ -524,5 +527,43 @@ pub(crate) fn function(digest: Digest) -> &'static ring::digest::Algorithm {
     match digest.algorithm() {
         Algorithm::Sha256 => &ring::digest::SHA256,
         Algorithm::Sha512 => &ring::digest::SHA512,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_engine::Algorithm;
+    use shoal_engine::pieces::PIECE_BYTES_MIN;
+    use shoal_store::{Options, Store};
+
+    use super::*;
+
+    #[test]
+    fn of_what_one_member_sends_twice_the_last_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(Options { disk_free_min: 0, ..Options::new(folder.path()) }).unwrap().store;
+        let digest = Digest::new(Algorithm::Sha256, &[1; 32]);
+        let size = 2 * PIECE_BYTES_MIN;
+        let flight = FlightIo::in_file(digest, Arc::new(store.partial(&digest, size).unwrap()));
+        let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
+        let piece = |byte| vec![Bytes::from(vec![byte; PIECE_BYTES_MIN as usize])];
+        // The first lies where it belongs, the second comes from somebody else and is kept.
+        flight.offer(0, a, piece(1)).unwrap();
+        flight.offer(0, b, piece(2)).unwrap();
+        let hashes = [flight.offer(0, b, piece(3)).unwrap(), flight.offer(0, a, piece(4)).unwrap()];
+        assert_ne!(hashes[0], hashes[1]);
+        let first = || {
+            let mut read = [0];
+            flight.partial().unwrap().file().read_exact_at(&mut read, 0).unwrap();
+            read[0]
+        };
+        flight.discard(0, b);
+        flight.place(0, a).unwrap();
+        assert_eq!(first(), 4);
+        assert_eq!(flight.offers.lock().kept_bytes, 0);
+        flight.offer(1, b, piece(5)).unwrap();
+        flight.offer(1, b, piece(6)).unwrap();
+        flight.discard(1, b);
+        assert!(flight.offers.lock().laid.is_empty() && flight.offers.lock().kept.is_empty());
     }
 }

@@ -110,3 +110,17 @@ fn what_nobody_waits_for_gets_its_place_beside_what_members_bring() {
     let acts = acts.into_iter().chain(lies).collect();
     told(410119626633541425, 7, pace(14, 200e6, 200e6, 7), &[27286411, 4079545], acts);
 }
+
+/// It has come before its hash was known, and comes again once it is.
+#[test]
+fn a_piece_that_the_same_member_sends_twice_is_kept() {
+    let acts = vec![
+        (183, open(2, 0)),
+        (0, open(0, 0)),
+        (0, open(3, 0)),
+        (1324, Act::Freeze(4)),
+        (170, Act::Freeze(1)),
+        (471, Act::Lie(0, Lie::Bytes)),
+    ];
+    told(13302985941765114929, 8, pace(17, 4e6, 4e6, 6), &[5629086], acts);
+}
