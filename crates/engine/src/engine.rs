@@ -526,17 +526,13 @@ pub fn alone_spread(members: usize) -> Duration {
     ALONE_PAUSE_PER_MEMBER.saturating_mul(members).min(ALONE_PAUSE_MAX)
 }
 
-/// How long a node waits before it asks upstream without the others. The pauses of a cluster's nodes are spread so that a sick
-/// swarm does not become a stampede.
-pub(crate) fn alone_pause(digest: &Digest, me: PeerId, members: usize) -> Duration {
-    let mixed = crate::homes::mix(me.prefix() ^ u64::from(digest.hash()[31]));
-    alone_spread(members).mul_f64((mixed % 1024) as f64 / 1024.0)
-}
-
-/// What a node does that the swarm cannot help: how long it waits, or with what fault it gives up.
+/// What a node does that the swarm cannot help: how long it waits before it asks upstream itself, or with what fault it
+/// gives up. The pauses of a cluster's nodes are spread so that a sick swarm does not become a stampede.
 fn alone(end: LeaseEnd, digest: &Digest, me: PeerId, members: usize) -> (Duration, Option<PullFault>) {
+    let mixed = crate::homes::mix(me.prefix() ^ u64::from(digest.hash()[31]));
+    let part = (mixed % 1024) as f64 / 1024.0;
     match end {
         LeaseEnd::Failed => (Duration::ZERO, Some(PullFault::Exhausted)),
-        LeaseEnd::Denied | LeaseEnd::GivenUp | LeaseEnd::Done => (alone_pause(digest, me, members), None),
+        LeaseEnd::Denied | LeaseEnd::GivenUp | LeaseEnd::Done => (alone_spread(members).mul_f64(part), None),
     }
 }

@@ -277,12 +277,6 @@ pub const ACCUSERS_MIN: usize = 2;
 /// Time that a home has to answer before the next one is asked, which has twice as long.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Time without a word from anybody after a node has asked a home, after which it asks the other homes whether they live,
-pub const DEAF_DOUBT: Duration = Duration::from_millis(150);
-
-/// and after which it fetches by itself as long as nobody speaks.
-pub const DEAF_AFTER: Duration = Duration::from_millis(400);
-
 /// The same for a home to which the connection was lost, and that the next home believes to live: enough to connect anew.
 pub const REJOIN_TIMEOUT: Duration = Duration::from_millis(400);
 

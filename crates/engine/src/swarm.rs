@@ -23,7 +23,6 @@ mod spoiled;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::engine::alone_pause;
 use crate::homes::homes;
 use crate::ids::{Digest, WarmSetId};
 use crate::io::Output;
@@ -92,8 +91,6 @@ pub struct Swarm {
     /// Members that wait for the hashes of a blob that this node has.
     listing: BTreeMap<Digest, BTreeSet<PeerId>>,
     gone: Gone,
-    /// When another member has last said anything.
-    heard: Option<Time>,
     former: FormerMembers,
     spoiled: Spoiled,
     /// Until when a node without members waits for some.
@@ -122,7 +119,6 @@ impl Swarm {
             inspecting: BTreeMap::new(),
             listing: BTreeMap::new(),
             gone: Gone::default(),
-            heard: None,
             former: FormerMembers::default(),
             spoiled: Spoiled::default(),
             alone_until: None,
@@ -217,8 +213,7 @@ impl Swarm {
             true => Vec::new(),
             false => living_homes(now, &digest, &self.roster, &self.gone),
         };
-        let mut exchange = Exchange::new(now, self.me, (digest, size), have, homes, &mut self.mail);
-        exchange.set_spread(alone_pause(&digest, self.me, self.roster.len()));
+        let exchange = Exchange::new(now, self.me, (digest, size), have, homes, &mut self.mail);
         if let Standing::Alone(end) = exchange.standing() {
             self.events.push_back(Event::Alone(digest, end));
         }
@@ -368,9 +363,6 @@ impl Swarm {
     pub fn hear(&mut self, now: Time, from: PeerId, message: Message) {
         use Message as M;
         self.gone.heard(&from);
-        if from != self.me {
-            self.heard = Some(now);
-        }
         let mail = &mut self.mail;
         match message {
             // The membership is a machine of its own.
@@ -462,11 +454,7 @@ impl Swarm {
         match message {
             Message::Refuse { class, .. } => exchange.handle_refused(now, &from, class, mail),
             Message::Welcome { classes, list, feeds, .. } => {
-                let was_deaf = exchange.is_deaf();
-                exchange.handle_welcome(now, from, (classes, list), feeds, mail);
-                if was_deaf {
-                    self.events.push_back(Event::Leases(digest));
-                }
+                exchange.handle_welcome(now, from, (classes, list), feeds, mail)
             }
             _ if !from_home => {}
             Message::NotHome { home, .. } => exchange.handle_not_home(now, from, home, mail),
@@ -542,10 +530,10 @@ impl Swarm {
             if exchange.next_wakeup().is_none_or(|at| at > now) {
                 continue;
             }
-            let before = (exchange.leases().count(), exchange.is_deaf());
-            exchange.advance(now, || living_homes(now, digest, roster, gone), (crowd, self.heard), mail);
+            let leases = exchange.leases().count();
+            exchange.advance(now, || living_homes(now, digest, roster, gone), crowd, mail);
             discard(*digest, exchange, &mut self.effects);
-            if (exchange.leases().count(), exchange.is_deaf()) != before {
+            if exchange.leases().count() < leases {
                 self.events.push_back(Event::Leases(*digest));
             }
             if let Standing::Alone(end) = exchange.standing() {

@@ -6,11 +6,9 @@
 //!
 //! Invariant: a piece is in `have` only if this node fetched it upstream or it matched the list.
 
-mod deaf;
 mod life;
 mod outrun;
 mod ports;
-mod restraint;
 mod streams;
 mod trust;
 mod watch;
@@ -28,9 +26,7 @@ use crate::swarm::pieces::{PieceSet, piece_bytes};
 use crate::time::Time;
 use crate::wire::{ClassFeeds, Complaint, Entry, LeaseEnd, LeaseId, Message, PieceHash, Run};
 
-use deaf::Deaf;
 use outrun::Outrun;
-use restraint::Restraint;
 use trust::Trust;
 
 /// How the exchange stands with the home.
@@ -86,6 +82,17 @@ impl Pace {
         let weight = (1.0 / f64::from(self.gaps)).max(0.1);
         self.gap += weight * ((now - last).as_secs_f64() - self.gap);
     }
+}
+
+/// Who holds back, and for whom nobody may.
+#[derive(Default)]
+struct Restraint {
+    /// This node receives slowly on purpose.
+    held: bool,
+    /// Until when feeds are excused that do.
+    excused_until: Option<Time>,
+    /// Somebody waits for the blob, here or behind this node.
+    hurried: bool,
 }
 
 /// A lease that this node works on.
@@ -144,7 +151,6 @@ pub struct Exchange {
     closed: BTreeSet<PeerId>,
     /// Whether a member has ever brought a piece.
     is_fed: bool,
-    deaf: Deaf,
     /// The home that could not be reached any more.
     lost_home: Option<PeerId>,
     /// Whether a home was left because of what it told: the next one would send this node back.
@@ -201,7 +207,6 @@ impl Exchange {
             was_in_a_book: false,
             closed: BTreeSet::new(),
             is_fed: false,
-            deaf: Deaf::default(),
             lost_home: None,
             left_home: false,
             compared: now,
@@ -262,9 +267,7 @@ impl Exchange {
     /// When [`advance`](Self::advance) is wanted.
     pub fn next_wakeup(&self) -> Option<Time> {
         let next = match self.standing {
-            Standing::Joining(rank) => {
-                [Some(self.asked + self.join_timeout(rank)), self.deaf_wakeup()].into_iter().flatten().min()
-            }
+            Standing::Joining(rank) => Some(self.asked + self.join_timeout(rank)),
             Standing::Joined if self.have.is_full() => None,
             Standing::Joined => Some(self.checked + EXCHANGE_CHECK),
             Standing::Alone(_) => None,
@@ -286,6 +289,33 @@ impl Exchange {
                 (class, first(class), c.total - c.got, c.sources.iter().map(|s| s.peer).collect())
             })
             .collect()
+    }
+
+    // ---- holding back ----
+
+    /// Whether somebody waits for the blob, here or behind this node.
+    pub fn is_hurried(&self) -> bool {
+        self.restraint.hurried
+    }
+
+    /// Whether a feed has said that it holds back.
+    pub fn is_excused(&self) -> bool {
+        self.restraint.excused_until.is_some()
+    }
+
+    /// Somebody waits for the blob from now on.
+    pub fn set_hurried(&mut self) {
+        self.restraint.hurried = true;
+    }
+
+    /// Whether this node receives slowly on purpose.
+    pub fn set_held(&mut self, held: bool) {
+        self.restraint.held = held;
+    }
+
+    /// A feed has said that it holds back.
+    pub fn excuse(&mut self, until: Time) {
+        self.restraint.excused_until = Some(until);
     }
 
     // ---- what the home says ----
@@ -331,7 +361,6 @@ impl Exchange {
         self.homes.retain(|home| *home != from);
         self.homes.insert(0, from);
         self.handle_feeds(now, feeds, mail);
-        self.hear_again(now, mail);
     }
 
     /// See [`Message::NotHome`].
@@ -544,19 +573,9 @@ impl Exchange {
 
     // ---- what follows from time ----
 
-    /// Looks after the home and the feeds. `homes` are the present ones; `crowd` blobs are received at the time, and somebody has
-    /// last said something when it was `heard`.
-    pub fn advance(
-        &mut self,
-        now: Time,
-        homes: impl Fn() -> Vec<PeerId>,
-        (crowd, heard): (usize, Option<Time>),
-        mail: &mut Mail,
-    ) {
+    /// Looks after the home and the feeds. `homes` are the present ones; `crowd` blobs are received at the time.
+    pub fn advance(&mut self, now: Time, homes: impl Fn() -> Vec<PeerId>, crowd: usize, mail: &mut Mail) {
         self.crowd = crowd;
-        if matches!(self.standing, Standing::Joining(_)) {
-            self.listen(now, heard, mail);
-        }
         if self.report_at.is_some_and(|at| at <= now) {
             self.flush(mail);
         }
@@ -593,7 +612,6 @@ impl Exchange {
     fn join(&mut self, now: Time, rank: usize, mail: &mut Mail) {
         self.standing = Standing::Joining(rank);
         (self.asked, self.heard) = (now, now);
-        self.deaf.asked(now);
         let Some(&home) = self.homes.get(rank) else {
             self.standing = Standing::Alone(LeaseEnd::Denied);
             return;
@@ -634,7 +652,6 @@ impl Exchange {
             .map(|work| Run { first: work.at, end: work.run.end })
             .filter(|run| !run.is_empty())
             .map(bytes)
-            .chain(self.fetchable_while_deaf())
             .collect()
     }
 

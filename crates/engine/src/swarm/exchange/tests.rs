@@ -74,7 +74,7 @@ fn complaints_in(
             let from = feed((piece % 4) as u8);
             exchange.handle_arrived(now, from, (piece, right(piece), 0), &mut mail);
         }
-        exchange.advance(now, || vec![HOME], (crowd, Some(now)), &mut mail);
+        exchange.advance(now, || vec![HOME], crowd, &mut mail);
         for (_, message) in mail.drain(..) {
             match message {
                 Message::Complain { class, why, .. } => told.push((class, why, now - begun)),
@@ -213,9 +213,8 @@ fn each_home_has_longer_than_the_one_before() {
     let mut asked = Vec::new();
     while let Some(at) = exchange.next_wakeup() {
         mail.clear();
-        exchange.advance(at, || homes.to_vec(), (1, None), &mut mail);
-        let joins = mail.iter().filter(|(_, message)| matches!(message, Message::Join { .. }));
-        asked.extend(joins.map(|(to, _)| (*to, at.since_origin())));
+        exchange.advance(at, || homes.to_vec(), 1, &mut mail);
+        asked.extend(mail.iter().map(|(to, _)| (*to, at.since_origin())));
     }
     let join = crate::limits::JOIN_TIMEOUT;
     assert_eq!(asked, [(homes[1], join), (homes[2], 3 * join)]);
@@ -231,7 +230,7 @@ fn of_several_homes_that_answer_late_the_best_one_counts_and_the_others_hear_of_
     // The order in which the first two answer once both were asked.
     for order in [[0, 1], [1, 0]] {
         let (mut exchange, homes, mut mail) = asking();
-        exchange.advance(Time::ZERO + crate::limits::JOIN_TIMEOUT, || homes.to_vec(), (1, None), &mut mail);
+        exchange.advance(Time::ZERO + crate::limits::JOIN_TIMEOUT, || homes.to_vec(), 1, &mut mail);
         mail.clear();
         for rank in order {
             exchange.handle_welcome(Time::ZERO, homes[rank], (4, LIST), vec![], &mut mail);
@@ -259,7 +258,7 @@ fn a_node_whose_feeds_have_everything_does_not_take_itself_for_slow() {
             let now = Time::ZERO + (piece + 1) * EXCHANGE_CHECK / 4;
             let came = (piece, right(piece), backlog(piece));
             exchange.handle_arrived(now, feed((piece % 4) as u8), came, &mut mail);
-            exchange.advance(now, || vec![HOME], (1, None), &mut mail);
+            exchange.advance(now, || vec![HOME], 1, &mut mail);
         }
         mail.iter().any(|(_, m)| matches!(m, Message::Complain { about, .. } if *about == me))
     };
