@@ -310,10 +310,7 @@ impl FlightIo {
         let Some(range) = self.piece(piece) else { return Err(OfferError::Full) };
         let mut offers = self.offers.lock();
         // What it has sent before is not what its hash will be compared with.
-        if offers.laid.get(&piece) == Some(&from) {
-            offers.laid.remove(&piece);
-        }
-        offers.take(piece, from);
+        offers.forget(piece, from);
         let is_free =
             !offers.laid.contains_key(&piece) && self.is_empty(&range) && !offers.is_written_to(&range);
         if is_free && let Place::File(partial) = &self.place {
@@ -354,11 +351,7 @@ impl FlightIo {
 
     /// The engine does not want a piece.
     pub fn discard(&self, piece: u32, from: PeerId) {
-        let mut offers = self.offers.lock();
-        if offers.laid.get(&piece) == Some(&from) {
-            offers.laid.remove(&piece);
-        }
-        offers.take(piece, from);
+        self.offers.lock().forget(piece, from);
     }
 
     /// Whether nothing that counts is there yet.
@@ -494,6 +487,14 @@ impl FlightIo {
 }
 
 impl Offers {
+    /// What a member has sent of a piece is of no use.
+    fn forget(&mut self, piece: u32, from: PeerId) {
+        if self.laid.get(&piece) == Some(&from) {
+            self.laid.remove(&piece);
+        }
+        self.take(piece, from);
+    }
+
     fn take(&mut self, piece: u32, from: PeerId) -> Option<Vec<Bytes>> {
         let chunks = self.kept.remove(&(piece, from))?;
         self.kept_bytes -= total(&chunks);

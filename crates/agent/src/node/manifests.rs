@@ -339,9 +339,8 @@ impl Inner {
 
     async fn come_by_digest(&self, admitted: &Admitted, digest: Digest) -> Option<Fetched> {
         let (blob, standing) = self.stored(admitted, digest).await?;
-        let scope = admitted.asked.scope.clone();
-        let linked = self.parts.health().on_disk(move |store| store.linked(&scope, &digest)).await;
-        let visibility = linked.flatten().filter(|_| standing == Standing::Proved)?;
+        let linked = proof::linked(self.parts.health(), admitted, digest).await;
+        let visibility = linked.filter(|_| standing == Standing::Proved)?;
         let bytes = read_manifest(&blob).await?;
         Some(Fetched {
             digest,

@@ -19,6 +19,7 @@ use shoal_store::{Blob, Content, Store, StoreError, Visibility};
 use super::access::Admitted;
 use super::{Cause, FetchError, Inner, PullError};
 use crate::driver::FlightProof;
+use crate::store_health::StoreHealth;
 use crate::upstream::{Upstream, UpstreamError};
 
 /// Bytes that a stranger has to show, at a place that it cannot know before. Layers are compressed, so these cannot be
@@ -78,8 +79,7 @@ impl Inner {
             let (upstream, health) = (self.parts.sources.upstream().clone(), self.parts.health().clone());
             let (admitted, blob) = (admitted.clone(), blob.clone());
             Box::pin(async move {
-                let (scope, digest) = (admitted.asked.scope.clone(), blob.digest);
-                let known = health.on_disk(move |store| store.linked(&scope, &digest)).await.flatten();
+                let known = linked(&health, &admitted, blob.digest).await;
                 // Somebody else's proof may have ended between our look and our turn.
                 if let Some(found) = known.filter(|found| admitted.suffices(*found)) {
                     return Ok(found);
@@ -147,6 +147,12 @@ impl Inner {
         let proved = self.proofs.run_until_done(key, ask, FetchError::is_worth_a_retry).await;
         proved.map_err(FetchError::told)
     }
+}
+
+/// How the blob was obtained through the repository, if it was.
+pub(super) async fn linked(health: &StoreHealth, admitted: &Admitted, digest: Digest) -> Option<Visibility> {
+    let scope = admitted.asked.scope.clone();
+    health.on_disk(move |store| store.linked(&scope, &digest)).await.flatten()
 }
 
 fn withheld(admitted: &Admitted) -> FetchError {

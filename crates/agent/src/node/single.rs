@@ -42,7 +42,8 @@ where
         Single(Arc::default())
     }
 
-    /// Does `work`, or waits for the same key's work that is under way. `None` if the work panicked.
+    /// Does `work`, or waits for the same key's work that is under way. `None` if the work panicked. Where results are remembered, the
+    /// work begins with a look at them: another's may have ended between the caller's own look and its turn.
     pub async fn run<F>(&self, key: K, work: impl FnOnce() -> F) -> (Role, Option<V>)
     where
         F: Future<Output = V> + Send + 'static,

@@ -24,7 +24,6 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
-use tracing::Instrument as _;
 
 use super::wire::{PROOF_HEADER, TRACE_HEADER};
 use crate::trace;
@@ -219,27 +218,25 @@ impl Dialer {
         let Some(tried) = unreachable.get_mut(&member.peer) else { return false };
         if tried.elapsed() >= PROBE_PAUSE {
             *tried = Instant::now();
-            let (dialer, member) = (Arc::clone(self), Arc::clone(member));
-            tokio::spawn(async move {
-                if let Ok(sender) = dialer.dial(&member).await {
-                    dialer.keep(Connection { peer: member.peer, sender });
-                }
-            });
+            drop(self.begin_dial(member));
         }
         true
     }
 
-    /// Connects in a task of its own: whoever does not wait to the end leaves the connection, or what was learned, to others.
     async fn connect(self: &Arc<Self>, member: &Arc<Member>) -> Result<Sender, DialError> {
+        self.begin_dial(member).await.unwrap_or(Err(DialError::Unreachable))
+    }
+
+    /// Connects in a task of its own: whoever does not wait to the end leaves the connection, or what was learned, to others.
+    fn begin_dial(self: &Arc<Self>, member: &Arc<Member>) -> oneshot::Receiver<Result<Sender, DialError>> {
         let (told, connected) = oneshot::channel();
         let (dialer, member) = (Arc::clone(self), Arc::clone(member));
-        let dial = async move {
+        tokio::spawn(async move {
             if let Err(Ok(unwanted)) = told.send(dialer.dial(&member).await) {
                 dialer.keep(Connection { peer: member.peer, sender: unwanted });
             }
-        };
-        tokio::spawn(dial.in_current_span());
-        connected.await.unwrap_or(Err(DialError::Unreachable))
+        });
+        connected
     }
 
     async fn dial(&self, member: &Member) -> Result<Sender, DialError> {

@@ -149,8 +149,6 @@ pub struct Exchange {
     was_in_a_book: bool,
     /// Members whose ports for pieces could not be reached.
     closed: BTreeSet<PeerId>,
-    /// Whether a member has ever brought a piece.
-    is_fed: bool,
     /// The home that could not be reached any more.
     lost_home: Option<PeerId>,
     /// Whether a home was left because of what it told: the next one would send this node back.
@@ -206,7 +204,6 @@ impl Exchange {
             checked: now,
             was_in_a_book: false,
             closed: BTreeSet::new(),
-            is_fed: false,
             lost_home: None,
             left_home: false,
             compared: now,
@@ -262,6 +259,11 @@ impl Exchange {
     /// Members that feed this node, with the class.
     pub fn feeds(&self) -> impl Iterator<Item = (u8, PeerId)> + '_ {
         (0..).zip(&self.classes).flat_map(|(class, c)| c.sources.iter().map(move |s| (class, s.peer)))
+    }
+
+    /// The classes in which a member feeds this node.
+    fn fed_by(&self, peer: &PeerId) -> Vec<u8> {
+        self.feeds().filter(|(_, feed)| feed == peer).map(|(class, _)| class).collect()
     }
 
     /// When [`advance`](Self::advance) is wanted.
@@ -463,7 +465,7 @@ impl Exchange {
             return Arrival::Duplicate;
         }
         class.last_piece = now;
-        (self.heard, self.is_fed) = (now, true);
+        self.heard = now;
         self.pace.add(now);
         // What it has sent before lay where this lies now.
         if self.pending.get(&piece).is_some_and(|(sender, _, _)| *sender == from) {
@@ -504,12 +506,6 @@ impl Exchange {
         self.take_leave(mail);
     }
 
-    /// The node has to fetch all that is missing by itself: no home can help it.
-    fn leave_for_upstream(&mut self, end: LeaseEnd, mail: &mut Mail) {
-        self.take_leave(mail);
-        self.handle_alone(end, mail);
-    }
-
     fn take_leave(&mut self, mail: &mut Mail) {
         // A node that has given up on its homes may be in the book of any of them.
         let homes = self.home().map_or_else(|| self.homes.clone(), |home| vec![home]);
@@ -547,7 +543,7 @@ impl Exchange {
         homes: impl Fn() -> Vec<PeerId>,
         mail: &mut Mail,
     ) {
-        let fed: Vec<_> = self.feeds().filter(|(_, feed)| feed == peer).map(|(class, _)| class).collect();
+        let fed = self.fed_by(peer);
         let is_home = self.home() == Some(*peer);
         for class in fed {
             if !is_home {

@@ -1,9 +1,9 @@
 //! What it means for a node's blobs that members come, go, or cannot be reached.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::exchange::{Exchange, Standing};
-use super::home::Mail;
 use super::parts::living_homes;
 use super::{Event, Swarm};
 use crate::homes::homes;
@@ -38,29 +38,35 @@ impl Swarm {
         self.uploads.forget(peer);
         self.inspecting.values_mut().for_each(|waiting| waiting.retain(|(reader, _)| reader != peer));
         self.home.lost(now, peer, &mut self.mail);
-        let (roster, gone) = (Arc::clone(&self.roster), std::mem::take(&mut self.gone));
-        self.for_exchanges(|digest, exchange, mail| {
-            exchange.handle_lost(now, peer, || living_homes(now, digest, &roster, &gone), mail);
+        let (roster, gone, mail) = (&self.roster, &self.gone, &mut self.mail);
+        tell_all(&mut self.exchanges, &mut self.events, |digest, exchange| {
+            exchange.handle_lost(now, peer, || living_homes(now, digest, roster, gone), mail);
         });
-        self.gone = gone;
         self.with_warming(now, |warming, desk| warming.handle_lost(desk, peer));
     }
 
     /// A member's port for pieces cannot be reached. What it says still counts.
     pub fn port_closed(&mut self, now: Time, peer: &PeerId) {
-        self.for_exchanges(|_, exchange, mail| exchange.handle_port_closed(now, peer, mail));
+        let mail = &mut self.mail;
+        tell_all(&mut self.exchanges, &mut self.events, |_, exchange| {
+            exchange.handle_port_closed(now, peer, mail);
+        });
     }
+}
 
-    /// Tells all exchanges of something that may leave them alone.
-    fn for_exchanges(&mut self, mut tell: impl FnMut(&Digest, &mut Exchange, &mut Mail)) {
-        for (digest, exchange) in &mut self.exchanges {
-            let was_alone = matches!(exchange.standing(), Standing::Alone(_));
-            tell(digest, exchange, &mut self.mail);
-            if let Standing::Alone(end) = exchange.standing()
-                && !was_alone
-            {
-                self.events.push_back(Event::Alone(*digest, end));
-            }
+/// Tells all exchanges of something that may leave them alone.
+fn tell_all(
+    exchanges: &mut BTreeMap<Digest, Exchange>,
+    events: &mut VecDeque<Event>,
+    mut tell: impl FnMut(&Digest, &mut Exchange),
+) {
+    for (digest, exchange) in exchanges {
+        let was_alone = matches!(exchange.standing(), Standing::Alone(_));
+        tell(digest, exchange);
+        if let Standing::Alone(end) = exchange.standing()
+            && !was_alone
+        {
+            events.push_back(Event::Alone(*digest, end));
         }
     }
 }

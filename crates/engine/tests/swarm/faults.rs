@@ -241,27 +241,29 @@ fn a_node_that_is_cut_off_from_the_one_that_has_it_goes_on() {
     }
 }
 
+/// How long a pull of one node takes and what it costs upstream, with ports for pieces of those who have the blob that are closed or not.
+fn pull_alone(walled: bool, count: usize, holders: &[NodeNo]) -> (Duration, u64) {
+    let mut cluster = Cluster::new(count);
+    let blob = cluster.add(SIZE);
+    for &holder in holders {
+        cluster.give(holder, blob);
+        if walled {
+            cluster.act(Act::Wall(holder));
+        }
+    }
+    cluster.run_for(Duration::from_secs(2));
+    let begun = cluster.now;
+    let ticket = cluster.open(0, blob);
+    cluster.run_until(|c| c.outcome(ticket).is_some());
+    let time = cluster.now - begun;
+    cluster.run();
+    assert_eq!(cluster.outcome(ticket), Some(Outcome::Delivered));
+    (time, cluster.blobs[blob].fetched)
+}
+
 /// A firewall lets messages through and no pieces: to whoever has the blob, be it the home or not, and then to all.
 #[test]
 fn ports_for_pieces_that_are_closed_cost_a_moment() {
-    let pull_alone = |walled: bool, count: usize, holders: &[NodeNo]| {
-        let mut cluster = Cluster::new(count);
-        let blob = cluster.add(SIZE);
-        for &holder in holders {
-            cluster.give(holder, blob);
-            if walled {
-                cluster.act(Act::Wall(holder));
-            }
-        }
-        cluster.run_for(Duration::from_secs(2));
-        let begun = cluster.now;
-        let ticket = cluster.open(0, blob);
-        cluster.run_until(|c| c.outcome(ticket).is_some());
-        let time = cluster.now - begun;
-        cluster.run();
-        assert_eq!(cluster.outcome(ticket), Some(Outcome::Delivered));
-        (time, cluster.blobs[blob].fetched)
-    };
     let (without, copy) = pull_alone(true, 1, &[]);
     assert_eq!(copy, SIZE);
     for count in 2..9 {
@@ -282,11 +284,7 @@ fn ports_for_pieces_that_are_closed_cost_a_moment() {
 /// All ask at once, and nobody can send anybody anything: each has to fetch it.
 #[test]
 fn a_cluster_of_closed_ports_is_no_swarm() {
-    let mut one = Cluster::new(1);
-    let (blob, begun) = (one.add(SIZE), one.now);
-    let ticket = one.open(0, blob);
-    one.run_until(|c| c.outcome(ticket).is_some());
-    let alone = one.now - begun;
+    let (alone, _) = pull_alone(true, 1, &[]);
     for count in 2..25 {
         let mut cluster = Cluster::new(count);
         let blob = cluster.add(SIZE);

@@ -25,6 +25,11 @@ fn open(node: usize, blob: usize) -> Act {
     Act::Open(node, blob, Part::Whole)
 }
 
+/// It lies about everything from the start.
+fn lies_of(node: usize) -> [(u64, Act); 3] {
+    [Lie::Bytes, Lie::Relay, Lie::Report].map(|lie| (0, Act::Lie(node, lie)))
+}
+
 fn told(seed: u64, nodes: usize, pace: Pace, sizes: &[u64], acts: Vec<(u64, Act)>) -> Cluster {
     let acts = acts.into_iter().map(|(at, act)| (Duration::from_millis(at), act)).collect();
     tell(&Story { seed, nodes, pace, sizes: sizes.to_vec(), acts })
@@ -35,7 +40,7 @@ fn a_lease_for_one_that_left_and_came_back_at_once_is_taken_back() {
     let wrong = Act::Upstream(1, Upstream::Wrong);
     let acts = vec![(0, open(0, 0)), (0, open(1, 0)), (0, open(2, 0)), (0, wrong)];
     told(2692760457106445054, 3, pace(12, 20e6, 20e6, 1), &[262145], acts);
-    let lies = [Lie::Bytes, Lie::Relay, Lie::Report].map(|lie| (0, Act::Lie(1, lie)));
+    let lies = lies_of(1);
     let mut acts = vec![(0, open(1, 1)), (84, open(0, 1)), (0, open(2, 1)), (154, open(0, 0))];
     acts.extend(lies.clone());
     told(18177996710075196429, 3, pace(18, 4e6, 20e6, 6), &[262143, 262143], acts);
@@ -87,7 +92,7 @@ fn hashes_do_not_go_round_in_circles() {
     let acts = [(0, open(0, 0)), (1115, open(1, 0)), (0, open(4, 0)), (978, open(3, 0)), (34, open(5, 0))];
     let faults =
         [(1484, Act::Evict(2, 0)), (1431, Act::Wall(2)), (1379, Act::Start(1)), (704, Act::Start(5))];
-    let lies = [Lie::Bytes, Lie::Relay, Lie::Report].map(|lie| (0, Act::Lie(6, lie)));
+    let lies = lies_of(6);
     let acts = acts.into_iter().chain(faults).chain(lies).collect();
     told(12197017688636078268, 7, pace(3, 200e6, 4e6, 7), &[46302834], acts);
 }
@@ -106,7 +111,7 @@ fn what_nobody_waits_for_gets_its_place_beside_what_members_bring() {
         (0, Act::Wall(0)),
         (1272, Act::Kill(3)),
     ];
-    let lies = [Lie::Bytes, Lie::Relay, Lie::Report].map(|lie| (0, Act::Lie(1, lie)));
+    let lies = lies_of(1);
     let acts = acts.into_iter().chain(lies).collect();
     told(410119626633541425, 7, pace(14, 200e6, 200e6, 7), &[27286411, 4079545], acts);
 }

@@ -5,8 +5,6 @@
 //! several, or not to the same one twice, is on its own: nothing that a home could name would help it. Prevents: that a node asks
 //! for feeds which it cannot reach, as fast as messages go, while its client waits.
 
-use std::collections::BTreeSet;
-
 use super::Exchange;
 use crate::limits::PORTS_CLOSED_MAX;
 use crate::peer::PeerId;
@@ -17,15 +15,15 @@ use crate::wire::{Complaint, LeaseEnd};
 impl Exchange {
     /// No stream can be opened at a member.
     pub fn handle_port_closed(&mut self, now: Time, peer: &PeerId, mail: &mut Mail) {
-        let fed: BTreeSet<_> =
-            self.feeds().filter(|(_, feed)| feed == peer).map(|(class, _)| class).collect();
+        let fed = self.fed_by(peer);
         if fed.is_empty() {
             return;
         }
         let is_news = self.closed.insert(*peer);
-        let nothing_came = !self.is_fed && self.leases.is_empty();
+        let nothing_came = self.pace.gaps == 0 && self.leases.is_empty();
         if nothing_came && (!is_news || self.closed.len() >= PORTS_CLOSED_MAX) {
-            return self.leave_for_upstream(LeaseEnd::Denied, mail);
+            self.take_leave(mail);
+            return self.handle_alone(LeaseEnd::Denied, mail);
         }
         for class in fed {
             if is_news {
@@ -36,10 +34,5 @@ impl Exchange {
                 self.fail_source(class, peer);
             }
         }
-    }
-
-    fn fail_source(&mut self, class: u8, peer: &PeerId) {
-        let sources = &mut self.classes[usize::from(class)].sources;
-        sources.iter_mut().filter(|source| source.peer == *peer).for_each(|source| source.failed = true);
     }
 }

@@ -115,6 +115,12 @@ impl Exchange {
         }
     }
 
+    /// If it is the feed again, it is asked again for what is missing.
+    pub(super) fn fail_source(&mut self, class: u8, peer: &PeerId) {
+        let sources = &mut self.classes[usize::from(class)].sources;
+        sources.iter_mut().filter(|s| s.peer == *peer).for_each(|s| s.failed = true);
+    }
+
     pub(super) fn forget_source(&mut self, class: u8, peer: &PeerId, mail: &mut Mail) {
         self.classes[usize::from(class)].sources.retain(|s| s.peer != *peer);
         mail.push_back((*peer, Message::Unsubscribe { digest: self.digest, class }));

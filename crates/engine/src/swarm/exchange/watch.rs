@@ -168,7 +168,7 @@ impl Exchange {
         let at = usize::from(class);
         self.classes[at].complained = Some(now);
         let classes = self.classes.len() as u8;
-        self.classes[at].sources.iter_mut().filter(|s| s.peer == about).for_each(|s| s.failed = true);
+        self.fail_source(class, &about);
         let sources = &self.classes[at].sources;
         let sends = |s: &Source, piece: u32| s.runs.iter().any(|run| run.contains(piece));
         // What nobody was to send is missing as well.
