@@ -250,7 +250,7 @@ fn what_one_node_holds_spreads_to_a_crowd_like_what_comes_from_upstream() {
 /// Two agents on one slow processor, or links that are full: an answer takes longer than its patience.
 #[test]
 fn homes_that_answer_late_are_not_taken_for_gone() {
-    for delay in ["600ms", "1s", "1500ms"] {
+    for delay in ["20ms", "100ms", "600ms", "1s", "1500ms"] {
         let text =
             format!("nodes = 100\nimage = [\"5kB\", \"300kB\", \"1MB\"]\ndelay = {{ within = \"{delay}\" }}");
         let outcome = holds(&text, 1.0);

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
@@ -63,7 +64,9 @@ impl Network {
     pub fn new(rates: &[u64]) -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "network namespaces need root");
         ensure!(rates.len() <= NODES_MAX, "at most {NODES_MAX} nodes");
-        let name = format!("shoal-{}", std::process::id());
+        static NETWORKS: AtomicUsize = AtomicUsize::new(0);
+        let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("shoal-{}-{number}", std::process::id());
         let network = Network { nodes: rates.len(), name, _neighbours: Neighbours::raise(rates.len())? };
         let hub = network.hub();
         ip(&["netns", "add", &hub])?;

@@ -179,6 +179,7 @@ impl Engine {
             }
             Input::Heard { from, message } => self.with_swarm(|swarm| swarm.hear(now, from, message)),
             Input::PeerLost { peer } => self.with_swarm(|swarm| swarm.lost(now, &peer)),
+            Input::Answered { after, .. } => self.with_swarm(|swarm| swarm.answered(now, after)),
             Input::PortClosed { peer } => self.with_swarm(|swarm| swarm.port_closed(now, &peer)),
             Input::Arrived { from, digest, piece, hash, backlog } => {
                 self.with_swarm(|swarm| swarm.arrived(now, from, digest, (piece, hash, backlog)));
@@ -502,6 +503,10 @@ fn follow(flight: &mut Flight, swarm: &mut Swarm, now: Time, out: &mut VecDeque<
         swarm.begin(now, digest, size, flight.have());
         return;
     }
+    if flight.phase() == Phase::Sizing {
+        // The home is asked before the registry.
+        swarm.await_answer(now);
+    }
     if swarm.exchange(&digest).is_none() {
         return;
     }
@@ -526,13 +531,17 @@ pub fn alone_spread(members: usize) -> Duration {
     ALONE_PAUSE_PER_MEMBER.saturating_mul(members).min(ALONE_PAUSE_MAX)
 }
 
-/// What a node does that the swarm cannot help: how long it waits before it asks upstream itself, or with what fault it
-/// gives up. The pauses of a cluster's nodes are spread so that a sick swarm does not become a stampede.
-fn alone(end: LeaseEnd, digest: &Digest, me: PeerId, members: usize) -> (Duration, Option<PullFault>) {
+/// How long a node waits before it asks upstream without the others. The pauses of a cluster's nodes are spread so that a sick
+/// swarm does not become a stampede.
+pub(crate) fn alone_pause(digest: &Digest, me: PeerId, members: usize) -> Duration {
     let mixed = crate::homes::mix(me.prefix() ^ u64::from(digest.hash()[31]));
-    let part = (mixed % 1024) as f64 / 1024.0;
+    alone_spread(members).mul_f64((mixed % 1024) as f64 / 1024.0)
+}
+
+/// What a node does that the swarm cannot help: how long it waits, or with what fault it gives up.
+fn alone(end: LeaseEnd, digest: &Digest, me: PeerId, members: usize) -> (Duration, Option<PullFault>) {
     match end {
         LeaseEnd::Failed => (Duration::ZERO, Some(PullFault::Exhausted)),
-        LeaseEnd::Denied | LeaseEnd::GivenUp | LeaseEnd::Done => (alone_spread(members).mul_f64(part), None),
+        LeaseEnd::Denied | LeaseEnd::GivenUp | LeaseEnd::Done => (alone_pause(digest, me, members), None),
     }
 }

@@ -226,6 +226,13 @@ pub enum Input {
         /// The member.
         peer: PeerId,
     },
+    /// A member has answered a probe of the membership: see [`membership::Output::Answered`](crate::membership::Output::Answered).
+    Answered {
+        /// The member.
+        peer: PeerId,
+        /// Time from the probe to its answer.
+        after: Duration,
+    },
 }
 
 /// What the store has of a blob.

@@ -277,6 +277,28 @@ pub const ACCUSERS_MIN: usize = 2;
 /// Time that a home has to answer before the next one is asked, which has twice as long.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Time without a word from anybody after a node has asked a home, after which it hails others.
+pub const DEAF_DOUBT: Duration = Duration::from_millis(150);
+
+/// Members that it hails.
+pub const HAILED_MAX: usize = 5;
+
+/// Time without a word from anybody after a node has asked a home, after which it fetches by itself: this, or so many times
+/// what the slowest of the last answers took, unless that is more than the most.
+pub const DEAF_AFTER: Duration = Duration::from_millis(400);
+
+/// See [`DEAF_AFTER`].
+pub const DEAF_AFTER_ANSWERS: u32 = 8;
+
+/// See [`DEAF_AFTER`]. As long as the first home has to answer.
+pub const DEAF_AFTER_MAX: Duration = JOIN_TIMEOUT;
+
+/// Answers to the membership's probes that count as the last ones: as many, from so long.
+pub const ANSWERS_REMEMBERED_MAX: usize = 16;
+
+/// See [`ANSWERS_REMEMBERED_MAX`].
+pub const ANSWERS_REMEMBERED_FOR: Duration = Duration::from_secs(10);
+
 /// The same for a home to which the connection was lost, and that the next home believes to live: enough to connect anew.
 pub const REJOIN_TIMEOUT: Duration = Duration::from_millis(400);
 

@@ -18,11 +18,13 @@ mod gone;
 mod members;
 mod parts;
 mod seeds;
+mod silence;
 mod spoiled;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use crate::engine::alone_pause;
 use crate::homes::homes;
 use crate::ids::{Digest, WarmSetId};
 use crate::io::Output;
@@ -44,6 +46,7 @@ use pace::Paces;
 use parts::{FormerMembers, discard, living_homes, may_be_home, received as received_bytes};
 use pieces::PieceSet;
 use seeds::Seed;
+use silence::Silence;
 use spoiled::Spoiled;
 use upload::{UploadId, Uploads};
 use warm::{Asked, Desk, Warming};
@@ -91,6 +94,7 @@ pub struct Swarm {
     /// Members that wait for the hashes of a blob that this node has.
     listing: BTreeMap<Digest, BTreeSet<PeerId>>,
     gone: Gone,
+    silence: Silence,
     former: FormerMembers,
     spoiled: Spoiled,
     /// Until when a node without members waits for some.
@@ -119,6 +123,7 @@ impl Swarm {
             inspecting: BTreeMap::new(),
             listing: BTreeMap::new(),
             gone: Gone::default(),
+            silence: Silence::default(),
             former: FormerMembers::default(),
             spoiled: Spoiled::default(),
             alone_until: None,
@@ -200,6 +205,7 @@ impl Swarm {
             self.announcements.next_wakeup(),
             self.warming.next_wakeup(),
             self.paces.next_wakeup(),
+            self.silence.next_wakeup(),
         ];
         exchanges.into_iter().chain(others.into_iter().flatten()).min()
     }
@@ -213,7 +219,11 @@ impl Swarm {
             true => Vec::new(),
             false => living_homes(now, &digest, &self.roster, &self.gone),
         };
-        let exchange = Exchange::new(now, self.me, (digest, size), have, homes, &mut self.mail);
+        let mut exchange = Exchange::new(now, self.me, (digest, size), have, homes, &mut self.mail);
+        exchange.set_spread(alone_pause(&digest, self.me, self.roster.len()));
+        if self.silence.is_deaf() {
+            exchange.set_deaf(now);
+        }
         if let Standing::Alone(end) = exchange.standing() {
             self.events.push_back(Event::Alone(digest, end));
         }
@@ -363,6 +373,9 @@ impl Swarm {
     pub fn hear(&mut self, now: Time, from: PeerId, message: Message) {
         use Message as M;
         self.gone.heard(&from);
+        if from != self.me {
+            self.hear_anybody();
+        }
         let mail = &mut self.mail;
         match message {
             // The membership is a machine of its own.
@@ -415,6 +428,9 @@ impl Swarm {
                 }
             }
             M::Hashes(hashes) => self.handle_hashes(now, from, hashes),
+            M::Hail => mail.push_back((from, Message::Here)),
+            // It has been heard.
+            M::Here => {}
             M::Held { digest } => self.handle_held(now, from, digest),
             M::Hurry { digest } => self.handle_hurry(from, digest),
             M::Warm(_)
@@ -454,7 +470,11 @@ impl Swarm {
         match message {
             Message::Refuse { class, .. } => exchange.handle_refused(now, &from, class, mail),
             Message::Welcome { classes, list, feeds, .. } => {
-                exchange.handle_welcome(now, from, (classes, list), feeds, mail)
+                let was_deaf = exchange.is_deaf();
+                exchange.handle_welcome(now, from, (classes, list), feeds, mail);
+                if was_deaf {
+                    self.events.push_back(Event::Leases(digest));
+                }
             }
             _ if !from_home => {}
             Message::NotHome { home, .. } => exchange.handle_not_home(now, from, home, mail),
@@ -494,6 +514,7 @@ impl Swarm {
 
     /// A piece has come from a member.
     pub fn arrived(&mut self, now: Time, from: PeerId, digest: Digest, piece: (u32, PieceHash, u32)) {
+        self.hear_anybody();
         let mail = &mut self.mail;
         let arrival = self.exchanges.get_mut(&digest).map(|exchange| {
             let arrival = exchange.handle_arrived(now, from, piece, mail);
@@ -524,16 +545,17 @@ impl Swarm {
 
     /// Time has passed.
     pub fn advance(&mut self, now: Time) {
+        self.advance_silence(now);
         let (roster, gone, mail) = (&self.roster, &self.gone, &mut self.mail);
         let crowd = self.exchanges.values().filter(|exchange| !exchange.have().is_full()).count();
         for (digest, exchange) in &mut self.exchanges {
             if exchange.next_wakeup().is_none_or(|at| at > now) {
                 continue;
             }
-            let leases = exchange.leases().count();
+            let before = (exchange.leases().count(), exchange.is_deaf());
             exchange.advance(now, || living_homes(now, digest, roster, gone), crowd, mail);
             discard(*digest, exchange, &mut self.effects);
-            if exchange.leases().count() < leases {
+            if (exchange.leases().count(), exchange.is_deaf()) != before {
                 self.events.push_back(Event::Leases(*digest));
             }
             if let Standing::Alone(end) = exchange.standing() {
@@ -553,6 +575,9 @@ impl Swarm {
             if to == self.me {
                 self.hear(now, to, message);
             } else {
+                if matches!(message, Message::Join { .. }) {
+                    self.silence.begin(now);
+                }
                 out.push_back(Output::Tell { to, message });
             }
         }

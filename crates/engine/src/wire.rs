@@ -483,6 +483,10 @@ pub enum Message {
         /// The blob.
         digest: Digest,
     },
+    /// Is anybody there? Sent to a few members by whoever asked a home and has heard nothing from anybody since.
+    Hail,
+    /// Answers [`Message::Hail`].
+    Here,
 }
 
 type Config = Configuration<LittleEndian, Varint, Limit<FRAME_BYTES_MAX>>;

@@ -45,6 +45,9 @@ impl World<'_> {
             return;
         }
         self.nodes[node].asked = true;
+        if !self.scenario.swim {
+            self.answer_probe(now, node);
+        }
         if self.scenario.clients.warm {
             return self.warm(now, node);
         }

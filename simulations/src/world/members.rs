@@ -134,9 +134,10 @@ impl World<'_> {
                     self.tell(now, node, node_of(&to.peer), Message::Swim(bytes));
                 }
                 membership::Output::Roster(roster) => self.input(now, node, Input::Roster(roster)),
-                membership::Output::Answered { .. }
-                | membership::Output::Reconnect { .. }
-                | membership::Output::Event(_) => {}
+                membership::Output::Answered { peer, after } => {
+                    self.input(now, node, Input::Answered { peer, after });
+                }
+                membership::Output::Reconnect { .. } | membership::Output::Event(_) => {}
             }
         }
         let life = self.nodes[node].life;
@@ -147,6 +148,16 @@ impl World<'_> {
                 n.member_wake_at = Some(at);
                 self.queue.plan(at, Happening::MemberWakeup { node, life });
             }
+        }
+    }
+
+    /// Where the scenario does not run the membership: a member has answered it a moment ago.
+    pub(super) fn answer_probe(&mut self, now: Nanos, node: NodeId) {
+        let next = (node + 1) % self.nodes.len();
+        if next != node {
+            let after = Duration::from_nanos(self.net.delay(node, next) + self.net.delay(next, node));
+            let peer = self.nodes[next].peer();
+            self.input(now, node, Input::Answered { peer, after });
         }
     }
 

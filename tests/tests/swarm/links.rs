@@ -1,4 +1,5 @@
-//! When the network between zones breaks in the middle of a rollout. Each agent has a network namespace with a shaped link.
+//! When the network breaks, or all that is behind it: a zone in the middle of a rollout, a firewall, everybody at once. Each agent has
+//! a network namespace with a shaped link.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -18,6 +19,9 @@ use super::REPOSITORY;
 const ORIGIN_RATE: u64 = 30_000_000;
 const LINK_RATE: u64 = 200_000_000;
 const LAYER_BYTES: usize = 12_000_000;
+const SMALL_LAYER_BYTES: usize = 3_000_000;
+/// Where agents send pieces from.
+const DATA_PORT: u16 = 5002;
 /// Nodes of the network: the registry, then the agents of one zone, then those of the other.
 const REGISTRY: usize = 0;
 const NEAR: std::ops::Range<usize> = 1..4;
@@ -28,7 +32,7 @@ const NOTICE_MAX: Duration = Duration::from_secs(30);
 /// An agent in its namespace.
 struct Node {
     setup: Setup,
-    _process: Process,
+    process: Process,
 }
 
 impl Node {
@@ -42,7 +46,7 @@ impl Node {
         let mut command = network.command(node, &place::shoal_bin());
         command.arg("agent").arg("--config").arg(setup.write());
         let process = Process::spawn("shoal agent", &mut command, &setup.folder().join("log"));
-        Node { _process: process.expect("the agent starts"), setup }
+        Node { process: process.expect("the agent starts"), setup }
     }
 
     fn admin(&self) -> AdminClient {
@@ -85,6 +89,29 @@ impl Node {
     }
 }
 
+/// A registry with an image, and the agents of both zones, which know each other.
+async fn start(
+    network: &Network,
+    folder: &std::path::Path,
+    image: &Image,
+) -> (DockerRegistry, Vec<(usize, Node)>) {
+    let registry = DockerRegistry::start_in(network, REGISTRY, folder).expect("the registry starts");
+    let (url, pushed) = (registry.url(), image.clone());
+    network
+        .block_on(REGISTRY, move || async move {
+            docker_registry::push_to(&url, None, REPOSITORY, "v1", &pushed).await;
+        })
+        .expect("the image is pushed");
+    let secret = folder.join("secret");
+    std::fs::write(&secret, "a secret of this test alone").expect("the folder is ours");
+    let start = |node| (node, Node::start(network, node, &registry.url(), &secret));
+    let nodes: Vec<_> = (NEAR.start..FAR.end).map(start).collect();
+    for (_, node) in &nodes {
+        node.until_members(nodes.len()).await;
+    }
+    (registry, nodes)
+}
+
 /// A zone's link is pulled and comes back. Those on the registry's side end meanwhile, the others after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_link_of_a_zone_is_pulled() {
@@ -96,21 +123,7 @@ async fn the_link_of_a_zone_is_pulled() {
     let folder = place::scratch();
     let image = Image::new(895, &[LAYER_BYTES]);
     let layer = &image.layers[0];
-    let registry = DockerRegistry::start_in(&network, REGISTRY, folder.path()).expect("the registry starts");
-    let (url, pushed) = (registry.url(), image.clone());
-    network
-        .block_on(REGISTRY, move || async move {
-            docker_registry::push_to(&url, None, REPOSITORY, "v1", &pushed).await;
-        })
-        .expect("the image is pushed");
-    let secret = folder.path().join("secret");
-    std::fs::write(&secret, "a secret of this test alone").expect("the folder is ours");
-    let nodes: Vec<_> = (NEAR.start..FAR.end)
-        .map(|node| (node, Node::start(&network, node, &registry.url(), &secret)))
-        .collect();
-    for (_, node) in &nodes {
-        node.until_members(nodes.len()).await;
-    }
+    let (_registry, nodes) = start(&network, folder.path(), &image).await;
 
     let mut pulls: Vec<_> = nodes.iter().map(|(number, node)| node.begin(&network, *number, layer)).collect();
     let upstream = || async {
@@ -143,4 +156,68 @@ async fn the_link_of_a_zone_is_pulled() {
     for (_, node) in &nodes {
         node.until_members(nodes.len()).await;
     }
+}
+
+/// All others have a layer and are of no use: their ports for pieces are firewalled, they are cut off, or they stand still. Then they are
+/// of use again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swarm_of_no_use_is_done_without() {
+    place::needs_root();
+    let network = Network::new(&[LINK_RATE; FAR.end]).expect("namespaces can be made");
+    let folder = place::scratch();
+    let image = Image::new(896, &[SMALL_LAYER_BYTES; 4]);
+    let (_registry, nodes) = start(&network, folder.path(), &image).await;
+    let [(asker, asking), others @ ..] = &nodes[..] else { unreachable!("there are agents") };
+    for (number, node) in others {
+        for layer in &image.layers {
+            // One after the other: those that come later have it from the first.
+            node.begin(&network, *number, layer).await.expect("it ends well");
+        }
+    }
+    let [firewalled, cut_off, still, healed] = &image.layers[..] else { unreachable!("there are four") };
+    let network = &network;
+    let pull = |layer| async move {
+        let before = asking.upstream_bytes().await;
+        let took = asking.begin(network, *asker, layer).await.expect("it ends well");
+        (took, asking.upstream_bytes().await - before)
+    };
+    // Members whose port for pieces cannot be reached have no round-trip time.
+    let all_again = || async {
+        for (_, node) in &nodes {
+            node.until_members(nodes.len()).await;
+        }
+        wait::until("everybody to be reached", NOTICE_MAX, || async {
+            let peers = asking.admin().peers().await.expect("the agent runs");
+            peers.members.iter().all(|member| member.is_self || member.latency_ms.is_some())
+        })
+        .await;
+    };
+
+    nodes
+        .iter()
+        .try_for_each(|(number, _)| network.drop_port(*number, DATA_PORT))
+        .expect("iptables is there");
+    let pulled = pull(firewalled).await;
+    println!("the ports for pieces are firewalled: {pulled:.1?}");
+    assert_eq!(pulled.1, firewalled.len(), "one copy");
+    nodes.iter().try_for_each(|(number, _)| network.heal(*number)).expect("the network is healed");
+    all_again().await;
+
+    others.iter().try_for_each(|(number, _)| network.unplug(*number)).expect("links go down");
+    let pulled = pull(cut_off).await;
+    println!("the others are cut off: {pulled:.1?}");
+    assert_eq!(pulled.1, cut_off.len(), "one copy");
+    others.iter().try_for_each(|(number, _)| network.heal(*number)).expect("links come back");
+    all_again().await;
+
+    others.iter().for_each(|(_, node)| node.process.signal(libc::SIGSTOP));
+    let pulled = pull(still).await;
+    others.iter().for_each(|(_, node)| node.process.signal(libc::SIGCONT));
+    println!("the others stand still: {pulled:.1?}");
+    assert_eq!(pulled.1, still.len(), "one copy");
+    all_again().await;
+
+    let pulled = pull(healed).await;
+    println!("they are of use again: {pulled:.1?}");
+    assert_eq!(pulled.1, 0, "it comes from the others");
 }

@@ -38,7 +38,7 @@ const CONNECT_AGAIN: Duration = Duration::from_millis(200);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that is younger shows that pieces can pass between nodes.
 const CONNECTED_LATELY: Duration = Duration::from_secs(30);
-/// Pause between two attempts to reach a member that could not be connected to. Nobody waits for them.
+/// Pause between two attempts to reach one of the members that could not be connected to. Nobody waits for them.
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
 /// Longest time from a request to the head of its answer: nothing has to be fetched for it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,9 +93,7 @@ pub struct Dialer {
     configs: Mutex<HashMap<PeerId, Arc<rustls::ClientConfig>>>,
     /// Time from a member's SYN to its answer, the last one seen.
     latencies: Mutex<HashMap<PeerId, Duration>>,
-    /// Members that could not be connected to, and when that was last tried: a firewall between the ports for pieces must not
-    /// cost each pull the time that it takes to notice.
-    unreachable: Mutex<HashMap<PeerId, Instant>>,
+    unreachable: Mutex<Unreachable>,
     /// When somebody was connected to last.
     connected: Mutex<Option<Instant>>,
 }
@@ -104,6 +102,25 @@ pub struct Dialer {
 struct Idle {
     by_peer: HashMap<PeerId, Vec<(Sender, Instant)>>,
     count: usize,
+}
+
+/// Members that could not be connected to, and when that was last tried: a firewall between the ports for pieces must not
+/// cost each pull the time that it takes to notice.
+#[derive(Default)]
+struct Unreachable {
+    by_peer: HashMap<PeerId, (Arc<Member>, Instant)>,
+    /// Whether a task tries them again: when the firewall is gone, the next pull shall not be the one to find out.
+    is_tried: bool,
+}
+
+impl Unreachable {
+    /// The one that was tried the longest ago. If there is none, nobody tries them any more.
+    fn next(&mut self) -> Option<Arc<Member>> {
+        let next =
+            self.by_peer.values().min_by_key(|(_, tried)| *tried).map(|(member, _)| Arc::clone(member));
+        self.is_tried = next.is_some();
+        next
+    }
 }
 
 impl Dialer {
@@ -148,7 +165,7 @@ impl Dialer {
         {
             return Ok((response, Connection { peer: member.peer, sender }));
         }
-        if self.is_unreachable(member) {
+        if self.has_failed(&member.peer) {
             return Err(DialError::Unreachable);
         }
         let mut sender = self.connect(member).await?;
@@ -188,7 +205,7 @@ impl Dialer {
         self.configs.lock().retain(|peer, _| is_member(peer));
         self.latencies.lock().retain(|peer, _| is_member(peer));
         // One of them may have come back.
-        self.unreachable.lock().clear();
+        self.unreachable.lock().by_peer.clear();
     }
 
     /// How long the last connection to a member took to open.
@@ -198,7 +215,7 @@ impl Dialer {
 
     /// Whether the last attempt to connect to a member failed.
     pub fn has_failed(&self, peer: &PeerId) -> bool {
-        self.unreachable.lock().contains_key(peer)
+        self.unreachable.lock().by_peer.contains_key(peer)
     }
 
     fn take(&self, peer: &PeerId) -> Option<Sender> {
@@ -210,17 +227,6 @@ impl Dialer {
                 return Some(sender);
             }
         }
-    }
-
-    /// Whether the member could not be connected to lately. Sees to it that somebody tries again from time to time.
-    fn is_unreachable(self: &Arc<Self>, member: &Arc<Member>) -> bool {
-        let mut unreachable = self.unreachable.lock();
-        let Some(tried) = unreachable.get_mut(&member.peer) else { return false };
-        if tried.elapsed() >= PROBE_PAUSE {
-            *tried = Instant::now();
-            drop(self.begin_dial(member));
-        }
-        true
     }
 
     async fn connect(self: &Arc<Self>, member: &Arc<Member>) -> Result<Sender, DialError> {
@@ -235,11 +241,32 @@ impl Dialer {
             if let Err(Ok(unwanted)) = told.send(dialer.dial(&member).await) {
                 dialer.keep(Connection { peer: member.peer, sender: unwanted });
             }
+            dialer.try_unreachable().await;
         });
         connected
     }
 
-    async fn dial(&self, member: &Member) -> Result<Sender, DialError> {
+    /// Tries those that could not be connected to until there are none, unless somebody does so already.
+    async fn try_unreachable(&self) {
+        {
+            let mut unreachable = self.unreachable.lock();
+            if unreachable.by_peer.is_empty() || std::mem::replace(&mut unreachable.is_tried, true) {
+                return;
+            }
+        }
+        loop {
+            tokio::time::sleep(PROBE_PAUSE).await;
+            loop {
+                let next = self.unreachable.lock().next();
+                let Some(member) = next else { return };
+                // Where one can be reached again, so can the others.
+                let Ok(sender) = self.dial(&member).await else { break };
+                self.keep(Connection { peer: member.peer, sender });
+            }
+        }
+    }
+
+    async fn dial(&self, member: &Arc<Member>) -> Result<Sender, DialError> {
         let mut last = DialError::NoAddress;
         for address in &member.addresses {
             let address = SocketAddr::new(address.ip(), member.data_port);
@@ -247,7 +274,7 @@ impl Dialer {
             match connect_to(address, || self.patience()).await {
                 Ok(tcp) => {
                     self.latencies.lock().insert(member.peer, begun.elapsed());
-                    self.unreachable.lock().remove(&member.peer);
+                    self.unreachable.lock().by_peer.remove(&member.peer);
                     *self.connected.lock() = Some(Instant::now());
                     let secured =
                         tokio::time::timeout(HANDSHAKE_TIMEOUT, self.secure(tcp, address, member.peer));
@@ -258,7 +285,8 @@ impl Dialer {
                 }
                 Err(source) => {
                     last = DialError::Connect { address, source };
-                    self.unreachable.lock().insert(member.peer, Instant::now());
+                    let mut unreachable = self.unreachable.lock();
+                    unreachable.by_peer.insert(member.peer, (Arc::clone(member), Instant::now()));
                 }
             }
         }
@@ -268,7 +296,7 @@ impl Dialer {
     /// How long an address has to answer. Where one has not, and nobody else has lately, the others will not either.
     fn patience(&self) -> Duration {
         let lately = self.connected.lock().is_some_and(|at| at.elapsed() < CONNECTED_LATELY);
-        if lately || self.unreachable.lock().is_empty() { CONNECT_TIMEOUT } else { CONNECT_AGAIN }
+        if lately || self.unreachable.lock().by_peer.is_empty() { CONNECT_TIMEOUT } else { CONNECT_AGAIN }
     }
 
     async fn secure(&self, tcp: TcpStream, address: SocketAddr, peer: PeerId) -> io::Result<Sender> {

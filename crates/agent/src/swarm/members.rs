@@ -187,7 +187,10 @@ impl Members {
             match task {
                 Task::Packet { to, bytes } => self.send(&to, bytes),
                 Task::Roster(roster) => self.handle_roster(roster).await,
-                Task::Answered { peer, after } => self.swarm.0.round_trips.add(peer, after),
+                Task::Answered { peer, after } => {
+                    self.swarm.0.round_trips.add(peer, after);
+                    self.driver.input(Input::Answered { peer, after }).await;
+                }
                 Task::Reconnect { peer } => {
                     tracing::debug!(?peer, "a member answers others, but not on its connection");
                     self.swarm.0.net.forget(peer.0).await;

@@ -6,9 +6,11 @@
 //!
 //! Invariant: a piece is in `have` only if this node fetched it upstream or it matched the list.
 
+mod deaf;
 mod life;
 mod outrun;
 mod ports;
+mod restraint;
 mod streams;
 mod trust;
 mod watch;
@@ -26,7 +28,9 @@ use crate::swarm::pieces::{PieceSet, piece_bytes};
 use crate::time::Time;
 use crate::wire::{ClassFeeds, Complaint, Entry, LeaseEnd, LeaseId, Message, PieceHash, Run};
 
+use deaf::Deaf;
 use outrun::Outrun;
+use restraint::Restraint;
 use trust::Trust;
 
 /// How the exchange stands with the home.
@@ -84,17 +88,6 @@ impl Pace {
     }
 }
 
-/// Who holds back, and for whom nobody may.
-#[derive(Default)]
-struct Restraint {
-    /// This node receives slowly on purpose.
-    held: bool,
-    /// Until when feeds are excused that do.
-    excused_until: Option<Time>,
-    /// Somebody waits for the blob, here or behind this node.
-    hurried: bool,
-}
-
 /// A lease that this node works on.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
@@ -149,6 +142,7 @@ pub struct Exchange {
     was_in_a_book: bool,
     /// Members whose ports for pieces could not be reached.
     closed: BTreeSet<PeerId>,
+    deaf: Deaf,
     /// The home that could not be reached any more.
     lost_home: Option<PeerId>,
     /// Whether a home was left because of what it told: the next one would send this node back.
@@ -204,6 +198,7 @@ impl Exchange {
             checked: now,
             was_in_a_book: false,
             closed: BTreeSet::new(),
+            deaf: Deaf::default(),
             lost_home: None,
             left_home: false,
             compared: now,
@@ -269,7 +264,10 @@ impl Exchange {
     /// When [`advance`](Self::advance) is wanted.
     pub fn next_wakeup(&self) -> Option<Time> {
         let next = match self.standing {
-            Standing::Joining(rank) => Some(self.asked + self.join_timeout(rank)),
+            Standing::Joining(rank) => {
+                let answered = self.asked + self.join_timeout(rank);
+                Some(self.deaf_wakeup().map_or(answered, |at| at.min(answered)))
+            }
             Standing::Joined if self.have.is_full() => None,
             Standing::Joined => Some(self.checked + EXCHANGE_CHECK),
             Standing::Alone(_) => None,
@@ -291,33 +289,6 @@ impl Exchange {
                 (class, first(class), c.total - c.got, c.sources.iter().map(|s| s.peer).collect())
             })
             .collect()
-    }
-
-    // ---- holding back ----
-
-    /// Whether somebody waits for the blob, here or behind this node.
-    pub fn is_hurried(&self) -> bool {
-        self.restraint.hurried
-    }
-
-    /// Whether a feed has said that it holds back.
-    pub fn is_excused(&self) -> bool {
-        self.restraint.excused_until.is_some()
-    }
-
-    /// Somebody waits for the blob from now on.
-    pub fn set_hurried(&mut self) {
-        self.restraint.hurried = true;
-    }
-
-    /// Whether this node receives slowly on purpose.
-    pub fn set_held(&mut self, held: bool) {
-        self.restraint.held = held;
-    }
-
-    /// A feed has said that it holds back.
-    pub fn excuse(&mut self, until: Time) {
-        self.restraint.excused_until = Some(until);
     }
 
     // ---- what the home says ----
@@ -363,6 +334,7 @@ impl Exchange {
         self.homes.retain(|home| *home != from);
         self.homes.insert(0, from);
         self.handle_feeds(now, feeds, mail);
+        self.tell_what_came_meanwhile(now, mail);
     }
 
     /// See [`Message::NotHome`].
@@ -575,6 +547,9 @@ impl Exchange {
         if self.report_at.is_some_and(|at| at <= now) {
             self.flush(mail);
         }
+        if matches!(self.standing, Standing::Joining(_)) {
+            self.listen(now);
+        }
         match self.standing {
             Standing::Joining(rank) if now >= self.asked + self.join_timeout(rank) => {
                 let present = self.trusted(homes());
@@ -583,7 +558,11 @@ impl Exchange {
                 self.homes.retain(|home| present.contains(home) || Some(*home) == lost);
                 self.homes
                     .extend(present.iter().filter(|h| !self.homes.contains(h)).copied().collect::<Vec<_>>());
-                self.next_home(now, mail);
+                match self.is_deaf() && self.homes.get(rank + 1) == Some(&self.me) {
+                    // By its own book it would have to wait for the better homes.
+                    true => self.join(now, rank, mail),
+                    false => self.next_home(now, mail),
+                }
             }
             Standing::Joined if now >= self.checked + EXCHANGE_CHECK && !self.have.is_full() => {
                 self.checked = now;
@@ -648,6 +627,7 @@ impl Exchange {
             .map(|work| Run { first: work.at, end: work.run.end })
             .filter(|run| !run.is_empty())
             .map(bytes)
+            .chain(self.is_deaf().then_some(0..self.size))
             .collect()
     }
 

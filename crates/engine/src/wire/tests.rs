@@ -137,6 +137,8 @@ fn one_of_each() -> Vec<Message> {
         Message::WarmPace { set: WarmSetId(5), run: 3, pace: Pace { upstream: 1 << 20, per_node: 251 } },
         Message::Held { digest },
         Message::Hurry { digest },
+        Message::Hail,
+        Message::Here,
     ]
 }
 
@@ -177,11 +179,13 @@ fn tag(message: &Message) -> u8 {
         Message::WarmPace { .. } => 30,
         Message::Held { .. } => 31,
         Message::Hurry { .. } => 32,
+        Message::Hail => 33,
+        Message::Here => 34,
     }
 }
 
 /// Number of variants, one more than the largest tag.
-const VARIANTS: u8 = 33;
+const VARIANTS: u8 = 35;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -273,6 +277,10 @@ const GOLDEN: &[&str] = &[
     "01 1f 00 d1*32",
     // Hurry
     "01 20 00 d1*32",
+    // Hail
+    "0121",
+    // Here
+    "0122",
 ];
 
 #[test]

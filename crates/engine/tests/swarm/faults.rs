@@ -300,3 +300,41 @@ fn a_cluster_of_closed_ports_is_no_swarm() {
         assert!(time < alone + 2 * DIAL_TIMEOUT + Duration::from_millis(300), "{count} nodes: {time:?}");
     }
 }
+
+/// All others stand still, and the membership does not know yet. Some of the blobs have this node among their homes.
+#[test]
+fn a_node_that_nobody_answers_is_on_its_own_at_once() {
+    let (alone, _) = pull_alone(false, 1, &[]);
+    for (count, number) in (2..9).flat_map(|count| (0..4).map(move |number| (count, number))) {
+        let mut cluster = Cluster::new(count);
+        let blobs: Vec<_> = (0..=number).map(|_| cluster.add(SIZE)).collect();
+        let blob = blobs[number];
+        (1..count).for_each(|node| cluster.act(Act::Freeze(node)));
+        let begun = cluster.now;
+        let ticket = cluster.open(0, blob);
+        cluster.run_until(|c| c.outcome(ticket).is_some());
+        let time = cluster.now - begun;
+        assert_eq!(cluster.outcome(ticket), Some(Outcome::Delivered));
+        assert_eq!(cluster.blobs[blob].fetched, SIZE);
+        let homes = cluster.homes(blob);
+        assert!(time < alone + Duration::from_millis(600), "{count} nodes, homes {homes:?}: {time:?}");
+    }
+}
+
+/// They go on in the middle of it: then it is a swarm again, and what has come counts.
+#[test]
+fn a_node_that_is_answered_late_goes_on_with_the_others() {
+    for count in 2..9 {
+        let mut cluster = Cluster::with(Pace { upstream_rate: 10e6, ..Pace::default() }, count, 1);
+        let blob = cluster.add(SIZE);
+        (1..count).for_each(|node| cluster.act(Act::Freeze(node)));
+        let mut tickets = vec![cluster.open(0, blob)];
+        cluster.run_until(|c| c.blobs[blob].fetched > SIZE / 4);
+        (1..count).for_each(|node| cluster.act(Act::Thaw(node)));
+        tickets.extend((1..count).map(|node| cluster.open(node, blob)));
+        cluster.run();
+        delivered_but(&cluster, &tickets, &[]);
+        let fetched = cluster.blobs[blob].fetched;
+        assert!(fetched <= SIZE + SIZE / 20, "{count} nodes: {fetched} of {SIZE}");
+    }
+}

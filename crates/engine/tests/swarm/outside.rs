@@ -64,6 +64,7 @@ impl Cluster {
             Act::Kill(node) => self.kill(node),
             Act::Start(node) => self.start(node),
             Act::Freeze(node) => {
+                self.answer_probes();
                 self.nodes[node].frozen = self.nodes[node].is_up();
                 self.ledger.unreachable(node);
             }
@@ -74,6 +75,7 @@ impl Cluster {
                 }
             }
             Act::Split(at) => {
+                self.answer_probes();
                 for a in 0..at {
                     self.cut.extend((at..self.nodes.len()).map(|b| (a, b)));
                 }
@@ -99,6 +101,21 @@ impl Cluster {
                     let (life, roster) = (self.nodes[node].life, self.roster());
                     self.schedule(Duration::ZERO, Event::Tell(node, life, Input::Roster(roster)));
                 }
+            }
+        }
+    }
+
+    /// The membership has had its answers until now, on every node that can hear them.
+    fn answer_probes(&mut self) {
+        let after = 2 * self.pace.delay;
+        let lives = |node: &crate::node::Node| node.is_up() && !node.frozen;
+        for node in (0..self.nodes.len()).filter(|node| lives(&self.nodes[*node])).collect::<Vec<_>>() {
+            let answers = |other: &NodeNo| {
+                *other != node && lives(&self.nodes[*other]) && self.are_connected(node, *other)
+            };
+            if let Some(other) = (0..self.nodes.len()).find(answers) {
+                let peer = self.nodes[other].peer();
+                self.input(node, Input::Answered { peer, after });
             }
         }
     }
