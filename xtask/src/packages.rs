@@ -33,13 +33,14 @@ pub const TEST: &[&str] = &[
     "chromium",
     "fonts-dejavu-core",
     "iproute2",
+    "iptables",
     "busybox-static",
     "libfaketime",
     "jq",
 ];
 /// What the benchmarks compare with.
 pub const BENCH: &[&str] =
-    &["docker-registry", "containerd", "runc", "nginx", "curl", "iproute2", "iptables"];
+    &["docker-registry", "containerd", "runc", "nginx", "curl", "openssl", "iproute2", "iptables"];
 /// All of them.
 pub const ALL: [&[&str]; 4] = [BUILD, DEMO, TEST, BENCH];
 

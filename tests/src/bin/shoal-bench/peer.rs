@@ -23,6 +23,13 @@ pub struct Options {
     pub common: super::Common,
 }
 
+const DISCARDING: &str = "nginx to curl > /dev/null";
+const WRITING: &str = "nginx to curl > file";
+const CHECKING: &str = "nginx to curl > file, digest";
+
+/// How curl is called each time.
+const QUIET: [&str; 4] = ["--silent", "--show-error", "--fail", "--insecure"];
+
 /// What was measured: megabytes per second, and CPU seconds per gigabyte of the one who sends and the one who receives.
 #[derive(Default)]
 struct Measured {
@@ -69,7 +76,7 @@ pub async fn run(options: &Options) -> Result<Table> {
     let admin = AdminClient::new(&asker.setup().socket());
     let digest = setting.blob.digest.parse().context("the digest of the blob is one")?;
 
-    let [mut shoal, mut discarding, mut writing] = [(); 3].map(|()| Measured::default());
+    let [mut shoal, mut discarding, mut writing, mut checking] = [(); 4].map(|()| Measured::default());
     for round in 1..=options.common.rounds {
         say(&format!("round {round}"));
         setting.fill_memory()?;
@@ -87,22 +94,19 @@ pub async fn run(options: &Options) -> Result<Table> {
         asker.until_idle().await;
         admin.remove(&digest).await?;
 
-        let targets = [
-            ("curl > /dev/null", Path::new("/dev/null"), &mut discarding),
-            ("curl > file", received.as_path(), &mut writing),
+        let url = format!("https://{}/blob", nginx.address());
+        let others = [
+            (DISCARDING, into(&curl, &url, Path::new("/dev/null")), &mut discarding),
+            (WRITING, into(&curl, &url, &received), &mut writing),
+            (CHECKING, checked(&curl, &url, &received), &mut checking),
         ];
-        for (name, target, measured) in targets {
+        for (name, mut command, measured) in others {
             setting.fill_memory()?;
             let (sender, receiver, begun) =
                 (usage::cpu_seconds(nginx.id())?, usage::children_cpu_seconds()?, Instant::now());
-            let url = format!("https://{}/blob", nginx.address());
-            let mut command = Command::new(&curl);
-            command
-                .args(["--silent", "--show-error", "--fail", "--insecure", "--output"])
-                .arg(target)
-                .arg(url);
-            let status = command.stdin(Stdio::null()).status().context("cannot run curl")?;
-            ensure!(status.success(), "curl failed: {status}");
+            let status =
+                command.stdin(Stdio::null()).stdout(Stdio::null()).status().context("cannot run curl")?;
+            ensure!(status.success(), "{name} failed: {status}");
             let seconds = begun.elapsed().as_secs_f64();
             let (sender, receiver) =
                 (usage::cpu_seconds(nginx.id())? - sender, usage::children_cpu_seconds()? - receiver);
@@ -118,12 +122,29 @@ pub async fn run(options: &Options) -> Result<Table> {
     ];
     let conditions = format!(
         "a blob of {size} bytes over loopback with TLS; the agent verifies and stores it and hands it to its client, whose CPU is \
-         not counted; curl from nginx discards it or writes it; {} cores; median of {} alternating rounds",
+         not counted; curl from nginx discards it, writes it, or writes it while openssl computes its digest; {} cores; median of \
+         {} alternating rounds",
         setting::cores(),
         options.common.rounds,
     );
     let mut table = Table::new("peer", metrics, shoal.figures(), conditions);
-    table.peer("nginx to curl > /dev/null", discarding.figures());
-    table.peer("nginx to curl > file", writing.figures());
+    table.peer(DISCARDING, discarding.figures());
+    table.peer(WRITING, writing.figures());
+    table.peer(CHECKING, checking.figures());
     Ok(table)
+}
+
+/// Fetches a URL into a file.
+fn into(curl: &Path, url: &str, file: &Path) -> Command {
+    let mut command = Command::new(curl);
+    command.args(QUIET).arg("--output").arg(file).arg(url);
+    command
+}
+
+/// The same, and computes its digest meanwhile: the least that a store of content by its digest has to do.
+fn checked(curl: &Path, url: &str, file: &Path) -> Command {
+    let mut command = Command::new("sh");
+    let script = "set -e; curl=$1 url=$2 file=$3; shift 3; \"$curl\" \"$@\" \"$url\" | tee \"$file\" | openssl dgst -sha256";
+    command.args(["-c", script, "sh"]).arg(curl).arg(url).arg(file).args(QUIET);
+    command
 }
