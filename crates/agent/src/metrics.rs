@@ -96,6 +96,7 @@ pub struct Metrics {
     upstream_requests: Family<ByUpstream, Counter>,
     upstream_bytes: Family<ByRegistry, Counter>,
     upstream_resumes: Family<ByRegistry, Counter>,
+    on_its_own: Family<ByReason, Counter>,
     upstream_retries: Family<ByRegistry, Counter>,
     hits: Family<BySource, Counter>,
     misses: Counter,
@@ -170,6 +171,11 @@ impl Metrics {
         let upstream_resumes = add!(
             "upstream_resumes",
             "Transfers that went on in the middle of a blob after they broke",
+            Family::default()
+        );
+        let on_its_own = add!(
+            "swarm_on_its_own",
+            "Transfers from upstream that this node began by itself although there are other members, by reason",
             Family::default()
         );
         let upstream_retries = add!(
@@ -258,6 +264,7 @@ impl Metrics {
             upstream_requests,
             upstream_bytes,
             upstream_resumes,
+            on_its_own,
             upstream_retries,
             hits,
             misses,
@@ -313,6 +320,11 @@ impl Metrics {
     /// A transfer goes on in the middle of a blob.
     pub fn upstream_resume(&self, registry: &str) {
         self.upstream_resumes.get_or_create(&ByRegistry { registry: registry.to_owned() }).inc();
+    }
+
+    /// A blob is fetched without the other members; `reason` is `silence` or `no-help`.
+    pub fn on_its_own(&self, reason: &'static str) {
+        self.on_its_own.get_or_create(&ByReason { reason }).inc();
     }
 
     /// A request is repeated after a failure.

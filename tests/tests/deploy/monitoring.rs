@@ -51,6 +51,7 @@ fn everything() -> String {
     metrics.upstream_bytes("r.test").inc();
     metrics.upstream_resume("r.test");
     metrics.upstream_retry("r.test");
+    metrics.on_its_own("silence");
     metrics.hit(Served::Store);
     metrics.tier_request("get", "hit");
     metrics.tier_upload_dropped("no-room");

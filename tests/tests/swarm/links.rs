@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use shoal_agent::admin::client::AdminClient;
+use shoal_agent::driver::OnItsOwn;
 use shoal_tests::agent::Setup;
 use shoal_tests::docker_registry::{self, DockerRegistry};
 use shoal_tests::http::Client;
@@ -58,6 +59,12 @@ impl Node {
             self.admin().peers().await.is_ok_and(|peers| peers.members.len() == members)
         })
         .await;
+    }
+
+    /// Why it has fetched a layer by itself.
+    async fn reason(&self, layer: &Blob) -> Option<OnItsOwn> {
+        let digest = layer.digest.parse().expect("a digest");
+        self.admin().explain(&digest).await.expect("the agent runs").on_its_own
     }
 
     async fn upstream_bytes(&self) -> u64 {
@@ -199,6 +206,7 @@ async fn a_swarm_of_no_use_is_done_without() {
         .expect("iptables is there");
     let pulled = pull(firewalled).await;
     println!("the ports for pieces are firewalled: {pulled:.1?}");
+    assert_eq!(asking.reason(firewalled).await, Some(OnItsOwn::NoHelp));
     assert_eq!(pulled.1, firewalled.len(), "one copy");
     nodes.iter().try_for_each(|(number, _)| network.heal(*number)).expect("the network is healed");
     all_again().await;
@@ -219,5 +227,6 @@ async fn a_swarm_of_no_use_is_done_without() {
 
     let pulled = pull(healed).await;
     println!("they are of use again: {pulled:.1?}");
+    assert_eq!(asking.reason(healed).await, None);
     assert_eq!(pulled.1, 0, "it comes from the others");
 }

@@ -19,6 +19,7 @@ use tracing::{Instrument as _, Span, field};
 use super::batch::{Batches, Closed};
 use super::flight::FlightIo;
 use super::hashes::PieceHashes;
+use super::story::OnItsOwn;
 use super::{Driver, Handle, Running};
 use crate::node::{Asked, Cause};
 use crate::sources::{Incoming, Sources};
@@ -142,6 +143,11 @@ impl Driver {
         let cancel = CancellationToken::new();
         self.fetches.insert(fetch, Running { digest, end: Arc::clone(&end), cancel: cancel.clone() });
         let exchange = self.engine.swarm().and_then(|swarm| swarm.exchange(&digest));
+        if let Some(why) = exchange.and_then(OnItsOwn::of) {
+            tracing::info!(digest = %digest.short(), %why, "this node fetches a blob by itself");
+            self.metrics.on_its_own(why.as_str());
+            flight.set_on_its_own(why);
+        }
         let span = transfer_span(&self.traces.of_fetch(&digest, start, exchange), start);
         let transfer = Transfer {
             fetch,

@@ -107,6 +107,7 @@ impl Driver {
             stored_at: None,
             received: flight.map(|flight| flight.received()),
             sources: shares.told(),
+            on_its_own: shares.on_its_own(),
             homes: homes.unwrap_or_default(),
             books: Vec::new(),
             classes: exchange

@@ -24,7 +24,7 @@ use shoal_store::{Partial, StoreError, Visibility};
 use tokio::sync::SetOnce;
 
 use super::restraint::Restraint;
-use super::story::{Shares, Source};
+use super::story::{OnItsOwn, Shares, Source};
 use crate::registry::sendfile::MappedFile;
 use crate::sources::Sender;
 
@@ -295,6 +295,11 @@ impl FlightIo {
     /// What each source brought.
     pub fn shares(&self) -> Shares {
         self.shares.lock().clone()
+    }
+
+    /// Something is fetched without the other members.
+    pub fn set_on_its_own(&self, why: OnItsOwn) {
+        self.shares.lock().set_on_its_own(why);
     }
 
     // ---- what members send ----

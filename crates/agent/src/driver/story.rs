@@ -1,12 +1,14 @@
 //! Where the bytes of a blob came from, for a person who asks afterwards.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use shoal_engine::Digest;
 use shoal_engine::peer::PeerId;
+use shoal_engine::swarm::exchange::{Exchange, Standing};
 use shoal_engine::swarm::home::account::Account;
 
 use crate::admin::openapi::DigestText;
@@ -32,6 +34,44 @@ pub(crate) enum Source {
     Member(PeerId),
     /// A registry, a mirror or the object store, by name.
     Upstream(Arc<str>),
+}
+
+/// Why a node fetches a blob by itself although there are other members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnItsOwn {
+    /// No member said anything.
+    Silence,
+    /// No home took it on, its members could not be reached, or they could not fetch it.
+    NoHelp,
+}
+
+impl OnItsOwn {
+    /// Whether that is how a blob's exchange with the others stands.
+    pub(crate) fn of(exchange: &Exchange) -> Option<Self> {
+        match exchange.standing() {
+            _ if exchange.is_deaf() => Some(OnItsOwn::Silence),
+            Standing::Alone(_) => Some(OnItsOwn::NoHelp),
+            Standing::Joining(_) | Standing::Joined => None,
+        }
+    }
+
+    /// As in a metric's label.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            OnItsOwn::Silence => "silence",
+            OnItsOwn::NoHelp => "no-help",
+        }
+    }
+}
+
+impl fmt::Display for OnItsOwn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OnItsOwn::Silence => "no member said anything",
+            OnItsOwn::NoHelp => "other members could not bring it",
+        })
+    }
 }
 
 /// What one source brought.
@@ -67,6 +107,9 @@ pub struct BlobStory {
     pub received: Option<u64>,
     /// Where the bytes came from, most first; empty for one that was here before the agent started.
     pub sources: Vec<SourceShare>,
+    /// Why this node asked upstream by itself although there are other members, if it did.
+    #[serde(default)]
+    pub on_its_own: Option<OnItsOwn>,
     /// The members that keep who has it, by rank, in hex; empty without a swarm.
     pub homes: Vec<String>,
     /// What the homes say that answer: who has it, who receives it, who fetches it from upstream. One that is asked of the
@@ -191,15 +234,28 @@ struct Share {
 
 /// What each source brought of one blob.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Shares(BTreeMap<Source, Share>);
+pub(crate) struct Shares {
+    by_source: BTreeMap<Source, Share>,
+    on_its_own: Option<OnItsOwn>,
+}
 
 impl Shares {
+    /// Something is fetched without the others.
+    pub fn set_on_its_own(&mut self, why: OnItsOwn) {
+        self.on_its_own = Some(why);
+    }
+
+    /// Why something was fetched without the others, the last time that it was.
+    pub fn on_its_own(&self) -> Option<OnItsOwn> {
+        self.on_its_own
+    }
+
     /// Bytes have come.
     pub fn add(&mut self, source: Source, bytes: u64, now: Instant) {
-        if self.0.len() >= SOURCES_MAX && !self.0.contains_key(&source) {
+        if self.by_source.len() >= SOURCES_MAX && !self.by_source.contains_key(&source) {
             return;
         }
-        let share = self.0.entry(source).or_insert(Share { bytes: 0, first: now, last: now });
+        let share = self.by_source.entry(source).or_insert(Share { bytes: 0, first: now, last: now });
         share.bytes += bytes;
         share.last = now;
     }
@@ -209,7 +265,7 @@ impl Shares {
         let counts = |(source, share): &(&Source, &Share)| {
             matches!(source, Source::Upstream(_)) && since.is_none_or(|since| share.first >= since)
         };
-        self.0.iter().filter(counts).map(|(_, share)| share.bytes).sum()
+        self.by_source.iter().filter(counts).map(|(_, share)| share.bytes).sum()
     }
 
     /// For a person, most first.
@@ -217,7 +273,7 @@ impl Shares {
         let (now, unix) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
         let at_ms = |at: Instant| unix.saturating_sub(now.saturating_duration_since(at)).as_millis() as u64;
         let mut told: Vec<SourceShare> = self
-            .0
+            .by_source
             .iter()
             .map(|(source, share)| SourceShare {
                 source: match source {

@@ -95,12 +95,20 @@ fn what_follows() {
             "It is here; all of it came from upstream.",
         ),
         (
+            json!({"state": "stored", "sources": [source(false, MB, 1)], "on_its_own": "silence"}),
+            "It is here; all of it came from upstream, by this node alone: no member said anything.",
+        ),
+        (
             json!({"state": "stored", "sources": [source(true, 3 * MB, 1), source(false, MB, 1)]}),
             "It is here; 75 % of it came from other members, 25 % from upstream.",
         ),
         (
             json!({"state": "receiving", "received": MB, "sources": [source(false, MB, 70_000)]}),
             "It is on its way. Nothing has come for 30s. Most comes from docker.io, at 1.0 MB/s.",
+        ),
+        (
+            json!({"state": "receiving", "received": 0, "on_its_own": "no-help"}),
+            "It is on its way. Nothing has come yet. This node fetches it by itself: other members could not bring it.",
         ),
         (json!({"state": "receiving", "received": 0}), "It is on its way. Nothing has come yet."),
     ];

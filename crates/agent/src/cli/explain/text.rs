@@ -194,17 +194,23 @@ fn stored(story: &BlobStory) -> String {
     };
     match (of(true), of(false)) {
         (0, 0) => "It is here.".into(),
-        (0, _) => "It is here; all of it came from upstream.".into(),
+        (0, _) => format!("It is here; all of it came from upstream{}.", own(story)),
         (_, 0) => "It is here; all of it came from other members.".into(),
         (members, upstream) => {
             let all = members + upstream;
             format!(
-                "It is here; {} of it came from other members, {} from upstream.",
+                "It is here; {} of it came from other members, {} from upstream{}.",
                 percent(members, all),
-                percent(upstream, all)
+                percent(upstream, all),
+                own(story)
             )
         }
     }
+}
+
+/// Why this node fetched by itself, as the end of a sentence.
+fn own(story: &BlobStory) -> String {
+    story.on_its_own.map_or_else(String::new, |why| format!(", by this node alone: {why}"))
 }
 
 fn receiving(story: &BlobStory, beside: &Beside) -> String {
@@ -231,6 +237,9 @@ fn receiving(story: &BlobStory, beside: &Beside) -> String {
         let from = if main.is_member { member_name(&main.source) } else { main.source.clone() };
         let rate = (main.bytes as f64 / main.seconds) as u64;
         let _ = write!(text, " Most comes from {from}, at {}/s.", bytes(rate));
+    }
+    if let Some(why) = story.on_its_own {
+        let _ = write!(text, " This node fetches it by itself: {why}.");
     }
     for limit in beside.holding_back(story) {
         let _ = write!(text, "\nLimited by this node's {limit}.");
