@@ -28,8 +28,8 @@ enum Stage {
     Over,
     /// An answer is waited for since then.
     Waiting(Time),
-    /// Others have been hailed as well; at the second time it is enough.
-    Hailed(Time, Time),
+    /// Others have been hailed as well; at this time it is enough.
+    Hailed(Time),
     /// Nobody is there.
     Deaf,
 }
@@ -81,7 +81,7 @@ impl Silence {
     pub fn next_wakeup(&self) -> Option<Time> {
         match self.stage {
             Stage::Waiting(since) => Some(since + DEAF_DOUBT),
-            Stage::Hailed(_, until) => Some(until),
+            Stage::Hailed(until) => Some(until),
             Stage::Over | Stage::Deaf => None,
         }
     }
@@ -97,7 +97,7 @@ impl Silence {
         match self.stage {
             Stage::Waiting(since) => match self.patience(now) {
                 Some(patience) => {
-                    self.stage = Stage::Hailed(since, since + patience);
+                    self.stage = Stage::Hailed(since + patience);
                     Some(Verdict::Hail)
                 }
                 None => {
@@ -105,7 +105,7 @@ impl Silence {
                     None
                 }
             },
-            Stage::Hailed(..) => {
+            Stage::Hailed(_) => {
                 self.stage = Stage::Deaf;
                 Some(Verdict::Deaf)
             }

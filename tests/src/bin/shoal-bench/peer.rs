@@ -143,8 +143,10 @@ fn into(curl: &Path, url: &str, file: &Path) -> Command {
 
 /// The same, and computes its digest meanwhile: the least that a store of content by its digest has to do.
 fn checked(curl: &Path, url: &str, file: &Path) -> Command {
-    let mut command = Command::new("sh");
-    let script = "set -e; curl=$1 url=$2 file=$3; shift 3; \"$curl\" \"$@\" \"$url\" | tee \"$file\" | openssl dgst -sha256";
-    command.args(["-c", script, "sh"]).arg(curl).arg(url).arg(file).args(QUIET);
+    // Of a pipe in the shell of POSIX only the last one's failure counts.
+    let mut command = Command::new("bash");
+    let script =
+        "curl=$1 url=$2 file=$3; shift 3; \"$curl\" \"$@\" \"$url\" | tee \"$file\" | openssl dgst -sha256";
+    command.args(["-o", "pipefail", "-c", script, "bash"]).arg(curl).arg(url).arg(file).args(QUIET);
     command
 }
