@@ -179,7 +179,7 @@ impl Engine {
             }
             Input::Heard { from, message } => self.with_swarm(|swarm| swarm.hear(now, from, message)),
             Input::PeerLost { peer } => self.with_swarm(|swarm| swarm.lost(now, &peer)),
-            Input::Answered { after, .. } => self.with_swarm(|swarm| swarm.answered(now, after)),
+            Input::Answered { peer, after } => self.with_swarm(|swarm| swarm.answered(now, &peer, after)),
             Input::PortClosed { peer } => self.with_swarm(|swarm| swarm.port_closed(now, &peer)),
             Input::Arrived { from, digest, piece, hash, backlog } => {
                 self.with_swarm(|swarm| swarm.arrived(now, from, digest, (piece, hash, backlog)));
@@ -505,7 +505,7 @@ fn follow(flight: &mut Flight, swarm: &mut Swarm, now: Time, out: &mut VecDeque<
     }
     if flight.phase() == Phase::Sizing {
         // The home is asked before the registry.
-        swarm.await_answer(now);
+        swarm.await_answer(now, &digest);
     }
     if swarm.exchange(&digest).is_none() {
         return;

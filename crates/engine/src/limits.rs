@@ -163,6 +163,12 @@ pub const HOME_RECOVERY: Duration = Duration::from_millis(150);
 /// long again as those had patience who ask.
 pub const FIRST_HOME_WAIT: Duration = JOIN_TIMEOUT;
 
+/// Pause between two questions of a home to the one in whose place it is asked: are you back?
+pub const STAND_IN_PAUSE: Duration = Duration::from_millis(500);
+
+/// The same where answers are known to come soon. Less than those had patience who ask, for it comes after that.
+pub const FIRST_HOME_WAIT_MIN: Duration = Duration::from_millis(200);
+
 /// Times that a home gives way to the one in whose place it is asked, for one blob. Members that come back nevertheless get no answer
 /// there, or do not believe what they were told.
 pub const GIVES_WAY_MAX: u32 = 2;
@@ -282,6 +288,16 @@ pub const DEAF_DOUBT: Duration = Duration::from_millis(150);
 
 /// Members that it hails.
 pub const HAILED_MAX: usize = 5;
+
+/// Time without a word from a home that was asked, after which it is hailed, and those that would be home without it. A home that
+/// has to ask others first takes [`HOME_RECOVERY`].
+pub const HOME_DOUBT: Duration = Duration::from_millis(200);
+
+/// Pause between two looks at members that were told to fetch something and have not begun to: do they still live?
+pub const HOLDERS_PAUSE: Duration = Duration::from_millis(500);
+
+/// Members that are hailed because a home says nothing: those that would be home without it.
+pub const HEIRS_HAILED_MAX: usize = 8;
 
 /// Time without a word from anybody after a node has asked a home, after which it fetches by itself: this, or so many times
 /// what the slowest of the last answers took, unless that is more than the most.

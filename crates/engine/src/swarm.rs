@@ -20,6 +20,7 @@ mod parts;
 mod seeds;
 mod silence;
 mod spoiled;
+mod unheard;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -48,6 +49,7 @@ use pieces::PieceSet;
 use seeds::Seed;
 use silence::Silence;
 use spoiled::Spoiled;
+use unheard::Unheard;
 use upload::{UploadId, Uploads};
 use warm::{Asked, Desk, Warming};
 
@@ -95,6 +97,7 @@ pub struct Swarm {
     listing: BTreeMap<Digest, BTreeSet<PeerId>>,
     gone: Gone,
     silence: Silence,
+    unheard: Unheard,
     former: FormerMembers,
     spoiled: Spoiled,
     /// Until when a node without members waits for some.
@@ -124,6 +127,7 @@ impl Swarm {
             listing: BTreeMap::new(),
             gone: Gone::default(),
             silence: Silence::default(),
+            unheard: Unheard::default(),
             former: FormerMembers::default(),
             spoiled: Spoiled::default(),
             alone_until: None,
@@ -206,6 +210,7 @@ impl Swarm {
             self.warming.next_wakeup(),
             self.paces.next_wakeup(),
             self.silence.next_wakeup(),
+            self.unheard.next_wakeup(),
         ];
         exchanges.into_iter().chain(others.into_iter().flatten()).min()
     }
@@ -374,7 +379,7 @@ impl Swarm {
         use Message as M;
         self.gone.heard(&from);
         if from != self.me {
-            self.hear_anybody();
+            self.hear_anybody(now, &from);
         }
         let mail = &mut self.mail;
         match message {
@@ -419,6 +424,7 @@ impl Swarm {
             }
             M::Subscribe { digest, size, classes, class, runs, unlisted } => {
                 let wanted = Wanted { size, classes, class, runs, unlisted };
+                self.uploads.leave_behind(now, &from, (digest, class));
                 self.handle_subscribe(from, digest, wanted);
             }
             M::Unsubscribe { digest, class } => {
@@ -514,7 +520,7 @@ impl Swarm {
 
     /// A piece has come from a member.
     pub fn arrived(&mut self, now: Time, from: PeerId, digest: Digest, piece: (u32, PieceHash, u32)) {
-        self.hear_anybody();
+        self.hear_anybody(now, &from);
         let mail = &mut self.mail;
         let arrival = self.exchanges.get_mut(&digest).map(|exchange| {
             let arrival = exchange.handle_arrived(now, from, piece, mail);
@@ -546,6 +552,7 @@ impl Swarm {
     /// Time has passed.
     pub fn advance(&mut self, now: Time) {
         self.advance_silence(now);
+        self.advance_unheard(now);
         let (roster, gone, mail) = (&self.roster, &self.gone, &mut self.mail);
         let crowd = self.exchanges.values().filter(|exchange| !exchange.have().is_full()).count();
         for (digest, exchange) in &mut self.exchanges {
@@ -575,8 +582,13 @@ impl Swarm {
             if to == self.me {
                 self.hear(now, to, message);
             } else {
-                if matches!(message, Message::Join { .. }) {
-                    self.silence.begin(now);
+                match &message {
+                    Message::Join { digest, .. } => {
+                        self.silence.begin(now);
+                        self.unheard.begin(now, to, *digest);
+                    }
+                    Message::Lease { digest, .. } => self.unheard.begin_fetching(now, to, *digest),
+                    _ => {}
                 }
                 out.push_back(Output::Tell { to, message });
             }
@@ -606,10 +618,10 @@ impl Swarm {
             }
             _ => {
                 self.home.join(now, from, digest, joining, &self.roster, &mut self.mail);
-                if let Some(first) =
-                    first.filter(|first| *first != self.me && !self.gone.contains(now, first))
+                if let Some(first) = first.filter(|first| *first != self.me && !self.gone.is_lost(now, first))
                 {
-                    self.home.ask_first(now, &digest, first, &mut self.mail);
+                    let wait = self.patience_with_first(now, &first);
+                    self.home.ask_first(now, &digest, (first, wait), &mut self.mail);
                 }
             }
         }

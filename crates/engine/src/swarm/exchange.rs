@@ -145,7 +145,7 @@ pub struct Exchange {
     deaf: Deaf,
     /// The home that could not be reached any more.
     lost_home: Option<PeerId>,
-    /// Whether a home was left because of what it told: the next one would send this node back.
+    /// Whether a home was left because of what it told, or of its silence: the next one would send this node back.
     left_home: bool,
     compared: Time,
     /// Whether that was ever done.
@@ -581,6 +581,10 @@ impl Exchange {
                 }
             }
             _ => {}
+        }
+        if matches!(self.standing, Standing::Joining(_)) {
+            // Nobody may have spoken for some time when it is this home's turn to be silent.
+            self.listen(now);
         }
     }
 

@@ -12,13 +12,29 @@ use crate::time::Time;
 
 /// See the module's head.
 #[derive(Default)]
-pub struct Gone(BTreeMap<PeerId, Time>);
+pub struct Gone(BTreeMap<PeerId, Absence>);
+
+#[derive(Clone, Copy)]
+struct Absence {
+    until: Time,
+    /// Whether nothing is known but that it says nothing.
+    is_silence: bool,
+}
 
 impl Gone {
     /// A member cannot be reached.
     pub fn lost(&mut self, now: Time, peer: PeerId) {
-        self.0.retain(|_, until| *until > now);
-        self.0.insert(peer, now + GONE_REMEMBERED);
+        self.add(now, peer, false);
+    }
+
+    /// A member says nothing while others speak.
+    pub fn silent(&mut self, now: Time, peer: PeerId) {
+        self.add(now, peer, true);
+    }
+
+    fn add(&mut self, now: Time, peer: PeerId, is_silence: bool) {
+        self.0.retain(|_, absence| absence.until > now);
+        self.0.insert(peer, Absence { until: now + GONE_REMEMBERED, is_silence });
     }
 
     /// A member lives.
@@ -33,7 +49,12 @@ impl Gone {
 
     /// Whether a member is not to be asked.
     pub fn contains(&self, now: Time, peer: &PeerId) -> bool {
-        self.0.get(peer).is_some_and(|until| *until > now)
+        self.0.get(peer).is_some_and(|absence| absence.until > now)
+    }
+
+    /// Whether a member is known to be unreachable: it does not only say nothing.
+    pub fn is_lost(&self, now: Time, peer: &PeerId) -> bool {
+        self.0.get(peer).is_some_and(|absence| absence.until > now && !absence.is_silence)
     }
 }
 
@@ -50,7 +71,10 @@ mod tests {
         assert!(gone.contains(start, &peer) && !gone.contains(start, &PeerId([2; 32])));
         assert!(gone.contains(start + (GONE_REMEMBERED - Duration::from_millis(1)), &peer));
         assert!(!gone.contains(start + GONE_REMEMBERED, &peer), "time passes");
+        gone.silent(start, peer);
+        assert!(gone.contains(start, &peer) && !gone.is_lost(start, &peer));
         gone.lost(start, peer);
+        assert!(gone.is_lost(start, &peer));
         gone.heard(&peer);
         assert!(!gone.contains(start, &peer), "it lives");
         gone.lost(start, peer);

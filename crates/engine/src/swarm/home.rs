@@ -32,7 +32,7 @@ use crate::wire::{ClassFeeds, Complaint, Entry, Feed, LeaseEnd, LeaseId, Message
 use forest::{Forest, Node, Parent};
 use hearings::Hearings;
 use leases::{Action, Leases};
-use rivals::{Asked, Rivals};
+use rivals::{Asked, Rivals, StandIn};
 use succession::Census;
 use trust::Distrust;
 
@@ -79,6 +79,7 @@ struct Book {
     asked: Option<Asked>,
     /// Better homes that others have named, and that were asked whether they are.
     named: BTreeSet<PeerId>,
+    stands_in: Option<StandIn>,
     /// A member that was asked to take the hashes of what it has.
     listing: Option<PeerId>,
     /// Members that wait for the complete list.
@@ -423,6 +424,7 @@ impl Book {
             census: None,
             asked: None,
             named: BTreeSet::new(),
+            stands_in: None,
             listing: None,
             unlisted: BTreeSet::new(),
             reporters_of_lists: BTreeSet::new(),
@@ -438,7 +440,8 @@ impl Book {
         let census = self.census.as_ref().map(|census| census.until);
         let asked = self.asked.as_ref().map(|asked| asked.until);
         let others = [census, asked, self.hearings.next_wakeup(), self.leases.next_wakeup()];
-        others.into_iter().flatten().chain([self.roll_at]).min()
+        let first = self.stands_in.as_ref().map(StandIn::next_wakeup);
+        others.into_iter().chain([first]).flatten().chain([self.roll_at]).min()
     }
 
     fn all(&self) -> Run {
@@ -465,7 +468,7 @@ impl Book {
             self.forest.add(from, zone);
         }
         for (lease, run) in joining.leases {
-            if !self.leases.adopt(now, lease, from, run) {
+            if self.has_elsewhere(run) || !self.leases.adopt(now, lease, from, run) {
                 mail.push_back((from, Message::Trim { digest: self.digest, lease, end: 0 }));
                 continue;
             }
@@ -575,6 +578,7 @@ impl Book {
             self.ask_for_list(mail);
         }
         self.call_roll(now, mail);
+        self.ask_first_again(now, mail);
     }
 
     fn grant(&mut self, now: Time, mail: &mut Mail) {

@@ -55,7 +55,7 @@ impl Swarm {
 }
 
 /// Tells all exchanges of something that may leave them alone.
-fn tell_all(
+pub(super) fn tell_all(
     exchanges: &mut BTreeMap<Digest, Exchange>,
     events: &mut VecDeque<Event>,
     mut tell: impl FnMut(&Digest, &mut Exchange),

@@ -11,10 +11,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::homes::mix;
+use crate::ids::Digest;
 use crate::limits::{
     ANSWERS_REMEMBERED_FOR, ANSWERS_REMEMBERED_MAX, DEAF_AFTER, DEAF_AFTER_ANSWERS, DEAF_AFTER_MAX,
     DEAF_DOUBT, HAILED_MAX, LATENESS_MAX,
 };
+use crate::peer::PeerId;
 use crate::time::Time;
 use crate::wire::Message;
 
@@ -95,7 +97,7 @@ impl Silence {
             return None;
         }
         match self.stage {
-            Stage::Waiting(since) => match self.patience(now) {
+            Stage::Waiting(since) => match self.patience(now, DEAF_AFTER) {
                 Some(patience) => {
                     self.stage = Stage::Hailed(since + patience);
                     Some(Verdict::Hail)
@@ -113,31 +115,34 @@ impl Silence {
         }
     }
 
-    /// How long a silence has to be that says something; `None` if none does.
-    fn patience(&self, now: Time) -> Option<Duration> {
+    /// How long a silence has to be that says something, at least; `None` if none does.
+    pub(super) fn patience(&self, now: Time, least: Duration) -> Option<Duration> {
         let lately = self.answers.iter().filter(|(at, _)| now < *at + ANSWERS_REMEMBERED_FOR);
         let slowest = lately.map(|(_, after)| *after).max()?;
-        let patience = slowest.saturating_mul(DEAF_AFTER_ANSWERS).max(DEAF_AFTER);
+        let patience = slowest.saturating_mul(DEAF_AFTER_ANSWERS).max(least);
         (patience <= DEAF_AFTER_MAX).then_some(patience)
     }
 }
 
 impl Swarm {
     /// A member has answered the membership's probe after this long.
-    pub fn answered(&mut self, now: Time, after: Duration) {
+    pub fn answered(&mut self, now: Time, peer: &PeerId, after: Duration) {
         self.silence.answered(now, after);
-        self.hear_anybody();
+        self.gone.heard(peer);
+        self.hear_anybody(now, peer);
     }
 
-    /// The answer of another member is waited for, to a question that the engine does not ask itself.
-    pub fn await_answer(&mut self, now: Time) {
+    /// The answer of a blob's home is waited for, to a question that the engine does not ask itself.
+    pub fn await_answer(&mut self, now: Time, digest: &Digest) {
         if self.has_members() {
             self.silence.begin(now);
+            self.await_home(now, digest);
         }
     }
 
     /// Another member is there: nothing is fetched because nobody is.
-    pub(super) fn hear_anybody(&mut self) {
+    pub(super) fn hear_anybody(&mut self, now: Time, peer: &PeerId) {
+        self.unheard.heard(now, peer);
         if self.silence.end() {
             for (digest, exchange) in &mut self.exchanges {
                 if exchange.hear_again() {

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use crate::ids::Digest;
 use crate::limits::{
-    SLOW_READER_FACTOR, SUBSCRIPTIONS_MAX, UPLOADS_DOUBTED_MAX, UPLOADS_MAX, UPLOADS_PER_PEER_MAX,
-    UPLOADS_TO_SLOW_MAX,
+    FEED_SILENCE_MAX, SLOW_READER_FACTOR, SUBSCRIPTIONS_MAX, UPLOADS_DOUBTED_MAX, UPLOADS_MAX,
+    UPLOADS_PER_PEER_MAX, UPLOADS_TO_SLOW_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::classes::{RELAY, class_of};
@@ -83,8 +83,11 @@ struct Reader {
 
 struct OnTheWay {
     to: ReaderKey,
+    stream: (Digest, u8),
     since: Time,
     slow: bool,
+    /// Its reader has opened the stream anew and does not take this piece any more: it has a place of nobody's.
+    left_behind: bool,
 }
 
 /// See the module's head.
@@ -99,6 +102,7 @@ pub struct Uploads {
     on_the_way: BTreeMap<UploadId, OnTheWay>,
     fast: usize,
     slow: usize,
+    left_behind: usize,
     next: u64,
     /// Smoothed time of the quickest reader, seconds.
     quickest: f64,
@@ -163,6 +167,28 @@ impl Uploads {
         };
         self.by_blob.entry(digest).or_default().push(id);
         self.enqueue(id);
+    }
+
+    /// A stream is opened anew: what has been on the way for long in the old one, as a link was cut, keeps its reader from nothing.
+    pub fn leave_behind(&mut self, now: Time, to: &PeerId, stream: (Digest, u8)) {
+        let in_old_one = |sending: &&mut OnTheWay| {
+            let is_stuck = now >= sending.since + FEED_SILENCE_MAX;
+            is_stuck && sending.to.0 == *to && sending.stream == stream && !sending.left_behind
+        };
+        for sending in self.on_the_way.values_mut().filter(in_old_one) {
+            // Each of them holds a stream until it is given up.
+            if self.left_behind >= UPLOADS_DOUBTED_MAX {
+                return;
+            }
+            *(if sending.slow { &mut self.slow } else { &mut self.fast }) -= 1;
+            self.left_behind += 1;
+            sending.left_behind = true;
+            if let Some(reader) = self.readers.get_mut(&sending.to) {
+                reader.on_the_way = reader.on_the_way.saturating_sub(1);
+                // What it took says nothing of the new stream.
+                reader.takes = 0.0;
+            }
+        }
     }
 
     /// Closes a stream; what is on the way still goes.
@@ -252,6 +278,10 @@ impl Uploads {
     /// A piece has left, or has failed to. Unknown names are ignored: the member was forgotten meanwhile.
     pub fn sent(&mut self, now: Time, upload: UploadId) {
         let Some(done) = self.on_the_way.remove(&upload) else { return };
+        if done.left_behind {
+            self.left_behind -= 1;
+            return;
+        }
         *(if done.slow { &mut self.slow } else { &mut self.fast }) -= 1;
         let Some(reader) = self.readers.get_mut(&done.to) else { return };
         reader.on_the_way = reader.on_the_way.saturating_sub(1);
@@ -301,7 +331,10 @@ impl Uploads {
             reader.on_the_way += 1;
             self.next += 1;
             let upload = UploadId(self.next);
-            self.on_the_way.insert(upload, OnTheWay { to: key, since: now, slow });
+            self.on_the_way.insert(
+                upload,
+                OnTheWay { to: key, stream: (sub.digest, sub.class), since: now, slow, left_behind: false },
+            );
             let backlog = sub.waiting.len() as u32;
             sub.queued = backlog > 0;
             sub.left -= 1;
@@ -320,7 +353,9 @@ impl Uploads {
     /// Pieces that have been on the way for long have a slow reader, and do not count against the bound of the others.
     fn doubt(&mut self, now: Time) {
         let limit = SLOW_READER_FACTOR * self.quickest;
-        for sending in self.on_the_way.values_mut().filter(|s| !s.slow && self.quickest > 0.0) {
+        for sending in
+            self.on_the_way.values_mut().filter(|s| !s.slow && !s.left_behind && self.quickest > 0.0)
+        {
             if self.slow >= UPLOADS_DOUBTED_MAX {
                 return;
             }

@@ -321,6 +321,61 @@ fn a_node_that_nobody_answers_is_on_its_own_at_once() {
     }
 }
 
+/// All homes of a blob stand still, the others do not, and the membership does not know yet: the next ones take their places.
+#[test]
+fn a_blob_whose_homes_say_nothing_gets_others() {
+    let (alone, _) = pull_alone(false, 1, &[]);
+    for (count, homes) in (5..12).flat_map(|count| (1..=3).map(move |homes| (count, homes))) {
+        for number in 0..4 {
+            let mut cluster = Cluster::new(count);
+            (0..64).for_each(|_| _ = cluster.add(SIZE));
+            let not_mine = (0..64).filter(|blob| !cluster.homes(*blob).contains(&0)).nth(number);
+            let blob = not_mine.unwrap();
+            let frozen = cluster.homes(blob)[..homes].to_vec();
+            frozen.iter().for_each(|home| cluster.act(Act::Freeze(*home)));
+            let begun = cluster.now;
+            let tickets: Vec<_> = (0..count)
+                .filter(|node| !frozen.contains(node))
+                .map(|node| cluster.open(node, blob))
+                .collect();
+            let first = tickets[0];
+            cluster.run_until(|c| c.outcome(first).is_some());
+            let time = cluster.now - begun;
+            let setting = format!("{count} nodes, {frozen:?} of {:?} frozen", cluster.homes(blob));
+            assert!(time < alone + Duration::from_millis(800), "{setting}: {time:?}");
+            assert_eq!(cluster.blobs[blob].fetched, SIZE, "{setting}");
+            frozen.iter().for_each(|home| cluster.act(Act::Thaw(*home)));
+            cluster.run();
+            delivered_but(&cluster, &tickets, &[]);
+            assert_eq!(cluster.blobs[blob].fetched, SIZE, "{setting}");
+        }
+    }
+}
+
+/// One of those who pull stands still before anything has come, perhaps the one that was told to fetch.
+#[test]
+fn a_lease_of_somebody_who_says_nothing_goes_to_another() {
+    let (alone, _) = pull_alone(false, 1, &[]);
+    for (count, stands_still) in (4..9).flat_map(|count| (0..count).map(move |node| (count, node))) {
+        let mut cluster = Cluster::new(count);
+        let blob = cluster.add(SIZE);
+        let others: Vec<_> = (0..count).filter(|node| *node != stands_still).collect();
+        cluster.open(stands_still, blob);
+        cluster.run_for(Duration::from_millis(5));
+        let tickets: Vec<_> = others.iter().map(|node| cluster.open(*node, blob)).collect();
+        let begun = cluster.now;
+        cluster.act(Act::Freeze(stands_still));
+        let waited_for = tickets.clone();
+        cluster.run_until(move |c| waited_for.iter().all(|ticket| c.outcome(*ticket).is_some()));
+        let time = cluster.now - begun;
+        delivered_but(&cluster, &tickets, &[]);
+        assert!(
+            time < 2 * alone + Duration::from_secs(1),
+            "{count} nodes, {stands_still} stands still: {time:?}"
+        );
+    }
+}
+
 /// They go on in the middle of it: then it is a swarm again, and what has come counts.
 #[test]
 fn a_node_that_is_answered_late_goes_on_with_the_others() {

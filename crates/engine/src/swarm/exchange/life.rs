@@ -78,6 +78,27 @@ impl Exchange {
         self.homes.extend(fresh);
     }
 
+    /// Members say nothing while others speak. If the home that was asked is one of them, the next one is asked in its place.
+    pub fn handle_unheard(
+        &mut self,
+        now: Time,
+        unheard: &[PeerId],
+        homes: impl Fn() -> Vec<PeerId>,
+        mail: &mut Mail,
+    ) {
+        let waits = matches!(self.standing, Standing::Joining(_));
+        if !waits || self.home().is_none_or(|home| !unheard.contains(&home)) {
+            return;
+        }
+        self.homes = self.trusted(homes());
+        // The next one has no reason to think that it is the first.
+        self.left_home = true;
+        match self.homes.is_empty() {
+            true => self.handle_alone(LeaseEnd::Denied, mail),
+            false => self.join(now, 0, mail),
+        }
+    }
+
     pub(super) fn next_home(&mut self, now: Time, mail: &mut Mail) {
         let next = match self.standing {
             Standing::Joining(rank) => rank + 1,

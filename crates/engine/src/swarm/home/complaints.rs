@@ -5,11 +5,33 @@
 //! of itself feeds nobody. Prevents: innocent members that lose their places because something above them stands still.
 
 use super::forest::{Node, Parent};
-use super::{Book, Mail};
+use super::{Book, Home, Mail};
+use crate::ids::Digest;
 use crate::limits::{ACCUSERS_MIN, DRY_MAX, FEED_SILENCE_MAX, SLOW_MEMBERS_SHARE_MIN, SOURCE_SILENCE_MAX};
 use crate::peer::PeerId;
 use crate::time::Time;
 use crate::wire::{Complaint, Message, Run};
+
+impl Home {
+    /// Other members that were told to fetch something of which nothing has come yet, with the blobs.
+    pub fn holders_that_have_not_begun(&self) -> impl Iterator<Item = (Digest, PeerId)> + '_ {
+        self.books.values().flat_map(|book| {
+            let waited_for = book.leases.active().filter(|(_, a)| !a.begun && a.holder != self.me);
+            waited_for.map(|(_, active)| (book.digest, active.holder))
+        })
+    }
+
+    /// Members say nothing while others speak: somebody else fetches what they were to begin with.
+    pub fn unheard(&mut self, now: Time, members: &[PeerId], mail: &mut Mail) {
+        for book in self.books.values_mut() {
+            let ended: Vec<_> = members.iter().flat_map(|member| book.leases.take_unbegun(member)).collect();
+            if !ended.is_empty() {
+                ended.into_iter().for_each(|action| book.carry_out(action, mail));
+                book.advance(now, mail);
+            }
+        }
+    }
+}
 
 impl Book {
     #[allow(clippy::too_many_arguments, reason = "the fields of one message")]

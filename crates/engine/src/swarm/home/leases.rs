@@ -34,7 +34,7 @@ pub struct Active {
     /// When bytes came last, as far as was told.
     alive: Time,
     /// Whether anything has arrived.
-    begun: bool,
+    pub begun: bool,
 }
 
 /// What the home has to tell.
@@ -301,6 +301,18 @@ impl Leases {
         let ended = mine.map(|lease| Action::Trim { holder: *peer, lease, end: 0 }).collect();
         self.active.retain(|_, a| a.holder != *peer);
         ended
+    }
+
+    /// A member says nothing while others speak: leases that it was granted and has not begun end. Those that it has begun end when
+    /// nothing comes of them.
+    pub fn take_unbegun(&mut self, peer: &PeerId) -> Vec<Action> {
+        let mine = self.active.iter().filter(|(_, a)| a.holder == *peer && !a.begun);
+        let leases: Vec<_> = mine.map(|(lease, _)| *lease).collect();
+        if !leases.is_empty() {
+            self.failed.insert(*peer);
+        }
+        leases.iter().for_each(|lease| _ = self.active.remove(lease));
+        leases.into_iter().map(|lease| Action::Trim { holder: *peer, lease, end: 0 }).collect()
     }
 
     /// All pieces are suspect.

@@ -11,17 +11,18 @@
 //! Invariant: a book goes only to a heavier member, so nothing goes round in a circle.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use super::{Book, Home, Joining, Mail};
 use crate::homes::{first_of, homes, outranks};
 use crate::ids::Digest;
 use crate::limits::{
-    BEHIND_WAIT, BETTER_REMEMBERED, BOOKS_MAX, DEPARTED_MAX, FIRST_HOME_WAIT, GIVES_WAY_MAX, HOLDERS_ENOUGH,
-    HOLDERS_PER_BLOB_MAX, HOLDERS_WAIT, HOME_RECOVERY, RIVALS_ASKED_MAX, RIVALS_NAMED_MAX,
+    BEHIND_WAIT, BETTER_REMEMBERED, BOOKS_MAX, DEPARTED_MAX, GIVES_WAY_MAX, HOLDERS_ENOUGH,
+    HOLDERS_PER_BLOB_MAX, HOLDERS_WAIT, HOME_RECOVERY, RIVALS_ASKED_MAX, RIVALS_NAMED_MAX, STAND_IN_PAUSE,
 };
 use crate::peer::{PeerId, Roster};
 use crate::time::Time;
-use crate::wire::Message;
+use crate::wire::{Message, Run};
 
 /// What a home remembers of others.
 #[derive(Default)]
@@ -48,6 +49,18 @@ pub(super) struct Asked {
     behind: bool,
     /// Members that have joined meanwhile, in order, with their zones.
     joined: Vec<(PeerId, Box<str>, Joining)>,
+}
+
+/// Whose place a book is kept in, who does not answer.
+pub(super) struct StandIn {
+    first: PeerId,
+    ask_at: Time,
+}
+
+impl StandIn {
+    pub(super) fn next_wakeup(&self) -> Time {
+        self.ask_at
+    }
 }
 
 /// What an asked rival knows, see [`Message::Known`].
@@ -99,14 +112,23 @@ impl Home {
     }
 
     /// A book was opened in the place of a home that does not answer, and that may live: it is asked, and nothing is granted before
-    /// it has had time to say so. Those who come back after that have their reasons.
-    pub fn ask_first(&mut self, now: Time, digest: &Digest, first: PeerId, mail: &mut Mail) {
+    /// it has had this time to say so. Those who come back after that have their reasons.
+    pub fn ask_first(
+        &mut self,
+        now: Time,
+        digest: &Digest,
+        (first, wait): (PeerId, Duration),
+        mail: &mut Mail,
+    ) {
         if self.gave_way(now, digest, &first) >= GIVES_WAY_MAX {
             return;
         }
         let Some(book) = self.books.get_mut(digest) else { return };
         if book.ask_named(first, mail) {
-            book.leases.wait_until(now + FIRST_HOME_WAIT);
+            if !wait.is_zero() {
+                book.leases.wait_until(now + wait);
+            }
+            book.stands_in = Some(StandIn { first, ask_at: now + STAND_IN_PAUSE });
         }
     }
 
@@ -232,6 +254,9 @@ impl Home {
             self.rivals.departed.pop_front();
         }
         self.rivals.departed.push_back(peer);
+        for book in self.books.values_mut() {
+            book.stands_in.take_if(|stand_in| stand_in.first == peer);
+        }
     }
 }
 
@@ -267,6 +292,19 @@ impl Book {
             }
         }
         is_new
+    }
+
+    /// The home in whose place this book is kept may be back: two books of one blob are two copies.
+    pub(super) fn ask_first_again(&mut self, now: Time, mail: &mut Mail) {
+        if let Some(stand_in) = self.stands_in.as_mut().filter(|stand_in| stand_in.ask_at <= now) {
+            stand_in.ask_at = now + STAND_IN_PAUSE;
+            mail.push_back((stand_in.first, Message::Inquire { digest: self.digest }));
+        }
+    }
+
+    /// Whether what a lease of another home is for is there already: this home was cut off from that one, and has gone on.
+    pub(super) fn has_elsewhere(&self, run: Run) -> bool {
+        !self.forest.is_held() && self.leases.first_missing(run) >= run.end
     }
 
     /// Members that wait to be let in.

@@ -167,3 +167,31 @@ fn what_a_member_takes_slowly_on_purpose_holds_up_nothing_else_of_it() {
     uploads.forget(&peer(1));
     assert!(uploads.is_empty());
 }
+
+/// A link was cut in the middle of four pieces, and their reader opens the stream anew before they are given up.
+#[test]
+fn what_is_stuck_in_an_old_stream_keeps_its_reader_from_nothing() {
+    let (mut uploads, since) = (Uploads::default(), at(0) + FEED_SILENCE_MAX);
+    let subscribe = |uploads: &mut Uploads, now| {
+        uploads.leave_behind(now, &peer(1), (blob(), 0));
+        uploads.subscribe(peer(1), blob(), 0, 1, vec![ALL], |_| true);
+    };
+    let sent = |uploads: &mut Uploads, now| std::iter::from_fn(|| uploads.next(now)).count();
+    subscribe(&mut uploads, at(0));
+    assert_eq!(sent(&mut uploads, at(0)), UPLOADS_PER_PEER_MAX);
+    subscribe(&mut uploads, at(1));
+    assert_eq!(sent(&mut uploads, at(1)), 0, "that may be the one piece that is still wanted");
+    subscribe(&mut uploads, since);
+    assert_eq!(sent(&mut uploads, since), UPLOADS_PER_PEER_MAX);
+    (1..=4).for_each(|upload| uploads.sent(since, UploadId(upload)));
+    assert_eq!(sent(&mut uploads, since), 0, "those had no places any more");
+    (5..=8).for_each(|upload| uploads.sent(since, UploadId(upload)));
+    assert_eq!(sent(&mut uploads, since), UPLOADS_PER_PEER_MAX);
+    // Whoever does that again and again gets no more than a few.
+    let later = |times: u32| since + times * FEED_SILENCE_MAX;
+    for times in 1..100 {
+        subscribe(&mut uploads, later(times));
+        sent(&mut uploads, later(times));
+    }
+    assert_eq!(uploads.on_the_way.len(), UPLOADS_DOUBTED_MAX + 1);
+}
