@@ -224,7 +224,10 @@ impl Swarm {
             true => Vec::new(),
             false => living_homes(now, &digest, &self.roster, &self.gone),
         };
-        let mut exchange = Exchange::new(now, self.me, (digest, size), have, homes, &mut self.mail);
+        // A better home that says nothing would be named by the one that is asked.
+        let passes_over = self.passes_over(now, &digest);
+        let mut exchange =
+            Exchange::new(now, self.me, (digest, size), have, (homes, passes_over), &mut self.mail);
         exchange.set_spread(alone_pause(&digest, self.me, self.roster.len()));
         if self.silence.is_deaf() {
             exchange.set_deaf(now);
@@ -412,7 +415,7 @@ impl Swarm {
             }
             M::Holders { .. } => {}
             M::Inquire { digest } => {
-                let own = self.seeds.get(&digest).map(|seed| seed.size);
+                let own = self.announcements.stored(&digest);
                 self.home.inquired(now, from, (digest, own), &self.roster, mail);
             }
             M::Known { digest, size, holders, receiving, better } => {
@@ -582,14 +585,7 @@ impl Swarm {
             if to == self.me {
                 self.hear(now, to, message);
             } else {
-                match &message {
-                    Message::Join { digest, .. } => {
-                        self.silence.begin(now);
-                        self.unheard.begin(now, to, *digest);
-                    }
-                    Message::Lease { digest, .. } => self.unheard.begin_fetching(now, to, *digest),
-                    _ => {}
-                }
+                self.expect_answer(now, to, &message);
                 out.push_back(Output::Tell { to, message });
             }
         }
@@ -617,11 +613,15 @@ impl Swarm {
                 self.mail.push_back((from, Message::NotHome { digest, home }));
             }
             _ => {
+                // One that is no home of its own blob was never told of it.
+                if let Some(size) = self.announcements.stored(&digest).filter(|_| first != Some(self.me)) {
+                    self.home.announce(self.me, digest, size);
+                }
                 self.home.join(now, from, digest, joining, &self.roster, &mut self.mail);
                 if let Some(first) = first.filter(|first| *first != self.me && !self.gone.is_lost(now, first))
                 {
                     let wait = self.patience_with_first(now, &first);
-                    self.home.ask_first(now, &digest, (first, wait), &mut self.mail);
+                    self.home.ask_first(now, &digest, (first, wait), &self.roster, &mut self.mail);
                 }
             }
         }

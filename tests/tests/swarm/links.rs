@@ -61,6 +61,12 @@ impl Node {
         .await;
     }
 
+    /// Its name among the members.
+    async fn name(&self) -> String {
+        let peers = self.admin().peers().await.expect("the agent runs");
+        peers.members.iter().find(|member| member.is_self).expect("it is one of them").peer.clone()
+    }
+
     /// Why it has fetched a layer by itself.
     async fn reason(&self, layer: &Blob) -> Option<OnItsOwn> {
         let digest = layer.digest.parse().expect("a digest");
@@ -165,15 +171,24 @@ async fn the_link_of_a_zone_is_pulled() {
     }
 }
 
-/// All others have a layer and are of no use: their ports for pieces are firewalled, they are cut off, or they stand still. Then they are
-/// of use again.
+/// All others have a layer and are of no use: their ports for pieces are firewalled, those who know who has it are cut off, all are,
+/// or they stand still. Then they are of use again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_swarm_of_no_use_is_done_without() {
     place::needs_root();
     let network = Network::new(&[LINK_RATE; FAR.end]).expect("namespaces can be made");
     let folder = place::scratch();
-    let image = Image::new(896, &[SMALL_LAYER_BYTES; 4]);
-    let (_registry, nodes) = start(&network, folder.path(), &image).await;
+    let image = Image::new(896, &[SMALL_LAYER_BYTES; 5]);
+    let (_registry, mut nodes) = start(&network, folder.path(), &image).await;
+    let homeless = image.layers[4].digest.parse().expect("a digest");
+    let homes = nodes[0].1.admin().explain(&homeless).await.expect("the agent runs").homes;
+    // The first one is none of the homes of the last layer.
+    for at in 0..nodes.len() {
+        if !homes.contains(&nodes[at].1.name().await) {
+            nodes.swap(0, at);
+            break;
+        }
+    }
     let [(asker, asking), others @ ..] = &nodes[..] else { unreachable!("there are agents") };
     for (number, node) in others {
         for layer in &image.layers {
@@ -181,7 +196,9 @@ async fn a_swarm_of_no_use_is_done_without() {
             node.begin(&network, *number, layer).await.expect("it ends well");
         }
     }
-    let [firewalled, cut_off, still, healed] = &image.layers[..] else { unreachable!("there are four") };
+    let [firewalled, cut_off, still, healed, homeless] = &image.layers[..] else {
+        unreachable!("there are five")
+    };
     let network = &network;
     let pull = |layer| async move {
         let before = asking.upstream_bytes().await;
@@ -209,6 +226,18 @@ async fn a_swarm_of_no_use_is_done_without() {
     assert_eq!(asking.reason(firewalled).await, Some(OnItsOwn::NoHelp));
     assert_eq!(pulled.1, firewalled.len(), "one copy");
     nodes.iter().try_for_each(|(number, _)| network.heal(*number)).expect("the network is healed");
+    all_again().await;
+
+    for (number, node) in others {
+        if homes.contains(&node.name().await) {
+            network.unplug(*number).expect("its link goes down");
+        }
+    }
+    let pulled = pull(homeless).await;
+    println!("its homes are cut off: {pulled:.1?}");
+    assert_eq!(asking.reason(homeless).await, None);
+    assert_eq!(pulled.1, 0, "it comes from the others");
+    others.iter().try_for_each(|(number, _)| network.heal(*number)).expect("links come back");
     all_again().await;
 
     others.iter().try_for_each(|(number, _)| network.unplug(*number)).expect("links go down");

@@ -164,13 +164,13 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// An exchange that joins at the first of `homes`.
+    /// An exchange that joins at the first of `homes`; there may be a better one, which is not asked because it says nothing.
     pub fn new(
         now: Time,
         me: PeerId,
         (digest, size): (Digest, u64),
         have: PieceSet,
-        homes: Vec<PeerId>,
+        (homes, passes_over): (Vec<PeerId>, bool),
         mail: &mut Mail,
     ) -> Self {
         let pieces = piece_count(size) as u32;
@@ -200,7 +200,7 @@ impl Exchange {
             closed: BTreeSet::new(),
             deaf: Deaf::default(),
             lost_home: None,
-            left_home: false,
+            left_home: passes_over,
             compared: now,
             is_compared: false,
             is_slow: false,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::Swarm;
 use super::members::tell_all;
 use super::parts::living_homes;
-use crate::homes::first_of;
+use crate::homes::{first_of, homes};
 use crate::ids::Digest;
 use crate::limits::{
     DEAF_AFTER, FIRST_HOME_WAIT, FIRST_HOME_WAIT_MIN, HEIRS_HAILED_MAX, HOLDERS_PAUSE, HOME_DOUBT,
@@ -116,6 +116,21 @@ impl Unheard {
 }
 
 impl Swarm {
+    /// Something is sent of which the receiver is to say something soon.
+    pub(super) fn expect_answer(&mut self, now: Time, to: PeerId, message: &Message) {
+        match message {
+            Message::Join { digest, .. } => {
+                self.silence.begin(now);
+                self.unheard.begin(now, to, *digest);
+                if let Some(exchange) = self.exchanges.get_mut(digest).filter(|_| self.silence.is_deaf()) {
+                    exchange.set_deaf(now);
+                }
+            }
+            Message::Lease { digest, .. } => self.unheard.begin_fetching(now, to, *digest),
+            _ => {}
+        }
+    }
+
     /// The home of a blob is waited for, as a question that the engine does not ask itself has gone there.
     pub(super) fn await_home(&mut self, now: Time, digest: &Digest) {
         let home = living_homes(now, digest, &self.roster, &self.gone).first().copied();
@@ -155,10 +170,16 @@ impl Swarm {
         });
     }
 
+    /// Whether this node does not ask the first home of a blob because that one says nothing.
+    pub(super) fn passes_over(&self, now: Time, digest: &Digest) -> bool {
+        let first = homes(digest, &self.roster).first();
+        first.is_some_and(|first| self.gone.contains(now, &first) && !self.gone.is_lost(now, &first))
+    }
+
     /// How long this node waits for a home in whose place it is asked.
     pub(super) fn patience_with_first(&self, now: Time, first: &PeerId) -> Duration {
-        if self.gone.contains(now, first) {
-            // It has been waited for.
+        if self.gone.contains(now, first) || self.silence.is_deaf() {
+            // It has been waited for, or everybody.
             return Duration::ZERO;
         }
         let patience = self.silence.patience(now, FIRST_HOME_WAIT_MIN);

@@ -352,6 +352,26 @@ fn a_blob_whose_homes_say_nothing_gets_others() {
     }
 }
 
+/// The same where all others have it: whoever stands in for the homes asks a few for it.
+#[test]
+fn what_others_have_is_found_without_its_homes() {
+    for count in 5..12 {
+        let mut cluster = Cluster::new(count);
+        (0..64).for_each(|_| _ = cluster.add(SIZE));
+        let blob = (0..64).find(|blob| !cluster.homes(*blob).contains(&0)).unwrap();
+        (1..count).for_each(|node| cluster.give(node, blob));
+        cluster.run_for(Duration::from_secs(2));
+        cluster.homes(blob).iter().for_each(|home| cluster.act(Act::Freeze(*home)));
+        let begun = cluster.now;
+        let ticket = cluster.open(0, blob);
+        cluster.run_until(|c| c.outcome(ticket).is_some());
+        let time = cluster.now - begun;
+        assert_eq!(cluster.outcome(ticket), Some(Outcome::Delivered), "{count} nodes");
+        assert_eq!(cluster.blobs[blob].fetched, 0, "{count} nodes");
+        assert!(time < Duration::from_secs(2), "{count} nodes: {time:?}");
+    }
+}
+
 /// One of those who pull stands still before anything has come, perhaps the one that was told to fetch.
 #[test]
 fn a_lease_of_somebody_who_says_nothing_goes_to_another() {

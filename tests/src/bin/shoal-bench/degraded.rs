@@ -17,7 +17,7 @@ pub struct Options {
     #[arg(long)]
     pub json: bool,
     /// Agents.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(3..=50))]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(5..=50))]
     nodes: u16,
     /// Size of the layer.
     #[arg(long, default_value = "64MiB")]
@@ -41,7 +41,9 @@ enum Trouble {
     DataDropped,
     /// The same, and this node has pulled something since.
     DataDroppedBefore,
-    /// Nothing that other members send or receive gets through, since a moment ago.
+    /// Nothing that the homes of the layer send or receive gets through, since a moment ago.
+    HomesDropped,
+    /// The same of all other members.
     AllDropped,
     /// All others were killed a moment ago.
     Killed,
@@ -49,11 +51,12 @@ enum Trouble {
     Stopped,
 }
 
-const TROUBLES: [(Trouble, &str); 7] = [
+const TROUBLES: [(Trouble, &str); 8] = [
     (Trouble::NoSwarm, "no swarm"),
     (Trouble::Alone, "alone in the swarm"),
     (Trouble::DataDropped, "port for pieces firewalled"),
     (Trouble::DataDroppedBefore, "the same, second pull"),
+    (Trouble::HomesDropped, "homes cut off"),
     (Trouble::AllDropped, "others cut off"),
     (Trouble::Killed, "others killed"),
     (Trouble::Stopped, "others stand still"),
@@ -63,9 +66,6 @@ const TROUBLES: [(Trouble, &str); 7] = [
 const SMALL: usize = 100_000;
 /// How long an agent that has just been started may look for others, and a bit.
 const LOOKING_AROUND: std::time::Duration = std::time::Duration::from_secs(3);
-
-/// The node whose pull is measured.
-const ASKER: usize = 1;
 
 /// Runs it.
 pub async fn run(options: &Options) -> Result<Table> {
@@ -112,12 +112,17 @@ async fn measure(network: &Network, image: &Image, trouble: Trouble, nodes: usiz
     } else {
         shaped::until_met(&agents, members).await;
     }
+    let homes = match trouble {
+        Trouble::HomesDropped => shaped::homes(&agents, layer).await?,
+        _ => Vec::new(),
+    };
+    // The registry is node 0, the first agent node 1.
+    let asker = 1 + (0..nodes).find(|place| !homes.contains(place)).context("all agents are homes")?;
+    let others: Vec<_> = (1..=nodes).filter(|node| *node != asker).collect();
     if members > 1 {
         // All others have it.
-        let others: Vec<_> = (2..=nodes).collect();
         image.layers.iter().try_for_each(|layer| shaped::pull(network, &others, layer).map(drop))?;
     }
-    let others = 2..=nodes;
     match trouble {
         Trouble::NoSwarm => {}
         // It looks around for a moment when it has just been started.
@@ -125,24 +130,27 @@ async fn measure(network: &Network, image: &Image, trouble: Trouble, nodes: usiz
         Trouble::DataDropped | Trouble::DataDroppedBefore => {
             (1..=nodes).try_for_each(|node| network.drop_port(node, 5002))?
         }
-        Trouble::AllDropped => others.clone().try_for_each(|node| network.unplug(node))?,
+        Trouble::HomesDropped => homes.iter().try_for_each(|place| network.unplug(place + 1))?,
+        Trouble::AllDropped => others.iter().try_for_each(|node| network.unplug(*node))?,
         Trouble::Killed => drop(agents.drain(1..)),
         Trouble::Stopped => agents[1..].iter().for_each(RunningAgent::stop),
     }
     if trouble == Trouble::DataDroppedBefore {
-        shaped::pull(network, &[ASKER], &image.layers[1])?;
+        shaped::pull(network, &[asker], &image.layers[1])?;
     }
-    let times = shaped::pull(network, &[ASKER], layer);
+    let times = shaped::pull(network, &[asker], layer);
     match trouble {
         Trouble::DataDropped | Trouble::DataDroppedBefore => {
             (1..=nodes).try_for_each(|node| network.heal(node))?
         }
-        Trouble::AllDropped => others.clone().try_for_each(|node| network.heal(node))?,
+        Trouble::HomesDropped | Trouble::AllDropped => {
+            others.iter().try_for_each(|node| network.heal(*node))?
+        }
         Trouble::Stopped => agents[1..].iter().for_each(RunningAgent::go_on),
         _ => {}
     }
     let seconds = times?[0].as_secs_f64();
-    let status = AdminClient::new(&agents[0].socket).status().await?;
+    let status = AdminClient::new(&agents[asker - 1].socket).status().await?;
     let upstream: u64 = status.upstream_bytes.values().sum();
     let small = if trouble == Trouble::DataDroppedBefore { image.layers[1].len() } else { 0 };
     Ok((seconds, upstream.saturating_sub(small) as f64 / layer.len() as f64))

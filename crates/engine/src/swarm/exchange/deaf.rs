@@ -31,7 +31,7 @@ impl Exchange {
 
     /// Nobody speaks.
     pub fn set_deaf(&mut self, now: Time) {
-        self.deaf.from = Some(now + self.deaf.spread);
+        self.deaf.from.get_or_insert(now + self.deaf.spread);
     }
 
     /// Somebody has spoken. Whether that changes what is fetched.
@@ -61,7 +61,8 @@ impl Exchange {
     /// A home has welcomed this node, which may have fetched something while nobody spoke.
     pub(super) fn tell_what_came_meanwhile(&mut self, now: Time, mail: &mut Mail) {
         (self.deaf.from, self.deaf.fetches) = (None, false);
-        if std::mem::take(&mut self.deaf.has_fetched) {
+        // Nothing comes between a node and itself.
+        if std::mem::take(&mut self.deaf.has_fetched) && self.home() != Some(self.me) {
             self.join(now, 0, mail);
         }
     }

@@ -42,7 +42,7 @@ fn joined_at(now: Time, listed: bool) -> (Exchange, Mail) {
     let size = u64::from(PIECES) * crate::pieces::PIECE_BYTES_MIN;
     let have = PieceSet::new(PIECES);
     let me = PeerId([9; 32]);
-    let mut exchange = Exchange::new(now, me, (digest, size), have, vec![HOME], &mut mail);
+    let mut exchange = Exchange::new(now, me, (digest, size), have, (vec![HOME], false), &mut mail);
     let run = Run { first: 0, end: PIECES };
     let feeds = (0..4).map(|class| ClassFeeds { class, feeds: vec![Feed { peer: feed(class), run }] });
     exchange.handle_welcome(now, HOME, (4, LIST), feeds.collect(), &mut mail);
@@ -202,8 +202,14 @@ fn asking() -> (Exchange, [PeerId; 3], Mail) {
     let mut mail = Mail::new();
     let size = u64::from(PIECES) * crate::pieces::PIECE_BYTES_MIN;
     let me = PeerId([9; 32]);
-    let exchange =
-        Exchange::new(Time::ZERO, me, (digest, size), PieceSet::new(PIECES), homes.to_vec(), &mut mail);
+    let exchange = Exchange::new(
+        Time::ZERO,
+        me,
+        (digest, size),
+        PieceSet::new(PIECES),
+        (homes.to_vec(), false),
+        &mut mail,
+    );
     (exchange, homes, mail)
 }
 
@@ -249,7 +255,8 @@ fn a_node_whose_feeds_have_everything_does_not_take_itself_for_slow() {
         let (digest, mut mail, me) = (Digest::new(Algorithm::Sha256, &[5; 32]), Mail::new(), PeerId([9; 32]));
         let size = u64::from(MANY) * crate::pieces::PIECE_BYTES_MIN;
         let have = PieceSet::new(MANY);
-        let mut exchange = Exchange::new(Time::ZERO, me, (digest, size), have, vec![HOME], &mut mail);
+        let mut exchange =
+            Exchange::new(Time::ZERO, me, (digest, size), have, (vec![HOME], false), &mut mail);
         let run = Run { first: 0, end: MANY };
         let feeds = (0..4).map(|class| ClassFeeds { class, feeds: vec![Feed { peer: feed(class), run }] });
         exchange.handle_welcome(Time::ZERO, HOME, (4, LIST), feeds.collect(), &mut mail);

@@ -112,19 +112,24 @@ impl Home {
     }
 
     /// A book was opened in the place of a home that does not answer, and that may live: it is asked, and nothing is granted before
-    /// it has had this time to say so. Those who come back after that have their reasons.
+    /// it has had this time to say so. Those who come back after that have their reasons. Whoever else would
+    /// be home may have the blob, and is asked as well; nobody waits for that.
     pub fn ask_first(
         &mut self,
         now: Time,
         digest: &Digest,
         (first, wait): (PeerId, Duration),
+        roster: &Roster,
         mail: &mut Mail,
     ) {
         if self.gave_way(now, digest, &first) >= GIVES_WAY_MAX {
             return;
         }
+        let rivals = self.rivals_of(digest, roster);
         let Some(book) = self.books.get_mut(digest) else { return };
         if book.ask_named(first, mail) {
+            let others = rivals.iter().filter(|rival| **rival != first);
+            mail.extend(others.map(|rival| (*rival, Message::Inquire { digest: *digest })));
             if !wait.is_zero() {
                 book.leases.wait_until(now + wait);
             }

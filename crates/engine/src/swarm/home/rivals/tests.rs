@@ -108,7 +108,7 @@ fn a_home_that_is_asked_in_the_place_of_another_lets_that_one_answer_first() {
         let mut mail = Mail::new();
         let joining = Joining { insists: true, ..Joining::fresh() };
         home.join(Time::ZERO, joiner, digest, joining, &roster, &mut mail);
-        home.ask_first(Time::ZERO, &digest, (first, FIRST_HOME_WAIT), &mut mail);
+        home.ask_first(Time::ZERO, &digest, (first, FIRST_HOME_WAIT), &roster, &mut mail);
         mail
     };
     let asks = |mail: &Mail| mail.contains(&(first, Message::Inquire { digest }));
