@@ -380,7 +380,7 @@ impl Swarm {
     /// A member has said something.
     pub fn hear(&mut self, now: Time, from: PeerId, message: Message) {
         use Message as M;
-        self.gone.heard(&from);
+        self.gone.heard(now, &from);
         if from != self.me {
             self.hear_anybody(now, &from);
         }

@@ -5,6 +5,7 @@
 //! out of the swarm for good.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::limits::GONE_REMEMBERED;
 use crate::peer::PeerId;
@@ -12,7 +13,11 @@ use crate::time::Time;
 
 /// See the module's head.
 #[derive(Default)]
-pub struct Gone(BTreeMap<PeerId, Absence>);
+pub struct Gone {
+    absent: BTreeMap<PeerId, Absence>,
+    /// When members spoke again, the last ones.
+    returned: BTreeMap<PeerId, Time>,
+}
 
 #[derive(Clone, Copy)]
 struct Absence {
@@ -33,35 +38,41 @@ impl Gone {
     }
 
     fn add(&mut self, now: Time, peer: PeerId, is_silence: bool) {
-        self.0.retain(|_, absence| absence.until > now);
-        self.0.insert(peer, Absence { until: now + GONE_REMEMBERED, is_silence });
+        self.absent.retain(|_, absence| absence.until > now);
+        self.returned.retain(|_, at| *at + GONE_REMEMBERED > now);
+        self.absent.insert(peer, Absence { until: now + GONE_REMEMBERED, is_silence });
     }
 
     /// A member lives.
-    pub fn heard(&mut self, peer: &PeerId) {
-        self.0.remove(peer);
+    pub fn heard(&mut self, now: Time, peer: &PeerId) {
+        if self.absent.remove(peer).is_some() {
+            self.returned.insert(*peer, now);
+        }
+    }
+
+    /// Whether a member could not be reached for some of the time that its answer took, which has come now.
+    pub fn was_away(&self, peer: &PeerId, now: Time, took: Duration) -> bool {
+        self.contains(now, peer) || self.returned.get(peer).is_some_and(|at| now < *at + took)
     }
 
     /// There are other members.
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.absent.clear();
     }
 
     /// Whether a member is not to be asked.
     pub fn contains(&self, now: Time, peer: &PeerId) -> bool {
-        self.0.get(peer).is_some_and(|absence| absence.until > now)
+        self.absent.get(peer).is_some_and(|absence| absence.until > now)
     }
 
     /// Whether a member is known to be unreachable: it does not only say nothing.
     pub fn is_lost(&self, now: Time, peer: &PeerId) -> bool {
-        self.0.get(peer).is_some_and(|absence| absence.until > now && !absence.is_silence)
+        self.absent.get(peer).is_some_and(|absence| absence.until > now && !absence.is_silence)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -75,8 +86,12 @@ mod tests {
         assert!(gone.contains(start, &peer) && !gone.is_lost(start, &peer));
         gone.lost(start, peer);
         assert!(gone.is_lost(start, &peer));
-        gone.heard(&peer);
-        assert!(!gone.contains(start, &peer), "it lives");
+        let (back, took) = (start + Duration::from_secs(3), Duration::from_secs(2));
+        assert!(gone.was_away(&peer, back, took));
+        gone.heard(back, &peer);
+        assert!(!gone.contains(back, &peer), "it lives");
+        assert!(gone.was_away(&peer, back, took), "what it was asked before took so long because of that");
+        assert!(!gone.was_away(&peer, back + took, took), "and what it was asked after that did not");
         gone.lost(start, peer);
         gone.clear();
         assert!(!gone.contains(start, &peer), "the list is new");

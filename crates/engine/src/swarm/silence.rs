@@ -127,8 +127,11 @@ impl Silence {
 impl Swarm {
     /// A member has answered the membership's probe after this long.
     pub fn answered(&mut self, now: Time, peer: &PeerId, after: Duration) {
-        self.silence.answered(now, after);
-        self.gone.heard(peer);
+        // What was asked of a member while it said nothing took as long as it was cut off.
+        if !self.gone.was_away(peer, now, after) {
+            self.silence.answered(now, after);
+        }
+        self.gone.heard(now, peer);
         self.hear_anybody(now, peer);
     }
 
