@@ -1,6 +1,10 @@
 //! Every bound of the engine: a name, a unit and a reason.
 
+mod silence;
+
 use std::time::Duration;
+
+pub use silence::*;
 
 /// Flights at a time. A flight holds two file descriptors and a few hundred bytes here; a node that is asked for more
 /// blobs at once passes the rest through.
@@ -163,9 +167,6 @@ pub const HOME_RECOVERY: Duration = Duration::from_millis(150);
 /// long again as those had patience who ask.
 pub const FIRST_HOME_WAIT: Duration = JOIN_TIMEOUT;
 
-/// Pause between two questions of a home to the one in whose place it is asked: are you back?
-pub const STAND_IN_PAUSE: Duration = Duration::from_millis(500);
-
 /// The same where answers are known to come soon. Less than those had patience who ask, for it comes after that.
 pub const FIRST_HOME_WAIT_MIN: Duration = Duration::from_millis(200);
 
@@ -282,38 +283,6 @@ pub const ACCUSERS_MIN: usize = 2;
 
 /// Time that a home has to answer before the next one is asked, which has twice as long.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Time without a word from anybody after a node has asked a home, after which it hails others.
-pub const DEAF_DOUBT: Duration = Duration::from_millis(150);
-
-/// Members that it hails.
-pub const HAILED_MAX: usize = 5;
-
-/// Time without a word from a home that was asked, after which it is hailed, and those that would be home without it. A home that
-/// has to ask others first takes [`HOME_RECOVERY`].
-pub const HOME_DOUBT: Duration = Duration::from_millis(200);
-
-/// Pause between two looks at members that were told to fetch something and have not begun to: do they still live?
-pub const HOLDERS_PAUSE: Duration = Duration::from_millis(500);
-
-/// Members that are hailed because a home says nothing: those that would be home without it.
-pub const HEIRS_HAILED_MAX: usize = 8;
-
-/// Time without a word from anybody after a node has asked a home, after which it fetches by itself: this, or so many times
-/// what the slowest of the last answers took, unless that is more than the most.
-pub const DEAF_AFTER: Duration = Duration::from_millis(400);
-
-/// See [`DEAF_AFTER`].
-pub const DEAF_AFTER_ANSWERS: u32 = 8;
-
-/// See [`DEAF_AFTER`]. As long as the first home has to answer.
-pub const DEAF_AFTER_MAX: Duration = JOIN_TIMEOUT;
-
-/// Answers to the membership's probes that count as the last ones: as many, from so long.
-pub const ANSWERS_REMEMBERED_MAX: usize = 16;
-
-/// See [`ANSWERS_REMEMBERED_MAX`].
-pub const ANSWERS_REMEMBERED_FOR: Duration = Duration::from_secs(10);
 
 /// The same for a home to which the connection was lost, and that the next home believes to live: enough to connect anew.
 pub const REJOIN_TIMEOUT: Duration = Duration::from_millis(400);
