@@ -145,7 +145,9 @@ impl Swarm {
 
     /// Another member is there: nothing is fetched because nobody is.
     pub(super) fn hear_anybody(&mut self, now: Time, peer: &PeerId) {
-        self.unheard.heard(now, peer);
+        if let Some(took) = self.unheard.heard(now, peer) {
+            self.silence.answered(now, took);
+        }
         if self.silence.end() {
             for (digest, exchange) in &mut self.exchanges {
                 if exchange.hear_again() {

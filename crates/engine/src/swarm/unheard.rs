@@ -1,11 +1,11 @@
 //! Homes that say nothing while others speak.
 //!
 //! Question: a home does not answer, and others do; when does this node ask the next one? Answer: when it has hailed the home and
-//! those that would be home without it, has heard from somebody since, and nothing from the home for as long as a silence of
-//! everybody has to be (see [`Silence`](super::silence)). All of them that were silent are not asked until they say something,
+//! those that would be home without it, some of those have answered, and the home has said nothing for as long as a silence of
+//! everybody has to be (see [`Silence`](super::silence)), which these answers count for as well: where all are busy they come late,
+//! and then no silence says anything. All of them that were silent are not asked until they say something,
 //! so a blob whose homes were all cut off costs one such time and not the patience with each of them. Prevents: pulls that
-//! take seconds longer until the membership knows; and it changes nothing where answers take long, for there no silence
-//! says anything.
+//! take seconds longer until the membership knows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -54,8 +54,8 @@ enum Verdict {
 #[derive(Default)]
 pub(super) struct Unheard {
     waiting: BTreeMap<PeerId, Stage>,
-    /// When anybody last spoke.
-    spoken: Option<Time>,
+    /// When somebody who had been hailed last answered.
+    answered: Option<Time>,
     /// When to look whether those who are to fetch something have begun to.
     look_at: Option<Time>,
 }
@@ -81,10 +81,15 @@ impl Unheard {
         !hailed
     }
 
-    /// A member has said something.
-    pub(super) fn heard(&mut self, now: Time, peer: &PeerId) {
-        self.spoken = Some(now);
-        self.waiting.remove(peer);
+    /// A member has said something. How long that took, if it had been hailed.
+    pub(super) fn heard(&mut self, now: Time, peer: &PeerId) -> Option<Duration> {
+        match self.waiting.remove(peer) {
+            Some(Stage::Hailed { at, .. }) => {
+                self.answered = Some(now);
+                Some(now - at)
+            }
+            Some(Stage::Asked(..)) | None => None,
+        }
     }
 
     /// When [`advance`](Self::advance) is wanted.
@@ -92,8 +97,8 @@ impl Unheard {
         self.waiting.values().map(Stage::due).chain(self.look_at).min()
     }
 
-    /// Time has passed.
-    fn advance(&mut self, now: Time) -> Vec<Verdict> {
+    /// Time has passed; a silence has to be so long, if it says anything.
+    fn advance(&mut self, now: Time, patience: Option<Duration>) -> Vec<Verdict> {
         let due: Vec<_> =
             self.waiting.iter().filter(|(_, stage)| stage.due() <= now).map(|(p, s)| (*p, *s)).collect();
         let mut verdicts = Vec::new();
@@ -102,10 +107,17 @@ impl Unheard {
             // This node did not live itself for a while, and what was said may be waiting.
             let lived = now <= stage.due() + LATENESS_MAX;
             match stage {
+                // Answers have come late since.
+                Stage::Hailed { at, .. } if lived && patience.is_some_and(|p| now < at + left_of(p)) => {
+                    let until = at + patience.map_or(Duration::ZERO, left_of);
+                    self.waiting.insert(peer, Stage::Hailed { at, until });
+                }
                 Stage::Asked(_, digest) if !lived => self.begin(now, peer, digest),
                 Stage::Asked(_, digest) => verdicts.push(Verdict::Doubted(peer, digest)),
-                // If nobody has spoken, it is the silence of everybody.
-                Stage::Hailed { at, .. } if lived && self.spoken.is_some_and(|spoken| spoken > at) => {
+                // If nobody has answered, it is the silence of everybody.
+                Stage::Hailed { at, .. }
+                    if lived && patience.is_some() && self.answered.is_some_and(|last| last > at) =>
+                {
                     verdicts.push(Verdict::Unheard(peer));
                 }
                 Stage::Hailed { .. } => {}
@@ -113,6 +125,11 @@ impl Unheard {
         }
         verdicts
     }
+}
+
+/// How long one that was hailed may be silent, which it has been for some time before.
+fn left_of(patience: Duration) -> Duration {
+    patience.saturating_sub(HOME_DOUBT)
 }
 
 impl Swarm {
@@ -148,12 +165,12 @@ impl Swarm {
         }
         let patience = self.silence.patience(now, DEAF_AFTER);
         let mut unheard = Vec::new();
-        for verdict in self.unheard.advance(now) {
+        for verdict in self.unheard.advance(now, patience) {
             match verdict {
                 Verdict::Unheard(peer) => unheard.push(peer),
                 Verdict::Doubted(peer, digest) => {
                     if let Some(patience) = patience {
-                        self.hail(now, peer, &digest, patience.saturating_sub(HOME_DOUBT));
+                        self.hail(now, peer, &digest, left_of(patience));
                     }
                 }
             }
@@ -207,6 +224,7 @@ mod tests {
 
     const HOME: PeerId = PeerId([1; 32]);
     const OTHER: PeerId = PeerId([2; 32]);
+    const SOON: Option<Duration> = Some(Duration::from_millis(400));
 
     fn at(ms: u64) -> Time {
         Time::from_origin(Duration::from_millis(ms))
@@ -222,7 +240,7 @@ mod tests {
         unheard.begin(at(0), HOME, digest());
         let doubted = unheard.next_wakeup().unwrap();
         assert_eq!(doubted, at(0) + HOME_DOUBT);
-        assert_eq!(unheard.advance(doubted), [Verdict::Doubted(HOME, digest())]);
+        assert_eq!(unheard.advance(doubted, SOON), [Verdict::Doubted(HOME, digest())]);
         assert!(unheard.hail(doubted, HOME, at(400)) && unheard.hail(doubted, OTHER, at(400)));
         assert!(!unheard.hail(at(300), HOME, at(700)), "once");
         unheard
@@ -231,39 +249,52 @@ mod tests {
     #[test]
     fn who_is_silent_while_others_speak_is_not_asked() {
         let mut unheard = hailed();
-        unheard.heard(at(250), &OTHER);
+        assert_eq!(unheard.heard(at(250), &OTHER), Some(Duration::from_millis(50)));
         assert_eq!(unheard.next_wakeup(), Some(at(400)));
-        assert_eq!(unheard.advance(at(399)), []);
-        assert_eq!(unheard.advance(at(400)), [Verdict::Unheard(HOME)]);
+        assert_eq!(unheard.advance(at(399), SOON), []);
+        assert_eq!(unheard.advance(at(400), SOON), [Verdict::Unheard(HOME)]);
         assert_eq!(unheard.next_wakeup(), None);
     }
 
     #[test]
     fn the_silence_of_all_is_nobodys() {
-        assert_eq!(hailed().advance(at(400)), []);
+        assert_eq!(hailed().advance(at(400), SOON), []);
         // What was said before the question says nothing.
         let mut unheard = Unheard::default();
         unheard.heard(at(0), &OTHER);
         unheard.hail(at(0), HOME, at(400));
-        assert_eq!(unheard.advance(at(400)), []);
+        assert_eq!(unheard.advance(at(400), SOON), []);
+    }
+
+    #[test]
+    fn where_answers_are_late_a_silence_has_to_be_longer() {
+        let mut unheard = hailed();
+        unheard.heard(at(250), &OTHER);
+        let late = Some(Duration::from_millis(900));
+        assert_eq!(unheard.advance(at(400), late), []);
+        assert_eq!(unheard.next_wakeup(), Some(at(900)));
+        assert_eq!(unheard.advance(at(900), late), [Verdict::Unheard(HOME)]);
+        let mut unheard = hailed();
+        unheard.heard(at(250), &OTHER);
+        assert_eq!(unheard.advance(at(400), None), [], "or says nothing");
     }
 
     #[test]
     fn a_word_is_enough() {
         let mut unheard = hailed();
-        unheard.heard(at(399), &HOME);
-        assert_eq!(unheard.advance(at(400)), [Verdict::Unheard(OTHER)]);
+        assert!(unheard.heard(at(399), &HOME).is_some());
+        assert_eq!(unheard.advance(at(400), SOON), [Verdict::Unheard(OTHER)]);
     }
 
     #[test]
     fn a_node_that_did_not_live_concludes_nothing() {
         let mut unheard = hailed();
         unheard.heard(at(250), &OTHER);
-        assert_eq!(unheard.advance(at(401) + LATENESS_MAX), []);
+        assert_eq!(unheard.advance(at(401) + LATENESS_MAX, SOON), []);
         let mut unheard = Unheard::default();
         unheard.begin(at(0), HOME, digest());
         let late = at(1) + HOME_DOUBT + LATENESS_MAX;
-        assert_eq!(unheard.advance(late), []);
+        assert_eq!(unheard.advance(late, SOON), []);
         assert_eq!(unheard.next_wakeup(), Some(late + HOME_DOUBT), "it begins anew");
     }
 }
