@@ -10,16 +10,6 @@ pub const DEAF_DOUBT: Duration = Duration::from_millis(150);
 /// Members that it hails.
 pub const HAILED_MAX: usize = 5;
 
-/// Time without a word from a home that was asked, after which it is hailed, and those that would be home without it. A home that
-/// has to ask others first takes [`HOME_RECOVERY`](super::HOME_RECOVERY).
-pub const HOME_DOUBT: Duration = Duration::from_millis(200);
-
-/// Pause between two looks at members that were told to fetch something and have not begun to: do they still live?
-pub const HOLDERS_PAUSE: Duration = Duration::from_millis(500);
-
-/// Members that are hailed because a home says nothing: those that would be home without it.
-pub const HEIRS_HAILED_MAX: usize = 8;
-
 /// Time without a word from anybody after a node has asked a home, after which it fetches by itself: this, or so many times
 /// what the slowest of the last answers took, unless that is more than the most.
 pub const DEAF_AFTER: Duration = Duration::from_millis(400);
@@ -35,6 +25,16 @@ pub const ANSWERS_REMEMBERED_MAX: usize = 16;
 
 /// See [`ANSWERS_REMEMBERED_MAX`].
 pub const ANSWERS_REMEMBERED_FOR: Duration = Duration::from_secs(10);
+
+/// Time without a word from a home that was asked, after which it is hailed, and those that would be home without it. A home that
+/// has to ask others first takes [`HOME_RECOVERY`](super::HOME_RECOVERY).
+pub const HOME_DOUBT: Duration = Duration::from_millis(200);
+
+/// Members that are hailed because a home says nothing: those that would be home without it.
+pub const HEIRS_HAILED_MAX: usize = 8;
+
+/// Pause between two looks at members that were told to fetch something and have not begun to: do they still live?
+pub const HOLDERS_PAUSE: Duration = Duration::from_millis(500);
 
 /// Pause between two questions of a home to the one in whose place it is asked: are you back?
 pub const STAND_IN_PAUSE: Duration = Duration::from_millis(500);

@@ -547,9 +547,7 @@ impl Exchange {
         if self.report_at.is_some_and(|at| at <= now) {
             self.flush(mail);
         }
-        if matches!(self.standing, Standing::Joining(_)) {
-            self.listen(now);
-        }
+        self.listen(now);
         match self.standing {
             Standing::Joining(rank) if now >= self.asked + self.join_timeout(rank) => {
                 let present = self.trusted(homes());
@@ -582,10 +580,8 @@ impl Exchange {
             }
             _ => {}
         }
-        if matches!(self.standing, Standing::Joining(_)) {
-            // Nobody may have spoken for some time when it is this home's turn to be silent.
-            self.listen(now);
-        }
+        // Nobody may have spoken for some time when it is the next home's turn to be silent.
+        self.listen(now);
     }
 
     fn join(&mut self, now: Time, rank: usize, mail: &mut Mail) {

@@ -19,7 +19,6 @@ pub struct Gone {
     returned: BTreeMap<PeerId, Time>,
 }
 
-#[derive(Clone, Copy)]
 struct Absence {
     until: Time,
     /// Whether nothing is known but that it says nothing.
@@ -62,12 +61,21 @@ impl Gone {
 
     /// Whether a member is not to be asked.
     pub fn contains(&self, now: Time, peer: &PeerId) -> bool {
-        self.absent.get(peer).is_some_and(|absence| absence.until > now)
+        self.absence(now, peer).is_some()
     }
 
     /// Whether a member is known to be unreachable: it does not only say nothing.
     pub fn is_lost(&self, now: Time, peer: &PeerId) -> bool {
-        self.absent.get(peer).is_some_and(|absence| absence.until > now && !absence.is_silence)
+        self.absence(now, peer).is_some_and(|absence| !absence.is_silence)
+    }
+
+    /// Whether nothing is known of a member but that it says nothing.
+    pub fn is_silent(&self, now: Time, peer: &PeerId) -> bool {
+        self.absence(now, peer).is_some_and(|absence| absence.is_silence)
+    }
+
+    fn absence(&self, now: Time, peer: &PeerId) -> Option<&Absence> {
+        self.absent.get(peer).filter(|absence| absence.until > now)
     }
 }
 

@@ -439,9 +439,9 @@ impl Book {
     fn next_wakeup(&self) -> Option<Time> {
         let census = self.census.as_ref().map(|census| census.until);
         let asked = self.asked.as_ref().map(|asked| asked.until);
-        let others = [census, asked, self.hearings.next_wakeup(), self.leases.next_wakeup()];
-        let first = self.stands_in.as_ref().map(StandIn::next_wakeup);
-        others.into_iter().chain([first]).flatten().chain([self.roll_at]).min()
+        let first = self.stands_in.as_ref().map(|stand_in| stand_in.ask_at);
+        let others = [census, asked, first, self.hearings.next_wakeup(), self.leases.next_wakeup()];
+        others.into_iter().flatten().chain([self.roll_at]).min()
     }
 
     fn all(&self) -> Run {

@@ -106,21 +106,20 @@ impl Unheard {
             self.waiting.remove(&peer);
             // This node did not live itself for a while, and what was said may be waiting.
             let lived = now <= stage.due() + LATENESS_MAX;
-            match stage {
-                // Answers have come late since.
-                Stage::Hailed { at, .. } if lived && patience.is_some_and(|p| now < at + left_of(p)) => {
-                    let until = at + patience.map_or(Duration::ZERO, left_of);
-                    self.waiting.insert(peer, Stage::Hailed { at, until });
+            match (stage, patience) {
+                (Stage::Asked(_, digest), _) if !lived => self.begin(now, peer, digest),
+                (Stage::Asked(_, digest), _) => verdicts.push(Verdict::Doubted(peer, digest)),
+                (Stage::Hailed { at, .. }, Some(patience)) if lived => {
+                    let until = at + left_of(patience);
+                    if now < until {
+                        // Answers have come late since.
+                        self.waiting.insert(peer, Stage::Hailed { at, until });
+                    } else if self.answered.is_some_and(|last| last > at) {
+                        verdicts.push(Verdict::Unheard(peer));
+                    }
+                    // If nobody has answered, it is the silence of everybody.
                 }
-                Stage::Asked(_, digest) if !lived => self.begin(now, peer, digest),
-                Stage::Asked(_, digest) => verdicts.push(Verdict::Doubted(peer, digest)),
-                // If nobody has answered, it is the silence of everybody.
-                Stage::Hailed { at, .. }
-                    if lived && patience.is_some() && self.answered.is_some_and(|last| last > at) =>
-                {
-                    verdicts.push(Verdict::Unheard(peer));
-                }
-                Stage::Hailed { .. } => {}
+                (Stage::Hailed { .. }, _) => {}
             }
         }
         verdicts
@@ -190,7 +189,7 @@ impl Swarm {
     /// Whether this node does not ask the first home of a blob because that one says nothing.
     pub(super) fn passes_over(&self, now: Time, digest: &Digest) -> bool {
         let first = homes(digest, &self.roster).first();
-        first.is_some_and(|first| self.gone.contains(now, &first) && !self.gone.is_lost(now, &first))
+        first.is_some_and(|first| self.gone.is_silent(now, &first))
     }
 
     /// How long this node waits for a home in whose place it is asked.
@@ -199,8 +198,7 @@ impl Swarm {
             // It has been waited for, or everybody.
             return Duration::ZERO;
         }
-        let patience = self.silence.patience(now, FIRST_HOME_WAIT_MIN);
-        patience.map_or(FIRST_HOME_WAIT, |patience| patience.min(FIRST_HOME_WAIT))
+        self.silence.patience(now, FIRST_HOME_WAIT_MIN).unwrap_or(FIRST_HOME_WAIT)
     }
 
     /// A member, and those who are and would be home of a blob, are asked for a word, within `patience`.

@@ -51,9 +51,10 @@ impl Exchange {
         self.deaf.from.filter(|_| !self.deaf.fetches)
     }
 
-    /// Time has passed without an answer of the home.
+    /// Time has passed, perhaps without an answer of the home.
     pub(super) fn listen(&mut self, now: Time) {
-        if self.deaf_wakeup().is_some_and(|from| from <= now) {
+        let waits = matches!(self.standing, Standing::Joining(_));
+        if waits && self.deaf_wakeup().is_some_and(|from| from <= now) {
             (self.deaf.fetches, self.deaf.has_fetched) = (true, true);
         }
     }

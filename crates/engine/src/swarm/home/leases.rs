@@ -297,22 +297,24 @@ impl Leases {
     /// A member is too slow for what it has taken on: its leases end where they are.
     pub fn take_from(&mut self, peer: &PeerId) -> Vec<Action> {
         self.failed.insert(*peer);
-        let mine = self.active.iter().filter(|(_, a)| a.holder == *peer).map(|(lease, _)| *lease);
-        let ended = mine.map(|lease| Action::Trim { holder: *peer, lease, end: 0 }).collect();
-        self.active.retain(|_, a| a.holder != *peer);
-        ended
+        self.end_where(|active| active.holder == *peer)
     }
 
     /// A member says nothing while others speak: leases that it was granted and has not begun end. Those that it has begun end when
     /// nothing comes of them.
     pub fn take_unbegun(&mut self, peer: &PeerId) -> Vec<Action> {
-        let mine = self.active.iter().filter(|(_, a)| a.holder == *peer && !a.begun);
-        let leases: Vec<_> = mine.map(|(lease, _)| *lease).collect();
-        if !leases.is_empty() {
+        let ended = self.end_where(|active| active.holder == *peer && !active.begun);
+        if !ended.is_empty() {
             self.failed.insert(*peer);
         }
-        leases.iter().for_each(|lease| _ = self.active.remove(lease));
-        leases.into_iter().map(|lease| Action::Trim { holder: *peer, lease, end: 0 }).collect()
+        ended
+    }
+
+    fn end_where(&mut self, which: impl Fn(&Active) -> bool) -> Vec<Action> {
+        let ends = self.active.iter().filter(|(_, active)| which(active));
+        let ended = ends.map(|(lease, a)| Action::Trim { holder: a.holder, lease: *lease, end: 0 }).collect();
+        self.active.retain(|_, active| !which(active));
+        ended
     }
 
     /// All pieces are suspect.

@@ -54,13 +54,8 @@ pub(super) struct Asked {
 /// Whose place a book is kept in, who does not answer.
 pub(super) struct StandIn {
     first: PeerId,
-    ask_at: Time,
-}
-
-impl StandIn {
-    pub(super) fn next_wakeup(&self) -> Time {
-        self.ask_at
-    }
+    /// When it is asked next whether it is back.
+    pub(super) ask_at: Time,
 }
 
 /// What an asked rival knows, see [`Message::Known`].
