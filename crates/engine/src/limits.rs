@@ -167,9 +167,6 @@ pub const HOME_RECOVERY: Duration = Duration::from_millis(150);
 /// long again as those had patience who ask.
 pub const FIRST_HOME_WAIT: Duration = JOIN_TIMEOUT;
 
-/// The same where answers are known to come soon. Less than those had patience who ask, for it comes after that.
-pub const FIRST_HOME_WAIT_MIN: Duration = Duration::from_millis(200);
-
 /// Times that a home gives way to the one in whose place it is asked, for one blob. Members that come back nevertheless get no answer
 /// there, or do not believe what they were told.
 pub const GIVES_WAY_MAX: u32 = 2;

@@ -622,6 +622,7 @@ impl Swarm {
                 {
                     let wait = self.patience_with_first(now, &first);
                     self.home.ask_first(now, &digest, (first, wait), &self.roster, &mut self.mail);
+                    self.unheard.begin(now, first, digest);
                 }
             }
         }

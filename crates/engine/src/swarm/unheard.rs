@@ -15,10 +15,7 @@ use super::members::tell_all;
 use super::parts::living_homes;
 use crate::homes::{first_of, homes};
 use crate::ids::Digest;
-use crate::limits::{
-    DEAF_AFTER, FIRST_HOME_WAIT, FIRST_HOME_WAIT_MIN, HEIRS_HAILED_MAX, HOLDERS_PAUSE, HOME_DOUBT,
-    LATENESS_MAX,
-};
+use crate::limits::{DEAF_AFTER, FIRST_HOME_WAIT, HEIRS_HAILED_MAX, HOLDERS_PAUSE, HOME_DOUBT, LATENESS_MAX};
 use crate::peer::PeerId;
 use crate::time::Time;
 use crate::wire::Message;
@@ -198,7 +195,7 @@ impl Swarm {
             // It has been waited for, or everybody.
             return Duration::ZERO;
         }
-        self.silence.patience(now, FIRST_HOME_WAIT_MIN).unwrap_or(FIRST_HOME_WAIT)
+        FIRST_HOME_WAIT
     }
 
     /// A member, and those who are and would be home of a blob, are asked for a word, within `patience`.

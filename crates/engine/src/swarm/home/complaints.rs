@@ -21,11 +21,16 @@ impl Home {
         })
     }
 
-    /// Members say nothing while others speak: somebody else fetches what they were to begin with.
+    /// Members say nothing while others speak: somebody else fetches what they were to begin with, and nobody waits for them before
+    /// anything is granted in their place.
     pub fn unheard(&mut self, now: Time, members: &[PeerId], mail: &mut Mail) {
         for book in self.books.values_mut() {
             let ended: Vec<_> = members.iter().flat_map(|member| book.leases.take_unbegun(member)).collect();
-            if !ended.is_empty() {
+            let stands_in = book.stands_in.as_ref().is_some_and(|stand_in| members.contains(&stand_in.first));
+            if stands_in && book.leases.granted() == 0 {
+                book.leases.wait_no_more();
+            }
+            if stands_in || !ended.is_empty() {
                 ended.into_iter().for_each(|action| book.carry_out(action, mail));
                 book.advance(now, mail);
             }

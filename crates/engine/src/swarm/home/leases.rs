@@ -209,6 +209,11 @@ impl Leases {
         self.retry_at = Some(at);
     }
 
+    /// Nobody is waited for any more.
+    pub fn wait_no_more(&mut self) {
+        self.retry_at = None;
+    }
+
     /// A member that joins works on a lease: of the home before, or of this one, whose word it has missed or which it
     /// tells once more. False if it shall not go on. To say so is no sign of progress.
     pub fn adopt(&mut self, now: Time, lease: LeaseId, holder: PeerId, run: Run) -> bool {

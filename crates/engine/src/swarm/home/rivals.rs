@@ -53,7 +53,7 @@ pub(super) struct Asked {
 
 /// Whose place a book is kept in, who does not answer.
 pub(super) struct StandIn {
-    first: PeerId,
+    pub(super) first: PeerId,
     /// When it is asked next whether it is back.
     pub(super) ask_at: Time,
 }
