@@ -55,6 +55,9 @@ pub struct Engine {
     swarm: Option<Swarm>,
     out: VecDeque<Output>,
     draining: bool,
+    wakeup: Option<Time>,
+    /// The time of the last input.
+    last: Time,
 }
 
 /// Sizes that manifests have told, bounded; the oldest is forgotten first.
@@ -95,6 +98,8 @@ impl Engine {
             swarm: settings.peer.map(Swarm::new),
             out: VecDeque::new(),
             draining: false,
+            wakeup: None,
+            last: Time::ZERO,
         }
     }
 
@@ -127,6 +132,10 @@ impl Engine {
 
     /// When [`Input::Wakeup`] is wanted if nothing happens before.
     pub fn next_wakeup(&self) -> Option<Time> {
+        self.wakeup
+    }
+
+    fn wakeup_of_parts(&self) -> Option<Time> {
         let flights = self.flights.values().filter_map(Flight::next_wakeup).min();
         flights.into_iter().chain(self.swarm.as_ref().and_then(Swarm::next_wakeup)).min()
     }
@@ -135,7 +144,12 @@ impl Engine {
 
     /// Takes in what happened. Drain [`poll_output`](Self::poll_output) afterwards.
     pub fn handle(&mut self, now: Time, input: Input) {
-        self.with_swarm(|swarm| swarm.start(now));
+        // How late this node is, whatever it is that comes first now: before the last input it could not have been woken.
+        let late = self.wakeup.map_or(Duration::ZERO, |wakeup| now - wakeup.max(self.last));
+        self.with_swarm(|swarm| {
+            swarm.start(now);
+            swarm.was_late(now, late);
+        });
         match input {
             Input::Open { ticket, digest, scope, part } => self.handle_open(now, ticket, digest, scope, part),
             Input::Close { ticket } => {
@@ -223,6 +237,8 @@ impl Engine {
         self.begin_prefetches(now);
         self.set_paces(now);
         self.make_room();
+        self.wakeup = self.wakeup_of_parts();
+        self.last = now;
     }
 
     /// The next thing to do; `None` when all has been said.

@@ -39,7 +39,7 @@ use crate::wire::{Hashes, LeaseEnd, Message, PieceHash, Refusal, Run, WarmFault}
 
 use announce::Announcements;
 use classes::{RELAY, class_count};
-use exchange::{Arrival, Exchange, Standing};
+use exchange::{Arrival, Exchange, Load, Standing};
 use gone::Gone;
 use home::{Home, Joining, Mail, Told};
 use list::PieceList;
@@ -558,12 +558,13 @@ impl Swarm {
         self.advance_unheard(now);
         let (roster, gone, mail) = (&self.roster, &self.gone, &mut self.mail);
         let crowd = self.exchanges.values().filter(|exchange| !exchange.have().is_full()).count();
+        let load = Load { crowd, excuse: self.silence.excuse(now) };
         for (digest, exchange) in &mut self.exchanges {
             if exchange.next_wakeup().is_none_or(|at| at > now) {
                 continue;
             }
             let before = (exchange.leases().count(), exchange.is_deaf());
-            exchange.advance(now, || living_homes(now, digest, roster, gone), crowd, mail);
+            exchange.advance(now, || living_homes(now, digest, roster, gone), load, mail);
             discard(*digest, exchange, &mut self.effects);
             if (exchange.leases().count(), exchange.is_deaf()) != before {
                 self.events.push_back(Event::Leases(*digest));

@@ -26,12 +26,24 @@ pub const ANSWERS_REMEMBERED_MAX: usize = 16;
 /// See [`ANSWERS_REMEMBERED_MAX`].
 pub const ANSWERS_REMEMBERED_FOR: Duration = Duration::from_secs(10);
 
+/// How long a node remembers that it was late itself: what it waits for may take as many times longer as answers do.
+pub const LATENESS_REMEMBERED: Duration = Duration::from_secs(2);
+
+/// How much longer a home may take at most because of that.
+pub const EXCUSE_MAX: Duration = Duration::from_secs(4);
+
 /// Time without a word from a home that was asked, after which it is hailed, and those that would be home without it. A home that
 /// has to ask others first takes [`HOME_RECOVERY`](super::HOME_RECOVERY).
 pub const HOME_DOUBT: Duration = Duration::from_millis(200);
 
 /// Members that are hailed because a home says nothing: those that would be home without it.
 pub const HEIRS_HAILED_MAX: usize = 8;
+
+/// Of those that are hailed so many may be silent for each that answers. If more are, all are busy, or this node is cut off.
+pub const SILENT_PER_ANSWER_MAX: usize = 4;
+
+/// Answers of hailed members that are counted.
+pub const HAIL_ANSWERS_MAX: usize = 64;
 
 /// Pause between two looks at members that were told to fetch something and have not begun to: do they still live?
 pub const HOLDERS_PAUSE: Duration = Duration::from_millis(500);

@@ -16,6 +16,7 @@ mod trust;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::ids::Digest;
 use crate::limits::{ENTRIES_PER_FRAME_MAX, EXCHANGE_CHECK, REPORT_AGE_MAX, REPORT_PIECES, RUNS_OF_HAVE_MAX};
@@ -29,6 +30,7 @@ use crate::time::Time;
 use crate::wire::{ClassFeeds, Complaint, Entry, LeaseEnd, LeaseId, Message, PieceHash, Run};
 
 use deaf::Deaf;
+pub use life::Load;
 use outrun::Outrun;
 use restraint::Restraint;
 use trust::Trust;
@@ -158,8 +160,7 @@ pub struct Exchange {
     behind_at: u32,
     pace: Pace,
     restraint: Restraint,
-    /// Blobs that this node receives, this one among them: they share its link, and those of its feeds.
-    crowd: usize,
+    load: Load,
     me: PeerId,
 }
 
@@ -208,7 +209,7 @@ impl Exchange {
             behind_at: 0,
             pace: Pace::default(),
             restraint: Restraint::default(),
-            crowd: 1,
+            load: Load::default(),
             me,
         };
         exchange.join(now, 0, mail);
@@ -541,9 +542,9 @@ impl Exchange {
 
     // ---- what follows from time ----
 
-    /// Looks after the home and the feeds. `homes` are the present ones; `crowd` blobs are received at the time.
-    pub fn advance(&mut self, now: Time, homes: impl Fn() -> Vec<PeerId>, crowd: usize, mail: &mut Mail) {
-        self.crowd = crowd;
+    /// Looks after the home and the feeds. `homes` are the present ones; `load` is the node's.
+    pub fn advance(&mut self, now: Time, homes: impl Fn() -> Vec<PeerId>, load: Load, mail: &mut Mail) {
+        self.load = load;
         if self.report_at.is_some_and(|at| at <= now) {
             self.flush(mail);
         }
@@ -587,6 +588,7 @@ impl Exchange {
     fn join(&mut self, now: Time, rank: usize, mail: &mut Mail) {
         self.standing = Standing::Joining(rank);
         (self.asked, self.heard) = (now, now);
+        self.load.excuse = Duration::ZERO;
         let Some(&home) = self.homes.get(rank) else {
             self.standing = Standing::Alone(LeaseEnd::Denied);
             return;

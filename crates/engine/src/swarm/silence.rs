@@ -5,7 +5,8 @@
 //! nothing from anybody, about whatever, for several times as long as the slowest of the last answers to the membership's
 //! probes took. Prevents: pulls that take seconds longer than without a swarm; and taking a cluster whose nodes are busy, or
 //! whose links are long or full, for one that is gone: one word from anybody is enough, and a node that has not been
-//! answered lately concludes nothing.
+//! answered lately concludes nothing. Nor does one that comes late to its own work: the answers may lie there unread, and
+//! where it has to wait for a processor the others on its machine do, too.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::homes::mix;
 use crate::ids::Digest;
 use crate::limits::{
     ANSWERS_REMEMBERED_FOR, ANSWERS_REMEMBERED_MAX, DEAF_AFTER, DEAF_AFTER_ANSWERS, DEAF_AFTER_MAX,
-    DEAF_DOUBT, HAILED_MAX, LATENESS_MAX,
+    DEAF_DOUBT, EXCUSE_MAX, HAILED_MAX, LATENESS_MAX, LATENESS_REMEMBERED,
 };
 use crate::peer::PeerId;
 use crate::time::Time;
@@ -30,8 +31,8 @@ enum Stage {
     Over,
     /// An answer is waited for since then.
     Waiting(Time),
-    /// Others have been hailed as well; at this time it is enough.
-    Hailed(Time),
+    /// An answer is waited for since then, and others have been hailed as well; at this time it is enough.
+    Hailed { since: Time, until: Time },
     /// Nobody is there.
     Deaf,
 }
@@ -51,6 +52,8 @@ pub struct Silence {
     stage: Stage,
     /// When members answered, and after how long; the oldest first.
     answers: VecDeque<(Time, Duration)>,
+    /// How late this node last was itself, at most, and when.
+    late: (Time, Duration),
 }
 
 impl Silence {
@@ -74,6 +77,23 @@ impl Silence {
         self.answers.push_back((now, after));
     }
 
+    /// This node was late by so much.
+    pub fn was_late(&mut self, now: Time, by: Duration) {
+        if by >= self.lateness(now) {
+            self.late = (now, by);
+        }
+    }
+
+    fn lateness(&self, now: Time) -> Duration {
+        let (at, by) = self.late;
+        if now < at + LATENESS_REMEMBERED { by } else { Duration::ZERO }
+    }
+
+    /// How much longer a home may take to answer because this node is late itself.
+    pub(super) fn excuse(&self, now: Time) -> Duration {
+        self.lateness(now).saturating_mul(DEAF_AFTER_ANSWERS).min(EXCUSE_MAX)
+    }
+
     /// Whether nobody is there, as far as this node can tell.
     pub fn is_deaf(&self) -> bool {
         self.stage == Stage::Deaf
@@ -83,7 +103,7 @@ impl Silence {
     pub fn next_wakeup(&self) -> Option<Time> {
         match self.stage {
             Stage::Waiting(since) => Some(since + DEAF_DOUBT),
-            Stage::Hailed(until) => Some(until),
+            Stage::Hailed { until, .. } => Some(until),
             Stage::Over | Stage::Deaf => None,
         }
     }
@@ -96,29 +116,29 @@ impl Silence {
             self.stage = Stage::Waiting(now);
             return None;
         }
-        match self.stage {
-            Stage::Waiting(since) => match self.patience(now, DEAF_AFTER) {
-                Some(patience) => {
-                    self.stage = Stage::Hailed(since + patience);
-                    Some(Verdict::Hail)
-                }
-                None => {
-                    self.stage = Stage::Over;
-                    None
-                }
-            },
-            Stage::Hailed(_) => {
-                self.stage = Stage::Deaf;
-                Some(Verdict::Deaf)
-            }
-            Stage::Over | Stage::Deaf => None,
+        let (since, verdict) = match self.stage {
+            Stage::Waiting(since) => (since, Some(Verdict::Hail)),
+            Stage::Hailed { since, .. } => (since, None),
+            Stage::Over | Stage::Deaf => return None,
+        };
+        let Some(patience) = self.patience(now, DEAF_AFTER) else {
+            self.stage = Stage::Over;
+            return None;
+        };
+        let until = since + patience;
+        if verdict.is_none() && until <= now {
+            self.stage = Stage::Deaf;
+            return Some(Verdict::Deaf);
         }
+        // It may be longer than it was when the others were hailed.
+        self.stage = Stage::Hailed { since, until };
+        verdict
     }
 
     /// How long a silence has to be that says something, at least; `None` if none does.
     pub(super) fn patience(&self, now: Time, least: Duration) -> Option<Duration> {
         let lately = self.answers.iter().filter(|(at, _)| now < *at + ANSWERS_REMEMBERED_FOR);
-        let slowest = lately.map(|(_, after)| *after).max()?;
+        let slowest = lately.map(|(_, after)| *after).max()?.max(self.lateness(now));
         let patience = slowest.saturating_mul(DEAF_AFTER_ANSWERS).max(least);
         (patience <= DEAF_AFTER_MAX).then_some(patience)
     }
@@ -133,6 +153,11 @@ impl Swarm {
         }
         self.gone.heard(now, peer);
         self.hear_anybody(now, peer);
+    }
+
+    /// This node was late by so much.
+    pub fn was_late(&mut self, now: Time, by: Duration) {
+        self.silence.was_late(now, by);
     }
 
     /// The answer of a blob's home is waited for, to a question that the engine does not ask itself.
@@ -211,6 +236,43 @@ mod tests {
             assert_eq!((deaf.is_deaf(), &seen), (!verdicts.is_empty(), &verdicts), "{answers:?}");
             assert_eq!(silence(&answers, Time::ZERO + ANSWERS_REMEMBERED_FOR).1, [], "{answers:?}, long ago");
         }
+    }
+
+    #[test]
+    fn a_node_that_is_late_itself_gives_others_as_long() {
+        let mut silence = Silence::default();
+        silence.answered(at(0), Duration::from_millis(1));
+        let late = Duration::from_millis(80);
+        silence.was_late(at(0), late);
+        // Less than before says less.
+        silence.was_late(at(1), late / 2);
+        assert_eq!(silence.patience(at(1), DEAF_AFTER), Some(late * DEAF_AFTER_ANSWERS));
+        assert_eq!(silence.excuse(at(1)), late * DEAF_AFTER_ANSWERS);
+        silence.was_late(at(2), 2 * late);
+        assert_eq!(silence.patience(at(2), DEAF_AFTER), None);
+        silence.was_late(at(3), Duration::MAX);
+        assert_eq!(silence.excuse(at(3)), EXCUSE_MAX);
+        let later = at(3) + LATENESS_REMEMBERED;
+        assert_eq!(silence.patience(later, DEAF_AFTER), Some(DEAF_AFTER));
+        assert_eq!(silence.excuse(later), Duration::ZERO);
+    }
+
+    #[test]
+    fn who_comes_late_after_it_has_hailed_waits_longer() {
+        let hailed = || {
+            let mut silence = Silence::default();
+            silence.answered(at(0), Duration::from_millis(1));
+            silence.begin(at(0));
+            assert_eq!(silence.advance(at(0) + DEAF_DOUBT), Some(Verdict::Hail));
+            silence
+        };
+        let (mut little, mut much) = (hailed(), hailed());
+        let now = at(0) + DEAF_AFTER;
+        little.was_late(now, DEAF_AFTER_MAX / DEAF_AFTER_ANSWERS);
+        assert_eq!((little.advance(now), little.next_wakeup()), (None, Some(at(0) + DEAF_AFTER_MAX)));
+        assert_eq!(little.advance(at(0) + DEAF_AFTER_MAX), Some(Verdict::Deaf));
+        much.was_late(now, DEAF_AFTER_MAX);
+        assert_eq!((much.advance(now), much.next_wakeup()), (None, None));
     }
 
     #[test]

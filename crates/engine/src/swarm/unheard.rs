@@ -2,12 +2,12 @@
 //!
 //! Question: a home does not answer, and others do; when does this node ask the next one? Answer: when it has hailed the home and
 //! those that would be home without it, some of those have answered, and the home has said nothing for as long as a silence of
-//! everybody has to be (see [`Silence`](super::silence)), which these answers count for as well: where all are busy they come late,
-//! and then no silence says anything. All of them that were silent are not asked until they say something,
+//! everybody has to be (see [`Silence`](super::silence)), which these answers count for as well: where all are busy they come late or
+//! only a few come, and then no silence says anything. All of them that were silent are not asked until they say something,
 //! so a blob whose homes were all cut off costs one such time and not the patience with each of them. Prevents: pulls that
 //! take seconds longer until the membership knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::Swarm;
@@ -15,7 +15,10 @@ use super::members::tell_all;
 use super::parts::living_homes;
 use crate::homes::{first_of, homes};
 use crate::ids::Digest;
-use crate::limits::{DEAF_AFTER, FIRST_HOME_WAIT, HEIRS_HAILED_MAX, HOLDERS_PAUSE, HOME_DOUBT, LATENESS_MAX};
+use crate::limits::{
+    DEAF_AFTER, FIRST_HOME_WAIT, HAIL_ANSWERS_MAX, HEIRS_HAILED_MAX, HOLDERS_PAUSE, HOME_DOUBT, LATENESS_MAX,
+    SILENT_PER_ANSWER_MAX,
+};
 use crate::peer::PeerId;
 use crate::time::Time;
 use crate::wire::Message;
@@ -51,8 +54,8 @@ enum Verdict {
 #[derive(Default)]
 pub(super) struct Unheard {
     waiting: BTreeMap<PeerId, Stage>,
-    /// When somebody who had been hailed last answered.
-    answered: Option<Time>,
+    /// When those who had been hailed answered, the last of them.
+    answers: VecDeque<Time>,
     /// When to look whether those who are to fetch something have begun to.
     look_at: Option<Time>,
 }
@@ -82,11 +85,18 @@ impl Unheard {
     pub(super) fn heard(&mut self, now: Time, peer: &PeerId) -> Option<Duration> {
         match self.waiting.remove(peer) {
             Some(Stage::Hailed { at, .. }) => {
-                self.answered = Some(now);
+                if self.answers.len() == HAIL_ANSWERS_MAX {
+                    self.answers.pop_front();
+                }
+                self.answers.push_back(now);
                 Some(now - at)
             }
             Some(Stage::Asked(..)) | None => None,
         }
+    }
+
+    fn answers_after(&self, hailed: Time) -> usize {
+        self.answers.iter().rev().take_while(|at| **at > hailed).count()
     }
 
     /// When [`advance`](Self::advance) is wanted.
@@ -99,6 +109,8 @@ impl Unheard {
         let due: Vec<_> =
             self.waiting.iter().filter(|(_, stage)| stage.due() <= now).map(|(p, s)| (*p, *s)).collect();
         let mut verdicts = Vec::new();
+        let silent = self.waiting.values().filter(|stage| matches!(stage, Stage::Hailed { .. })).count();
+        let silent = silent.min(HAIL_ANSWERS_MAX);
         for (peer, stage) in due {
             self.waiting.remove(&peer);
             // This node did not live itself for a while, and what was said may be waiting.
@@ -111,10 +123,10 @@ impl Unheard {
                     if now < until {
                         // Answers have come late since.
                         self.waiting.insert(peer, Stage::Hailed { at, until });
-                    } else if self.answered.is_some_and(|last| last > at) {
+                    } else if silent <= SILENT_PER_ANSWER_MAX * self.answers_after(at) {
                         verdicts.push(Verdict::Unheard(peer));
                     }
-                    // If nobody has answered, it is the silence of everybody.
+                    // If hardly anybody has answered, it is the silence of everybody.
                 }
                 (Stage::Hailed { .. }, _) => {}
             }
@@ -195,7 +207,7 @@ impl Swarm {
             // It has been waited for, or everybody.
             return Duration::ZERO;
         }
-        FIRST_HOME_WAIT
+        FIRST_HOME_WAIT + self.silence.excuse(now)
     }
 
     /// A member, and those who are and would be home of a blob, are asked for a word, within `patience`.
@@ -259,6 +271,25 @@ mod tests {
         unheard.heard(at(0), &OTHER);
         unheard.hail(at(0), HOME, at(400));
         assert_eq!(unheard.advance(at(400), SOON), []);
+    }
+
+    #[test]
+    fn the_silence_of_most_is_nobodys_either() {
+        let others = |count: usize| (0..count).map(|n| PeerId([3 + n as u8; 32]));
+        for (more, verdicts) in
+            [(SILENT_PER_ANSWER_MAX - 1, SILENT_PER_ANSWER_MAX), (SILENT_PER_ANSWER_MAX, 0)]
+        {
+            let mut unheard = hailed();
+            others(more).for_each(|peer| assert!(unheard.hail(at(200), peer, at(400))));
+            unheard.heard(at(250), &OTHER);
+            assert_eq!(unheard.advance(at(400), SOON).len(), verdicts, "{more} more than the home");
+        }
+        let mut unheard = hailed();
+        (0..2 * HAIL_ANSWERS_MAX as u64).for_each(|n| {
+            unheard.hail(at(n), OTHER, at(n + 200));
+            unheard.heard(at(n), &OTHER);
+        });
+        assert_eq!(unheard.answers.len(), HAIL_ANSWERS_MAX);
     }
 
     #[test]

@@ -16,17 +16,33 @@ use crate::swarm::home::Mail;
 use crate::time::Time;
 use crate::wire::{LeaseEnd, LeaseId, Message};
 
+/// What a node has to do beside one exchange.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Blobs that it receives, this one among them: they share its link, and those of its feeds.
+    pub crowd: usize,
+    /// How much longer a home may take to answer than otherwise: the node is late itself.
+    pub excuse: Duration,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Load { crowd: 1, excuse: Duration::ZERO }
+    }
+}
+
 impl Exchange {
     /// How long a home has to answer.
     pub(super) fn join_timeout(&self, rank: usize) -> Duration {
         let is_lost = self.lost_home.is_some_and(|lost| self.homes.get(rank) == Some(&lost));
-        match () {
+        let timeout = match () {
             () if is_lost => REJOIN_TIMEOUT,
             // Whoever is asked again has the answers to all who share its link to send as well.
-            () if rank == 0 && self.was_in_a_book => JOIN_TIMEOUT * self.crowd.clamp(1, 4) as u32,
+            () if rank == 0 && self.was_in_a_book => JOIN_TIMEOUT * self.load.crowd.clamp(1, 4) as u32,
             // If the one before was busy with so many questions, so is this one.
             () => JOIN_TIMEOUT * (1 << rank.min(2)),
-        }
+        };
+        timeout + self.load.excuse
     }
 
     /// How long nothing may come before the home is asked whether it lives. Where a node receives many blobs at once each of them comes
@@ -37,7 +53,7 @@ impl Exchange {
 
     /// A time that is enough where a node receives one blob, where it receives several.
     pub(super) fn in_crowd(&self, alone: Duration) -> Duration {
-        (alone * self.crowd.max(1) as u32).min(FEED_PATIENCE_MAX)
+        (alone * self.load.crowd.max(1) as u32).min(FEED_PATIENCE_MAX)
     }
 
     /// Whether a home welcomes this node after a better one has. Of several homes that were asked since they took their time to

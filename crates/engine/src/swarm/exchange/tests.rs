@@ -74,7 +74,7 @@ fn complaints_in(
             let from = feed((piece % 4) as u8);
             exchange.handle_arrived(now, from, (piece, right(piece), 0), &mut mail);
         }
-        exchange.advance(now, || vec![HOME], crowd, &mut mail);
+        exchange.advance(now, || vec![HOME], Load { crowd, ..Load::default() }, &mut mail);
         for (_, message) in mail.drain(..) {
             match message {
                 Message::Complain { class, why, .. } => told.push((class, why, now - begun)),
@@ -219,12 +219,26 @@ fn each_home_has_longer_than_the_one_before() {
     let mut asked = Vec::new();
     while let Some(at) = exchange.next_wakeup() {
         mail.clear();
-        exchange.advance(at, || homes.to_vec(), 1, &mut mail);
+        exchange.advance(at, || homes.to_vec(), Load::default(), &mut mail);
         asked.extend(mail.iter().map(|(to, _)| (*to, at.since_origin())));
     }
     let join = crate::limits::JOIN_TIMEOUT;
     assert_eq!(asked, [(homes[1], join), (homes[2], 3 * join)]);
     assert_eq!(exchange.standing(), Standing::Alone(LeaseEnd::Denied));
+}
+
+#[test]
+fn a_node_that_is_late_itself_gives_a_home_longer() {
+    let (mut exchange, homes, mut mail) = asking();
+    let join = crate::limits::JOIN_TIMEOUT;
+    let late = Load { excuse: join / 2, ..Load::default() };
+    exchange.advance(Time::ZERO + join, || homes.to_vec(), late, &mut mail);
+    let excused = exchange.next_wakeup().unwrap();
+    assert_eq!(excused, Time::ZERO + join + join / 2);
+    exchange.advance(excused, || homes.to_vec(), late, &mut mail);
+    assert_eq!(mail.back().map(|(to, _)| *to), Some(homes[1]));
+    // The next one has it as well only if the node is still late.
+    assert_eq!(exchange.next_wakeup(), Some(excused + 2 * join));
 }
 
 #[test]
@@ -236,7 +250,12 @@ fn of_several_homes_that_answer_late_the_best_one_counts_and_the_others_hear_of_
     // The order in which the first two answer once both were asked.
     for order in [[0, 1], [1, 0]] {
         let (mut exchange, homes, mut mail) = asking();
-        exchange.advance(Time::ZERO + crate::limits::JOIN_TIMEOUT, || homes.to_vec(), 1, &mut mail);
+        exchange.advance(
+            Time::ZERO + crate::limits::JOIN_TIMEOUT,
+            || homes.to_vec(),
+            Load::default(),
+            &mut mail,
+        );
         mail.clear();
         for rank in order {
             exchange.handle_welcome(Time::ZERO, homes[rank], (4, LIST), vec![], &mut mail);
@@ -265,7 +284,7 @@ fn a_node_whose_feeds_have_everything_does_not_take_itself_for_slow() {
             let now = Time::ZERO + (piece + 1) * EXCHANGE_CHECK / 4;
             let came = (piece, right(piece), backlog(piece));
             exchange.handle_arrived(now, feed((piece % 4) as u8), came, &mut mail);
-            exchange.advance(now, || vec![HOME], 1, &mut mail);
+            exchange.advance(now, || vec![HOME], Load::default(), &mut mail);
         }
         mail.iter().any(|(_, m)| matches!(m, Message::Complain { about, .. } if *about == me))
     };
