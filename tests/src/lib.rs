@@ -16,6 +16,7 @@ pub mod cri;
 pub mod disk;
 pub mod docker_registry;
 pub mod helm;
+pub mod homes;
 pub mod http;
 pub mod image;
 pub mod netns;

@@ -9,7 +9,9 @@
 
 mod ask;
 mod dial;
+mod failover;
 mod inlets;
+mod lateness;
 mod members;
 mod news;
 mod outlets;
@@ -47,6 +49,7 @@ use crate::rate::Throttle;
 use crate::registry::listen::{self, BindError};
 
 pub use ask::{Answer, router};
+pub(crate) use lateness::within;
 pub use news::{Lately, Rejected, Rejection};
 pub use wire::TRACE_HEADER;
 

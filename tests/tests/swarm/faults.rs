@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use shoal_agent::admin::client::AdminClient;
 use shoal_tests::cluster::Cluster;
+use shoal_tests::homes::homes;
 use shoal_tests::image::Image;
 use shoal_tests::origin::{Match, Origin, Plan};
 
@@ -46,6 +48,39 @@ async fn the_one_that_fetches_dies() {
         assert!(node == fetcher || pulled.is_ok(), "node {node}: {pulled:?}");
     }
     assert!(copies(&origin, &image) < 1.6, "{} copies", copies(&origin, &image));
+}
+
+/// The home of a manifest has just died, or stands still, and the members do not know it yet: the next home asks upstream for everybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_home_of_a_manifest_is_gone() {
+    let origin = Origin::start().await;
+    let mut cluster = Cluster::start(&origin.url(), 7).await;
+    for (seed, is_killed) in [(804, false), (805, true)] {
+        let image = Image::new(seed, &[1000]);
+        origin.add_image(REPOSITORY, "v1", &image);
+        let digest = &image.manifest.digest;
+        let admins: Vec<_> =
+            cluster.agents.iter().map(|agent| AdminClient::new(&agent.setup().socket())).collect();
+        let home = homes(&admins, &image.manifest).await.expect("the agents run")[0];
+        match is_killed {
+            true => cluster.agents[home].kill(),
+            false => cluster.agents[home].stop(),
+        }
+        let others = cluster.agents.iter().enumerate().filter(|(node, _)| *node != home);
+        let asked = others.map(|(_, agent)| {
+            let (client, url) = (agent.client(), agent.manifest(REPOSITORY, digest));
+            tokio::spawn(async move { client.get(&url).await })
+        });
+        for answer in asked.collect::<Vec<_>>() {
+            answer.await.expect("it ends").expect(200, &image.manifest.bytes);
+        }
+        let asked = origin.seen().iter().filter(|seen| seen.path.ends_with(digest)).count();
+        assert_eq!(asked, 1, "requests of the manifest; killed: {is_killed}");
+        if !is_killed {
+            cluster.agents[home].go_on();
+            cluster.until_met(7).await;
+        }
+    }
 }
 
 /// `kill -9` of a third of the agents, whoever they are.

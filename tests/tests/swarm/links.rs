@@ -8,6 +8,7 @@ use shoal_agent::admin::client::AdminClient;
 use shoal_agent::driver::OnItsOwn;
 use shoal_tests::agent::Setup;
 use shoal_tests::docker_registry::{self, DockerRegistry};
+use shoal_tests::homes::homes;
 use shoal_tests::http::Client;
 use shoal_tests::image::{Blob, Image};
 use shoal_tests::netns::{self, Network};
@@ -59,12 +60,6 @@ impl Node {
             self.admin().peers().await.is_ok_and(|peers| peers.members.len() == members)
         })
         .await;
-    }
-
-    /// Its name among the members.
-    async fn name(&self) -> String {
-        let peers = self.admin().peers().await.expect("the agent runs");
-        peers.members.iter().find(|member| member.is_self).expect("it is one of them").peer.clone()
     }
 
     /// Why it has fetched a layer by itself.
@@ -180,15 +175,13 @@ async fn a_swarm_of_no_use_is_done_without() {
     let folder = place::scratch();
     let image = Image::new(896, &[SMALL_LAYER_BYTES; 5]);
     let (_registry, mut nodes) = start(&network, folder.path(), &image).await;
-    let homeless = image.layers[4].digest.parse().expect("a digest");
-    let homes = nodes[0].1.admin().explain(&homeless).await.expect("the agent runs").homes;
+    let admins: Vec<_> = nodes.iter().map(|(_, node)| node.admin()).collect();
+    let homes = homes(&admins, &image.layers[4]).await.expect("the agents run");
+    let homes: Vec<usize> = homes.into_iter().map(|place| nodes[place].0).collect();
     // The first one is none of the homes of the last layer.
-    for at in 0..nodes.len() {
-        if !homes.contains(&nodes[at].1.name().await) {
-            nodes.swap(0, at);
-            break;
-        }
-    }
+    let other =
+        nodes.iter().position(|(number, _)| !homes.contains(number)).expect("there are more than three");
+    nodes.swap(0, other);
     let [(asker, asking), others @ ..] = &nodes[..] else { unreachable!("there are agents") };
     for (number, node) in others {
         for layer in &image.layers {
@@ -228,10 +221,8 @@ async fn a_swarm_of_no_use_is_done_without() {
     nodes.iter().try_for_each(|(number, _)| network.heal(*number)).expect("the network is healed");
     all_again().await;
 
-    for (number, node) in others {
-        if homes.contains(&node.name().await) {
-            network.unplug(*number).expect("its link goes down");
-        }
+    for home in &homes {
+        network.unplug(*home).expect("its link goes down");
     }
     let pulled = pull(homeless).await;
     println!("its homes are cut off: {pulled:.1?}");

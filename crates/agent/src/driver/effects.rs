@@ -24,7 +24,7 @@ use super::{Driver, Handle, Running};
 use crate::node::{Asked, Cause};
 use crate::sources::{Incoming, Sources};
 use crate::store_health::StoreHealth;
-use crate::swarm::Swarm;
+use crate::swarm::{Swarm, within};
 use crate::trace::{self, TARGET};
 use crate::upstream::{MANIFEST_BYTES_MAX, UpstreamError};
 
@@ -508,10 +508,10 @@ async fn told_size(
 ) -> Result<Option<u64>, UpstreamError> {
     let mut home = pin!(swarm.ask_size(&asked.scope, &digest));
     let told = async { sources.blob_size(asked, &digest).await.map(|told| told.size) };
-    match tokio::time::timeout(swarm.patience(), &mut home).await {
-        Ok(Some(size)) => return Ok(Some(size)),
-        Ok(None) => return told.await,
-        Err(_) => {}
+    match within(swarm.patience(), &mut home).await {
+        Some(Some(size)) => return Ok(Some(size)),
+        Some(None) => return told.await,
+        None => {}
     }
     let mut told = pin!(told);
     tokio::select! {

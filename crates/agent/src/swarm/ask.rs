@@ -3,9 +3,10 @@
 //! Question: who asks upstream for something small that the whole cluster wants in the same second? Answer: its home,
 //! once, and everybody else asks the home. Prevents: a thousand nodes that each resolve `latest`.
 //!
-//! Invariant: whoever is asked by a member asks no other member, so nothing goes round in a circle; who asks waits no
-//! longer than [`ASK_TIMEOUT`], and goes upstream itself after that.
+//! Invariant: whoever is asked by a member asks no other member, so nothing goes round in a circle; who asks waits for each home no
+//! longer than it may take (see [`failover`](super::failover)), and goes upstream itself after that.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +16,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
@@ -28,6 +31,8 @@ use tracing::{Instrument as _, Span};
 
 use super::Swarm;
 use super::dial::Connection;
+use super::failover::{FIRST_TIMEOUT, Missed, Reached, first_answer};
+use super::lateness::within;
 use super::serve::Peer;
 use crate::driver::{Book, Handle, Naming, brief_name};
 use crate::manifest::MANIFEST_BYTES_MAX;
@@ -72,8 +77,8 @@ const BOOK_BYTES_MAX: usize = 256 << 10;
 const BOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// The header with what is known of a manifest, beside its bytes.
 const ANSWER_HEADER: &str = "shoal-manifest";
-/// How long a member waits for the home before it asks upstream itself: about what a registry takes on a bad day.
-const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a member has to answer anything else that it may have to find out first.
+const ASK_TIMEOUT: Duration = FIRST_TIMEOUT;
 /// How long a home may take to say what it remembers, or to be told: it has to ask nobody.
 const REMEMBERED_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time in which a home has mostly asked the registry itself.
@@ -214,8 +219,9 @@ impl Swarm {
         })
     }
 
-    /// Asks the home of a tag or of a manifest. The home itself asks the next ones for a manifest that they may have: it may
-    /// be home since a moment ago. `None` if nobody can tell: then it is to be asked for upstream.
+    /// Asks the homes of a tag or of a manifest that come before this node: the first one, and the next if it does not answer. The
+    /// first home itself asks the others for a manifest that they may have: it may be home since a moment ago. `None` if nobody can
+    /// tell: then it is to be asked for upstream.
     pub async fn ask(
         &self,
         scope: &Scope,
@@ -223,34 +229,32 @@ impl Swarm {
         body: bool,
     ) -> Option<(Answer, Option<Bytes>)> {
         let homes = self.homes_of(scope, reference);
-        let (to_ask, stored): (Vec<PeerId>, bool) = match homes.first() {
-            Some(home) if *home != self.me() => (vec![*home], false),
-            // What a tag points to is the home's to find out.
-            _ if matches!(reference, Reference::Tag(_)) => return None,
-            _ => (homes.into_iter().skip(1).collect(), true),
+        let is_first = homes.first().is_none_or(|home| *home == self.me());
+        let ask = |home, reached, stored| {
+            self.ask_home(home, scope, reference, (body, stored), reached).instrument(question_span(&home))
         };
-        let begun = tokio::time::Instant::now();
-        for home in to_ask {
-            let left = ASK_TIMEOUT.saturating_sub(begun.elapsed());
-            let asked =
-                self.ask_home(home, scope, reference, (body, stored)).instrument(question_span(&home));
-            match tokio::time::timeout(left, asked).await {
-                Ok(Ok(answer)) => return Some(answer),
-                Ok(Err(why)) => tracing::debug!(?home, %scope, %why, "the home of a manifest could not tell"),
-                Err(_) => {
-                    tracing::info!(?home, %scope, "the home of a manifest does not answer; upstream is asked");
-                    return None;
-                }
+        if !is_first {
+            let before = homes.into_iter().take_while(|home| *home != self.me());
+            let told = first_answer(before, |home, reached| ask(home, reached, false), self.spread()).await;
+            if told.is_none() {
+                tracing::info!(%scope, "no home of a manifest can tell; upstream is asked");
             }
+            return told;
         }
-        None
+        if matches!(reference, Reference::Tag(_)) {
+            // What a tag points to is the first home's to find out.
+            return None;
+        }
+        let others = homes.into_iter().skip(1).map(|home| ask(home, Reached::default(), true));
+        let answers = others.collect::<FuturesUnordered<_>>().filter_map(async |told| told.ok());
+        within(REMEMBERED_TIMEOUT, pin!(answers).next()).await.flatten()
     }
 
     /// What the homes of a tag remember of it, however old: the youngest of what they say. For when its source cannot be asked.
     pub(crate) async fn ask_remembered(&self, scope: &Scope, tag: &Tag) -> Option<Answer> {
         let reference = Reference::Tag(tag.clone());
         let asked = self.other_homes(scope, &reference).into_iter().map(|home| {
-            let asked = self.ask_home(home, scope, &reference, (false, true));
+            let asked = self.ask_home(home, scope, &reference, (false, true), Reached::default());
             async move { Some(tokio::time::timeout(REMEMBERED_TIMEOUT, asked).await.ok()?.ok()?.0) }
         });
         let answers = futures_util::future::join_all(asked).await;
@@ -296,7 +300,11 @@ impl Swarm {
     /// How long this node waits for a home before it asks the registry as well. The more members there are, the further they
     /// are spread: all of them at once would be what homes are there to prevent.
     pub fn patience(&self) -> Duration {
-        HOME_PATIENCE + alone_spread(self.roster().len()).mul_f64(rand::random())
+        HOME_PATIENCE + self.spread().mul_f64(rand::random())
+    }
+
+    fn spread(&self) -> Duration {
+        alone_spread(self.roster().len())
     }
 
     /// Asks the home of a blob how big it is. `None` if this node is the home, and if the home cannot tell.
@@ -365,16 +373,19 @@ impl Swarm {
         scope: &Scope,
         reference: &Reference,
         (body, stored): (bool, bool),
-    ) -> Result<(Answer, Option<Bytes>), String> {
+        reached: Reached,
+    ) -> Result<(Answer, Option<Bytes>), Missed> {
         let (tag, digest) = match reference {
             Reference::Tag(tag) => (Some(tag.to_string()), None),
             Reference::Digest(digest) => (None, Some(digest.to_string())),
         };
         let question = Question { repository: Where::of(scope), tag, digest, body, stored };
-        let (response, connection) = self.post(home, MANIFEST_PATH, &question).await?;
-        let answer = response.headers().get(ANSWER_HEADER).ok_or("its answer is none")?;
-        let answer: Answer = serde_json::from_slice(answer.as_bytes()).map_err(|error| error.to_string())?;
-        let bytes = self.read(response, connection, MANIFEST_BYTES_MAX).await?;
+        let unknown = |why: &str| Missed::Unknown(why.to_owned());
+        let (response, connection) = self.post(home, MANIFEST_PATH, &question, &reached).await?;
+        let answer = response.headers().get(ANSWER_HEADER).ok_or(unknown("its answer is none"))?;
+        let answer: Answer =
+            serde_json::from_slice(answer.as_bytes()).map_err(|error| unknown(&error.to_string()))?;
+        let bytes = self.read(response, connection, MANIFEST_BYTES_MAX).await.map_err(Missed::Away)?;
         Ok((answer, body.then_some(bytes)))
     }
 
@@ -386,7 +397,8 @@ impl Swarm {
         question: &impl Serialize,
         bytes_max: usize,
     ) -> Result<T, String> {
-        let (response, connection) = self.post(to, path, question).await?;
+        let posted = self.post(to, path, question, &Reached::default()).await;
+        let (response, connection) = posted.map_err(|missed| missed.to_string())?;
         let bytes = self.read(response, connection, bytes_max).await?;
         serde_json::from_slice(&bytes).map_err(|error| error.to_string())
     }
@@ -430,14 +442,16 @@ impl Swarm {
         to: PeerId,
         path: &'static str,
         question: &impl Serialize,
-    ) -> Result<(http::Response<Incoming>, Connection), String> {
-        let member = self.roster().get(&to).cloned().ok_or("it is gone")?;
-        let question = Bytes::from(serde_json::to_vec(question).map_err(|error| error.to_string())?);
-        let posted = self.0.dialer.post(&member, path, "application/json", question).await;
-        let (response, connection) = posted.map_err(|error| error.to_string())?;
+        reached: &Reached,
+    ) -> Result<(http::Response<Incoming>, Connection), Missed> {
+        let away = |why: &dyn std::fmt::Display| Missed::Away(why.to_string());
+        let member = self.roster().get(&to).cloned().ok_or_else(|| away(&"it is gone"))?;
+        let question = Bytes::from(serde_json::to_vec(question).map_err(|error| away(&error))?);
+        let posted = self.0.dialer.post(&member, path, "application/json", question, reached).await;
+        let (response, connection) = posted.map_err(|error| away(&error))?;
         match response.status() {
             StatusCode::OK => Ok((response, connection)),
-            other => Err(format!("it answered {other}")),
+            other => Err(Missed::Unknown(format!("it answered {other}"))),
         }
     }
 }

@@ -25,6 +25,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
+use super::failover::Reached;
+use super::lateness::within;
 use super::wire::{PROOF_HEADER, TRACE_HEADER};
 use crate::trace;
 
@@ -147,6 +149,7 @@ impl Dialer {
         path: &'static str,
         content_type: &'static str,
         body: Bytes,
+        reached: &Reached,
     ) -> Result<(Response<Incoming>, Connection), DialError> {
         let trace = trace::carried();
         let request = || {
@@ -160,15 +163,17 @@ impl Dialer {
             request
         };
         // One that was kept may have been closed by the other side just now; that is no fault of anybody's.
-        if let Some(mut sender) = self.take(&member.peer)
-            && let Ok(Ok(response)) = tokio::time::timeout(HEAD_TIMEOUT, sender.send_request(request())).await
-        {
-            return Ok((response, Connection { peer: member.peer, sender }));
+        if let Some(mut sender) = self.take(&member.peer) {
+            reached.set();
+            let answer = tokio::time::timeout(HEAD_TIMEOUT, sender.send_request(request())).await;
+            if let Ok(Ok(response)) = answer {
+                return Ok((response, Connection { peer: member.peer, sender }));
+            }
         }
         if self.has_failed(&member.peer) {
             return Err(DialError::Unreachable);
         }
-        let mut sender = self.connect(member).await?;
+        let mut sender = self.connect(member, reached).await?;
         let answer = tokio::time::timeout(HEAD_TIMEOUT, sender.send_request(request())).await;
         let response = answer.map_err(|_| DialError::Silent(HEAD_TIMEOUT))??;
         Ok((response, Connection { peer: member.peer, sender }))
@@ -229,16 +234,20 @@ impl Dialer {
         }
     }
 
-    async fn connect(self: &Arc<Self>, member: &Arc<Member>) -> Result<Sender, DialError> {
-        self.begin_dial(member).await.unwrap_or(Err(DialError::Unreachable))
+    async fn connect(self: &Arc<Self>, member: &Arc<Member>, reached: &Reached) -> Result<Sender, DialError> {
+        self.begin_dial(member, reached.clone()).await.unwrap_or(Err(DialError::Unreachable))
     }
 
     /// Connects in a task of its own: whoever does not wait to the end leaves the connection, or what was learned, to others.
-    fn begin_dial(self: &Arc<Self>, member: &Arc<Member>) -> oneshot::Receiver<Result<Sender, DialError>> {
+    fn begin_dial(
+        self: &Arc<Self>,
+        member: &Arc<Member>,
+        reached: Reached,
+    ) -> oneshot::Receiver<Result<Sender, DialError>> {
         let (told, connected) = oneshot::channel();
         let (dialer, member) = (Arc::clone(self), Arc::clone(member));
         tokio::spawn(async move {
-            if let Err(Ok(unwanted)) = told.send(dialer.dial(&member).await) {
+            if let Err(Ok(unwanted)) = told.send(dialer.dial(&member, &reached).await) {
                 dialer.keep(Connection { peer: member.peer, sender: unwanted });
             }
             dialer.try_unreachable().await;
@@ -260,25 +269,25 @@ impl Dialer {
                 let next = self.unreachable.lock().next();
                 let Some(member) = next else { return };
                 // Where one can be reached again, so can the others.
-                let Ok(sender) = self.dial(&member).await else { break };
+                let Ok(sender) = self.dial(&member, &Reached::default()).await else { break };
                 self.keep(Connection { peer: member.peer, sender });
             }
         }
     }
 
-    async fn dial(&self, member: &Arc<Member>) -> Result<Sender, DialError> {
+    async fn dial(&self, member: &Arc<Member>, reached: &Reached) -> Result<Sender, DialError> {
         let mut last = DialError::NoAddress;
         for address in &member.addresses {
             let address = SocketAddr::new(address.ip(), member.data_port);
             let begun = Instant::now();
             match connect_to(address, || self.patience()).await {
                 Ok(tcp) => {
+                    reached.set();
                     self.latencies.lock().insert(member.peer, begun.elapsed());
                     self.unreachable.lock().by_peer.remove(&member.peer);
                     *self.connected.lock() = Some(Instant::now());
-                    let secured =
-                        tokio::time::timeout(HANDSHAKE_TIMEOUT, self.secure(tcp, address, member.peer));
-                    match secured.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                    let secured = within(HANDSHAKE_TIMEOUT, self.secure(tcp, address, member.peer));
+                    match secured.await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
                         Ok(sender) => return Ok(sender),
                         Err(source) => last = DialError::Connect { address, source },
                     }

@@ -20,6 +20,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument as _, Span, field};
 
 use super::dial::{Connection, DialError, Dialer};
+use super::failover::Reached;
 use super::outlets::{StreamKey, Wanted};
 use super::wire::{Record, Records, STREAM_PATH, StreamError};
 use crate::driver::{FlightIo, Handle, OfferError, brief_name};
@@ -214,7 +215,9 @@ impl Inner {
     ) -> Result<(), InletError> {
         subscription.into.give_way().await;
         let frame = Bytes::from(subscription.message.encode());
-        let posted = self.dialer.post(&subscription.member, STREAM_PATH, "application/octet-stream", frame);
+        let reached = Reached::default();
+        let posted =
+            self.dialer.post(&subscription.member, STREAM_PATH, "application/octet-stream", frame, &reached);
         let (response, connection) = posted.await?;
         if response.status() != StatusCode::OK {
             return Err(InletError::Status(response.status()));

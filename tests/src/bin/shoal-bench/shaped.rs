@@ -159,15 +159,8 @@ pub async fn until_met(agents: &[RunningAgent], members: usize) {
 
 /// The agents that are homes of a layer, by their places in the list.
 pub async fn homes(agents: &[RunningAgent], layer: &Blob) -> Result<Vec<usize>> {
-    let digest = layer.digest.parse()?;
-    let homes = AdminClient::new(&agents[0].socket).explain(&digest).await?.homes;
-    let mut places = Vec::new();
-    for (place, agent) in agents.iter().enumerate() {
-        let members = AdminClient::new(&agent.socket).peers().await?.members;
-        let own = members.iter().find(|member| member.is_self).context("an agent does not know itself")?;
-        places.extend(homes.contains(&own.peer).then_some(place));
-    }
-    Ok(places)
+    let agents: Vec<_> = agents.iter().map(|agent| AdminClient::new(&agent.socket)).collect();
+    shoal_tests::homes::homes(&agents, layer).await
 }
 
 /// Lets a client beside each of these agents pull a layer, all at once; how long each took, ascending.

@@ -1,0 +1,187 @@
+//! Homes that are asked one after the other.
+//!
+//! Question: whom does a node ask when the home of a tag or of a manifest does not answer? Answer: the next one, which asks upstream for
+//! everybody as the first would have. Prevents: a home that has just died and a thousand nodes that resolve `latest` meanwhile, each
+//! at the registry.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+
+use super::lateness::patiently;
+
+/// How long the first home has, which may have to ask the registry: about what that takes on a bad day.
+pub const FIRST_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long each one after it has. All that were asked before may still answer.
+const NEXT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a home's address has before the next home is asked as well: the kernel answers, however busy the member is.
+const REACH_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Whether there is a connection to who was asked.
+#[derive(Clone, Debug, Default)]
+pub struct Reached(Arc<AtomicBool>);
+
+impl Reached {
+    /// There is one now.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a home gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Missed {
+    /// It could not be asked.
+    #[error("{0}")]
+    Away(String),
+    /// It says that it cannot tell. Another one could not either.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// The first answer of `homes`, each of which is asked when the one before it is away or silent; `None` if none of them tells. Those who
+/// wait for the last one in vain are spread over `spread`.
+pub async fn first_answer<H: Copy + Eq + fmt::Debug, T, F>(
+    homes: impl IntoIterator<Item = H>,
+    ask: impl Fn(H, Reached) -> F,
+    spread: Duration,
+) -> Option<T>
+where
+    F: Future<Output = Result<T, Missed>>,
+{
+    let mut homes = homes.into_iter().peekable();
+    let mut asked = FuturesUnordered::new();
+    let mut first = Some(FIRST_TIMEOUT);
+    while let Some(home) = homes.next() {
+        let is_last = homes.peek().is_none();
+        let reached = Reached::default();
+        let question = ask(home, reached.clone());
+        asked.push(async move { (home, question.await) });
+        let last = if is_last { spread.mul_f64(rand::random()) } else { Duration::ZERO };
+        let time = first.take().unwrap_or(NEXT_TIMEOUT) + last;
+        let mut waited = pin!(async {
+            patiently(REACH_TIMEOUT).await;
+            // Nobody is left to be asked instead of the last one; connecting to it has a limit of its own.
+            if reached.get() || is_last {
+                patiently(time - REACH_TIMEOUT).await;
+            }
+        });
+        loop {
+            tokio::select! {
+                biased;
+                Some((from, answer)) = asked.next() => match answer {
+                    Ok(answer) => return Some(answer),
+                    Err(why @ Missed::Unknown(_)) => {
+                        tracing::debug!(home = ?from, %why, "a home cannot tell");
+                        return None;
+                    }
+                    Err(why) => {
+                        tracing::debug!(home = ?from, %why, "a home is away");
+                        if from == home {
+                            break;
+                        }
+                    }
+                },
+                () = &mut waited => {
+                    tracing::debug!(?home, "a home does not answer");
+                    break;
+                }
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    const PROMPT: Duration = Duration::from_millis(50);
+
+    /// What a home does.
+    #[derive(Clone, Copy, Debug)]
+    enum Home {
+        /// It answers after this long.
+        Answers(Duration),
+        /// Nobody listens there.
+        Refuses,
+        /// Its address does not answer, until connecting to it is given up.
+        Drops,
+        /// It takes the question and says nothing.
+        Hangs,
+        /// It answers that it cannot tell.
+        CannotTell,
+    }
+    use Home::*;
+
+    /// Who answers, who is asked, and how long it takes.
+    async fn ask_all(homes: &[Home]) -> (Option<usize>, usize, Duration) {
+        let asked = RefCell::new(Vec::new());
+        let ask = |home: usize, reached: Reached| {
+            asked.borrow_mut().push(home);
+            async move {
+                match homes[home] {
+                    Refuses => return Err(Missed::Away("refused".into())),
+                    Drops => {
+                        sleep(3 * REACH_TIMEOUT).await;
+                        return Err(Missed::Away("timed out".into()));
+                    }
+                    _ => {}
+                }
+                reached.set();
+                match homes[home] {
+                    Answers(after) => sleep(after).await,
+                    Hangs => std::future::pending().await,
+                    _ => return Err(Missed::Unknown("404".into())),
+                }
+                Ok(home)
+            }
+        };
+        let begun = Instant::now();
+        let answer = first_answer(0..homes.len(), ask, Duration::ZERO).await;
+        let asked = asked.borrow().len();
+        (answer, asked, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_asked_when() {
+        let slow = FIRST_TIMEOUT - PROMPT;
+        let late = FIRST_TIMEOUT + PROMPT;
+        for (homes, answer, asked, time) in [
+            (vec![], None, 0, Duration::ZERO),
+            (vec![Answers(PROMPT), Hangs], Some(0), 1, PROMPT),
+            (vec![Answers(slow), Answers(PROMPT)], Some(0), 1, slow),
+            // Whoever says that it cannot tell speaks for all.
+            (vec![CannotTell, Answers(PROMPT)], None, 1, Duration::ZERO),
+            (vec![Refuses, Answers(PROMPT), Hangs], Some(1), 2, PROMPT),
+            (vec![Refuses, Refuses, Refuses], None, 3, Duration::ZERO),
+            (vec![Drops, Answers(PROMPT)], Some(1), 2, REACH_TIMEOUT + PROMPT),
+            (vec![Drops, Drops, Answers(PROMPT)], Some(2), 3, 2 * REACH_TIMEOUT + PROMPT),
+            (vec![Drops], None, 1, 3 * REACH_TIMEOUT),
+            (vec![Drops, Drops, Drops], None, 3, 5 * REACH_TIMEOUT),
+            (vec![Hangs, Answers(PROMPT)], Some(1), 2, FIRST_TIMEOUT + PROMPT),
+            // One that was given up may still be the first to answer.
+            (vec![Answers(late), Hangs], Some(0), 2, late),
+            (vec![Hangs, Hangs, Hangs], None, 3, FIRST_TIMEOUT + 2 * NEXT_TIMEOUT),
+        ] {
+            let (told, were_asked, took) = ask_all(&homes).await;
+            assert_eq!((told, were_asked), (answer, asked), "{homes:?}");
+            // The clock of the tests moves by whole milliseconds, and what is late by one is excused by as many as that is worth.
+            assert!(took >= time && took < time + PROMPT, "{homes:?}: {took:?} instead of {time:?}");
+        }
+    }
+}
