@@ -49,7 +49,6 @@ use crate::rate::Throttle;
 use crate::registry::listen::{self, BindError};
 
 pub use ask::{Answer, router};
-pub(crate) use lateness::within;
 pub use news::{Lately, Rejected, Rejection};
 pub use wire::TRACE_HEADER;
 
@@ -192,7 +191,7 @@ struct Inner {
     outlets: Outlets,
     metrics: Arc<Metrics>,
     news: News,
-    round_trips: RoundTrips,
+    round_trips: Arc<RoundTrips>,
     upload: Throttle,
     download: Throttle,
     /// The last hashes that were signed, and the frame: they go to many members in a row.
@@ -204,7 +203,9 @@ impl Swarm {
     pub fn new(bound: &Bound, store: Store, metrics: Arc<Metrics>) -> Self {
         let me = Arc::clone(bound.membership.me());
         let proof = bound.settings.admission.proof(&me.peer.0);
-        let dialer = Arc::new(Dialer::new(bound.identity.clone(), proof));
+        let round_trips = Arc::new(RoundTrips::default());
+        let dialer = Dialer::new(bound.identity.clone(), proof, Arc::clone(&round_trips));
+        let dialer = Arc::new(dialer);
         Swarm(Arc::new(Inner {
             roster: RwLock::new(Arc::new(Roster::new([Arc::clone(&me)]))),
             identity: bound.identity.clone(),
@@ -215,7 +216,7 @@ impl Swarm {
             dialer,
             me,
             news: News::default(),
-            round_trips: RoundTrips::default(),
+            round_trips,
             upload: bound.settings.upload.clone(),
             download: bound.settings.download.clone(),
             signed: Mutex::default(),

@@ -24,7 +24,6 @@ use super::{Driver, Handle, Running};
 use crate::node::{Asked, Cause};
 use crate::sources::{Incoming, Sources};
 use crate::store_health::StoreHealth;
-use crate::swarm::{Swarm, within};
 use crate::trace::{self, TARGET};
 use crate::upstream::{MANIFEST_BYTES_MAX, UpstreamError};
 
@@ -102,9 +101,10 @@ impl Driver {
         let span = tracing::info_span!(target: TARGET, parent: &self.traces.flight(&digest), "size");
         tokio::spawn(async move {
             let told = async move {
+                let upstream = async { sources.blob_size(&asked, &digest).await.map(|told| told.size) };
                 match swarm {
-                    Some(swarm) => told_size(&swarm, &sources, &asked, digest).await,
-                    None => sources.blob_size(&asked, &digest).await.map(|told| told.size),
+                    Some(swarm) => Box::pin(swarm.size(&asked.scope, &digest, upstream)).await,
+                    None => upstream.await,
                 }
             };
             let told = tokio::spawn(told.instrument(span));
@@ -495,31 +495,6 @@ fn found_name(found: &Found) -> &'static str {
         Found::Partial { .. } => "part",
         Found::Absent => "nothing",
         Found::Broken(_) => "broken",
-    }
-}
-
-/// The size of a blob, from its home or the registry. The registry is asked by the home alone at first; a home that says
-/// nothing must not hold up the pull either.
-async fn told_size(
-    swarm: &Swarm,
-    sources: &Sources,
-    asked: &Asked,
-    digest: Digest,
-) -> Result<Option<u64>, UpstreamError> {
-    let mut home = pin!(swarm.ask_size(&asked.scope, &digest));
-    let told = async { sources.blob_size(asked, &digest).await.map(|told| told.size) };
-    match within(swarm.patience(), &mut home).await {
-        Some(Some(size)) => return Ok(Some(size)),
-        Some(None) => return told.await,
-        None => {}
-    }
-    let mut told = pin!(told);
-    tokio::select! {
-        size = home => match size {
-            Some(size) => Ok(Some(size)),
-            None => told.await,
-        },
-        told = &mut told => told,
     }
 }
 

@@ -6,6 +6,7 @@
 //! Invariant: whoever is asked by a member asks no other member, so nothing goes round in a circle; who asks waits for each home no
 //! longer than it may take (see [`failover`](super::failover)), and goes upstream itself after that.
 
+use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ use tracing::{Instrument as _, Span};
 
 use super::Swarm;
 use super::dial::Connection;
-use super::failover::{FIRST_TIMEOUT, Missed, Reached, first_answer};
+use super::failover::{FIRST_TIMEOUT, Missed, Reached, first_answer, wait_for};
 use super::lateness::within;
 use super::serve::Peer;
 use crate::driver::{Book, Handle, Naming, brief_name};
@@ -297,30 +298,65 @@ impl Swarm {
         homes.iter().collect()
     }
 
-    /// How long this node waits for a home before it asks the registry as well. The more members there are, the further they
-    /// are spread: all of them at once would be what homes are there to prevent.
-    pub fn patience(&self) -> Duration {
-        HOME_PATIENCE + self.spread().mul_f64(rand::random())
-    }
-
+    /// Time over which those are spread who do not get an answer from the homes: all of them at once at the registry would be what homes
+    /// are there to prevent.
     fn spread(&self) -> Duration {
         alone_spread(self.roster().len())
     }
 
-    /// Asks the home of a blob how big it is. `None` if this node is the home, and if the home cannot tell.
-    pub async fn ask_size(&self, scope: &Scope, digest: &Digest) -> Option<u64> {
-        let home = homes(digest, &self.roster()).first().filter(|home| *home != self.me())?;
-        let question = SizeQuestion { repository: Where::of(scope), digest: digest.to_string() };
-        let asked = self.ask_json::<SizeAnswer>(home, SIZE_PATH, &question, SIZE_BYTES_MAX);
-        let asked = asked.instrument(question_span(&home));
-        match tokio::time::timeout(ASK_TIMEOUT, asked).await {
-            Ok(Ok(answer)) => Some(answer.size),
-            Ok(Err(why)) => {
-                tracing::debug!(?home, digest = %digest.short(), %why, "the home of a blob does not know its size");
-                None
-            }
-            Err(_) => None,
+    /// How big a blob is, from its first home or, if that does not answer soon, from the next one or from `upstream`. The registry is asked
+    /// by the home alone at first; homes that say nothing must not hold up the pull either.
+    pub async fn size<E>(
+        &self,
+        scope: &Scope,
+        digest: &Digest,
+        upstream: impl Future<Output = Result<Option<u64>, E>>,
+    ) -> Result<Option<u64>, E> {
+        let before: Vec<_> =
+            homes(digest, &self.roster()).iter().take_while(|home| *home != self.me()).collect();
+        let mut before = before.into_iter();
+        let Some(first) = before.next() else { return upstream.await };
+        let ask =
+            |home, reached| self.ask_size(home, scope, digest, reached).instrument(question_span(&home));
+        let reached = Reached::default();
+        let mut asked = pin!(ask(first, reached.clone()));
+        let mut is_away = false;
+        tokio::select! {
+            biased;
+            answer = &mut asked => match answer {
+                Ok(size) => return Ok(Some(size)),
+                Err(Missed::Unknown(why)) => {
+                    tracing::debug!(home = ?first, digest = %digest.short(), %why, "the home of a blob does not know its size");
+                    return upstream.await;
+                }
+                Err(Missed::Away(_)) => is_away = true,
+            },
+            () = wait_for(&reached, HOME_PATIENCE) => {}
         }
+        let others = first_answer(before, ask, self.spread());
+        let upstream = async {
+            tokio::time::sleep(self.spread().mul_f64(rand::random())).await;
+            upstream.await
+        };
+        tokio::select! {
+            Ok(size) = asked, if !is_away => Ok(Some(size)),
+            Some(size) = others => Ok(Some(size)),
+            told = upstream => told,
+        }
+    }
+
+    /// Asks a home of a blob how big it is.
+    async fn ask_size(
+        &self,
+        home: PeerId,
+        scope: &Scope,
+        digest: &Digest,
+        reached: Reached,
+    ) -> Result<u64, Missed> {
+        let question = SizeQuestion { repository: Where::of(scope), digest: digest.to_string() };
+        let asked = self.ask_json_noting::<SizeAnswer>(home, SIZE_PATH, &question, SIZE_BYTES_MAX, &reached);
+        let answer = tokio::time::timeout(ASK_TIMEOUT, asked).await;
+        Ok(answer.map_err(|_| Missed::Away(format!("no answer within {ASK_TIMEOUT:?}")))??.size)
     }
 
     /// What the homes of a blob know of it, as far as they answer.
@@ -397,10 +433,22 @@ impl Swarm {
         question: &impl Serialize,
         bytes_max: usize,
     ) -> Result<T, String> {
-        let posted = self.post(to, path, question, &Reached::default()).await;
-        let (response, connection) = posted.map_err(|missed| missed.to_string())?;
-        let bytes = self.read(response, connection, bytes_max).await?;
-        serde_json::from_slice(&bytes).map_err(|error| error.to_string())
+        let reached = Reached::default();
+        let asked = self.ask_json_noting(to, path, question, bytes_max, &reached);
+        asked.await.map_err(|missed| missed.to_string())
+    }
+
+    async fn ask_json_noting<T: DeserializeOwned>(
+        &self,
+        to: PeerId,
+        path: &'static str,
+        question: &impl Serialize,
+        bytes_max: usize,
+        reached: &Reached,
+    ) -> Result<T, Missed> {
+        let (response, connection) = self.post(to, path, question, reached).await?;
+        let bytes = self.read(response, connection, bytes_max).await.map_err(Missed::Away)?;
+        serde_json::from_slice(&bytes).map_err(|error| Missed::Unknown(error.to_string()))
     }
 
     /// The same of a member that may be away: `None` if it does not answer within [`ASK_TIMEOUT`]. `missed` is what the log says if it

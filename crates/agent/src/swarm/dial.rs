@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +28,7 @@ use tokio_rustls::TlsConnector;
 
 use super::failover::Reached;
 use super::lateness::within;
+use super::round_trips::RoundTrips;
 use super::wire::{PROOF_HEADER, TRACE_HEADER};
 use crate::trace;
 
@@ -36,6 +38,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(600);
 /// Time after which one more attempt to connect is begun beside those under way: a packet that a full link has dropped is sent
 /// again by the kernel only after a second.
 const CONNECT_AGAIN: Duration = Duration::from_millis(200);
+/// Members that are silent at the same time for so long, with nobody who was connected to lately: it is not their links that are full.
+const SILENT_ENOUGH: usize = 3;
+/// Farther than this a member may still answer after [`CONNECT_AGAIN`].
+const NEAR: Duration = Duration::from_millis(50);
 /// Longest time for TLS, for which the member itself has to do something.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that is younger shows that pieces can pass between nodes.
@@ -98,6 +104,9 @@ pub struct Dialer {
     unreachable: Mutex<Unreachable>,
     /// When somebody was connected to last.
     connected: Mutex<Option<Instant>>,
+    /// Attempts that have had no answer for [`CONNECT_AGAIN`] so far.
+    silent: AtomicUsize,
+    round_trips: Arc<RoundTrips>,
 }
 
 #[derive(Default)]
@@ -126,7 +135,7 @@ impl Unreachable {
 }
 
 impl Dialer {
-    pub fn new(identity: Identity, proof: String) -> Self {
+    pub fn new(identity: Identity, proof: String, round_trips: Arc<RoundTrips>) -> Self {
         Dialer {
             identity,
             proof,
@@ -135,6 +144,8 @@ impl Dialer {
             latencies: Mutex::default(),
             unreachable: Mutex::default(),
             connected: Mutex::default(),
+            silent: AtomicUsize::default(),
+            round_trips,
         }
     }
 
@@ -280,7 +291,7 @@ impl Dialer {
         for address in &member.addresses {
             let address = SocketAddr::new(address.ip(), member.data_port);
             let begun = Instant::now();
-            match connect_to(address, || self.patience()).await {
+            match self.connect_to(address, &member.peer).await {
                 Ok(tcp) => {
                     reached.set();
                     self.latencies.lock().insert(member.peer, begun.elapsed());
@@ -302,10 +313,30 @@ impl Dialer {
         Err(last)
     }
 
-    /// How long an address has to answer. Where one has not, and nobody else has lately, the others will not either.
-    fn patience(&self) -> Duration {
+    /// Connects to an address, in more than one attempt where the first gets no answer. How long it may take is asked before each of
+    /// them: others may have failed meanwhile.
+    async fn connect_to(&self, address: SocketAddr, peer: &PeerId) -> io::Result<TcpStream> {
+        let begun = Instant::now();
+        let mut attempts = FuturesUnordered::new();
+        let mut silent = None;
+        loop {
+            attempts.push(TcpStream::connect(address));
+            if let Ok(Some(connected)) = tokio::time::timeout(CONNECT_AGAIN, attempts.next()).await {
+                return connected;
+            }
+            silent.get_or_insert_with(|| Silent::begin(&self.silent));
+            // Those that were begun with this one are as far.
+            tokio::task::yield_now().await;
+            if begun.elapsed() >= self.patience(peer) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+
+    fn patience(&self, peer: &PeerId) -> Duration {
         let lately = self.connected.lock().is_some_and(|at| at.elapsed() < CONNECTED_LATELY);
-        if lately || self.unreachable.lock().by_peer.is_empty() { CONNECT_TIMEOUT } else { CONNECT_AGAIN }
+        let has_failed = !self.unreachable.lock().by_peer.is_empty();
+        patience(lately, has_failed, self.silent.load(Ordering::Relaxed), self.round_trips.of(peer))
     }
 
     async fn secure(&self, tcp: TcpStream, address: SocketAddr, peer: PeerId) -> io::Result<Sender> {
@@ -334,19 +365,29 @@ impl Dialer {
     }
 }
 
-/// Connects to an address, in more than one attempt where the first gets no answer. How long it may take is asked before each of
-/// them: others may have failed meanwhile.
-async fn connect_to(address: SocketAddr, patience: impl Fn() -> Duration) -> io::Result<TcpStream> {
-    let begun = Instant::now();
-    let mut attempts = FuturesUnordered::new();
-    loop {
-        attempts.push(TcpStream::connect(address));
-        if let Ok(Some(connected)) = tokio::time::timeout(CONNECT_AGAIN, attempts.next()).await {
-            return connected;
-        }
-        if begun.elapsed() >= patience() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
+/// How long an address has to answer. Where one has not, or some near ones do not at the same time, and nobody else has lately, the
+/// others will not either.
+fn patience(lately: bool, has_failed: bool, silent: usize, round_trip: Option<Duration>) -> Duration {
+    let is_near = round_trip.is_some_and(|round_trip| round_trip < NEAR);
+    match !lately && (has_failed || is_near && silent >= SILENT_ENOUGH) {
+        true => CONNECT_AGAIN,
+        false => CONNECT_TIMEOUT,
+    }
+}
+
+/// One more attempt without an answer, until it ends.
+struct Silent<'a>(&'a AtomicUsize);
+
+impl<'a> Silent<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Silent(count)
+    }
+}
+
+impl Drop for Silent<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -363,4 +404,36 @@ pub fn settle_socket(tcp: &TcpStream) {
     // The first one that this process may choose; without any, what the system has chosen stays.
     let _ = CONGESTION_CONTROLS.iter().any(|name| socket.set_tcp_congestion(name).is_ok());
     let _ = probe_when_idle(tcp);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_an_address_has_to_answer() {
+        let (near, far) = (Some(NEAR / 2), Some(NEAR));
+        for (lately, has_failed, silent, round_trip, patience) in [
+            (false, false, 1, near, CONNECT_TIMEOUT),
+            (false, true, 1, None, CONNECT_AGAIN),
+            (false, false, SILENT_ENOUGH, near, CONNECT_AGAIN),
+            (false, false, SILENT_ENOUGH, far, CONNECT_TIMEOUT),
+            (false, false, SILENT_ENOUGH, None, CONNECT_TIMEOUT),
+            // Its link may be full, or theirs.
+            (true, false, SILENT_ENOUGH, near, CONNECT_TIMEOUT),
+            (true, true, SILENT_ENOUGH, near, CONNECT_TIMEOUT),
+        ] {
+            let setting = format!("{lately} {has_failed} {silent} {round_trip:?}");
+            assert_eq!(super::patience(lately, has_failed, silent, round_trip), patience, "{setting}");
+        }
+    }
+
+    #[test]
+    fn an_attempt_counts_while_it_lasts() {
+        let count = AtomicUsize::default();
+        let silent = [Silent::begin(&count), Silent::begin(&count)];
+        assert_eq!(count.load(Ordering::Relaxed), 2);
+        drop(silent);
+        assert_eq!(count.load(Ordering::Relaxed), 0);
+    }
 }

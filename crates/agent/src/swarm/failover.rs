@@ -38,6 +38,14 @@ impl Reached {
     }
 }
 
+/// Waits as long as it makes sense for a home that was asked: for `time` if there is soon a connection to it.
+pub async fn wait_for(reached: &Reached, time: Duration) {
+    patiently(REACH_TIMEOUT).await;
+    if reached.get() {
+        patiently(time.saturating_sub(REACH_TIMEOUT)).await;
+    }
+}
+
 /// Why a home gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Missed {
@@ -70,10 +78,10 @@ where
         let last = if is_last { spread.mul_f64(rand::random()) } else { Duration::ZERO };
         let time = first.take().unwrap_or(NEXT_TIMEOUT) + last;
         let mut waited = pin!(async {
-            patiently(REACH_TIMEOUT).await;
-            // Nobody is left to be asked instead of the last one; connecting to it has a limit of its own.
-            if reached.get() || is_last {
-                patiently(time - REACH_TIMEOUT).await;
+            match is_last {
+                // Nobody is left to be asked instead; connecting has a limit of its own.
+                true => patiently(time).await,
+                false => wait_for(&reached, time).await,
             }
         });
         loop {
