@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use shoal_engine::demand::Part;
 use shoal_engine::io::Outcome;
 use shoal_engine::limits::SCOPES_PER_FLIGHT_MAX;
+use shoal_engine::peer::PeerId;
 use shoal_engine::{Digest, Engine, FetchId, Input, Output, Scope, TicketId, Time};
 use shoal_store::Store;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -54,6 +55,8 @@ use ticket::Shared;
 
 /// Commands that wait for the driver at a time; whoever sends one more waits. A command takes microseconds.
 const INBOX_MAX: usize = 4096;
+/// Pause between two looks at whether a member that does not answer lives.
+const SILENCE_LOOK: Duration = Duration::from_millis(100);
 
 /// What the sources said that is kept for the error message; the last ones tell most.
 const CAUSES_MAX: usize = 8;
@@ -93,6 +96,7 @@ enum Command {
     },
     Status(oneshot::Sender<Vec<FlightStatus>>),
     KnownSize(Digest, oneshot::Sender<Option<u64>>),
+    SaysNothing(PeerId, oneshot::Sender<bool>),
     /// Bytes have gone straight from upstream to a client.
     Passed(Digest, Arc<str>, u64),
     Explain(Digest, oneshot::Sender<BlobStory>),
@@ -161,6 +165,14 @@ impl Handle {
     /// The size of a blob in bytes, if a manifest or a transfer has told it.
     pub async fn known_size(&self, digest: Digest) -> Option<u64> {
         self.ask(|tell| Command::KnownSize(digest, tell)).await.flatten()
+    }
+
+    /// Waits until a member that was asked about something is known to say nothing: for good, if it lives.
+    pub(crate) async fn until_silent(&self, peer: PeerId, about: Digest) {
+        self.input(Input::Awaited { peer, about }).await;
+        while self.ask(|tell| Command::SaysNothing(peer, tell)).await == Some(false) {
+            tokio::time::sleep(SILENCE_LOOK).await;
+        }
     }
 
     /// Where a blob comes or came from; `None` when the driver has ended. Whether it is stored is not the driver's to know.
@@ -398,6 +410,10 @@ impl Driver {
                 let of_flight = self.engine.flight(&digest).and_then(|flight| flight.size());
                 let _ = tell.send(of_flight.or_else(|| self.engine.size_hint(&digest)));
             }
+            Command::SaysNothing(peer, tell) => {
+                let now = self.now();
+                let _ = tell.send(self.engine.swarm().is_none_or(|swarm| swarm.says_nothing(now, &peer)));
+            }
             Command::Passed(digest, upstream, bytes) => {
                 self.come.passed(digest, story::Source::Upstream(upstream), bytes);
             }
@@ -438,7 +454,7 @@ impl Driver {
             Input::Committed { digest, result: Ok(()) } => self.put_down(digest, "stored"),
             _ => {}
         }
-        let now = Time::from_origin(self.origin.elapsed());
+        let now = self.now();
         tracing::trace!(target: "shoal::engine", ?input);
         self.engine.handle(now, input);
         while let Some(output) = self.engine.poll_output() {
@@ -453,6 +469,10 @@ impl Driver {
         self.metrics.flights.set(flights as i64);
         self.metrics.tickets.set(self.tickets.len() as i64);
         self.tell_idlers();
+    }
+
+    fn now(&self) -> Time {
+        Time::from_origin(self.origin.elapsed())
     }
 
     /// One arm for each output, and no other: a new decision of the engine does not compile until it is carried out.

@@ -210,6 +210,7 @@ impl Engine {
                 self.handle_warm(now, set, Asked { blobs, scope, targets, deadline, keep_until, pace });
             }
             Input::WarmCancel { set } => self.with_swarm(|swarm| swarm.cancel_warm(now, set)),
+            Input::Awaited { peer, about } => self.with_swarm(|swarm| swarm.await_member(now, peer, about)),
             Input::Unkept { digest, fault } => {
                 self.with(now, digest, |f, out| f.handle_unkept(fault, out));
             }

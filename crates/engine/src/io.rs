@@ -233,6 +233,14 @@ pub enum Input {
         /// Time from the probe to its answer.
         after: Duration,
     },
+    /// A member was asked something beside the engine, and has not answered at once. Whether it still lives,
+    /// [`Swarm::says_nothing`](crate::swarm::Swarm::says_nothing) tells.
+    Awaited {
+        /// The member.
+        peer: PeerId,
+        /// What it was asked about: a manifest, or what stands for a tag.
+        about: Digest,
+    },
 }
 
 /// What the store has of a blob.

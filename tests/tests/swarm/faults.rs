@@ -7,6 +7,7 @@ use shoal_tests::cluster::Cluster;
 use shoal_tests::homes::homes;
 use shoal_tests::image::Image;
 use shoal_tests::origin::{Match, Origin, Plan};
+use shoal_tests::wait;
 
 use super::REPOSITORY;
 
@@ -62,10 +63,17 @@ async fn the_home_of_a_manifest_is_gone() {
         let admins: Vec<_> =
             cluster.agents.iter().map(|agent| AdminClient::new(&agent.setup().socket())).collect();
         let home = homes(&admins, &image.manifest).await.expect("the agents run")[0];
+        // Who has had an answer to a probe lately notices silence.
+        wait::until("everybody to have probed another", Duration::from_secs(30), || async {
+            let peers = futures_util::future::join_all(admins.iter().map(AdminClient::peers)).await;
+            peers.iter().flatten().filter(|p| p.members.iter().any(|m| m.latency_ms.is_some())).count() == 7
+        })
+        .await;
         match is_killed {
             true => cluster.agents[home].kill(),
             false => cluster.agents[home].stop(),
         }
+        let begun = std::time::Instant::now();
         let others = cluster.agents.iter().enumerate().filter(|(node, _)| *node != home);
         let asked = others.map(|(_, agent)| {
             let (client, url) = (agent.client(), agent.manifest(REPOSITORY, digest));
@@ -74,6 +82,7 @@ async fn the_home_of_a_manifest_is_gone() {
         for answer in asked.collect::<Vec<_>>() {
             answer.await.expect("it ends").expect(200, &image.manifest.bytes);
         }
+        println!("killed: {is_killed}, all have it after {:.1?}", begun.elapsed());
         let asked = origin.seen().iter().filter(|seen| seen.path.ends_with(digest)).count();
         assert_eq!(asked, 1, "requests of the manifest; killed: {is_killed}");
         if !is_killed {

@@ -95,6 +95,7 @@ impl Driver {
 
     pub(super) fn size(&mut self, digest: Digest, scope: Scope) {
         let (sources, handle) = (self.sources.clone(), self.handle.clone());
+        let driver = self.handle.clone();
         let asked = self.asked_for(digest, scope);
         // A client's token is between this node and the registry.
         let swarm = self.swarm.clone().filter(|_| asked.bearer.is_none());
@@ -103,7 +104,7 @@ impl Driver {
             let told = async move {
                 let upstream = async { sources.blob_size(&asked, &digest).await.map(|told| told.size) };
                 match swarm {
-                    Some(swarm) => Box::pin(swarm.size(&asked.scope, &digest, upstream)).await,
+                    Some(swarm) => Box::pin(swarm.size(&asked.scope, &digest, upstream, &driver)).await,
                     None => upstream.await,
                 }
             };

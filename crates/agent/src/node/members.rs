@@ -137,7 +137,7 @@ impl Inner {
         if admitted.asked.bearer.is_some() {
             return None;
         }
-        let (answer, bytes) = swarm.ask(&admitted.asked.scope, reference, body).await?;
+        let (answer, bytes) = swarm.ask(&admitted.asked.scope, reference, body, &self.parts.driver).await?;
         let (fetched, _) = Self::told(answer, bytes)?;
         let is_asked_for = match reference {
             Reference::Digest(digest) => *digest == fetched.digest,

@@ -27,7 +27,7 @@ use shoal_engine::engine::alone_spread;
 use shoal_engine::homes::{homes, tag_homes};
 use shoal_engine::limits::WARM_BLOBS_MAX;
 use shoal_engine::peer::PeerId;
-use shoal_engine::{Digest, Reference, Scope, Tag};
+use shoal_engine::{Algorithm, Digest, Reference, Scope, Tag};
 use tracing::{Instrument as _, Span};
 
 use super::Swarm;
@@ -228,6 +228,7 @@ impl Swarm {
         scope: &Scope,
         reference: &Reference,
         body: bool,
+        driver: &Handle,
     ) -> Option<(Answer, Option<Bytes>)> {
         let homes = self.homes_of(scope, reference);
         let is_first = homes.first().is_none_or(|home| *home == self.me());
@@ -236,11 +237,13 @@ impl Swarm {
         };
         if !is_first {
             let before = homes.into_iter().take_while(|home| *home != self.me());
-            let told = first_answer(before, |home, reached| ask(home, reached, false), self.spread()).await;
-            if told.is_none() {
-                tracing::info!(%scope, "no home of a manifest can tell; upstream is asked");
-            }
-            return told;
+            let about = match reference {
+                Reference::Digest(digest) => *digest,
+                Reference::Tag(tag) => named(&format!("{scope}:{tag}")),
+            };
+            let silent = |home| driver.until_silent(home, about);
+            return first_answer(before, |home, reached| ask(home, reached, false), silent, self.spread())
+                .await;
         }
         if matches!(reference, Reference::Tag(_)) {
             // What a tag points to is the first home's to find out.
@@ -311,6 +314,7 @@ impl Swarm {
         scope: &Scope,
         digest: &Digest,
         upstream: impl Future<Output = Result<Option<u64>, E>>,
+        driver: &Handle,
     ) -> Result<Option<u64>, E> {
         let before: Vec<_> =
             homes(digest, &self.roster()).iter().take_while(|home| *home != self.me()).collect();
@@ -331,9 +335,9 @@ impl Swarm {
                 }
                 Err(Missed::Away(_)) => is_away = true,
             },
-            () = wait_for(&reached, HOME_PATIENCE) => {}
+            () = wait_for(&reached, HOME_PATIENCE, std::future::pending()) => {}
         }
-        let others = first_answer(before, ask, self.spread());
+        let others = first_answer(before, ask, |home| driver.until_silent(home, *digest), self.spread());
         let upstream = async {
             tokio::time::sleep(self.spread().mul_f64(rand::random())).await;
             upstream.await
@@ -502,6 +506,11 @@ impl Swarm {
             other => Err(Missed::Unknown(format!("it answered {other}"))),
         }
     }
+}
+
+/// What stands for a name where homes are told apart by digest.
+fn named(name: &str) -> Digest {
+    Digest::new(Algorithm::Sha256, ring::digest::digest(&ring::digest::SHA256, name.as_bytes()).as_ref())
 }
 
 /// The wait for a home's answer, in a pull's trace.

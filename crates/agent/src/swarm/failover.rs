@@ -38,11 +38,15 @@ impl Reached {
     }
 }
 
-/// Waits as long as it makes sense for a home that was asked: for `time` if there is soon a connection to it.
-pub async fn wait_for(reached: &Reached, time: Duration) {
+/// Waits as long as it makes sense for a home that was asked: for `time` if there is soon a connection to it, and until it is known to be
+/// silent. `silent` is polled only if it has not answered at once.
+pub async fn wait_for(reached: &Reached, time: Duration, silent: impl Future<Output = ()>) {
     patiently(REACH_TIMEOUT).await;
     if reached.get() {
-        patiently(time.saturating_sub(REACH_TIMEOUT)).await;
+        tokio::select! {
+            () = patiently(time.saturating_sub(REACH_TIMEOUT)) => {}
+            () = silent => {}
+        }
     }
 }
 
@@ -57,15 +61,18 @@ pub enum Missed {
     Unknown(String),
 }
 
-/// The first answer of `homes`, each of which is asked when the one before it is away or silent; `None` if none of them tells. Those who
+/// The first answer of `homes`, each of which is asked when the one before it is away or `silent`; `None` if none of them tells. Those who
 /// wait for the last one in vain are spread over `spread`.
-pub async fn first_answer<H: Copy + Eq + fmt::Debug, T, F>(
+pub async fn first_answer<H, T, F, S>(
     homes: impl IntoIterator<Item = H>,
     ask: impl Fn(H, Reached) -> F,
+    silent: impl Fn(H) -> S,
     spread: Duration,
 ) -> Option<T>
 where
+    H: Copy + Eq + fmt::Debug,
     F: Future<Output = Result<T, Missed>>,
+    S: Future<Output = ()>,
 {
     let mut homes = homes.into_iter().peekable();
     let mut asked = FuturesUnordered::new();
@@ -75,13 +82,15 @@ where
         let reached = Reached::default();
         let question = ask(home, reached.clone());
         asked.push(async move { (home, question.await) });
-        let last = if is_last { spread.mul_f64(rand::random()) } else { Duration::ZERO };
-        let time = first.take().unwrap_or(NEXT_TIMEOUT) + last;
+        if is_last {
+            // Nobody is left to be asked instead; connecting has a limit of its own.
+            reached.set();
+        }
+        let time = first.take().unwrap_or(NEXT_TIMEOUT);
         let mut waited = pin!(async {
-            match is_last {
-                // Nobody is left to be asked instead; connecting has a limit of its own.
-                true => patiently(time).await,
-                false => wait_for(&reached, time).await,
+            wait_for(&reached, time, silent(home)).await;
+            if is_last {
+                tokio::time::sleep(spread.mul_f64(rand::random())).await;
             }
         });
         loop {
@@ -90,7 +99,7 @@ where
                 Some((from, answer)) = asked.next() => match answer {
                     Ok(answer) => return Some(answer),
                     Err(why @ Missed::Unknown(_)) => {
-                        tracing::debug!(home = ?from, %why, "a home cannot tell");
+                        tracing::debug!(home = ?from, %why, "the home of a manifest or blob cannot tell");
                         return None;
                     }
                     Err(why) => {
@@ -107,6 +116,9 @@ where
             }
         }
     }
+    if first.is_none() {
+        tracing::info!("no home of a manifest or blob answers; upstream is asked");
+    }
     None
 }
 
@@ -119,6 +131,8 @@ mod tests {
     use super::*;
 
     const PROMPT: Duration = Duration::from_millis(50);
+    /// How long it takes to notice that one does not live.
+    const NOTICED: Duration = Duration::from_millis(400);
 
     /// What a home does.
     #[derive(Clone, Copy, Debug)]
@@ -129,8 +143,10 @@ mod tests {
         Refuses,
         /// Its address does not answer, until connecting to it is given up.
         Drops,
-        /// It takes the question and says nothing.
+        /// It takes the question and says nothing, and lives.
         Hangs,
+        /// The same, and it does not live.
+        Freezes,
         /// It answers that it cannot tell.
         CannotTell,
     }
@@ -153,14 +169,18 @@ mod tests {
                 reached.set();
                 match homes[home] {
                     Answers(after) => sleep(after).await,
-                    Hangs => std::future::pending().await,
+                    Hangs | Freezes => std::future::pending().await,
                     _ => return Err(Missed::Unknown("404".into())),
                 }
                 Ok(home)
             }
         };
         let begun = Instant::now();
-        let answer = first_answer(0..homes.len(), ask, Duration::ZERO).await;
+        let silent = async |home: usize| match homes[home] {
+            Freezes => sleep(NOTICED).await,
+            _ => std::future::pending().await,
+        };
+        let answer = first_answer(0..homes.len(), ask, silent, Duration::ZERO).await;
         let asked = asked.borrow().len();
         (answer, asked, begun.elapsed())
     }
@@ -182,6 +202,8 @@ mod tests {
             (vec![Drops], None, 1, 3 * REACH_TIMEOUT),
             (vec![Drops, Drops, Drops], None, 3, 5 * REACH_TIMEOUT),
             (vec![Hangs, Answers(PROMPT)], Some(1), 2, FIRST_TIMEOUT + PROMPT),
+            (vec![Freezes, Answers(PROMPT)], Some(1), 2, REACH_TIMEOUT + NOTICED + PROMPT),
+            (vec![Freezes, Freezes, Freezes], None, 3, 3 * (REACH_TIMEOUT + NOTICED)),
             // One that was given up may still be the first to answer.
             (vec![Answers(late), Hangs], Some(0), 2, late),
             (vec![Hangs, Hangs, Hangs], None, 3, FIRST_TIMEOUT + 2 * NEXT_TIMEOUT),

@@ -168,6 +168,20 @@ impl Swarm {
         }
     }
 
+    /// The answer of a member is waited for, to a question that the engine does not ask: to one about `about`, which is to say that whoever
+    /// is home of that would be asked next.
+    pub fn await_member(&mut self, now: Time, peer: PeerId, about: Digest) {
+        if self.roster.contains(&peer) && peer != self.me {
+            self.silence.begin(now);
+            self.unheard.begin(now, peer, about);
+        }
+    }
+
+    /// Whether a member is not worth waiting for: it says nothing, or cannot be reached, or nobody can.
+    pub fn says_nothing(&self, now: Time, peer: &PeerId) -> bool {
+        self.silence.is_deaf() || self.gone.contains(now, peer)
+    }
+
     /// Another member is there: nothing is fetched because nobody is.
     pub(super) fn hear_anybody(&mut self, now: Time, peer: &PeerId) {
         if let Some(took) = self.unheard.heard(now, peer) {

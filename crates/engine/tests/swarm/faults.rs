@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shoal_engine::SourceFault;
 use shoal_engine::TicketId;
-use shoal_engine::io::{Outcome, PullFault};
+use shoal_engine::io::{Input, Outcome, PullFault};
 
 use crate::PIECE;
 use crate::cluster::{BlobNo, Cluster, NodeNo, Pace};
@@ -349,6 +349,39 @@ fn a_blob_whose_homes_say_nothing_gets_others() {
             delivered_but(&cluster, &tickets, &[]);
             assert_eq!(cluster.blobs[blob].fetched, SIZE, "{setting}");
         }
+    }
+}
+
+/// A member that was asked something beside the engine: whether it lives is known as soon as of one that was asked for a blob.
+#[test]
+fn a_member_that_is_waited_for_is_known_to_say_nothing() {
+    for (count, frozen) in
+        (3..9).flat_map(|count| [vec![], vec![1], (1..count).collect()].map(|f| (count, f)))
+    {
+        let mut cluster = Cluster::new(count);
+        let about = cluster.add(SIZE);
+        let about = cluster.blobs[about].digest;
+        frozen.iter().for_each(|node| cluster.act(Act::Freeze(*node)));
+        let peers: Vec<_> = cluster.nodes.iter().map(|node| node.peer()).collect();
+        let silent = |c: &Cluster, node: NodeNo| {
+            let engine = c.nodes[0].engine.as_ref().expect("it is up");
+            engine.swarm().expect("it has one").says_nothing(c.now, &peers[node])
+        };
+        let begun = cluster.now;
+        cluster.input(0, Input::Awaited { peer: peers[1], about });
+        if frozen.is_empty() {
+            cluster.run();
+            assert!(!silent(&cluster, 1), "{count} nodes: it lives");
+            continue;
+        }
+        cluster.run_until(|c| silent(c, 1));
+        let time = cluster.now - begun;
+        assert!(time < Duration::from_millis(450), "{count} nodes, {frozen:?} frozen: {time:?}");
+        // The others as well, if nobody is there.
+        assert_eq!(silent(&cluster, 2), frozen.contains(&2), "{count} nodes, {frozen:?} frozen");
+        frozen.iter().for_each(|node| cluster.act(Act::Thaw(*node)));
+        cluster.run();
+        assert!(!silent(&cluster, 1), "{count} nodes: it is back");
     }
 }
 
