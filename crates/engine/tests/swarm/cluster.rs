@@ -111,6 +111,8 @@ pub enum Event {
 pub struct Cluster {
     pub now: Time,
     pub pace: Pace,
+    /// How late all nodes are woken.
+    pub late: Duration,
     pub nodes: Vec<Node>,
     pub blobs: Vec<Blob>,
     pub clients: BTreeMap<TicketId, Client>,
@@ -169,6 +171,7 @@ impl Cluster {
         let mut cluster = Cluster {
             now: Time::ZERO + Duration::from_secs(1),
             pace,
+            late: Duration::ZERO,
             nodes: (0..count).map(|n| Node::new(n, "")).collect(),
             blobs: Vec::new(),
             clients: BTreeMap::new(),
@@ -286,9 +289,13 @@ impl Cluster {
     }
 
     fn next_at(&self) -> Option<Time> {
-        let wakeups =
-            self.nodes.iter().filter(|n| !n.frozen).filter_map(|n| n.engine.as_ref()?.next_wakeup());
+        let wakeups = self.nodes.iter().filter_map(|node| self.woken_at(node));
         wakeups.chain(self.events.keys().next().map(|key| key.0)).min()
+    }
+
+    fn woken_at(&self, node: &Node) -> Option<Time> {
+        let engine = node.engine.as_ref().filter(|_| !node.frozen)?;
+        Some(engine.next_wakeup()? + self.late)
     }
 
     fn step(&mut self, until: Option<Time>) -> bool {
@@ -305,9 +312,8 @@ impl Cluster {
             self.happen(event);
             return true;
         }
-        let due =
-            |n: &Node| !n.frozen && n.engine.as_ref().and_then(|e| e.next_wakeup()).is_some_and(|t| t <= at);
-        let node = self.nodes.iter().position(due).expect("somebody wants to be woken");
+        let due = self.nodes.iter().position(|node| self.woken_at(node).is_some_and(|woken| woken <= at));
+        let node = due.expect("somebody wants to be woken");
         self.input(node, Input::Wakeup);
         let next = self.nodes[node].engine.as_ref().and_then(|e| e.next_wakeup());
         check!(

@@ -352,6 +352,29 @@ fn a_blob_whose_homes_say_nothing_gets_others() {
     }
 }
 
+/// All nodes share a machine that is busy from one moment on: all messages take long, and everybody is woken late. Who is woken in time and
+/// waits as long for answers takes homes for gone.
+#[test]
+fn on_a_busy_machine_nobody_is_taken_for_gone() {
+    let copies = |count: usize, late| {
+        let mut cluster = Cluster::new(count);
+        let blob = cluster.add(SIZE);
+        // Probes were answered at once until now.
+        cluster.act(Act::Freeze(0));
+        cluster.act(Act::Thaw(0));
+        (cluster.pace.delay, cluster.late) = (Duration::from_millis(700), late);
+        let tickets: Vec<_> = (0..count).map(|node| cluster.open(node, blob)).collect();
+        cluster.run();
+        delivered_but(&cluster, &tickets, &[]);
+        cluster.blobs[blob].fetched as f64 / SIZE as f64
+    };
+    let (late, in_time): (Vec<_>, Vec<_>) = (3..9)
+        .map(|count| (copies(count, Duration::from_millis(150)), copies(count, Duration::ZERO)))
+        .unzip();
+    assert!(late.iter().all(|copies| *copies == 1.0), "{late:?}");
+    assert!(in_time.iter().any(|copies| *copies > 1.0), "{in_time:?}");
+}
+
 /// A member that was asked something beside the engine: whether it lives is known as soon as of one that was asked for a blob.
 #[test]
 fn a_member_that_is_waited_for_is_known_to_say_nothing() {
