@@ -94,8 +94,7 @@ impl Driver {
     }
 
     pub(super) fn size(&mut self, digest: Digest, scope: Scope) {
-        let (sources, handle) = (self.sources.clone(), self.handle.clone());
-        let driver = self.handle.clone();
+        let (sources, handle, driver) = (self.sources.clone(), self.handle.clone(), self.handle.clone());
         let asked = self.asked_for(digest, scope);
         // A client's token is between this node and the registry.
         let swarm = self.swarm.clone().filter(|_| asked.bearer.is_none());

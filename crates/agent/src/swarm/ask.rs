@@ -17,8 +17,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
@@ -32,7 +32,7 @@ use tracing::{Instrument as _, Span};
 
 use super::Swarm;
 use super::dial::Connection;
-use super::failover::{FIRST_TIMEOUT, Missed, Reached, first_answer, wait_for};
+use super::failover::{FIRST_TIMEOUT, Missed, Reached, first_answer, spread_over, wait_for};
 use super::lateness::within;
 use super::serve::Peer;
 use crate::driver::{Book, Handle, Naming, brief_name};
@@ -230,16 +230,14 @@ impl Swarm {
         body: bool,
         driver: &Handle,
     ) -> Option<(Answer, Option<Bytes>)> {
-        let homes = self.homes_of(scope, reference);
-        let is_first = homes.first().is_none_or(|home| *home == self.me());
+        let before = self.homes_before(scope, reference);
         let ask = |home, reached, stored| {
             self.ask_home(home, scope, reference, (body, stored), reached).instrument(question_span(&home))
         };
-        if !is_first {
-            let before = homes.into_iter().take_while(|home| *home != self.me());
+        if !before.is_empty() {
             let about = match reference {
                 Reference::Digest(digest) => *digest,
-                Reference::Tag(tag) => named(&format!("{scope}:{tag}")),
+                Reference::Tag(tag) => standing_for(&tag_name(scope, tag)),
             };
             let silent = |home| driver.until_silent(home, about);
             return first_answer(before, |home, reached| ask(home, reached, false), silent, self.spread())
@@ -249,7 +247,8 @@ impl Swarm {
             // What a tag points to is the first home's to find out.
             return None;
         }
-        let others = homes.into_iter().skip(1).map(|home| ask(home, Reached::default(), true));
+        let others = self.other_homes(scope, reference).into_iter();
+        let others = others.map(|home| ask(home, Reached::default(), true));
         let answers = others.collect::<FuturesUnordered<_>>().filter_map(async |told| told.ok());
         within(REMEMBERED_TIMEOUT, pin!(answers).next()).await.flatten()
     }
@@ -292,10 +291,15 @@ impl Swarm {
         self.homes_of(scope, reference).into_iter().filter(|home| *home != self.me()).collect()
     }
 
+    /// Those that are asked before this node asks upstream; none if it is the first home itself.
+    fn homes_before(&self, scope: &Scope, reference: &Reference) -> Vec<PeerId> {
+        self.homes_of(scope, reference).into_iter().take_while(|home| *home != self.me()).collect()
+    }
+
     fn homes_of(&self, scope: &Scope, reference: &Reference) -> Vec<PeerId> {
         let roster = self.roster();
         let homes = match reference {
-            Reference::Tag(tag) => tag_homes(&format!("{scope}:{tag}"), &roster),
+            Reference::Tag(tag) => tag_homes(&tag_name(scope, tag), &roster),
             Reference::Digest(digest) => homes(digest, &roster),
         };
         homes.iter().collect()
@@ -316,15 +320,12 @@ impl Swarm {
         upstream: impl Future<Output = Result<Option<u64>, E>>,
         driver: &Handle,
     ) -> Result<Option<u64>, E> {
-        let before: Vec<_> =
-            homes(digest, &self.roster()).iter().take_while(|home| *home != self.me()).collect();
-        let mut before = before.into_iter();
+        let mut before = self.homes_before(scope, &Reference::Digest(*digest)).into_iter();
         let Some(first) = before.next() else { return upstream.await };
         let ask =
             |home, reached| self.ask_size(home, scope, digest, reached).instrument(question_span(&home));
         let reached = Reached::default();
-        let mut asked = pin!(ask(first, reached.clone()));
-        let mut is_away = false;
+        let mut asked = pin!(ask(first, reached.clone()).fuse());
         tokio::select! {
             biased;
             answer = &mut asked => match answer {
@@ -333,17 +334,17 @@ impl Swarm {
                     tracing::debug!(home = ?first, digest = %digest.short(), %why, "the home of a blob does not know its size");
                     return upstream.await;
                 }
-                Err(Missed::Away(_)) => is_away = true,
+                Err(Missed::Away(_)) => {}
             },
             () = wait_for(&reached, HOME_PATIENCE, std::future::pending()) => {}
         }
         let others = first_answer(before, ask, |home| driver.until_silent(home, *digest), self.spread());
         let upstream = async {
-            tokio::time::sleep(self.spread().mul_f64(rand::random())).await;
+            spread_over(self.spread()).await;
             upstream.await
         };
         tokio::select! {
-            Ok(size) = asked, if !is_away => Ok(Some(size)),
+            Ok(size) = asked => Ok(Some(size)),
             Some(size) = others => Ok(Some(size)),
             told = upstream => told,
         }
@@ -508,8 +509,13 @@ impl Swarm {
     }
 }
 
+/// The name whose homes are those of a tag.
+fn tag_name(scope: &Scope, tag: &Tag) -> String {
+    format!("{scope}:{tag}")
+}
+
 /// What stands for a name where homes are told apart by digest.
-fn named(name: &str) -> Digest {
+fn standing_for(name: &str) -> Digest {
     Digest::new(Algorithm::Sha256, ring::digest::digest(&ring::digest::SHA256, name.as_bytes()).as_ref())
 }
 

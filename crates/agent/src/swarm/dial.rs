@@ -245,25 +245,17 @@ impl Dialer {
         }
     }
 
-    async fn connect(self: &Arc<Self>, member: &Arc<Member>, reached: &Reached) -> Result<Sender, DialError> {
-        self.begin_dial(member, reached.clone()).await.unwrap_or(Err(DialError::Unreachable))
-    }
-
     /// Connects in a task of its own: whoever does not wait to the end leaves the connection, or what was learned, to others.
-    fn begin_dial(
-        self: &Arc<Self>,
-        member: &Arc<Member>,
-        reached: Reached,
-    ) -> oneshot::Receiver<Result<Sender, DialError>> {
+    async fn connect(self: &Arc<Self>, member: &Arc<Member>, reached: &Reached) -> Result<Sender, DialError> {
         let (told, connected) = oneshot::channel();
-        let (dialer, member) = (Arc::clone(self), Arc::clone(member));
+        let (dialer, member, reached) = (Arc::clone(self), Arc::clone(member), reached.clone());
         tokio::spawn(async move {
             if let Err(Ok(unwanted)) = told.send(dialer.dial(&member, &reached).await) {
                 dialer.keep(Connection { peer: member.peer, sender: unwanted });
             }
             dialer.try_unreachable().await;
         });
-        connected
+        connected.await.unwrap_or(Err(DialError::Unreachable))
     }
 
     /// Tries those that could not be connected to until there are none, unless somebody does so already.

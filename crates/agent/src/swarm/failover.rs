@@ -61,6 +61,11 @@ pub enum Missed {
     Unknown(String),
 }
 
+/// Waits for a random part of `time`: nodes that do so do not go on all at once.
+pub async fn spread_over(time: Duration) {
+    tokio::time::sleep(time.mul_f64(rand::random())).await;
+}
+
 /// The first answer of `homes`, each of which is asked when the one before it is away or `silent`; `None` if none of them tells. Those who
 /// wait for the last one in vain are spread over `spread`.
 pub async fn first_answer<H, T, F, S>(
@@ -76,7 +81,8 @@ where
 {
     let mut homes = homes.into_iter().peekable();
     let mut asked = FuturesUnordered::new();
-    let mut first = Some(FIRST_TIMEOUT);
+    homes.peek()?;
+    let mut time = FIRST_TIMEOUT;
     while let Some(home) = homes.next() {
         let is_last = homes.peek().is_none();
         let reached = Reached::default();
@@ -86,11 +92,11 @@ where
             // Nobody is left to be asked instead; connecting has a limit of its own.
             reached.set();
         }
-        let time = first.take().unwrap_or(NEXT_TIMEOUT);
+        let time = std::mem::replace(&mut time, NEXT_TIMEOUT);
         let mut waited = pin!(async {
             wait_for(&reached, time, silent(home)).await;
             if is_last {
-                tokio::time::sleep(spread.mul_f64(rand::random())).await;
+                spread_over(spread).await;
             }
         });
         loop {
@@ -116,9 +122,7 @@ where
             }
         }
     }
-    if first.is_none() {
-        tracing::info!("no home of a manifest or blob answers; upstream is asked");
-    }
+    tracing::info!("no home of a manifest or blob answers; upstream is asked");
     None
 }
 
