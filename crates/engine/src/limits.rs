@@ -327,6 +327,12 @@ pub const DISMISSALS_MAX: u8 = 3;
 /// Time without a piece, while other classes move, after which a feed counts as silent.
 pub const FEED_SILENCE_MAX: Duration = Duration::from_secs(1);
 
+/// The same where the others are far ahead meanwhile. Longer than a lost segment is waited for on most links.
+pub const FAR_BEHIND_SILENCE_MAX: Duration = Duration::from_millis(300);
+
+/// Pieces by which a class is far behind the others.
+pub const FAR_BEHIND_PIECES: f64 = 6.0;
+
 /// A slow link is no silent feed: one may be silent for as long as so many pieces of each class take, at the pace at
 /// which they come.
 pub const FEED_PATIENCE_PIECES: f64 = 4.0;

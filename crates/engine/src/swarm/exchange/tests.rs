@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use super::*;
 use crate::ids::Algorithm;
-use crate::limits::{ALL_SILENT_MAX, EXCHANGE_CHECK, FEED_PATIENCE_MAX, FEED_SILENCE_MAX};
+use crate::limits::{
+    ALL_SILENT_MAX, EXCHANGE_CHECK, FAR_BEHIND_SILENCE_MAX, FEED_PATIENCE_MAX, FEED_SILENCE_MAX,
+};
 use crate::wire::{Feed, Hashes};
 
-const PIECES: u32 = 16;
+const PIECES: u32 = 32;
 const HOME: PeerId = PeerId([1; 32]);
 
 fn feed(class: u8) -> PeerId {
@@ -103,6 +105,14 @@ fn who_is_complained_about_and_when() {
     assert!(one_is_silent.iter().any(|(_, why, _)| *why == Complaint::Silent), "{one_is_silent:?}");
     let first = one_is_silent.first().map(|c| c.2);
     assert!(first.is_some_and(|at| at <= FEED_SILENCE_MAX + second), "{one_is_silent:?}");
+    // Where the others are far ahead meanwhile it does not take as long,
+    let far_ahead = complaints(second, |p| (p % 4 != 2).then_some(u64::from(p) / 8 * 100));
+    let first = far_ahead.first().copied();
+    assert_eq!(first, Some((2, Complaint::Silent, FAR_BEHIND_SILENCE_MAX)), "{far_ahead:?}");
+    // nor does it where nothing comes any more because the others are complete.
+    let last = |p: u32| (p % 4 != 2 || p < PIECES - 8).then_some(u64::from(p) / 8 * 100);
+    let ended = complaints(2 * second, last);
+    assert!(ended.first().is_some_and(|c| c.2 <= FEED_SILENCE_MAX + 3 * EXCHANGE_CHECK), "{ended:?}");
     let all_are_silent = complaints(6 * second, |_| None);
     let classes: Vec<_> = all_are_silent.iter().map(|c| (c.0, c.1)).collect();
     assert_eq!(classes, [0, 1, 2, 3].map(|class| (class, Complaint::Silent)));
@@ -135,7 +145,7 @@ fn faults_of_a_feed_are_told_at_once_and_it_is_left() {
         let (to, Message::Complain { class, about, why, missing, .. }) = &mail[0] else { panic!("{mail:?}") };
         assert_eq!((*to, *class, *about, *why), (HOME, 1, feed(1), expected));
         let pieces: Vec<_> = missing.iter().map(|run| run.first).collect();
-        assert_eq!(pieces, [1, 5, 9, 13], "{expected:?}");
+        assert_eq!(pieces, (1..PIECES).step_by(4).collect::<Vec<_>>(), "{expected:?}");
         assert!(exchange.feeds().all(|(class, _)| class != 1), "{expected:?}");
     }
 }

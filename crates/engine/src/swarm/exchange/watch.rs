@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::{Class, Exchange, Source};
 use crate::limits::{
     ALL_SILENT_MAX, COMPARE_ROWS_MIN, COMPARE_TIME, COMPLAINT_PAUSE, CRAWL_GAIN_MAX, CRAWL_ROWS_MIN,
-    CRAWL_SHARE_MAX, FEED_PATIENCE_MAX, FEED_PATIENCE_PIECES, FEED_SILENCE_MAX, FEED_TURNS_MAX,
-    GAIN_SHARE_MAX, HELD_SILENCE_MAX, LAG_PIECES_MIN, LAG_STARVED_SHARE, RUNS_PER_MESSAGE_MAX,
-    UPLOADS_PER_PEER_MAX,
+    CRAWL_SHARE_MAX, FAR_BEHIND_PIECES, FAR_BEHIND_SILENCE_MAX, FEED_PATIENCE_MAX, FEED_PATIENCE_PIECES,
+    FEED_SILENCE_MAX, FEED_TURNS_MAX, GAIN_SHARE_MAX, HELD_SILENCE_MAX, LAG_PIECES_MIN, LAG_STARVED_SHARE,
+    RUNS_PER_MESSAGE_MAX, UPLOADS_PER_PEER_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::home::Mail;
@@ -29,9 +29,11 @@ impl Exchange {
         // With most feeds waiting for this node, its own link is what is slow. One feed alone tells nothing.
         let waiting = self.classes.iter().filter(|class| self.behind_feed(class) >= 2).count();
         let receives_slowly = self.classes.len() > 1 && 2 * waiting > self.classes.len();
-        // While nothing comes at all it is the source that is slow.
+        // While nothing comes at all it is the source that is slow, unless upstream has sent everything and most classes are there.
         let last = self.classes.iter().map(|c| c.last_piece).max().unwrap_or_default();
-        let moves = now < last + FEED_SILENCE_MAX / 2;
+        let done = self.classes.iter().filter(|class| class.got == class.total).count();
+        let most_are_there = 2 * done >= self.classes.len();
+        let moves = now < last + FEED_SILENCE_MAX / 2 || (self.list.is_complete() && most_are_there);
         if compares {
             let round = self.went_round();
             let falls_behind = round.is_none_or(|(gained, new)| gained < GAIN_SHARE_MAX * new);
@@ -40,16 +42,28 @@ impl Exchange {
             let crawls = round.is_some_and(|(_, new)| {
                 new >= CRAWL_ROWS_MIN * classes && gains < CRAWL_GAIN_MAX * new / classes
             });
+            // What the last few classes gain is the feeds' doing.
+            let crawls = crawls && !most_are_there;
             self.tell_of_slowness((receives_slowly && falls_behind) || crawls, mail);
         }
         // The time that each class takes for some pieces, at the pace at which they come.
         let turns = if receives_slowly || self.is_slow { FEED_PATIENCE_PIECES } else { FEED_TURNS_MAX };
         let takes = Duration::from_secs_f64(turns * self.pace.gap * self.classes.len() as f64);
         let patience = takes.max(self.in_crowd(FEED_SILENCE_MAX)).min(FEED_PATIENCE_MAX);
+        let patience_behind = takes.max(self.in_crowd(FAR_BEHIND_SILENCE_MAX)).min(patience);
         let despair = self.in_crowd(ALL_SILENT_MAX).max(patience);
         // The first time, what is compared is how far away from the source each feed is.
         let judges = compares && self.is_compared;
-        let view = View { shares, gains, compares: judges, receives_slowly, moves, patience, despair };
+        let view = View {
+            shares,
+            gains,
+            compares: judges,
+            receives_slowly,
+            moves,
+            patience,
+            patience_behind,
+            despair,
+        };
         for at in 0..self.classes.len() {
             let class = &self.classes[at];
             let paused = class.complained.is_some_and(|since| now < since + COMPLAINT_PAUSE);
@@ -96,7 +110,8 @@ impl Exchange {
         let lag = view.shares * total - f64::from(class.got);
         let ending = view.shares >= 1.0;
         let idle = now - class.last_piece.max(class.complained.unwrap_or_default());
-        let (quiet, silent) = (idle >= view.patience, idle >= view.despair);
+        let patience = if lag >= FAR_BEHIND_PIECES { view.patience_behind } else { view.patience };
+        let (quiet, silent) = (idle >= patience, idle >= view.despair);
         // The one that was to send what is missing first. What this node fetches itself no feed is asked for.
         let fetches = |piece: u32| self.leases.values().any(|work| work.run.contains(piece));
         let mut missing = (at as u32..self.have.total()).step_by(self.classes.len());
@@ -200,6 +215,8 @@ struct View {
     moves: bool,
     /// Time for which a feed may be silent because it has to wait for its turn.
     patience: Duration,
+    /// The same for one that is far behind the others.
+    patience_behind: Duration,
     /// The same while nothing of the blob comes at all.
     despair: Duration,
 }

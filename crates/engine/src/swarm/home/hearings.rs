@@ -62,7 +62,12 @@ impl Hearings {
             *dismissed = if is_dismissed { *dismissed + 1 } else { 0 };
             !is_dismissed
         };
-        due.into_iter().filter(is_upheld).collect()
+        let upheld: Vec<_> = due.into_iter().filter(is_upheld).collect();
+        // What they complained about is over.
+        for (node, class, _) in &upheld {
+            self.complained.remove(&(*node, *class));
+        }
+        upheld
     }
 }
 
@@ -89,6 +94,9 @@ mod tests {
         assert_eq!(hearings.hear(at(0)), [], "those who complain with it are waited for");
         assert_eq!(hearings.hear(at(60) + HEARING_TIME), [(2, 1, 1), (4, 0, 3)]);
         assert_eq!(hearings.next_wakeup(), None);
+        // 2 has another feed since, and does not complain about that one.
+        file(&mut hearings, at(60) + COMPLAINT_PAUSE, (3, 1), 2);
+        assert_eq!(hearings.hear(at(60) + COMPLAINT_PAUSE + HEARING_TIME), [(3, 1, 2)]);
         // The next time 2 is well, and it is 3 who is slow.
         let later = at(60) + COMPLAINT_PAUSE + 3 * HEARING_TIME;
         file(&mut hearings, later, (4, 1), 3);
