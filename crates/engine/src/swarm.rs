@@ -252,6 +252,7 @@ impl Swarm {
             }
             exchange.list().clone()
         });
+        self.uploads.end_relay(&digest);
         self.seed(digest, size, list.filter(PieceList::is_complete));
         self.announce(now, digest, size);
     }
@@ -591,7 +592,7 @@ impl Swarm {
             }
         }
         out.append(&mut self.effects);
-        while let Some(send) = self.uploads.next(now) {
+        while let Some(send) = self.uploads.next(now, |digest| self.exchanges.contains_key(digest)) {
             out.push_back(Output::Upload(send));
         }
     }
@@ -650,6 +651,7 @@ impl Swarm {
             self.uses += 1;
             seed.used = self.uses;
             uploads.subscribe(from, digest, class, classes, runs, |_| true);
+            uploads.end_relay(&digest);
             seed.list.as_ref()
         } else {
             return self.inspect(from, digest, wanted);

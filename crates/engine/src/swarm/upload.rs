@@ -299,8 +299,17 @@ impl Uploads {
         }
     }
 
-    /// The next piece to send, if there is a place.
-    pub fn next(&mut self, now: Time) -> Option<Send> {
+    /// No hashes of a blob are to be relayed any more: whoever has been sent all its pieces is done.
+    pub fn end_relay(&mut self, digest: &Digest) {
+        for id in self.by_blob.get(digest).cloned().unwrap_or_default() {
+            if self.subs[id].as_ref().is_some_and(|sub| sub.left == 0) {
+                self.close(id);
+            }
+        }
+    }
+
+    /// The next piece to send, if there is a place. `relays` says of which blobs this node passes hashes on.
+    pub fn next(&mut self, now: Time, relays: impl Fn(&Digest) -> bool) -> Option<Send> {
         if self.fast >= UPLOADS_MAX && !self.ready.is_empty() {
             self.doubt(now);
         }
@@ -339,8 +348,9 @@ impl Uploads {
             sub.queued = backlog > 0;
             sub.left -= 1;
             let send = Send { upload, to: sub.to, digest: sub.digest, class: sub.class, piece, backlog };
-            // The class that relays hashes goes on to do so when its pieces have been sent; its readers close it.
-            if sub.left == 0 && sub.class != RELAY {
+            // The class that relays hashes goes on to do so when its pieces have been sent. Its readers need not close it: over
+            // HTTP nothing is left to close.
+            if sub.left == 0 && (sub.class != RELAY || !relays(&send.digest)) {
                 self.close(id);
             } else if sub.queued {
                 self.ready.push_back(id);

@@ -15,6 +15,11 @@ fn at(millis: u64) -> Time {
     Time::ZERO + Duration::from_millis(millis)
 }
 
+/// All blobs are still being received.
+fn relays(_: &Digest) -> bool {
+    true
+}
+
 const ALL: Run = Run { first: 0, end: 64 };
 
 #[test]
@@ -24,11 +29,11 @@ fn subscriptions_take_turns_and_backlog_is_told() {
         uploads.subscribe(peer(reader), blob(), 0, 4, vec![ALL], |piece| piece < 20);
     }
     let next: Vec<_> =
-        std::iter::from_fn(|| uploads.next(at(0))).map(|s| (s.to, s.piece, s.backlog)).collect();
+        std::iter::from_fn(|| uploads.next(at(0), relays)).map(|s| (s.to, s.piece, s.backlog)).collect();
     let turn = |piece, backlog| [(peer(1), piece, backlog), (peer(2), piece, backlog)];
     assert_eq!(next, [turn(0, 4), turn(4, 3), turn(8, 2)].concat(), "as many as there are places");
     uploads.sent(at(1), UploadId(1));
-    let send = uploads.next(at(1)).unwrap();
+    let send = uploads.next(at(1), relays).unwrap();
     assert_eq!((send.to, send.piece, send.backlog), (peer(1), 12, 1));
     uploads.offer(&blob(), 20);
     uploads.offer(&blob(), 21);
@@ -36,7 +41,7 @@ fn subscriptions_take_turns_and_backlog_is_told() {
     let mut rest = Vec::new();
     for done in 2..20 {
         uploads.sent(at(done), UploadId(done));
-        rest.extend(std::iter::from_fn(|| uploads.next(at(done))).map(|s| (s.to, s.piece)));
+        rest.extend(std::iter::from_fn(|| uploads.next(at(done), relays)).map(|s| (s.to, s.piece)));
     }
     let of = |reader| rest.iter().filter(|(to, _)| *to == peer(reader)).map(|(_, p)| *p).collect::<Vec<_>>();
     assert_eq!(
@@ -52,9 +57,25 @@ fn a_stream_on_which_everything_has_been_sent_closes_unless_it_relays() {
         let mut uploads = Uploads::default();
         uploads.subscribe(peer(1), blob(), class, 4, vec![Run { first: 0, end: 8 }], |piece| piece < 4);
         uploads.offer(&blob(), u32::from(class) + 4);
-        assert_eq!(std::iter::from_fn(|| uploads.next(at(0))).count(), 2);
+        assert_eq!(std::iter::from_fn(|| uploads.next(at(0), relays)).count(), 2);
         assert_eq!(uploads.is_empty(), closes, "class {class}");
+        uploads.end_relay(&blob());
+        assert!(uploads.is_empty(), "no more hashes come: class {class}");
     }
+    // What is stored is relayed by nobody,
+    let mut uploads = Uploads::default();
+    uploads.subscribe(peer(1), blob(), 0, 4, vec![ALL], |piece| piece < 60);
+    uploads.subscribe(peer(2), blob(), 0, 4, vec![Run { first: 4, end: 8 }], |_| true);
+    uploads.end_relay(&blob());
+    assert_eq!(uploads.len(), 2, "and what is to be sent still goes");
+    let mut sent = 0;
+    while let Some(send) = uploads.next(at(0), |_| false) {
+        uploads.sent(at(0), send.upload);
+        sent += 1;
+    }
+    assert_eq!((sent, uploads.len()), (16, 1));
+    uploads.offer(&blob(), 60);
+    assert!(uploads.next(at(0), |_| false).is_some() && uploads.is_empty());
 }
 
 #[test]
@@ -62,7 +83,7 @@ fn what_is_not_wanted_is_not_sent() {
     let mut uploads = Uploads::default();
     uploads.subscribe(peer(1), blob(), 1, 4, vec![Run { first: 5, end: 10 }], |_| false);
     (0..20).for_each(|piece| uploads.offer(&blob(), piece));
-    let pieces: Vec<_> = std::iter::from_fn(|| uploads.next(at(0))).map(|s| s.piece).collect();
+    let pieces: Vec<_> = std::iter::from_fn(|| uploads.next(at(0), relays)).map(|s| s.piece).collect();
     assert_eq!(pieces, [5, 9]);
     uploads.unsubscribe(&peer(1), &blob(), 1);
     assert!(uploads.is_empty() && !uploads.serves(&blob()));
@@ -84,7 +105,7 @@ fn a_slow_reader_does_not_hold_the_places_of_the_others() {
             pieces[usize::from(reader)] += 1;
             uploads.sent(at(now), upload);
         }
-        while let Some(send) = uploads.next(at(now)) {
+        while let Some(send) = uploads.next(at(now), relays) {
             let reader = send.to.0[0];
             let takes = if reader <= 4 { 100 } else { 1 };
             running.push((now + takes, send.upload, reader));
@@ -100,17 +121,17 @@ fn a_slow_reader_does_not_hold_the_places_of_the_others() {
 fn a_stream_that_closes_before_its_turn_leaves_it_to_the_others() {
     let mut uploads = Uploads::default();
     uploads.subscribe(peer(9), blob(), 0, 4, vec![Run { first: 0, end: 1 }], |_| true);
-    let first = uploads.next(at(0)).unwrap();
+    let first = uploads.next(at(0), relays).unwrap();
     uploads.sent(at(1), first.upload);
     // This reader is not known yet: one piece is on its way to it, and the other classes wait.
     (0..4).for_each(|class| uploads.subscribe(peer(1), blob(), class, 4, vec![ALL], |piece| piece < 8));
-    let first = uploads.next(at(2)).unwrap();
-    assert!((first.class, uploads.next(at(2))) == (0, None));
+    let first = uploads.next(at(2), relays).unwrap();
+    assert!((first.class, uploads.next(at(2), relays)) == (0, None));
     uploads.unsubscribe(&peer(1), &blob(), 0);
     uploads.sent(at(3), first.upload);
     uploads.unsubscribe(&peer(1), &blob(), 1);
     let mut pieces = Vec::new();
-    while let Some(send) = uploads.next(at(4)) {
+    while let Some(send) = uploads.next(at(4), relays) {
         pieces.push(send.piece);
         uploads.sent(at(4), send.upload);
     }
@@ -122,22 +143,22 @@ fn a_stream_that_closes_before_its_turn_leaves_it_to_the_others() {
 fn a_member_that_is_gone_is_forgotten() {
     let mut uploads = Uploads::default();
     uploads.subscribe(peer(1), blob(), 0, 1, vec![ALL], |_| true);
-    let send = uploads.next(at(0)).unwrap();
+    let send = uploads.next(at(0), relays).unwrap();
     uploads.forget(&peer(1));
     uploads.sent(at(1), send.upload);
-    assert!(uploads.is_empty() && uploads.next(at(2)).is_none() && uploads.fast == 0);
+    assert!(uploads.is_empty() && uploads.next(at(2), relays).is_none() && uploads.fast == 0);
 }
 
 #[test]
 fn readers_that_stand_still_hold_a_bounded_number_of_places() {
     let mut uploads = Uploads::default();
     uploads.subscribe(peer(0), blob(), 0, 1, vec![ALL], |piece| piece == 0);
-    let quick = uploads.next(at(0)).unwrap();
+    let quick = uploads.next(at(0), relays).unwrap();
     uploads.sent(at(1), quick.upload);
     (1..=200).for_each(|reader| uploads.subscribe(peer(reader), blob(), 0, 1, vec![ALL], |_| true));
     let mut running = 0;
     for now in 2..2000 {
-        running += std::iter::from_fn(|| uploads.next(at(now))).count();
+        running += std::iter::from_fn(|| uploads.next(at(now), relays)).count();
         assert!(running <= UPLOADS_MAX + UPLOADS_DOUBTED_MAX, "{running} at {now} ms");
     }
     assert!(running > UPLOADS_MAX + UPLOADS_TO_SLOW_MAX);
@@ -149,7 +170,7 @@ fn what_a_member_takes_slowly_on_purpose_holds_up_nothing_else_of_it() {
     let other = Digest::new(Algorithm::Sha256, &[6; 32]);
     uploads.subscribe(peer(1), blob(), 0, 1, vec![ALL], |piece| piece < 20);
     let of = |sends: &[Send], digest: Digest| sends.iter().filter(|send| send.digest == digest).count();
-    let take = |uploads: &mut Uploads| std::iter::from_fn(|| uploads.next(at(1))).collect::<Vec<_>>();
+    let take = |uploads: &mut Uploads| std::iter::from_fn(|| uploads.next(at(1), relays)).collect::<Vec<_>>();
     let first = take(&mut uploads);
     assert_eq!(of(&first, blob()), UPLOADS_PER_PEER_MAX);
     uploads.subscribe(peer(1), other, 0, 1, vec![ALL], |piece| piece < 20);
@@ -176,7 +197,7 @@ fn what_is_stuck_in_an_old_stream_keeps_its_reader_from_nothing() {
         uploads.leave_behind(now, &peer(1), (blob(), 0));
         uploads.subscribe(peer(1), blob(), 0, 1, vec![ALL], |_| true);
     };
-    let sent = |uploads: &mut Uploads, now| std::iter::from_fn(|| uploads.next(now)).count();
+    let sent = |uploads: &mut Uploads, now| std::iter::from_fn(|| uploads.next(now, relays)).count();
     subscribe(&mut uploads, at(0));
     assert_eq!(sent(&mut uploads, at(0)), UPLOADS_PER_PEER_MAX);
     subscribe(&mut uploads, at(1));
