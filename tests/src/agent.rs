@@ -99,6 +99,16 @@ impl Setup {
         self.set_at(&path, value)
     }
 
+    /// Takes a key away, `table.key`.
+    #[must_use]
+    pub fn unset(mut self, key: &str) -> Self {
+        let (table, name) = key.split_once('.').expect("a key is in a table");
+        if let Some(Value::Table(table)) = self.config.get_mut(table) {
+            table.remove(name);
+        }
+        self
+    }
+
     /// Adds what another configuration says; what a test needs of its own (addresses, folders) stays.
     #[must_use]
     pub fn merge(mut self, other: Table) -> Self {

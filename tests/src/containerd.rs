@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::netns::Network;
 use crate::place;
 use crate::process::{Finished, Process, run};
 use crate::wait;
@@ -91,12 +92,23 @@ pub struct Containerd {
     version: Version,
     bin: PathBuf,
     folder: TempDir,
+    /// The network namespace that it is in, unless that is this process's.
+    space: Option<PathBuf>,
     _process: Process,
 }
 
 impl Containerd {
     /// Starts one with nothing in it. `parallel` is its `concurrent_layer_fetch_buffer` in bytes, which only 2.1 and later have.
     pub async fn start(version: Version, parallel: Option<u64>) -> Self {
+        Self::start_by(version, parallel, None).await
+    }
+
+    /// Starts one with nothing in it in a node's network namespace.
+    pub async fn start_in(version: Version, network: &Network, node: usize) -> Self {
+        Self::start_by(version, None, Some(network.path(node))).await
+    }
+
+    async fn start_by(version: Version, parallel: Option<u64>, space: Option<PathBuf>) -> Self {
         place::needs_root();
         let bin = version
             .folder()
@@ -104,13 +116,13 @@ impl Containerd {
         let folder = place::scratch();
         let config = folder.path().join("config.toml");
         std::fs::write(&config, Self::config(folder.path(), version, parallel)).expect("the folder is ours");
-        let mut command = Command::new(bin.join("containerd"));
+        let mut command = inside(space.as_deref(), &bin.join("containerd"));
         command.arg("--config").arg(&config);
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", bin.display()));
         let log = folder.path().join("log");
         let process = Process::spawn("containerd", &mut command, &log).unwrap_or_else(|e| panic!("{e}"));
-        let containerd = Containerd { version, bin, folder, _process: process };
+        let containerd = Containerd { version, bin, folder, space, _process: process };
         wait::until(format!("containerd {} to answer", version.line()), wait::START_MAX, || async {
             run(containerd.ctr().arg("version"), Duration::from_secs(10)).await.ok
         })
@@ -137,7 +149,8 @@ impl Containerd {
     }
 
     fn ctr(&self) -> Command {
-        let mut command = Command::new(self.bin.join("ctr"));
+        // It is `ctr` that fetches, in some versions.
+        let mut command = inside(self.space.as_deref(), &self.bin.join("ctr"));
         command.arg("--address").arg(self.folder.path().join("socket")).args(["--namespace", "test"]);
         command
     }
@@ -224,4 +237,12 @@ impl Containerd {
     pub fn content_folder(&self) -> PathBuf {
         self.folder.path().join("root/io.containerd.content.v1.content")
     }
+}
+
+/// A program in a network namespace, or in this process's.
+fn inside(space: Option<&Path>, program: &Path) -> Command {
+    let Some(space) = space else { return Command::new(program) };
+    let mut command = Command::new(place::program("nsenter", "util-linux"));
+    command.arg(format!("--net={}", space.display())).arg(program);
+    command
 }

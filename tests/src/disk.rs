@@ -1,5 +1,7 @@
 //! Disks that are full, sick, or lose their power.
 
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,7 +39,7 @@ impl Disk {
         place::needs_root();
         let folder = place::scratch();
         let image = folder.path().join("disk.img");
-        let file = std::fs::File::create(&image).expect("the folder is ours");
+        let file = File::create(&image).expect("the folder is ours");
         file.set_len(u64::from(mebibytes) << 20).expect("a sparse file can be made");
         expect(Command::new(place::program("mkfs.ext4", "e2fsprogs")).args(["-q", "-F"]).arg(&image));
         let disk = Disk { folder, image: Some(image) };
@@ -51,6 +53,18 @@ impl Disk {
         self.folder.path().join("mnt")
     }
 
+    /// Fills it to the last byte with a file of its own.
+    pub fn fill(&self) {
+        let mut file = File::create(self.path().join("ballast")).expect("the folder is ours");
+        let block = vec![0; 64 << 10];
+        let last = loop {
+            if let Err(error) = file.write_all(&block) {
+                break error;
+            }
+        };
+        assert_eq!(last.kind(), ErrorKind::StorageFull, "the disk cannot be filled: {last}");
+    }
+
     fn mount(&self) {
         let image = self.image.as_ref().expect("an ext4 disk has an image");
         expect(Command::new("mount").args(["-o", "loop"]).arg(image).arg(self.path()));
@@ -58,7 +72,7 @@ impl Disk {
 
     /// Cuts the power of an ext4 disk: everything that was not synced is lost, and every access fails from now on.
     pub fn cut_power(&self) {
-        let root = std::fs::File::open(self.path()).expect("the disk is mounted");
+        let root = File::open(self.path()).expect("the disk is mounted");
         let flags = EXT4_GOING_FLAGS_NOLOGFLUSH;
         // SAFETY: the ioctl reads one u32 through the pointer, which lives until it returns.
         let done = unsafe { libc::ioctl(root.as_raw_fd(), EXT4_IOC_SHUTDOWN, &raw const flags) };

@@ -154,6 +154,14 @@ impl DockerRegistry {
         log.lines().filter(is_meant).count()
     }
 
+    /// Bytes of one blob that were handed to connections, from the access log: what was on its way when one broke is among them.
+    pub fn blob_bytes(&self, digest: &str) -> u64 {
+        let wanted = format!("/blobs/{digest}");
+        let log = self.process.log();
+        let is_meant = |line: &&str| line.contains("\"GET /v2/") && line.contains(&wanted);
+        log.lines().filter(is_meant).filter_map(body_bytes).sum()
+    }
+
     /// Requests of manifests, from the access log.
     pub fn manifest_requests(&self) -> usize {
         let log = self.process.log();
@@ -162,6 +170,12 @@ impl DockerRegistry {
         };
         log.lines().filter(asked).count()
     }
+}
+
+/// What a line of the access log says of the body: `... "GET /v2/... HTTP/1.1" 206 1000000 "" "shoal/0.1.0"`.
+fn body_bytes(line: &str) -> Option<u64> {
+    let (_, answer) = line.split_once(" HTTP/1.1\" ")?;
+    answer.split(' ').nth(1)?.parse().ok()
 }
 
 /// Pushes an image with a tag to the registry at a URL.

@@ -14,6 +14,7 @@ pub mod collector;
 pub mod containerd;
 pub mod cri;
 pub mod disk;
+pub mod dns;
 pub mod docker_registry;
 pub mod helm;
 pub mod homes;

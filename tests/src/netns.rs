@@ -3,7 +3,7 @@
 //! gone when it is dropped.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
@@ -166,6 +166,33 @@ impl Network {
         Ok(Zone { hub, link: outer })
     }
 
+    /// Gives a node its [IPv6 address](address_v6) beside the one it has; nothing has to be waited for before it is used.
+    pub fn add_v6(&self, node: usize) -> Result<()> {
+        let address = format!("{}/64", address_v6(node));
+        ip(&["-n", &self.space(node), "address", "add", &address, "dev", "eth0", "nodad"])
+    }
+
+    /// Gives a node the IPv4 address of another number in place of its own.
+    pub fn move_to(&self, node: usize, number: usize) -> Result<()> {
+        let moved = format!("{}/22", address(number));
+        self.remove_v4(node)?;
+        ip(&["-n", &self.space(node), "address", "add", &moved, "dev", "eth0"])
+    }
+
+    /// Takes a node's IPv4 address away.
+    pub fn remove_v4(&self, node: usize) -> Result<()> {
+        let address = format!("{}/22", address(node));
+        ip(&["-n", &self.space(node), "address", "delete", &address, "dev", "eth0"])
+    }
+
+    /// Has those whom [`command`](Self::command) starts in a node's namespace from now on ask this server for names.
+    pub fn set_resolver(&self, node: usize, server: IpAddr) -> Result<()> {
+        let folder = own_files(&self.space(node));
+        std::fs::create_dir_all(&folder).context("cannot make a folder for the files of a namespace")?;
+        let written = std::fs::write(folder.join("resolv.conf"), format!("nameserver {server}\n"));
+        written.context("cannot write the resolv.conf of a namespace")
+    }
+
     /// Undoes [`drop_port`](Self::drop_port) and [`unplug`](Self::unplug).
     pub fn heal(&self, node: usize) -> Result<()> {
         ip(&["netns", "exec", &self.space(node), "iptables", "-F", "INPUT"])?;
@@ -201,13 +228,24 @@ pub fn address(node: usize) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 77, 0, 0)) + number)
 }
 
+/// IPv6 address of a node, once it [has been given it](Network::add_v6).
+pub fn address_v6(node: usize) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, node as u16 + 2)
+}
+
 impl Drop for Network {
     fn drop(&mut self) {
         for space in (0..self.nodes).map(|node| self.space(node)).chain([self.hub()]) {
             // What has not been made cannot be removed.
             let _ = ip(&["netns", "delete", &space]);
+            let _ = std::fs::remove_dir_all(own_files(&space));
         }
     }
+}
+
+/// Where a namespace's own files lie, which `ip netns exec` puts in the place of those in /etc.
+fn own_files(space: &str) -> PathBuf {
+    Path::new("/etc/netns").join(space)
 }
 
 fn shape(space: &str, device: &str, rate: u64) -> Result<()> {

@@ -37,6 +37,8 @@ pub const TEST: &[&str] = &[
     "busybox-static",
     "libfaketime",
     "jq",
+    "curl",
+    "dnsmasq-base",
 ];
 /// What the benchmarks compare with.
 pub const BENCH: &[&str] =

@@ -46,7 +46,7 @@ pub(crate) use flight::function as hash_function;
 pub use body::{BlobBody, BodyError, Opened};
 pub(crate) use flight::{FlightIo, FlightProof, OfferError};
 pub(crate) use story::{BRIEF_DIGITS, Naming, brief_name};
-pub use story::{BlobStory, Book, ClassStory, Lease, OnItsOwn, SourceShare};
+pub use story::{BlobSpan, BlobStory, Book, ClassStory, Lease, OnItsOwn, SourceShare};
 pub use ticket::{Ending, Ticket};
 pub(crate) use warm::{WarmNews, WarmOrder};
 

@@ -8,6 +8,7 @@
 //! cluster; without members the agent is what it is without a swarm.
 
 mod ask;
+mod beliefs;
 mod dial;
 mod failover;
 mod inlets;
@@ -49,9 +50,11 @@ use crate::rate::Throttle;
 use crate::registry::listen::{self, BindError};
 
 pub use ask::{Answer, router};
+pub use beliefs::MemberState;
 pub use news::{Lately, Rejected, Rejection};
 pub use wire::TRACE_HEADER;
 
+use beliefs::Question;
 use dial::Dialer;
 pub(crate) use inlets::Destination;
 use inlets::{Inlets, Subscription};
@@ -124,6 +127,12 @@ pub struct MemberStatus {
     pub labels: BTreeMap<String, String>,
     /// Version of its software.
     pub version: String,
+    /// What this agent believes of it.
+    #[serde(default)]
+    pub state: MemberState,
+    /// Time since it was last there, seconds; only of one that is gone.
+    #[serde(default)]
+    pub gone_seconds: Option<u64>,
     /// Time that a packet to it and its answer took lately, milliseconds; `None` for one that has not been asked yet, and for
     /// one whose port for pieces cannot be reached.
     pub latency_ms: Option<f64>,
@@ -139,6 +148,7 @@ pub struct Bound {
     events: mpsc::Receiver<NetEvent>,
     data: Vec<TcpListener>,
     membership: Membership,
+    questions: (mpsc::Sender<Question>, mpsc::Receiver<Question>),
     origin: Instant,
 }
 
@@ -173,7 +183,8 @@ impl Bound {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let membership = Membership::new(Time::ZERO, me, rand::random())?;
-        Ok(Bound { settings, identity, net, events, data, membership, origin: Instant::now() })
+        let (questions, origin) = (beliefs::questions(), Instant::now());
+        Ok(Bound { settings, identity, net, events, data, membership, questions, origin })
     }
 }
 
@@ -191,6 +202,7 @@ struct Inner {
     outlets: Outlets,
     metrics: Arc<Metrics>,
     news: News,
+    questions: mpsc::Sender<Question>,
     round_trips: Arc<RoundTrips>,
     upload: Throttle,
     download: Throttle,
@@ -216,6 +228,7 @@ impl Swarm {
             dialer,
             me,
             news: News::default(),
+            questions: bound.questions.0.clone(),
             round_trips,
             upload: bound.settings.upload.clone(),
             download: bound.settings.download.clone(),
@@ -232,7 +245,7 @@ impl Swarm {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) {
-        let Bound { settings, identity, events, data, membership, origin, .. } = bound;
+        let Bound { settings, identity, events, data, membership, questions, origin, .. } = bound;
         for listener in data {
             let state = serve::ServeState {
                 admission: Arc::clone(&settings.admission),
@@ -243,8 +256,8 @@ impl Swarm {
         }
         let members = members::Members::new(
             self.clone(),
-            (settings.join, settings.secret_file),
-            events,
+            (settings.join, settings.secret_file, settings.advertise),
+            (events, questions.1),
             membership,
             origin,
             driver.clone(),
@@ -260,22 +273,6 @@ impl Swarm {
     /// All members, this one included.
     pub fn roster(&self) -> Arc<Roster> {
         Arc::clone(&self.0.roster.read())
-    }
-
-    /// All members, for a person who looks.
-    pub fn members(&self) -> Vec<MemberStatus> {
-        let text = |(key, value): &(Box<str>, Box<str>)| (key.to_string(), value.to_string());
-        let status = |member: &Arc<Member>| MemberStatus {
-            peer: name(&member.peer),
-            addresses: member.addresses.to_vec(),
-            data_port: member.data_port,
-            zone: member.zone.to_string(),
-            labels: member.labels.iter().map(text).collect(),
-            version: member.version.to_string(),
-            latency_ms: self.round_trip(&member.peer).map(|time| time.as_secs_f64() * 1e3),
-            is_self: member.peer == self.me(),
-        };
-        self.roster().iter().map(status).collect()
     }
 
     /// How long a packet to a member and back takes; of one that has not been probed yet, what it took to connect to it.

@@ -128,6 +128,17 @@ impl Membership {
         self.book.living() + 1
     }
 
+    /// Members that are taken for gone unless they object.
+    pub fn suspected(&self) -> impl Iterator<Item = PeerId> + '_ {
+        let suspected = self.foca.iter_members().filter(|member| member.state() == State::Suspect);
+        suspected.map(|member| member.id().peer())
+    }
+
+    /// Members that are gone and not forgotten, ascending by name, with the time when they went.
+    pub fn lost(&self) -> impl Iterator<Item = (&Arc<Member>, Time)> {
+        self.book.lost_since()
+    }
+
     /// Fingerprint of the list of members: nodes that hold equal lists have equal ones.
     pub fn view(&self) -> u64 {
         self.book.view()

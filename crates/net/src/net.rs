@@ -39,7 +39,7 @@ pub struct NetConfig {
     pub identity: Identity,
     /// Whom we talk to.
     pub admission: Arc<Admission>,
-    /// Where others can connect. Port 0 lets the kernel choose, see [`NetHandle::listening`]. May be empty.
+    /// Where others can connect; an unspecified address is that of each interface. Port 0 lets the kernel choose, see [`NetHandle::listening`]. May be empty.
     pub listen: Vec<SocketAddr>,
     /// Tell and ask the local network by multicast DNS, for a few machines on a desk. Everybody there sees our address.
     pub mdns: bool,
@@ -125,6 +125,8 @@ pub enum NetEvent {
         /// Why.
         why: Loss,
     },
+    /// The addresses of this machine have changed: where others can connect now.
+    Listening(Vec<SocketAddr>),
     /// Somebody who does not belong here connected, or answered at an address that we called. For the log; of many in a
     /// short time only some are reported.
     Stranger {

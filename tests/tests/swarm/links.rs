@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use shoal_agent::admin::client::AdminClient;
 use shoal_agent::driver::OnItsOwn;
 use shoal_tests::agent::Setup;
+use shoal_tests::containerd;
 use shoal_tests::docker_registry::{self, DockerRegistry};
 use shoal_tests::homes::homes;
 use shoal_tests::http::Client;
@@ -19,22 +20,22 @@ use super::REPOSITORY;
 
 /// Bits per second of the registry's link: the layer takes some seconds.
 const ORIGIN_RATE: u64 = 30_000_000;
-const LINK_RATE: u64 = 200_000_000;
+pub(super) const LINK_RATE: u64 = 200_000_000;
 const LAYER_BYTES: usize = 12_000_000;
 const SMALL_LAYER_BYTES: usize = 3_000_000;
 /// Where agents send pieces from.
 const DATA_PORT: u16 = 5002;
 /// Nodes of the network: the registry, then the agents of one zone, then those of the other.
-const REGISTRY: usize = 0;
-const NEAR: std::ops::Range<usize> = 1..4;
-const FAR: std::ops::Range<usize> = 4..7;
+pub(super) const REGISTRY: usize = 0;
+pub(super) const NEAR: std::ops::Range<usize> = 1..4;
+pub(super) const FAR: std::ops::Range<usize> = 4..7;
 /// How soon a zone that is cut off is on no list any more, and how soon all are on one again.
 const NOTICE_MAX: Duration = Duration::from_secs(30);
 
 /// An agent in its namespace.
-struct Node {
-    setup: Setup,
-    process: Process,
+pub(super) struct Node {
+    pub(super) setup: Setup,
+    pub(super) process: Process,
 }
 
 impl Node {
@@ -42,6 +43,7 @@ impl Node {
         let zone = if NEAR.contains(&node) { "near" } else { "far" };
         let join = [NEAR.start, FAR.start].map(|node| IpAddr::from(netns::address(node)));
         let setup = Setup::new(origin)
+            .registry(containerd::REGISTRY, origin)
             .swarm(secret, &join)
             .set("swarm.listen", vec![toml::Value::from(netns::address(node).to_string())])
             .set("swarm.zone", zone);
@@ -51,7 +53,7 @@ impl Node {
         Node { process: process.expect("the agent starts"), setup }
     }
 
-    fn admin(&self) -> AdminClient {
+    pub(super) fn admin(&self) -> AdminClient {
         AdminClient::new(&self.setup.socket())
     }
 
@@ -73,13 +75,15 @@ impl Node {
     }
 
     /// Begins a pull of the layer by a client beside the agent, which compares every byte.
-    fn begin(&self, network: &Network, node: usize, layer: &Blob) -> tokio::task::JoinHandle<Duration> {
+    pub(super) fn begin(
+        &self,
+        network: &Network,
+        node: usize,
+        layer: &Blob,
+    ) -> tokio::task::JoinHandle<Duration> {
         let registry = self.setup.registry_address();
-        let url = format!(
-            "http://{registry}/v2/{REPOSITORY}/blobs/{}?ns={}",
-            layer.digest,
-            shoal_tests::agent::REGISTRY
-        );
+        let url =
+            format!("http://{registry}/v2/{REPOSITORY}/blobs/{}?ns={}", layer.digest, containerd::REGISTRY);
         let bytes = layer.bytes.clone();
         let client = network.inside(node, move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -98,7 +102,7 @@ impl Node {
 }
 
 /// A registry with an image, and the agents of both zones, which know each other.
-async fn start(
+pub(super) async fn start(
     network: &Network,
     folder: &std::path::Path,
     image: &Image,

@@ -18,6 +18,9 @@ pub struct Peers {
     pub enabled: bool,
     /// All members that are believed to be alive, this agent first, then by zone and name.
     pub members: Vec<MemberStatus>,
+    /// Members that have left or died within the last hour, the last one first.
+    #[serde(default)]
+    pub gone: Vec<MemberStatus>,
     /// What has happened between this agent and others lately.
     #[serde(default)]
     pub lately: Lately,
@@ -53,8 +56,11 @@ pub(super) async fn story(
     (status = 200, description = "As they are now.", body = Peers),
 ))]
 pub(super) async fn list(State(state): State<AdminState>) -> Json<Peers> {
-    let mut members = state.swarm.as_ref().map(|swarm| swarm.members()).unwrap_or_default();
+    let (mut members, gone) = match &state.swarm {
+        Some(swarm) => swarm.members().await,
+        None => Default::default(),
+    };
     members.sort_by(|a, b| (!a.is_self, &a.zone, &a.peer).cmp(&(!b.is_self, &b.zone, &b.peer)));
     let lately = state.swarm.as_ref().map(|swarm| swarm.lately()).unwrap_or_default();
-    Json(Peers { enabled: state.swarm.is_some(), members, lately })
+    Json(Peers { enabled: state.swarm.is_some(), members, gone, lately })
 }

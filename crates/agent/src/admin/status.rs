@@ -43,6 +43,9 @@ pub struct Status {
     pub misses: u64,
     /// Body bytes received, by registry.
     pub upstream_bytes: BTreeMap<String, u64>,
+    /// Bytes that clients got and that did not come over the link to registries and mirrors.
+    #[serde(default)]
+    pub saved_bytes: u64,
     /// Registries and mirrors that have been asked or are configured, and whether they are well.
     #[serde(default)]
     pub sources: Vec<SourceStatus>,
@@ -183,6 +186,9 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Statu
     let exposition = state.metrics.encode();
     let counters = Counters::new(&exposition);
     let store = StoreStatus::new(state.driver.store_health().trouble(), &usage);
+    let served_bytes = counters.by("served_bytes_total", "source");
+    let upstream_bytes = counters.by("upstream_bytes_total", "registry");
+    let sum = |parts: &BTreeMap<String, u64>| parts.values().sum::<u64>();
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         instance: Instance::of_this_process().to_string(),
@@ -192,10 +198,11 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Statu
         connections: counters.sum("connections"),
         store,
         flights,
-        served_bytes: counters.by("served_bytes_total", "source"),
+        saved_bytes: sum(&served_bytes).saturating_sub(sum(&upstream_bytes)),
+        served_bytes,
         hits: counters.by("hits_total", "source"),
         misses: counters.sum("misses_total"),
-        upstream_bytes: counters.by("upstream_bytes_total", "registry"),
+        upstream_bytes,
         sources: state.upstream.sources(),
         rate_limits: rate_limits(&counters),
         limits: limits(&state),

@@ -173,6 +173,10 @@ fn upstream(status: &Status) -> String {
     let received: u64 = status.upstream_bytes.values().sum();
     let served: u64 = status.served_bytes.values().sum();
     let mut text = format!("{} received for {} served", bytes(received), bytes(served));
+    if status.saved_bytes > 0 {
+        let _ =
+            write!(text, ", {} saved ({})", bytes(status.saved_bytes), percent(status.saved_bytes, served));
+    }
     if !status.upstream_bytes.is_empty() {
         let registries: Vec<String> =
             status.upstream_bytes.iter().map(|(name, n)| format!("{name} {}", bytes(*n))).collect();

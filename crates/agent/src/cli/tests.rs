@@ -220,7 +220,7 @@ fn the_status_at_a_glance() {
             "transfers": 1, "phase": "receiving"
         }],
         "served_bytes": { "store": 900, "upstream": 100 }, "hits": { "store": 9 }, "misses": 1,
-        "upstream_bytes": { "docker.io": 100 }, "upstream_resumes": 1, "verify_failures": 0
+        "upstream_bytes": { "docker.io": 100 }, "saved_bytes": 900, "upstream_resumes": 1, "verify_failures": 0
     }))
     .unwrap();
     insta::assert_snapshot!(format!("{}\n{}", status::summary(&status), status::flights(&status)), @r"
@@ -229,7 +229,7 @@ fn the_status_at_a_glance() {
       store      12 blobs, 1.2 GB of 100.0 GB (1 %), 34.0 GB free on the disk, 1 half-received (50.0 MB), 2 evicted, 0 expired
       served     1.0 kB: 90 % store, 10 % as it arrived
       requests   9 answered from this node, 1 had to be fetched (90 % hits)
-      upstream   100 B received for 1.0 kB served: docker.io 100 B; transfers that broke and went on: 1
+      upstream   100 B received for 1.0 kB served, 900 B saved (90 %): docker.io 100 B; transfers that broke and went on: 1
 
     RECEIVING                                                                   SIZE  DONE  CLIENTS  TRANSFERS  PHASE
     sha256:abababababababababababababababababababababababababababababababab  50.0 MB  40 %        4          1  receiving

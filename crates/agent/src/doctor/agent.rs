@@ -371,6 +371,7 @@ mod tests {
             hits: BTreeMap::new(),
             misses: 0,
             upstream_bytes: BTreeMap::new(),
+            saved_bytes: 0,
             sources: Vec::new(),
             rate_limits: BTreeMap::new(),
             limits: Vec::new(),

@@ -267,6 +267,7 @@ fn list(names: impl IntoIterator<Item = String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::swarm::MemberState;
 
     fn member(name: &str, zone: &str, version: &str) -> MemberStatus {
         MemberStatus {
@@ -276,6 +277,8 @@ mod tests {
             zone: zone.into(),
             labels: BTreeMap::new(),
             version: version.into(),
+            state: MemberState::Alive,
+            gone_seconds: None,
             latency_ms: None,
             is_self: name == "me",
         }
@@ -291,7 +294,7 @@ mod tests {
         Facts {
             looks: true,
             found,
-            peers: Some(Peers { enabled: true, members, lately }),
+            peers: Some(Peers { enabled: true, members, gone: Vec::new(), lately }),
             ..Facts::default()
         }
     }

@@ -525,7 +525,7 @@ fn sink(
             handle.store_health().failed(&error);
             error.fault()
         })?;
-        flight.came_from(upstream, at - offset);
+        flight.came_from(upstream, offset..at);
         handle.input_blocking(Input::Progress { fetch, to: at });
         let complete = hashes.as_mut().map(|hashes| hashes.update(offset, &batch)).unwrap_or_default();
         for (piece, hash) in complete {

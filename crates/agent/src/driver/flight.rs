@@ -288,8 +288,8 @@ impl FlightIo {
     }
 
     /// Bytes have come from upstream, whose name this is.
-    pub fn came_from(&self, upstream: &Arc<str>, bytes: u64) {
-        self.shares.lock().add(Source::Upstream(Arc::clone(upstream)), bytes, Instant::now());
+    pub fn came_from(&self, upstream: &Arc<str>, span: Range<u64>) {
+        self.shares.lock().add_span(Source::Upstream(Arc::clone(upstream)), span, Instant::now());
     }
 
     /// What each source brought.
@@ -339,7 +339,7 @@ impl FlightIo {
     /// now, which is a copy into the kernel's memory and no more.
     pub fn place(&self, piece: u32, from: PeerId) -> Result<(), StoreError> {
         let Some(range) = self.piece(piece) else { return Ok(()) };
-        self.shares.lock().add(Source::Member(from), range.end - range.start, Instant::now());
+        self.shares.lock().add_span(Source::Member(from), range.clone(), Instant::now());
         let mut offers = self.offers.lock();
         if offers.laid.get(&piece) == Some(&from) {
             offers.laid.remove(&piece);

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use shoal_engine::Digest;
 use shoal_engine::peer::PeerId;
 use shoal_engine::swarm::exchange::{Exchange, Standing};
 use shoal_engine::swarm::home::account::Account;
+use shoal_engine::{ByteRanges, Digest};
 
 use crate::admin::openapi::DigestText;
 use crate::swarm::name;
@@ -19,6 +20,8 @@ const STORIES_MAX: usize = 256;
 /// Sources of one blob that are told apart; beyond, there is nobody who reads it.
 const SOURCES_MAX: usize = 256;
 
+/// Spans of one blob whose sources are remembered: of 1 GiB, all.
+const SPANS_MAX: usize = 1024;
 /// Members of a book that are named to a person; beyond, a number says enough.
 const MEMBERS_NAMED_MAX: usize = 64;
 /// Members of a book that are named for a map of all: as many as a cluster can have that is looked at as a map.
@@ -83,11 +86,23 @@ pub struct SourceShare {
     pub is_member: bool,
     /// Bytes that it brought and that count.
     pub bytes: u64,
+    /// Where they lie in the blob, ascending. Of a blob of many pieces only the first thousand spans are known.
+    #[serde(default)]
+    pub spans: Vec<BlobSpan>,
     /// Seconds from its first to its last bytes.
     pub seconds: f64,
     /// When its last bytes came, Unix milliseconds.
     #[serde(default)]
     pub last_at_ms: u64,
+}
+
+/// A part of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct BlobSpan {
+    /// Offset of its first byte.
+    pub start: u64,
+    /// Offset behind its last one.
+    pub end: u64,
 }
 
 /// What is known of a blob on this node.
@@ -225,9 +240,10 @@ pub struct ClassStory {
     pub feeds: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Share {
     bytes: u64,
+    spans: ByteRanges,
     first: Instant,
     last: Instant,
 }
@@ -236,6 +252,8 @@ struct Share {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shares {
     by_source: BTreeMap<Source, Share>,
+    /// Spans of all of them.
+    spans: usize,
     on_its_own: Option<OnItsOwn>,
 }
 
@@ -255,9 +273,20 @@ impl Shares {
         if self.by_source.len() >= SOURCES_MAX && !self.by_source.contains_key(&source) {
             return;
         }
-        let share = self.by_source.entry(source).or_insert(Share { bytes: 0, first: now, last: now });
+        let fresh = || Share { bytes: 0, spans: ByteRanges::new(), first: now, last: now };
+        let share = self.by_source.entry(source).or_insert_with(fresh);
         share.bytes += bytes;
         share.last = now;
+    }
+
+    /// Bytes have come that lie here in the blob.
+    pub fn add_span(&mut self, source: Source, span: Range<u64>, now: Instant) {
+        self.add(source.clone(), span.end - span.start, now);
+        if let Some(share) = self.by_source.get_mut(&source).filter(|_| self.spans < SPANS_MAX) {
+            let before = share.spans.iter().count();
+            share.spans.insert(span);
+            self.spans = self.spans + share.spans.iter().count() - before;
+        }
     }
 
     /// Bytes from upstream by whoever began to send after `since`; all, if there is no such time.
@@ -282,6 +311,7 @@ impl Shares {
                 },
                 is_member: matches!(source, Source::Member(_)),
                 bytes: share.bytes,
+                spans: share.spans.iter().map(|span| BlobSpan { start: span.start, end: span.end }).collect(),
                 seconds: (share.last - share.first).as_secs_f64(),
                 last_at_ms: at_ms(share.last),
             })
@@ -336,8 +366,9 @@ mod tests {
         let start = Instant::now();
         let mut shares = Shares::default();
         shares.add(Source::Upstream("registry.test".into()), 10, start);
-        shares.add(Source::Member(PeerId([7; 32])), 20, start);
-        shares.add(Source::Member(PeerId([7; 32])), 5, start + Duration::from_secs(2));
+        shares.add_span(Source::Member(PeerId([7; 32])), 0..15, start);
+        shares.add_span(Source::Member(PeerId([7; 32])), 30..35, start);
+        shares.add_span(Source::Member(PeerId([7; 32])), 15..20, start + Duration::from_secs(2));
         let told = shares.told();
         assert_eq!(
             told.iter().map(|s| (s.is_member, s.bytes)).collect::<Vec<_>>(),
@@ -345,6 +376,19 @@ mod tests {
         );
         assert_eq!((told[0].seconds, told[1].seconds), (2.0, 0.0));
         assert_eq!(told[0].source, "07".repeat(32));
+        assert_eq!(told[0].spans, [BlobSpan { start: 0, end: 20 }, BlobSpan { start: 30, end: 35 }]);
+        assert_eq!(told[1].spans, [], "it went past");
+    }
+
+    #[test]
+    fn spans_are_bounded() {
+        let (start, mut shares) = (Instant::now(), Shares::default());
+        for at in 0..2 * SPANS_MAX as u64 {
+            shares.add_span(Source::Member(PeerId([(at % 3) as u8; 32])), at * 10..at * 10 + 10, start);
+        }
+        let told = shares.told();
+        assert_eq!(told.iter().map(|share| share.bytes).sum::<u64>(), 20 * SPANS_MAX as u64);
+        assert_eq!(told.iter().map(|share| share.spans.len()).sum::<usize>(), SPANS_MAX);
     }
 
     #[test]

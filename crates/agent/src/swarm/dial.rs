@@ -278,31 +278,57 @@ impl Dialer {
         }
     }
 
+    /// Connects to the first of a member's addresses that answers. The next one is tried as well when one has not for a moment: a machine
+    /// has addresses that not all others can reach.
     async fn dial(&self, member: &Arc<Member>, reached: &Reached) -> Result<Sender, DialError> {
-        let mut last = DialError::NoAddress;
-        for address in &member.addresses {
-            let address = SocketAddr::new(address.ip(), member.data_port);
-            let begun = Instant::now();
-            match self.connect_to(address, &member.peer).await {
-                Ok(tcp) => {
-                    reached.set();
-                    self.latencies.lock().insert(member.peer, begun.elapsed());
-                    self.unreachable.lock().by_peer.remove(&member.peer);
-                    *self.connected.lock() = Some(Instant::now());
-                    let secured = within(HANDSHAKE_TIMEOUT, self.secure(tcp, address, member.peer));
-                    match secured.await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
-                        Ok(sender) => return Ok(sender),
-                        Err(source) => last = DialError::Connect { address, source },
-                    }
+        let mut rest = member.addresses.iter().map(|at| SocketAddr::new(at.ip(), member.data_port));
+        let (mut last, mut has_connected) = (DialError::NoAddress, false);
+        let mut attempts = FuturesUnordered::new();
+        loop {
+            let ended = if let Some(address) = rest.next() {
+                attempts.push(self.dial_at(address, member, reached));
+                tokio::time::timeout(CONNECT_AGAIN, attempts.next()).await.ok()
+            } else {
+                Some(attempts.next().await)
+            };
+            match ended {
+                Some(Some(Ok(sender))) => return Ok(sender),
+                Some(Some(Err((error, connected)))) => {
+                    last = error;
+                    has_connected |= connected;
                 }
-                Err(source) => {
-                    last = DialError::Connect { address, source };
-                    let mut unreachable = self.unreachable.lock();
-                    unreachable.by_peer.insert(member.peer, (Arc::clone(member), Instant::now()));
-                }
+                Some(None) => break,
+                // It may still answer.
+                None => {}
             }
         }
+        // Only when none of its addresses answers: others do not try it meanwhile.
+        if !has_connected && !member.addresses.is_empty() {
+            let mut unreachable = self.unreachable.lock();
+            unreachable.by_peer.insert(member.peer, (Arc::clone(member), Instant::now()));
+        }
         Err(last)
+    }
+
+    /// Connects to one address; an error comes with whether anybody answered there.
+    async fn dial_at(
+        &self,
+        address: SocketAddr,
+        member: &Member,
+        reached: &Reached,
+    ) -> Result<Sender, (DialError, bool)> {
+        let begun = Instant::now();
+        let failed = |source| DialError::Connect { address, source };
+        let tcp = self.connect_to(address, &member.peer).await.map_err(|source| (failed(source), false))?;
+        reached.set();
+        self.latencies.lock().insert(member.peer, begun.elapsed());
+        self.unreachable.lock().by_peer.remove(&member.peer);
+        *self.connected.lock() = Some(Instant::now());
+        let secured = within(HANDSHAKE_TIMEOUT, self.secure(tcp, address, member.peer));
+        secured
+            .await
+            .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(|source| (failed(source), true))
     }
 
     /// Connects to an address, in more than one attempt where the first gets no answer. How long it may take is asked before each of

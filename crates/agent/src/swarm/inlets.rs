@@ -175,7 +175,7 @@ impl Inlets {
             let input = match error {
                 InletError::Dial(_) => Input::PortClosed { peer },
                 InletError::Offer(OfferError::Store(error)) => {
-                    tracing::error!(%error, "the store cannot be used; pulls go straight upstream");
+                    handle.store_health().failed(&error);
                     Input::Unkept { digest, fault: error.fault() }
                 }
                 _ => {

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Swarm;
+use super::beliefs::{Beliefs, Question};
 use super::news::Rejected;
 use crate::driver::Handle;
 use crate::due::until;
@@ -42,7 +43,10 @@ pub struct Members {
     swarm: Swarm,
     discovery: Discovery<SystemResolver>,
     secret_file: PathBuf,
+    /// What the operator says that others are to be told.
+    advertise: Vec<IpAddr>,
     events: mpsc::Receiver<NetEvent>,
+    questions: mpsc::Receiver<Question>,
     membership: Membership,
     origin: Instant,
     driver: Handle,
@@ -55,8 +59,8 @@ pub struct Members {
 impl Members {
     pub fn new(
         swarm: Swarm,
-        (join, secret_file): (Vec<Target>, PathBuf),
-        events: mpsc::Receiver<NetEvent>,
+        (join, secret_file, advertise): (Vec<Target>, PathBuf, Vec<IpAddr>),
+        (events, questions): (mpsc::Receiver<NetEvent>, mpsc::Receiver<Question>),
         membership: Membership,
         origin: Instant,
         driver: Handle,
@@ -65,7 +69,19 @@ impl Members {
             swarm.0.net.listening().iter().chain(&swarm.0.me.addresses).copied().collect();
         let discovery = Discovery::new(join, &own, SystemResolver::new());
         let (warned, gone) = (BTreeMap::new(), VecDeque::new());
-        Members { swarm, discovery, secret_file, events, membership, origin, driver, warned, gone }
+        Members {
+            swarm,
+            discovery,
+            secret_file,
+            advertise,
+            events,
+            questions,
+            membership,
+            origin,
+            driver,
+            warned,
+            gone,
+        }
     }
 
     /// Until `stop` is cancelled; then the others are told.
@@ -81,6 +97,10 @@ impl Members {
                     Some(event) => self.handle_event(event).await,
                     None => return,
                 },
+                Some(question) = self.questions.recv() => {
+                    // Whoever asked may not wait any more.
+                    let _ = question.send(Beliefs::of(&self.membership, self.now()));
+                }
                 found = self.discovery.next(pace) => self.handle_found(&found),
                 () = until(wakeup) => self.happens(Happening::Wakeup),
                 () = until(forgetting) => self.forget_one().await,
@@ -108,6 +128,7 @@ impl Members {
                 self.happens(Happening::Unreachable { peer });
                 self.driver.input(Input::PeerLost { peer }).await;
             }
+            NetEvent::Listening(listening) => self.handle_addresses(&listening),
             NetEvent::Stranger { address, why } => {
                 let ip = address.ip();
                 if self.is_worth_a_line(ip) {
@@ -128,6 +149,21 @@ impl Members {
                     why,
                 );
             }
+        }
+    }
+
+    /// The addresses of this machine have changed. Others are told of it if they know one at which nobody listens any more, for it makes
+    /// this node another one to them.
+    fn handle_addresses(&mut self, listening: &[SocketAddr]) {
+        let me = self.membership.me();
+        let addresses = advertised(&self.advertise, listening);
+        let is_far = |address: &SocketAddr| !address.ip().is_loopback();
+        let is_right = me.addresses.iter().all(|address| listening.contains(address) && is_far(address));
+        // Without a far one nobody can be told anything.
+        if self.advertise.is_empty() && !is_right && addresses.iter().any(is_far) {
+            tracing::info!(?addresses, "the addresses of this node have changed: the others are told");
+            let update = Member { addresses: addresses.into(), ..Member::clone(me) };
+            self.happens(Happening::Update(update));
         }
     }
 
@@ -177,8 +213,12 @@ impl Members {
         }
     }
 
+    fn now(&self) -> Time {
+        Time::from_origin(self.origin.elapsed())
+    }
+
     fn happens(&mut self, happening: Happening) {
-        let now = Time::from_origin(self.origin.elapsed());
+        let now = self.now();
         self.membership.handle(now, happening);
     }
 

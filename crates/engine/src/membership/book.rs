@@ -77,6 +77,11 @@ impl Book {
         self.entries.values().filter(|entry| !entry.living).map(|entry| &entry.member)
     }
 
+    /// The same with the time since when.
+    pub fn lost_since(&self) -> impl Iterator<Item = (&Arc<Member>, Time)> {
+        self.entries.values().filter(|entry| !entry.living).map(|entry| (&entry.member, entry.since))
+    }
+
     /// Fingerprint of the list: equal lists have equal ones.
     pub fn view(&self) -> u64 {
         self.view

@@ -7,7 +7,7 @@ use shoal_engine::swarm::pieces::piece_bytes;
 
 use super::Beside;
 use crate::cli::output::{Align, Table, bytes, count, member_name, percent, seconds};
-use crate::driver::{BlobStory, Book, ClassStory};
+use crate::driver::{BlobSpan, BlobStory, Book, ClassStory};
 
 /// Members that are named in one line; beyond, a number says enough.
 const NAMED_MAX: usize = 6;
@@ -61,6 +61,9 @@ fn summary(story: &BlobStory, beside: &Beside) -> String {
     }
     if let Some(book) = book(story) {
         line("members", of_book(book, beside));
+        if !book.holders.is_empty() {
+            line("", format!("it is with {}", names(&book.holders, book.holder_count, beside)));
+        }
         for lease in &book.leases {
             let part = format!("{} to {}", bytes(lease.start), bytes(lease.end));
             line("", format!("{} fetches {part} from upstream", beside.member(&lease.holder)));
@@ -106,6 +109,7 @@ fn sources(story: &BlobStory, beside: &Beside) -> Table {
         ("BYTES", Align::Right),
         ("OF WHAT CAME", Align::Right),
         ("RATE", Align::Right),
+        ("WHERE", Align::Left),
     ]);
     let all: u64 = story.sources.iter().map(|share| share.bytes).sum();
     for share in &story.sources {
@@ -117,9 +121,17 @@ fn sources(story: &BlobStory, beside: &Beside) -> Table {
             bytes(share.bytes),
             percent(share.bytes, all),
             rate.unwrap_or_else(|| "-".to_owned()),
+            place(&share.spans),
         ]);
     }
     table
+}
+
+/// Where the bytes of a source lie in the blob.
+fn place(spans: &[BlobSpan]) -> String {
+    let (Some(first), Some(last)) = (spans.first(), spans.last()) else { return "-".to_owned() };
+    let all = format!("{} to {}", bytes(first.start), bytes(last.end));
+    if spans.len() == 1 { all } else { format!("{all}, in {} parts", spans.len()) }
 }
 
 fn parts(story: &BlobStory, beside: &Beside) -> Table {
