@@ -4,7 +4,7 @@ use shoal_engine::io::Found;
 use shoal_engine::pieces::piece_count;
 use shoal_engine::swarm::pieces::piece_bytes;
 use shoal_engine::swarm::upload::Send;
-use shoal_engine::wire::{self, Message};
+use shoal_engine::wire::{self, Message, Refusal};
 use shoal_engine::{ByteRanges, Digest, Input, Output, PeerId};
 
 use crate::cluster::{BlobNo, Cluster, Event, NodeNo, check, hash, mix};
@@ -281,6 +281,11 @@ impl Cluster {
         wire::seal(&mut message, &me, |bytes| signature(&me, bytes));
         if matches!(message, Message::Subscribe { .. }) && self.nodes[to].walled {
             return self.dial_in_vain(node, to);
+        }
+        if let Message::Subscribe { digest, class, .. } = message
+            && self.nodes[to].refuses
+        {
+            return self.send(to, node, Message::Refuse { digest, class, reason: Refusal::Busy });
         }
         self.send(node, to, message);
     }

@@ -243,12 +243,16 @@ fn a_node_that_is_cut_off_from_the_one_that_has_it_goes_on() {
 
 /// How long a pull of one node takes and what it costs upstream, with ports for pieces of those who have the blob that are closed or not.
 fn pull_alone(walled: bool, count: usize, holders: &[NodeNo]) -> (Duration, u64) {
+    pull_beside(walled.then_some(Act::Wall), count, holders)
+}
+
+fn pull_beside(fault: Option<fn(NodeNo) -> Act>, count: usize, holders: &[NodeNo]) -> (Duration, u64) {
     let mut cluster = Cluster::new(count);
     let blob = cluster.add(SIZE);
     for &holder in holders {
         cluster.give(holder, blob);
-        if walled {
-            cluster.act(Act::Wall(holder));
+        if let Some(fault) = fault {
+            cluster.act(fault(holder));
         }
     }
     cluster.run_for(Duration::from_secs(2));
@@ -277,6 +281,22 @@ fn ports_for_pieces_that_are_closed_cost_a_moment() {
                 "{count} nodes, {holders:?} have it: {time:?}"
             );
             assert_eq!(pull_alone(false, count, &holders).1, 0, "{count} nodes, {holders:?} have it");
+        }
+    }
+}
+
+/// Whoever has the blob is there, and sends nobody anything.
+#[test]
+fn members_that_refuse_cost_a_moment() {
+    let (without, _) = pull_alone(true, 1, &[]);
+    for count in 2..9 {
+        let others: Vec<_> = (1..count).collect();
+        let one_each = others.iter().map(|holder| vec![*holder]);
+        for holders in one_each.chain([others.clone()]) {
+            let (time, fetched) = pull_beside(Some(Act::Refuse), count, &holders);
+            let setting = format!("{count} nodes, {holders:?} have it: {time:?}");
+            assert_eq!(fetched, SIZE, "{setting}");
+            assert!(time < without + Duration::from_millis(500), "{setting}, {without:?} without");
         }
     }
 }

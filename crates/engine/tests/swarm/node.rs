@@ -124,6 +124,8 @@ pub struct Node {
     pub frozen: bool,
     /// A firewall drops what comes to its port for pieces.
     pub walled: bool,
+    /// It has no place for anybody.
+    pub refuses: bool,
     /// Walled members that it has tried to connect to, and when it knew: from then on attempts fail at once.
     pub dialled: BTreeMap<PeerId, Time>,
     pub draining: bool,
@@ -163,6 +165,7 @@ impl Node {
             lies: BTreeSet::new(),
             frozen: false,
             walled: false,
+            refuses: false,
             dialled: BTreeMap::new(),
             draining: false,
             members: 0,

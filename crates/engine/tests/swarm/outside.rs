@@ -38,6 +38,8 @@ pub enum Act {
     Lie(NodeNo, Lie),
     /// A firewall keeps everybody from a node's port for pieces.
     Wall(NodeNo),
+    /// A node refuses to send anybody anything.
+    Refuse(NodeNo),
     Evict(NodeNo, BlobNo),
     Drain(NodeNo),
     /// Everybody is told who is there.
@@ -88,6 +90,10 @@ impl Cluster {
             }
             Act::Wall(node) => {
                 self.nodes[node].walled = true;
+                self.ledger.unreachable(node);
+            }
+            Act::Refuse(node) => {
+                self.nodes[node].refuses = true;
                 self.ledger.unreachable(node);
             }
             Act::Evict(node, blob) => self.evict(node, blob),
@@ -202,7 +208,7 @@ impl Cluster {
             self.act(Act::Thaw(node));
             self.nodes[node].upstream = Upstream::Works;
             self.nodes[node].lies.clear();
-            self.nodes[node].walled = false;
+            (self.nodes[node].walled, self.nodes[node].refuses) = (false, false);
             self.start(node);
         }
         self.act(Act::Rosters);

@@ -135,6 +135,11 @@ impl Book {
         if self.forest.parent(node, class) == Parent::Member(lost) {
             self.forest.feed_from_source(node, class);
         }
+        if self.forest.parent(node, class) == Parent::None {
+            // There is nobody else.
+            let lost = self.unleased(missing);
+            return self.leases.misses(now, &lost);
+        }
         let useless = [self.forest.peer(node), self.forest.peer(lost)];
         if self.forest.parent(node, class) == Parent::Source
             && self.brought.values().all(|feed| useless.contains(&feed.peer))

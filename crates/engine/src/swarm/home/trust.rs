@@ -69,7 +69,10 @@ impl Book {
             return;
         }
         self.reported = now;
-        self.leases.report(now, lease, &from, entries.iter().map(|e| e.piece));
+        // That a holder has everything is known, and may be of no use by now: nobody can have it from there.
+        if !(listed && self.forest.find(&from).is_some_and(|node| self.forest.is_whole(node))) {
+            self.leases.report(now, lease, &from, entries.iter().map(|e| e.piece));
+        }
         // What somebody has received it has by the word of a home before: only what it was to take itself contradicts.
         let fetches = self.brought.get(&lease).filter(|f| f.peer == from).map(|f| f.run);
         let takes = |entry: &&Entry| listed || fetches.is_some_and(|run| run.contains(entry.piece));
