@@ -179,3 +179,20 @@ async fn a_pull_is_measured() {
     let nobody = shoal(&["pull", "redis:7", "--mirror", NOWHERE]).await;
     assert_eq!(nobody.code, Some(4), "{}", nobody.output);
 }
+
+/// The first thing that anybody runs: a real registry and agents that share one copy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_ends_with_one_copy_and_says_who_sent_what() {
+    let told = shoal(&["demo", "--nodes", "3", "--size", "12MB", "--json"]).await.expect_ok("shoal demo");
+    let line = told.output.lines().find(|line| line.starts_with('{')).expect("there is a JSON object");
+    let report: serde_json::Value = serde_json::from_str(line).expect("it is JSON");
+    assert_eq!((&report["nodes"], &report["verified"]), (&3.into(), &true.into()), "{report}");
+    let copies = report["upstream_ratio"].as_f64().expect("a number");
+    assert!((1.0..1.5).contains(&copies), "{report}");
+    assert!(report["image_bytes"].as_u64().is_some_and(|bytes| bytes >= 12_000_000), "{report}");
+
+    let told = shoal(&["demo", "--nodes", "2", "--size", "3MB"]).await.expect_ok("shoal demo").output;
+    for word in ["from registry", "node 0", "node 1"] {
+        assert!(told.contains(word), "{word:?} is not said: {told}");
+    }
+}

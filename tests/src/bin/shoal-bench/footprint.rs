@@ -53,7 +53,8 @@ pub async fn run(options: &Options) -> Result<Table> {
     tokio::time::sleep(SETTLE).await;
     let pid = agent.id().context("the agent runs")?;
     let idle = usage::resident_mib(pid)?;
-    say(&format!("idle: {idle:.1} MiB"));
+    let own = usage::own_mib(pid)?;
+    say(&format!("idle: {idle:.1} MiB, {own:.1} without the program's file"));
     let busy = peak(pid, agent.address(), &setting, options.clients).await?;
     say(&format!("{} clients on a cold blob: {busy:.1} MiB", options.clients));
 
@@ -86,6 +87,7 @@ pub async fn run(options: &Options) -> Result<Table> {
 
     let metrics = vec![
         Metric { name: "idle", unit: "MiB" },
+        Metric { name: "idle_own", unit: "MiB, without the program's file" },
         Metric { name: "busy", unit: "MiB, peak" },
         Metric { name: "ready", unit: "s from start" },
         Metric { name: "manifest_p50", unit: "ms" },
@@ -104,11 +106,14 @@ pub async fn run(options: &Options) -> Result<Table> {
         image.manifest.bytes.len(),
         setting::cores(),
     );
-    let figures = vec![Some(idle), Some(busy), Some(median(starts)), Some(ours.0), Some(ours.1)];
+    let figures = vec![Some(idle), Some(own), Some(busy), Some(median(starts)), Some(ours.0), Some(ours.1)];
     let mut table = Table::new("footprint", metrics, figures, conditions);
-    table.peer("bound", vec![Some(40.0), Some(96.0), Some(1.0), None, Some(1.0)]);
-    table.peer("nginx, a file", vec![None, None, None, Some(nginx.0), Some(nginx.1)]);
-    table.peer("docker-registry", vec![None, Some(registry_busy), None, Some(registry.0), Some(registry.1)]);
+    table.peer("bound", vec![Some(40.0), None, Some(96.0), Some(1.0), None, Some(1.0)]);
+    table.peer("nginx, a file", vec![None, None, None, None, Some(nginx.0), Some(nginx.1)]);
+    table.peer(
+        "docker-registry",
+        vec![None, None, Some(registry_busy), None, Some(registry.0), Some(registry.1)],
+    );
     Ok(table)
 }
 

@@ -58,6 +58,7 @@ pub async fn run(options: &Options) -> Result<Table> {
     let cpu = (cpu_seconds(&cluster)? - cpu) / per_agent;
     let sent = (loopback_bytes()? - sent) / per_agent;
     let memory = memory_max(&cluster, usage::resident_mib)?;
+    let own = memory_max(&cluster, usage::own_mib)?;
 
     say("all pull an image of 12 layers at once, by its tag");
     for agent in &cluster.agents {
@@ -88,6 +89,7 @@ pub async fn run(options: &Options) -> Result<Table> {
         Metric { name: "cpu", unit: "% of a core each, idle" },
         Metric { name: "bytes_per_s", unit: "bytes/s each on the wire, idle" },
         Metric { name: "memory_mib", unit: "MiB, the largest, idle" },
+        Metric { name: "own_mib", unit: "MiB of it, the largest, without the program's file" },
         Metric { name: "peak_mib", unit: "MiB, the largest, while pulling" },
         Metric { name: "pull_s", unit: "s until the last has the image" },
         Metric { name: "upstream_ratio", unit: "x the image left the registry" },
@@ -99,6 +101,7 @@ pub async fn run(options: &Options) -> Result<Table> {
         cpu * 100.0,
         sent,
         memory,
+        own,
         peak,
         pulled,
         upstream,

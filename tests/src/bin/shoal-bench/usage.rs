@@ -42,6 +42,12 @@ pub fn resident_mib(pid: u32) -> Result<f64> {
     family(pid)?.into_iter().map(|pid| status_mib(pid, "VmRSS:")).sum()
 }
 
+/// The part of [`resident_mib`] that is the process's own: not the pages of its program's file, which the kernel maps in larger or smaller
+/// chunks, shares with other processes and takes back.
+pub fn own_mib(pid: u32) -> Result<f64> {
+    status_mib(pid, "RssAnon:")
+}
+
 /// Most MiB that a process held since [`reset_peak`].
 pub fn peak_mib(pid: u32) -> Result<f64> {
     status_mib(pid, "VmHWM:")
