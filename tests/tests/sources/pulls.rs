@@ -16,6 +16,9 @@ use super::{REPOSITORY, Set, mirror, with_endpoints, with_sets};
 
 /// Bytes of the layers of a pulled image.
 const LAYERS: [usize; 2] = [600_000, 300_000];
+/// The same of less than a piece each: no client has a byte of them before the whole has been checked. Of a longer one a client may have a wrong
+/// beginning when it is cut, and no pull can be saved then.
+const WITHHELD: [usize; 2] = [200_000, 100_000];
 
 /// A registry, a mirror of it that fails blobs, and the images that both have.
 struct Scene {
@@ -28,19 +31,20 @@ struct Scene {
 
 impl Scene {
     async fn new(fault: &BlobFault, images: u64, change: impl FnOnce(Setup) -> Setup) -> Self {
-        Scene::behind(DockerRegistry::start().await, fault, images, change).await
+        Scene::behind(DockerRegistry::start().await, fault, &LAYERS, images, change).await
     }
 
     /// With the registry that the mirror stands in front of.
     async fn behind(
         behind: DockerRegistry,
         fault: &BlobFault,
+        layers: &[usize],
         images: u64,
         change: impl FnOnce(Setup) -> Setup,
     ) -> Self {
         let origin = DockerRegistry::start().await;
         // Each pull has an image of its own, so that no blob is in the agent's store yet.
-        let images: Vec<Image> = (0..images).map(|n| Image::new(10_000 + n, &LAYERS)).collect();
+        let images: Vec<Image> = (0..images).map(|n| Image::new(10_000 + n, layers)).collect();
         for (n, image) in images.iter().enumerate() {
             for registry in [&origin, &behind] {
                 registry.push(REPOSITORY, &format!("v{n}"), image).await;
@@ -118,7 +122,7 @@ async fn f13_every_fault_of_a_mirror() {
     // Bytes in the right number under the right names, but others.
     let lies = place::scratch();
     for n in 0..IMAGES {
-        for blob in Image::new(10_000 + n, &LAYERS).blobs() {
+        for blob in Image::new(10_000 + n, &WITHHELD).blobs() {
             let mut bytes = blob.bytes.to_vec();
             bytes[100] ^= 1;
             std::fs::write(lies.path().join(&blob.digest), bytes).expect("the folder is ours");
@@ -147,7 +151,8 @@ async fn f13_every_fault_of_a_mirror() {
             // A 403 is passed over only where the operator wants that.
             setup.set("mirrors.on_denied", "continue").set("mirrors.header_timeout", "500ms")
         };
-        let scene = Scene::behind(registry, &fault, IMAGES, change).await;
+        let layers = if matches!(fault, BlobFault::Files(_)) { &WITHHELD } else { &LAYERS };
+        let scene = Scene::behind(registry, &fault, layers, IMAGES, change).await;
         let containerd = scene.containerd().await;
         let folder = place::scratch();
         eprintln!("--- {name}, {:?} since the start", began.elapsed());
