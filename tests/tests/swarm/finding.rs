@@ -17,6 +17,7 @@ use shoal_tests::image::{Blob, Image};
 use shoal_tests::netns::{self, Network};
 use shoal_tests::process::Process;
 use shoal_tests::{place, wait};
+use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use super::REPOSITORY;
@@ -143,6 +144,32 @@ fn push(network: &Network, image: &Image) {
         .expect("the image is pushed");
 }
 
+/// What a test has that pulls: namespaces, a registry in the first of them, and a secret.
+struct Place {
+    _registry: DockerRegistry,
+    secret: PathBuf,
+    _folder: TempDir,
+    /// Last, for what runs in it goes before it.
+    network: Network,
+}
+
+impl Place {
+    fn new(nodes: usize) -> Self {
+        place::needs_root();
+        let network = Network::new(&vec![LINK_RATE; nodes]).expect("namespaces can be made");
+        let folder = place::scratch();
+        let registry = start_registry(&network, folder.path());
+        Place { _registry: registry, secret: secret(folder.path()), _folder: folder, network }
+    }
+
+    /// An image of one layer that the registry has.
+    fn pushed(&self, seed: u64) -> Image {
+        let image = Image::new(seed, &[LAYER_BYTES]);
+        push(&self.network, &image);
+        image
+    }
+}
+
 /// The first one pulls the layer from upstream, all others have it from those that have it.
 async fn expect_shared(network: &Network, nodes: &[Node], layer: &Blob) {
     let [first, others @ ..] = nodes else { unreachable!("there are agents") };
@@ -170,14 +197,10 @@ async fn expect_far_addresses(nodes: &[Node]) {
 /// ask any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_local_network_is_asked() {
-    place::needs_root();
-    let network = Network::new(&[LINK_RATE; 4]).expect("namespaces can be made");
-    let folder = place::scratch();
-    let _registry = start_registry(&network, folder.path());
-    let image = Image::new(1400, &[LAYER_BYTES]);
-    push(&network, &image);
-    let (secret, origin) = (secret(folder.path()), registry_at(netns::address(REGISTRY_NODE)));
-    let start = |number| Node::start(&network, number, member(&secret, &origin).set("swarm.mdns", true));
+    let place = Place::new(4);
+    let (network, secret) = (&place.network, &place.secret);
+    let (image, origin) = (place.pushed(1400), registry_at(netns::address(REGISTRY_NODE)));
+    let start = |number| Node::start(network, number, member(secret, &origin).set("swarm.mdns", true));
 
     let mut nodes = vec![start(1), start(2)];
     until_met(&nodes).await;
@@ -188,24 +211,20 @@ async fn the_local_network_is_asked() {
     assert_eq!(told["members"].as_array().map(Vec::len), Some(3), "{told}");
 
     expect_far_addresses(&nodes).await;
-    expect_shared(&network, &nodes, &image.layers[0]).await;
+    expect_shared(network, &nodes, &image.layers[0]).await;
 }
 
 /// Whoever listens everywhere tells others the addresses of its machine, of both kinds, and not those at which only it reaches itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_listens_everywhere_says_where_it_is() {
-    place::needs_root();
-    let network = Network::new(&[LINK_RATE; 3]).expect("namespaces can be made");
-    let folder = place::scratch();
-    let _registry = start_registry(&network, folder.path());
-    let image = Image::new(1410, &[LAYER_BYTES]);
-    push(&network, &image);
-    let (secret, origin) = (secret(folder.path()), registry_at(netns::address(REGISTRY_NODE)));
+    let place = Place::new(3);
+    let (network, secret) = (&place.network, &place.secret);
+    let (image, origin) = (place.pushed(1410), registry_at(netns::address(REGISTRY_NODE)));
     let mut nodes = Vec::new();
     for (number, join) in [(1, Vec::new()), (2, vec![netns::address(1).to_string()])] {
         network.add_v6(number).expect("the kernel has IPv6");
-        let setup = member(&secret, &origin).set("swarm.listen", vec!["0.0.0.0", "::"]);
-        nodes.push(Node::start(&network, number, setup.set("swarm.join", join)));
+        let setup = member(secret, &origin).set("swarm.listen", vec!["0.0.0.0", "::"]);
+        nodes.push(Node::start(network, number, setup.set("swarm.join", join)));
     }
     until_met(&nodes).await;
     expect_far_addresses(&nodes).await;
@@ -217,24 +236,20 @@ async fn who_listens_everywhere_says_where_it_is() {
         let own: [IpAddr; 2] = [netns::address(node.number).into(), netns::address_v6(node.number).into()];
         assert!(own.iter().all(|ip| known.contains(ip)), "{own:?} are not all among {known:?}");
     }
-    expect_shared(&network, &nodes, &image.layers[0]).await;
+    expect_shared(network, &nodes, &image.layers[0]).await;
 }
 
 /// A machine gets another address while its agent runs: the others learn where it is now, and it feeds them from there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_moves_is_found_where_it_is_now() {
     const MOVED: usize = 100;
-    place::needs_root();
-    let network = Network::new(&[LINK_RATE; 3]).expect("namespaces can be made");
-    let folder = place::scratch();
-    let _registry = start_registry(&network, folder.path());
-    let image = Image::new(1415, &[LAYER_BYTES]);
-    push(&network, &image);
-    let (secret, origin) = (secret(folder.path()), registry_at(netns::address(REGISTRY_NODE)));
+    let place = Place::new(3);
+    let (network, secret) = (&place.network, &place.secret);
+    let (image, origin) = (place.pushed(1415), registry_at(netns::address(REGISTRY_NODE)));
     let mut nodes = Vec::new();
     for (number, join) in [(1, Vec::new()), (2, vec![netns::address(1).to_string()])] {
-        let setup = member(&secret, &origin).set("swarm.join", join);
-        nodes.push(Node::start(&network, number, setup));
+        let setup = member(secret, &origin).set("swarm.join", join);
+        nodes.push(Node::start(network, number, setup));
     }
     until_met(&nodes).await;
     network.move_to(2, MOVED).expect("the kernel moves it");
@@ -249,19 +264,15 @@ async fn who_moves_is_found_where_it_is_now() {
         .await;
     }
     nodes.reverse();
-    expect_shared(&network, &nodes, &image.layers[0]).await;
+    expect_shared(network, &nodes, &image.layers[0]).await;
 }
 
 /// Places are written in brackets, with a port and without.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_meet_over_ipv6_alone() {
-    place::needs_root();
-    let network = Network::new(&[LINK_RATE; 4]).expect("namespaces can be made");
-    let folder = place::scratch();
-    let _registry = start_registry(&network, folder.path());
-    let image = Image::new(1420, &[LAYER_BYTES]);
-    push(&network, &image);
-    let (secret, origin) = (secret(folder.path()), registry_at(netns::address_v6(REGISTRY_NODE)));
+    let place = Place::new(4);
+    let (network, secret) = (&place.network, &place.secret);
+    let (image, origin) = (place.pushed(1420), registry_at(netns::address_v6(REGISTRY_NODE)));
     let first = netns::address_v6(1);
     let joins = [Vec::new(), vec![format!("[{first}]:{PORT}")], vec![format!("[{first}]")]];
     let mut nodes = Vec::new();
@@ -269,14 +280,14 @@ async fn members_meet_over_ipv6_alone() {
         network.add_v6(number).expect("the kernel has IPv6");
         network.remove_v4(number).expect("it had an address");
         let listen = vec![netns::address_v6(number).to_string()];
-        let setup = member(&secret, &origin).set("swarm.listen", listen).set("swarm.join", join);
-        nodes.push(Node::start(&network, number, setup));
+        let setup = member(secret, &origin).set("swarm.listen", listen).set("swarm.join", join);
+        nodes.push(Node::start(network, number, setup));
     }
     until_met(&nodes).await;
     for (member, addresses) in nodes[2].members().await {
         assert!(addresses.iter().all(SocketAddr::is_ipv6), "{member} is at {addresses:?}");
     }
-    expect_shared(&network, &nodes, &image.layers[0]).await;
+    expect_shared(network, &nodes, &image.layers[0]).await;
 }
 
 /// A member that has IPv4 alone and one that has IPv6 alone cannot talk to each other. One that has both meets them, all know each
@@ -286,11 +297,8 @@ async fn one_of_both_kinds_meets_one_of_each() {
     const FOUR: usize = 1;
     const SIX: usize = 2;
     const BOTH: usize = 3;
-    place::needs_root();
-    let network = Network::new(&[LINK_RATE; 4]).expect("namespaces can be made");
-    let folder = place::scratch();
-    let _registry = start_registry(&network, folder.path());
-    let secret = secret(folder.path());
+    let place = Place::new(4);
+    let (network, secret) = (&place.network, &place.secret);
     network.add_v6(SIX).expect("the kernel has IPv6");
     network.remove_v4(SIX).expect("it had an address");
     network.add_v6(BOTH).expect("the kernel has IPv6");
@@ -298,8 +306,8 @@ async fn one_of_both_kinds_meets_one_of_each() {
     let over_four = registry_at(netns::address(REGISTRY_NODE));
     let over_six = registry_at(netns::address_v6(REGISTRY_NODE));
     let start = |number, origin: &str, listen: Vec<String>, join: Vec<String>| {
-        let setup = member(&secret, origin).set("swarm.listen", listen).set("swarm.join", join);
-        Node::start(&network, number, setup)
+        let setup = member(secret, origin).set("swarm.listen", listen).set("swarm.join", join);
+        Node::start(network, number, setup)
     };
     let four = start(FOUR, &over_four, vec![of_four.to_string()], Vec::new());
     let six = start(SIX, &over_six, vec![of_six.to_string()], Vec::new());
@@ -318,7 +326,7 @@ async fn one_of_both_kinds_meets_one_of_each() {
     for seed in 1430..1490 {
         let image = Image::new(seed, &[LAYER_BYTES]);
         if homes(&admins, &image.layers[0]).await.expect("the agents run")[0] == 2 {
-            push(&network, &image);
+            push(network, &image);
             images.push(image);
         }
         if images.len() == 2 {
@@ -329,8 +337,8 @@ async fn one_of_both_kinds_meets_one_of_each() {
     let [four, six, both] = &nodes;
     for (node, image) in [(four, for_four), (six, for_six)] {
         let layer = &image.layers[0];
-        assert!(both.pull(&network, layer).await >= layer.len(), "nobody else can have it");
-        let from_upstream = node.pull(&network, layer).await;
+        assert!(both.pull(network, layer).await >= layer.len(), "nobody else can have it");
+        let from_upstream = node.pull(network, layer).await;
         assert_eq!(from_upstream, 0, "node {} has it from the one with both kinds", node.number);
     }
 }
