@@ -74,7 +74,7 @@ impl Book {
 
     /// Those that are gone and not forgotten, ascending by name.
     pub fn lost(&self) -> impl Iterator<Item = &Arc<Member>> {
-        self.entries.values().filter(|entry| !entry.living).map(|entry| &entry.member)
+        self.lost_since().map(|(member, _)| member)
     }
 
     /// The same with the time since when.

@@ -39,11 +39,11 @@ impl Exchange {
             let falls_behind = round.is_none_or(|(gained, new)| gained < GAIN_SHARE_MAX * new);
             // With most classes far behind what goes round it need not be waited for what their feeds say.
             let classes = self.classes.len() as f64;
-            let crawls = round.is_some_and(|(_, new)| {
+            let gains_little = round.is_some_and(|(_, new)| {
                 new >= CRAWL_ROWS_MIN * classes && gains < CRAWL_GAIN_MAX * new / classes
             });
             // What the last few classes gain is the feeds' doing.
-            let crawls = crawls && !most_are_there;
+            let crawls = gains_little && !most_are_there;
             self.tell_of_slowness((receives_slowly && falls_behind) || crawls, mail);
         }
         // The time that each class takes for some pieces, at the pace at which they come.

@@ -135,15 +135,14 @@ impl Book {
         if self.forest.parent(node, class) == Parent::Member(lost) {
             self.forest.feed_from_source(node, class);
         }
-        if self.forest.parent(node, class) == Parent::None {
-            // There is nobody else.
-            let lost = self.unleased(missing);
-            return self.leases.misses(now, &lost);
-        }
         let useless = [self.forest.peer(node), self.forest.peer(lost)];
-        if self.forest.parent(node, class) == Parent::Source
-            && self.brought.values().all(|feed| useless.contains(&feed.peer))
-        {
+        let is_lost = match self.forest.parent(node, class) {
+            // There is nobody else.
+            Parent::None => true,
+            Parent::Source => self.brought.values().all(|feed| useless.contains(&feed.peer)),
+            Parent::Member(_) => false,
+        };
+        if is_lost {
             let lost = self.unleased(missing);
             self.leases.misses(now, &lost);
         }
