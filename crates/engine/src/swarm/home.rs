@@ -323,7 +323,7 @@ impl Home {
     pub fn leave(&mut self, now: Time, from: PeerId, digest: Digest, mail: &mut Mail) {
         let Some(book) = self.books.get_mut(&digest) else { return };
         // A lease that is still on its way would find it in the book again, if it comes back at once.
-        book.take_leases(&from, mail);
+        book.take_leases(now, &from, mail);
         book.lose(&from);
         book.advance(now, mail);
         self.close_if_done(&digest);

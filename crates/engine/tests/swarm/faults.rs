@@ -489,3 +489,24 @@ fn a_node_that_is_answered_late_goes_on_with_the_others() {
         assert!(fetched <= SIZE + SIZE / 20, "{count} nodes: {fetched} of {SIZE}");
     }
 }
+
+/// Two that fetch, of which one sends nobody anything: it is not granted what it fetches again as fast as the other complains.
+#[test]
+fn one_that_refuses_is_not_granted_the_same_without_end() {
+    let pace = Pace {
+        delay: Duration::from_millis(11),
+        hashing: Duration::from_millis(3),
+        rate: 200e6,
+        upstream_rate: 4e6,
+        ..Pace::default()
+    };
+    let mut cluster = Cluster::with(pace, 6, 1);
+    let blob = cluster.add(125 * PIECE);
+    let [first, second] = [2, 4].map(|node| cluster.open(node, blob));
+    cluster.plan(Duration::from_millis(361), Act::Refuse(2));
+    cluster.run();
+    for ticket in [first, second] {
+        assert_eq!(cluster.outcome(ticket), Some(Outcome::Delivered));
+    }
+    assert!(cluster.ledger.granted.len() <= 30, "{} leases", cluster.ledger.granted.len());
+}

@@ -94,6 +94,7 @@ fn fault(nodes: usize, blobs: usize) -> impl Strategy<Value = Act> {
         3 => (node.clone(), upstream).prop_map(|(node, upstream)| Act::Upstream(node, upstream)),
         2 => (node.clone(), 0..blobs).prop_map(|(node, blob)| Act::Evict(node, blob)),
         1 => node.clone().prop_map(Act::Wall),
+        1 => node.clone().prop_map(Act::Refuse),
         1 => node.prop_map(Act::Drain),
     ]
 }

@@ -100,7 +100,7 @@ impl Book {
             }
             Parent::Source => {
                 if matches!(why, Complaint::Lost | Complaint::Refused | Complaint::Wrong) {
-                    self.take_leases(&about, mail);
+                    self.take_leases(now, &about, mail);
                 }
                 if why == Complaint::Wrong {
                     self.refetches += 1;
@@ -175,11 +175,11 @@ impl Book {
     }
 
     /// A member is not to fetch any more, which it is told in case it lives.
-    pub(super) fn take_leases(&mut self, holder: &PeerId, mail: &mut Mail) {
+    pub(super) fn take_leases(&mut self, now: Time, holder: &PeerId, mail: &mut Mail) {
         for (lease, _) in self.leases.active().filter(|(_, active)| active.holder == *holder) {
             mail.push_back((*holder, Message::Trim { digest: self.digest, lease: *lease, end: 0 }));
         }
         self.brought.retain(|_, feed| feed.peer != *holder);
-        self.leases.lost(holder);
+        self.leases.useless(now, holder);
     }
 }

@@ -286,11 +286,26 @@ impl Leases {
             LeaseEnd::Denied => self.denials += 1,
             LeaseEnd::Failed => {
                 self.failures += 1;
-                let pause = RESUME_PAUSE_FIRST.saturating_mul(1 << (self.failures - 1).min(8));
-                self.retry_at = Some(now + pause.min(RESUME_PAUSE_MAX));
+                self.pause(now);
             }
         }
         self.failed.insert(*from);
+    }
+
+    fn pause(&mut self, now: Time) {
+        let pause = RESUME_PAUSE_FIRST.saturating_mul(1 << (self.failures - 1).min(8));
+        self.retry_at = Some(now + pause.min(RESUME_PAUSE_MAX));
+    }
+
+    /// What a member fetches cannot be had from it. Somebody else fetches it at once, but where this happens to one that had failed
+    /// before there was nobody better: it would be granted the same again as fast as it is complained about.
+    pub fn useless(&mut self, now: Time, holder: &PeerId) {
+        let before = self.active.len();
+        self.active.retain(|_, a| a.holder != *holder);
+        if self.active.len() < before && !self.failed.insert(*holder) {
+            self.failures += 1;
+            self.pause(now);
+        }
     }
 
     /// A member has gone, with its leases.

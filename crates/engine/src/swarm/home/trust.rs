@@ -108,7 +108,7 @@ impl Book {
         self.distrusted_at = Some(now);
         self.reporters.remove(&peer);
         self.reporters_of_lists.remove(&peer);
-        self.take_leases(&peer, mail);
+        self.take_leases(now, &peer, mail);
         let void = self.list.forget(&peer);
         if self.listing == Some(peer) {
             self.listing = None;
@@ -134,7 +134,7 @@ impl Book {
     pub(super) fn mismatch(&mut self, now: Time, from: PeerId, mail: &mut Mail) {
         let by_receiver = self.forest.find(&from).is_some_and(|n| !self.forest.is_whole(n));
         // Its exchange has ended; if it tries again, it joins again, and finds no lease from before.
-        self.take_leases(&from, mail);
+        self.take_leases(now, &from, mail);
         self.lose(&from);
         // One report for each life of the list: the others say the same.
         if !by_receiver || !self.list.is_complete() {
