@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use shoal_agent::admin::client::AdminClient;
 use tempfile::TempDir;
 use toml::Value;
 
@@ -78,6 +79,11 @@ impl Cluster {
         (cluster, begun.elapsed())
     }
 
+    /// The admin sockets of all agents.
+    pub fn admins(&self) -> Vec<AdminClient> {
+        self.agents.iter().map(|agent| AdminClient::new(&agent.setup().socket())).collect()
+    }
+
     /// How another member of this cluster is set up.
     pub fn setup(&self) -> Setup {
         let join: Vec<IpAddr> = self.agents.iter().take(JOIN_MAX).map(|agent| agent.address().ip()).collect();
@@ -101,6 +107,17 @@ impl Cluster {
         for agent in &self.agents {
             wait::until(format!("{members} members to be known"), MEET_MAX, || async {
                 agent.metric("members", &[]).await as usize == members
+            })
+            .await;
+        }
+    }
+
+    /// Waits until every agent has had an answer to a probe: then it notices when a member says nothing.
+    pub async fn until_probed(&self) {
+        for (agent, admin) in self.agents.iter().zip(self.admins()) {
+            wait::until(format!("{} to have probed another", agent.url()), MEET_MAX, || async {
+                let peers = admin.peers().await;
+                peers.is_ok_and(|peers| peers.members.iter().any(|member| member.latency_ms.is_some()))
             })
             .await;
         }

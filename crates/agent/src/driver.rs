@@ -12,6 +12,7 @@ mod flight;
 mod hashes;
 mod pass;
 mod restraint;
+mod small;
 mod story;
 mod ticket;
 mod traces;
@@ -99,6 +100,8 @@ enum Command {
     SaysNothing(PeerId, oneshot::Sender<bool>),
     /// Bytes have gone straight from upstream to a client.
     Passed(Digest, Arc<str>, u64),
+    /// A member has sent a small blob whole, which is stored.
+    Brought(Digest, story::Source, u64),
     Explain(Digest, oneshot::Sender<BlobStory>),
     Book(Digest, Naming, oneshot::Sender<Option<Book>>),
     Busiest(usize, oneshot::Sender<Vec<Digest>>),
@@ -305,6 +308,8 @@ struct Story {
     bearers: Vec<(Scope, ClientToken)>,
     /// What the sources said.
     causes: Vec<Cause>,
+    /// Whether a member has sent it whole, in one answer.
+    brought: bool,
 }
 
 /// Starts the driver on the current runtime. Without a swarm the node works alone.
@@ -388,7 +393,7 @@ impl Driver {
                 self.handle_input(Input::Described { digest, size, prefetch });
             }
             Command::Open { digest, asked, shared, .. } if !self.may_join(&digest, &asked.scope) => {
-                shared.end(Ending { outcome: Outcome::PassThrough, causes: Vec::new() });
+                shared.end(Ending { outcome: Outcome::PassThrough, causes: Vec::new(), brought: false });
             }
             Command::Open { ticket, digest, part, asked, shared, span } => {
                 // The first client of a flight counts as its cause, also when a manifest had set it in motion before.
@@ -416,6 +421,11 @@ impl Driver {
             }
             Command::Passed(digest, upstream, bytes) => {
                 self.come.passed(digest, story::Source::Upstream(upstream), bytes);
+            }
+            Command::Brought(digest, from, size) => {
+                self.come.passed(digest, from, size);
+                self.story(digest).brought = true;
+                self.handle_input(Input::Stored { digest, size });
             }
             Command::Explain(digest, tell) => {
                 let _ = tell.send(self.explain(digest));
@@ -522,8 +532,10 @@ impl Driver {
             Output::Warmed { set, tally } => self.tell_warm(set, tally, true),
             Output::End { ticket, outcome } => {
                 if let Some(open) = self.tickets.remove(&ticket) {
-                    let causes = self.stories.get(&open.digest).map(|s| s.causes.clone()).unwrap_or_default();
-                    open.shared.end(Ending { outcome, causes });
+                    let story = self.stories.get(&open.digest);
+                    let causes = story.map(|story| story.causes.clone()).unwrap_or_default();
+                    let brought = story.is_some_and(|story| story.brought);
+                    open.shared.end(Ending { outcome, causes, brought });
                 }
             }
         }
@@ -541,6 +553,7 @@ impl Driver {
         let story = self.story(digest);
         story.asked = Some(asked.clone());
         story.causes.clear();
+        story.brought = false;
     }
 
     fn story(&mut self, digest: Digest) -> &mut Story {

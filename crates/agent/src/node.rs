@@ -33,6 +33,7 @@ use crate::upstream::{ClientToken, Hops, Sought, UpstreamError};
 use access::Access;
 use single::Single;
 
+pub(crate) use members::{visibility_of, written};
 pub use shoal_engine::demand::Part;
 pub(crate) use warming::Held;
 
@@ -66,6 +67,8 @@ pub struct BlobReply {
     pub body: crate::driver::BlobBody,
     /// Where they come from.
     pub source: Served,
+    /// How they are known to be in the repository.
+    pub visibility: Visibility,
 }
 
 /// A manifest or what is known of it.

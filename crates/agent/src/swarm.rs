@@ -19,6 +19,7 @@ mod outlets;
 mod patience;
 mod round_trips;
 mod serve;
+mod small;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,7 @@ use crate::registry::listen::{self, BindError};
 pub use ask::{Answer, router};
 pub use beliefs::MemberState;
 pub use news::{Lately, Rejected, Rejection};
+pub(crate) use small::SMALL_BLOB_BYTES_MAX;
 pub use wire::TRACE_HEADER;
 
 use beliefs::Question;

@@ -38,11 +38,6 @@ fn copies(origin: &Origin, image: &Image) -> f64 {
     origin.blob_bytes(&image.layers[0].digest) as f64 / LAYER_BYTES as f64
 }
 
-/// The admin sockets of all agents.
-fn admins(cluster: &Cluster) -> Vec<AdminClient> {
-    cluster.agents.iter().map(|agent| AdminClient::new(&agent.setup().socket())).collect()
-}
-
 /// What an agent knows of a blob.
 async fn story(agent: &AdminClient, blob: &Blob) -> BlobStory {
     let digest = blob.digest.parse().expect("a digest");
@@ -52,7 +47,7 @@ async fn story(agent: &AdminClient, blob: &Blob) -> BlobStory {
 /// Waits until the rollout of a layer is in the middle: a third of it has left the origin, and somebody fetches it for all, by the
 /// book, and has got some of it. Tells who.
 async fn fetcher_in_the_middle(cluster: &Cluster, origin: &Origin, layer: &Blob) -> usize {
-    let (admins, found) = (admins(cluster), Cell::new(None));
+    let (admins, found) = (cluster.admins(), Cell::new(None));
     wait::until("somebody to fetch the layer for all", STEP_MAX, || async {
         let fetchers = fetchers(&admins, layer, BEGUN_BYTES).await.expect("the agents run");
         found.set(fetchers.first().copied());
@@ -92,7 +87,7 @@ async fn the_home_of_a_layer_dies() {
     let (origin, image) = slow_origin(802).await;
     let layer = &image.layers[0];
     let mut cluster = Cluster::start(&origin.url(), 6).await;
-    let home = homes(&admins(&cluster), layer).await.expect("the agents run")[0];
+    let home = homes(&cluster.admins(), layer).await.expect("the agents run")[0];
     let pulls: Vec<_> = (0..6).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
     let fetcher = fetcher_in_the_middle(&cluster, &origin, layer).await;
     cluster.agents[home].kill();
@@ -110,14 +105,8 @@ async fn the_home_of_a_manifest_is_gone() {
         let image = Image::new(seed, &[1000]);
         origin.add_image(REPOSITORY, "v1", &image);
         let digest = &image.manifest.digest;
-        let admins = admins(&cluster);
-        let home = homes(&admins, &image.manifest).await.expect("the agents run")[0];
-        // Who has had an answer to a probe lately notices silence.
-        wait::until("everybody to have probed another", Duration::from_secs(30), || async {
-            let peers = futures_util::future::join_all(admins.iter().map(AdminClient::peers)).await;
-            peers.iter().flatten().filter(|p| p.members.iter().any(|m| m.latency_ms.is_some())).count() == 7
-        })
-        .await;
+        let home = homes(&cluster.admins(), &image.manifest).await.expect("the agents run")[0];
+        cluster.until_probed().await;
         match is_killed {
             true => cluster.agents[home].kill(),
             false => cluster.agents[home].stop(),
@@ -177,7 +166,7 @@ async fn stand_still(seed: u64, who: Still) -> f64 {
     let (origin, image) = slow_origin(seed).await;
     let layer = &image.layers[0];
     let cluster = Cluster::start(&origin.url(), NODES).await;
-    let homes = homes(&admins(&cluster), layer).await.expect("the agents run");
+    let homes = homes(&cluster.admins(), layer).await.expect("the agents run");
     let mut pulls: Vec<_> = (0..NODES).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
     let fetcher = fetcher_in_the_middle(&cluster, &origin, layer).await;
     let receiver = (0..NODES).find(|node| *node != fetcher && !homes.contains(node));
@@ -281,7 +270,7 @@ async fn two_disks_fill_up_in_the_middle() {
         }
     })
     .await;
-    let admins = admins(&cluster);
+    let admins = cluster.admins();
     let pulls: Vec<_> = (0..NODES).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
     for node in FULL {
         wait::until(format!("node {node} to have a part of the layer"), STEP_MAX, || async {
@@ -370,7 +359,7 @@ async fn the_origin_resets_connections_and_goes_away() {
     let layer = &image.layers[0];
     origin.script(Match::blob(&layer.digest), Plan::reset_after(RESET_AFTER).at_rate(6_000_000));
     let cluster = Cluster::start(&origin.url(), NODES).await;
-    let admins = admins(&cluster);
+    let admins = cluster.admins();
     let begin = |node| cluster.begin(node, REPOSITORY, &image);
     let early: Vec<_> = (0..EARLY).map(begin).collect();
     wait::until("the members to have all of the image between them", STEP_MAX, || async {

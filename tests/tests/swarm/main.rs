@@ -17,6 +17,7 @@ mod prewarm;
 mod rollout;
 mod rotation;
 mod runtime;
+mod small;
 mod stock;
 mod takeover;
 mod traces;

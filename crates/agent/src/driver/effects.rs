@@ -52,16 +52,21 @@ impl Driver {
             let found = Found::Partial { size, have: partial.have().into_iter().collect() };
             Ok((found, Some(FlightIo::in_file(digest, Arc::new(partial)))))
         };
-        self.blocking(
-            looked,
-            move |looked| {
-                let (found, io) = looked.unwrap_or_else(|fault| (Found::Broken(fault), None));
-                Span::current().record("shoal.found", found_name(&found));
-                (Input::Looked { digest, found }, io)
-            },
-            handle,
-            span,
-        );
+        let small = self.small_blob(digest);
+        let looking = async move {
+            let looked = on_disk(handle.store_health(), looked).await;
+            let (mut found, io) = looked.unwrap_or_else(|fault| (Found::Broken(fault), None));
+            if let (Found::Absent, Some(small)) = (&found, small) {
+                let driver = handle.clone();
+                let brought = tokio::spawn(async move { small.bring(&driver).await }.in_current_span());
+                if brought.await.unwrap_or(false) {
+                    found = Found::Whole;
+                }
+            }
+            Span::current().record("shoal.found", found_name(&found));
+            handle.answer(Input::Looked { digest, found }, io).await;
+        };
+        tokio::spawn(looking.instrument(span));
     }
 
     pub(super) fn prepare(&mut self, digest: Digest, size: Option<u64>) {
@@ -269,15 +274,7 @@ impl Driver {
     ) {
         let health = self.handle.store_health().clone();
         let done = async move {
-            let result = match tokio::task::spawn_blocking(work).await {
-                Ok(Ok(value)) => {
-                    health.works();
-                    Ok(value)
-                }
-                Ok(Err(error)) => Err(error.told_to(&health)),
-                Err(_) => Err(LocalFault::StoreBroken),
-            };
-            let (input, io) = answer(result);
+            let (input, io) = answer(on_disk(&health, work).await);
             handle.answer(input, io).await;
         };
         tokio::spawn(done.instrument(span));
@@ -302,6 +299,21 @@ impl Driver {
     fn answer(&self, input: Input, io: Option<FlightIo>) {
         let handle = self.handle.clone();
         tokio::spawn(async move { handle.answer(input, io).await });
+    }
+}
+
+/// Runs something on a thread of the disk. An error becomes a local fault, and is told to the operator.
+async fn on_disk<T: Send + 'static>(
+    health: &StoreHealth,
+    work: impl FnOnce() -> Result<T, EffectError> + Send + 'static,
+) -> Result<T, LocalFault> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => {
+            health.works();
+            Ok(value)
+        }
+        Ok(Err(error)) => Err(error.told_to(health)),
+        Err(_) => Err(LocalFault::StoreBroken),
     }
 }
 

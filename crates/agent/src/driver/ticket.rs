@@ -22,12 +22,14 @@ pub struct Ending {
     pub outcome: Outcome,
     /// What the sources said, oldest first.
     pub causes: Vec<Cause>,
+    /// For what is stored: whether another member has brought it since it was asked for.
+    pub brought: bool,
 }
 
 impl Ending {
     /// The driver is no longer there.
     pub(super) fn gone() -> Self {
-        Ending { outcome: Outcome::Failed(PullFault::Draining), causes: Vec::new() }
+        Ending { outcome: Outcome::Failed(PullFault::Draining), causes: Vec::new(), brought: false }
     }
 }
 

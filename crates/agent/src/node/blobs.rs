@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use shoal_engine::Digest;
 use shoal_engine::io::{Outcome, PullFault};
-use shoal_store::{Blob, Content, Home};
+use shoal_store::{Blob, Content, Home, Visibility};
 
 use super::access::Admitted;
 use super::proof::{self, Kind, Standing};
@@ -30,22 +30,23 @@ impl Inner {
             return self.pass_through(admitted, digest, part).await;
         }
         let asked = &admitted.asked;
+        let mut is_brought = false;
         for _ in 0..LOOKS_MAX {
             if let Some((blob, standing)) = self.stored(admitted, digest).await {
-                self.prove(admitted, &blob, standing, Kind::Blob).await?;
-                return self.stored_reply(blob, part);
+                let visibility = self.prove(admitted, &blob, standing, Kind::Blob).await?;
+                return self.stored_reply(blob, part, visibility, is_brought);
             }
             admitted.local()?;
             let timeout = self.settings.body_idle_timeout;
             match self.parts.driver.open(asked, digest, part).await.opened(asked, digest, timeout).await {
                 Opened::Reply { size, range, body, joined, proof } => {
                     // Nothing of the body has been read yet.
-                    self.prove_flight(admitted, digest, &proof).await?;
+                    let visibility = self.prove_flight(admitted, digest, &proof).await?;
                     self.parts.metrics.miss();
                     let source = if joined { Served::Shared } else { Served::Upstream };
-                    return Ok(BlobReply { size, range, body, source });
+                    return Ok(BlobReply { size, range, body, source, visibility });
                 }
-                Opened::Ended(Ending { outcome: Outcome::Stored, .. }) => {}
+                Opened::Ended(Ending { outcome: Outcome::Stored, brought, .. }) => is_brought |= brought,
                 Opened::Ended(Ending { outcome: Outcome::PassThrough, .. }) => {
                     return self.pass_through(admitted, digest, part).await;
                 }
@@ -66,26 +67,31 @@ impl Inner {
         }
         admitted.local()?;
         self.parts.metrics.miss();
-        let size = self.upstream_size(admitted, digest).await?;
+        let (size, _) = self.upstream_size(admitted, digest).await?;
         self.parts.driver.described(digest, size, None).await;
         Ok((size, Served::Upstream))
     }
 
     /// A client must be told a length before it gets the first byte.
-    async fn upstream_size(&self, admitted: &Admitted, digest: Digest) -> Result<u64, PullError> {
+    async fn upstream_size(
+        &self,
+        admitted: &Admitted,
+        digest: Digest,
+    ) -> Result<(u64, Visibility), PullError> {
         let asked = &admitted.asked;
         let told = Box::pin(self.parts.sources.blob_size(asked, &digest)).await;
         let told = told.map_err(|e| pull_error(&e))?;
         if !admitted.suffices(told.visibility) {
             return Err(admitted.not_public());
         }
-        told.size.ok_or_else(|| {
+        let size = told.size.ok_or_else(|| {
             let source = asked.scope.to_string();
             PullError::Exhausted(vec![Cause {
                 source,
                 reason: "it does not tell how long the blob is".into(),
             }])
-        })
+        })?;
+        Ok((size, told.visibility))
     }
 
     /// The blob, if it is on this node and may be kept there, and what is known of the repository's right to it.
@@ -104,10 +110,20 @@ impl Inner {
         found
     }
 
-    fn stored_reply(&self, blob: Blob, part: Part) -> Result<BlobReply, PullError> {
+    /// What is in the store; whether it was `brought` there for this request.
+    fn stored_reply(
+        &self,
+        blob: Blob,
+        part: Part,
+        visibility: Visibility,
+        brought: bool,
+    ) -> Result<BlobReply, PullError> {
         let size = blob.size;
-        let source = home(&blob);
-        self.parts.metrics.hit(source);
+        let source = if brought { Served::Upstream } else { home(&blob) };
+        match brought {
+            true => self.parts.metrics.miss(),
+            false => self.parts.metrics.hit(source),
+        }
         let range = part.resolve(size).ok_or(PullError::Unsatisfiable { size })?;
         let body = match &blob.content {
             Content::Inline(bytes) => BlobBody::from_bytes(bytes.clone(), range.clone()),
@@ -121,7 +137,7 @@ impl Inner {
                 }
             },
         };
-        Ok(BlobReply { size, range, body, source })
+        Ok(BlobReply { size, range, body, source, visibility })
     }
 
     async fn pass_through(
@@ -131,10 +147,10 @@ impl Inner {
         part: Part,
     ) -> Result<BlobReply, PullError> {
         self.parts.metrics.miss();
-        let size = self.upstream_size(admitted, digest).await?;
+        let (size, visibility) = self.upstream_size(admitted, digest).await?;
         let range = part.resolve(size).ok_or(PullError::Unsatisfiable { size })?;
         match self.parts.driver.pass_through(&admitted.asked, digest, size, range.clone()).await {
-            Ok(body) => Ok(BlobReply { size, range, body, source: Served::PassThrough }),
+            Ok(body) => Ok(BlobReply { size, range, body, source: Served::PassThrough, visibility }),
             Err(cause) => Err(PullError::Exhausted(vec![cause])),
         }
     }

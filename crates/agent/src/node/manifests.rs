@@ -340,7 +340,7 @@ impl Inner {
     async fn come_by_digest(&self, admitted: &Admitted, digest: Digest) -> Option<Fetched> {
         let (blob, standing) = self.stored(admitted, digest).await?;
         let linked = proof::linked(self.parts.health(), admitted, digest).await;
-        let visibility = linked.filter(|_| standing == Standing::Proved)?;
+        let visibility = linked.filter(|_| matches!(standing, Standing::Proved(_)))?;
         let bytes = read_manifest(&blob).await?;
         Some(Fetched {
             digest,

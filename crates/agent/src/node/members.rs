@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use http_body_util::{BodyExt as _, Collected};
 use shoal_engine::{Digest, Reference, Scope, SourceFault, Tag};
 use shoal_store::{TagRecord, Visibility};
 
 use super::access::Admitted;
 use super::manifests::Fetched;
-use super::{Asked, Cause, FetchError, Inner, Node};
+use super::{Asked, Cause, FetchError, Inner, Node, Part};
 use crate::driver::hash_function;
-use crate::swarm::Answer;
+use crate::swarm::{Answer, SMALL_BLOB_BYTES_MAX};
 use crate::upstream::Sought;
 
 impl Node {
@@ -118,6 +119,32 @@ impl Node {
         self.in_time(async { Ok(told.await.ok()) }).await.ok().flatten()
     }
 
+    /// A small blob for another member, and how it is known to be in the repository. It is fetched as for a client of this node.
+    pub(crate) async fn small_blob_for_member(
+        &self,
+        scope: Scope,
+        digest: Digest,
+    ) -> Option<(Bytes, Visibility)> {
+        let admitted = self.admit_member(scope, &Sought::Blob(digest)).await?;
+        if !admitted.stores {
+            return None;
+        }
+        let come = self.in_time(async {
+            let reply = self.0.open_blob(&admitted, digest, Part::Whole).await?;
+            if reply.size > SMALL_BLOB_BYTES_MAX {
+                return Ok(None);
+            }
+            let bytes = reply.body.collect().await.ok().map(Collected::to_bytes);
+            Ok(bytes.map(|bytes| (bytes, reply.visibility)))
+        });
+        let (bytes, visibility) = come.await.ok().flatten()?;
+        if let Some(swarm) = &self.0.parts.swarm {
+            swarm.throttles().0.pass(bytes.len()).await;
+        }
+        self.0.parts.metrics.peer_sent_bytes.inc_by(bytes.len() as u64);
+        Some((bytes, visibility))
+    }
+
     /// On what terms another member is answered: those of a client without a token.
     async fn admit_member(&self, scope: Scope, sought: &Sought) -> Option<Admitted> {
         let admitted = self.0.access.admit(&Asked::without_token(scope), sought).await.ok()?;
@@ -189,7 +216,7 @@ impl Inner {
             size: answer.size,
             bytes,
             ttl: Duration::from_millis(answer.ttl_ms),
-            visibility: read(&answer.visibility)?,
+            visibility: visibility_of(&answer.visibility)?,
             mirror,
         };
         Some((fetched, Duration::from_millis(answer.age_ms.unwrap_or_default())))
@@ -218,7 +245,8 @@ impl Inner {
     }
 }
 
-fn written(visibility: Visibility) -> &'static str {
+/// A visibility as members write it.
+pub(crate) fn written(visibility: Visibility) -> &'static str {
     match visibility {
         Visibility::Private => "private",
         Visibility::Mirrored => "mirrored",
@@ -226,6 +254,7 @@ fn written(visibility: Visibility) -> &'static str {
     }
 }
 
-fn read(text: &str) -> Option<Visibility> {
+/// What a member has written.
+pub(crate) fn visibility_of(text: &str) -> Option<Visibility> {
     [Visibility::Private, Visibility::Mirrored, Visibility::Public].into_iter().find(|v| written(*v) == text)
 }

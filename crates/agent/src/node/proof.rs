@@ -29,8 +29,8 @@ const SAMPLE_BYTES: u64 = 4096;
 /// What is known of a repository's right to a blob that is here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It may be served.
-    Proved,
+    /// It may be served; it was obtained like this.
+    Proved(Visibility),
     /// Its registry has sent these bytes before, or the operator has named it: its word is enough.
     Believed,
     /// Nothing.
@@ -50,12 +50,12 @@ pub(super) type Key = (Scope, Digest);
 /// Looks the standing up. Blocks on the index: one point look-up where the link is there.
 pub(super) fn standing(store: &Store, admitted: &Admitted, digest: &Digest) -> Result<Standing, StoreError> {
     let scope = &admitted.asked.scope;
-    if store.linked(scope, digest)?.is_some_and(|found| admitted.suffices(found)) {
-        return Ok(Standing::Proved);
+    if let Some(found) = store.linked(scope, digest)?.filter(|found| admitted.suffices(*found)) {
+        return Ok(Standing::Proved(found));
     }
     let links = store.links(digest)?;
     if links.iter().any(|(_, found)| *found == Visibility::Public) {
-        return Ok(Standing::Proved);
+        return Ok(Standing::Proved(Visibility::Public));
     }
     let is_believed =
         admitted.is_configured || links.iter().any(|(other, _)| other.registry == scope.registry);
@@ -70,9 +70,9 @@ impl Inner {
         blob: &Blob,
         standing: Standing,
         kind: Kind,
-    ) -> Result<(), PullError> {
-        if standing == Standing::Proved {
-            return Ok(());
+    ) -> Result<Visibility, PullError> {
+        if let Standing::Proved(found) = standing {
+            return Ok(found);
         }
         admitted.local()?;
         let ask = || {
@@ -99,7 +99,7 @@ impl Inner {
                 Ok(found)
             })
         };
-        self.proving(admitted, blob.digest, ask).await.map(|_| ())
+        self.proving(admitted, blob.digest, ask).await
     }
 
     /// The same for a blob that is on its way through another repository of the same registry.
@@ -108,12 +108,12 @@ impl Inner {
         admitted: &Admitted,
         digest: Digest,
         flight: &FlightProof,
-    ) -> Result<(), PullError> {
+    ) -> Result<Visibility, PullError> {
         let known = |flight: &FlightProof, admitted: &Admitted| {
             flight.known(&admitted.asked.scope).filter(|found| admitted.suffices(*found))
         };
-        if known(flight, admitted).is_some() {
-            return Ok(());
+        if let Some(found) = known(flight, admitted) {
+            return Ok(found);
         }
         let ask = || {
             let (upstream, admitted) = (self.parts.sources.upstream().clone(), admitted.clone());
@@ -131,7 +131,7 @@ impl Inner {
                 Ok(found)
             })
         };
-        self.proving(admitted, digest, ask).await.map(|_| ())
+        self.proving(admitted, digest, ask).await
     }
 
     async fn proving<F>(

@@ -35,6 +35,7 @@ use super::dial::Connection;
 use super::failover::{FIRST_TIMEOUT, Missed, Reached, first_answer, spread_over, wait_for};
 use super::lateness::within;
 use super::serve::Peer;
+use super::small;
 use crate::driver::{Book, Handle, Naming, brief_name};
 use crate::manifest::MANIFEST_BYTES_MAX;
 use crate::node::{Held, Node};
@@ -87,17 +88,17 @@ const HOME_PATIENCE: Duration = Duration::from_millis(400);
 
 /// A repository, as a question names it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Where {
+pub(super) struct Where {
     registry: String,
     repository: String,
 }
 
 impl Where {
-    fn of(scope: &Scope) -> Self {
+    pub(super) fn of(scope: &Scope) -> Self {
         Where { registry: scope.registry.to_string(), repository: scope.repository.to_string() }
     }
 
-    fn scope(&self) -> Option<Scope> {
+    pub(super) fn scope(&self) -> Option<Scope> {
         Some(Scope { registry: self.registry.parse().ok()?, repository: self.repository.parse().ok()? })
     }
 }
@@ -486,7 +487,7 @@ impl Swarm {
     }
 
     /// An answer's whole body, after which its connection is free for others.
-    async fn read(
+    pub(super) async fn read(
         &self,
         response: http::Response<Incoming>,
         connection: Connection,
@@ -498,7 +499,7 @@ impl Swarm {
         Ok(bytes)
     }
 
-    async fn post(
+    pub(super) async fn post(
         &self,
         to: PeerId,
         path: &'static str,
@@ -528,7 +529,7 @@ fn standing_for(name: &str) -> Digest {
 }
 
 /// The wait for a home's answer, in a pull's trace.
-fn question_span(home: &PeerId) -> Span {
+pub(super) fn question_span(home: &PeerId) -> Span {
     tracing::info_span!(target: TARGET, "question", otel.kind = "client", shoal.member = brief_name(home))
 }
 
@@ -538,6 +539,7 @@ pub fn router(node: Node, driver: Handle, warmer: Warmer) -> Router {
         .route(MANIFEST_PATH, post(manifest))
         .route(TAG_PATH, post(tag))
         .route(SIZE_PATH, post(size))
+        .route(small::PATH, post(small::answer))
         .route(HELD_PATH, post(held))
         .route(STOCK_PATH, post(stock));
     let orders = Router::new().route(ORDER_PATH, post(order)).layer(DefaultBodyLimit::max(ORDER_BYTES_MAX));

@@ -1,0 +1,79 @@
+//! Small blobs, of which a thousand nodes want the same few kilobytes in the same second.
+
+use std::time::Instant;
+
+use shoal_agent::admin::client::AdminClient;
+use shoal_agent::driver::BlobStory;
+use shoal_tests::cluster::Cluster;
+use shoal_tests::homes::homes;
+use shoal_tests::image::{Blob, Image};
+use shoal_tests::origin::Origin;
+
+use super::REPOSITORY;
+
+const NODES: usize = 5;
+/// Layers of a few files, and one that is too large for a question.
+const LAYERS: [usize; 4] = [900, 8_000, 30_000, 700_000];
+/// Largest blob that is asked for by a question.
+const SMALL_BYTES: usize = 32 << 10;
+
+/// What each node knows of a blob.
+async fn stories(admins: &[AdminClient], blob: &Blob) -> Vec<BlobStory> {
+    let digest = blob.digest.parse().expect("it is a digest");
+    let asked = admins.iter().map(|admin| admin.explain(&digest));
+    futures_util::future::try_join_all(asked).await.expect("the agents run")
+}
+
+/// Whether a member has sent all of a blob, and which.
+fn sender(story: &BlobStory) -> Option<&str> {
+    let [share] = &story.sources[..] else { return None };
+    share.is_member.then_some(&share.source)
+}
+
+/// The configuration and the small layers come from their first home, which alone has asked the registry for them, once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_blobs_come_from_their_home() {
+    let origin = Origin::start().await;
+    let image = Image::new(1210, &LAYERS);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let cluster = Cluster::start(&origin.url(), NODES).await;
+    cluster.pull(0..NODES, REPOSITORY, &image).await;
+    let admins = cluster.admins();
+    for blob in image.blobs() {
+        assert_eq!(origin.blob_gets(&blob.digest), 1, "{} bytes", blob.len());
+        let stories = stories(&admins, blob).await;
+        let from_home = |story: &&BlobStory| sender(story) == story.homes.first().map(String::as_str);
+        match blob.bytes.len() <= SMALL_BYTES {
+            // The home itself is the other one.
+            true => assert_eq!(stories.iter().filter(from_home).count(), NODES - 1, "{stories:?}"),
+            false => assert_eq!(stories.len(), NODES),
+        }
+    }
+}
+
+/// A home that stands still, and one that was killed a moment ago: its small blobs come like any other, once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_home_a_small_blob_comes_like_any_other() {
+    let origin = Origin::start().await;
+    let mut cluster = Cluster::start(&origin.url(), NODES).await;
+    for (seed, is_killed) in [(1211, false), (1212, true)] {
+        let image = Image::new(seed, &[9_000]);
+        origin.add_image(REPOSITORY, "v1", &image);
+        let home = homes(&cluster.admins(), &image.layers[0]).await.expect("the agents run")[0];
+        cluster.until_probed().await;
+        match is_killed {
+            true => cluster.agents[home].kill(),
+            false => cluster.agents[home].stop(),
+        }
+        let begun = Instant::now();
+        cluster.pull((0..NODES).filter(|node| *node != home), REPOSITORY, &image).await;
+        println!("killed: {is_killed}, all have it after {:.1?}", begun.elapsed());
+        for blob in image.blobs() {
+            assert_eq!(origin.blob_gets(&blob.digest), 1, "{}, killed: {is_killed}", blob.digest);
+        }
+        if !is_killed {
+            cluster.agents[home].go_on();
+            cluster.until_met(NODES).await;
+        }
+    }
+}
