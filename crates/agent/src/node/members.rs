@@ -124,11 +124,14 @@ impl Node {
         &self,
         scope: Scope,
         digest: Digest,
+        size: u64,
     ) -> Option<(Bytes, Visibility)> {
         let admitted = self.admit_member(scope, &Sought::Blob(digest)).await?;
-        if !admitted.stores {
+        if !admitted.stores || size > SMALL_BLOB_BYTES_MAX {
             return None;
         }
+        // Nobody has to be asked for it then.
+        self.0.parts.driver.described(digest, size, None).await;
         let come = self.in_time(async {
             let reply = self.0.open_blob(&admitted, digest, Part::Whole).await?;
             if reply.size > SMALL_BLOB_BYTES_MAX {

@@ -36,6 +36,8 @@ pub(super) struct Question {
     #[serde(flatten)]
     repository: Where,
     digest: String,
+    /// Bytes, as a manifest says, which the home may not have seen.
+    size: u64,
 }
 
 impl Swarm {
@@ -45,11 +47,11 @@ impl Swarm {
         &self,
         home: PeerId,
         scope: &Scope,
-        digest: &Digest,
+        (digest, size): (&Digest, u64),
         driver: &Handle,
     ) -> Option<(Bytes, Visibility)> {
         let reached = Reached::default();
-        let asked = self.small_blob(home, scope, digest, &reached).instrument(question_span(&home));
+        let asked = self.small_blob(home, scope, (digest, size), &reached).instrument(question_span(&home));
         let missed = tokio::select! {
             biased;
             answer = asked => match answer {
@@ -68,10 +70,10 @@ impl Swarm {
         &self,
         home: PeerId,
         scope: &Scope,
-        digest: &Digest,
+        (digest, size): (&Digest, u64),
         reached: &Reached,
     ) -> Result<(Bytes, Visibility), Missed> {
-        let question = Question { repository: Where::of(scope), digest: digest.to_string() };
+        let question = Question { repository: Where::of(scope), digest: digest.to_string(), size };
         let (response, connection) = self.post(home, PATH, &question, reached).await?;
         let visibility = response.headers().get(VISIBILITY_HEADER).and_then(|text| text.to_str().ok());
         let visibility = visibility.and_then(visibility_of);
@@ -91,7 +93,7 @@ pub(super) async fn answer(State(node): State<Node>, Json(question): Json<Questi
         return StatusCode::BAD_REQUEST.into_response();
     };
     Span::current().record("shoal.digest", digest.short());
-    let Some((bytes, visibility)) = node.small_blob_for_member(scope, digest).await else {
+    let Some((bytes, visibility)) = node.small_blob_for_member(scope, digest, question.size).await else {
         return StatusCode::NOT_FOUND.into_response();
     };
     Span::current().record("shoal.bytes", bytes.len());
