@@ -41,7 +41,8 @@ impl SmallBlob {
     /// Asks for it. Whether it is in the store now.
     pub(super) async fn bring(self, driver: &Handle) -> bool {
         let SmallBlob { swarm, home, scope, digest, size } = self;
-        let Some((bytes, visibility)) = swarm.ask_small_blob(home, &scope, (&digest, size), driver).await else {
+        let Some((bytes, visibility)) = swarm.ask_small_blob(home, &scope, (&digest, size), driver).await
+        else {
             return false;
         };
         if !is_named(&bytes, digest, size) {

@@ -4,6 +4,8 @@
 //! upstream, or the forest is being taken over, or so many say they are slow that something else must be; one that says so
 //! of itself feeds nobody. Prevents: innocent members that lose their places because something above them stands still.
 
+use std::time::Duration;
+
 use super::forest::{Node, Parent};
 use super::{Book, Home, Mail};
 use crate::ids::Digest;
@@ -19,6 +21,11 @@ impl Home {
             let waited_for = book.leases.active().filter(|(_, a)| !a.begun && a.holder != self.me);
             waited_for.map(|(_, active)| (book.digest, active.holder))
         })
+    }
+
+    /// This node is late itself: lease holders, which may be as busy, get so much more time.
+    pub fn excuse(&mut self, by: Duration) {
+        self.books.values_mut().for_each(|book| book.leases.excuse(by));
     }
 
     /// Members say nothing while others speak: somebody else fetches what they were to begin with, and nobody waits for them before

@@ -9,6 +9,7 @@
 //! the origin and everybody, and a hundred requests for one layer.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::limits::{
     GAP_PART_MIN, LEASE_DENIALS_MAX, LEASE_FAILURES_MAX, LEASE_FIRST_BYTE_MAX, LEASE_LOOK_PAUSE,
@@ -98,6 +99,8 @@ pub struct Leases {
     stalls: u32,
     denials: u32,
     retry_at: Option<Time>,
+    /// Time that holders get beside the usual, because this node is late itself.
+    excuse: Duration,
     /// When it was last advanced.
     looked: Time,
     over: bool,
@@ -123,6 +126,7 @@ impl Leases {
             stalls: 0,
             denials: 0,
             retry_at: None,
+            excuse: Duration::ZERO,
             looked: Time::ZERO,
             over: false,
         }
@@ -207,6 +211,11 @@ impl Leases {
     /// A home has taken over: nothing is granted before others have had time to tell.
     pub fn wait_until(&mut self, at: Time) {
         self.retry_at = Some(at);
+    }
+
+    /// Holders get so much more time than usual.
+    pub fn excuse(&mut self, by: Duration) {
+        self.excuse = by;
     }
 
     /// Nobody is waited for any more.
@@ -397,7 +406,7 @@ impl Leases {
     fn patient_until(&self, active: &Active) -> Time {
         let silent = active.seen + if active.begun { LEASE_STALL } else { LEASE_FIRST_BYTE_MAX };
         let piece = LEASE_PIECE_TIME.saturating_mul(1 << self.stalls.min(8)).min(LEASE_PIECE_TIME_MAX);
-        silent.max((active.alive + LEASE_STALL).min(active.seen + piece))
+        silent.max((active.alive + LEASE_STALL).min(active.seen + piece)) + self.excuse
     }
 
     fn take_stalled(&mut self, now: Time, actions: &mut Vec<Action>) {

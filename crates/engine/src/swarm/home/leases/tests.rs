@@ -230,9 +230,11 @@ proptest::proptest! {
     }
 }
 
-/// When a lease is taken from its only holder, whose pieces come each `piece_ms` (none if 0) and whose bytes come until `alive_ms`.
-fn taken_after(piece_ms: u64, alive_ms: u64, stalls: u32) -> Option<u64> {
+/// When a lease is taken from its only holder, whose pieces come each `piece_ms` (none if 0) and whose bytes come until `alive_ms`;
+/// the home is late itself by what is worth `excuse`.
+fn taken_after(piece_ms: u64, alive_ms: u64, stalls: u32, excuse: Duration) -> Option<u64> {
     let mut leases = Leases::new(1, 64);
+    leases.excuse(excuse);
     leases.stalls = stalls;
     let [Action::Grant { lease, .. }] = leases.advance(at(0), |_| Some(peer(1)))[..] else {
         panic!("one lease")
@@ -275,6 +277,8 @@ fn a_lease_is_taken_from_one_that_stands_still_and_not_from_one_that_is_slow() {
         (0, u64::MAX, 9, Some(LEASE_PIECE_TIME_MAX.as_millis() as u64), "there is an end to it"),
     ];
     for (every, alive, stalls, expected, why) in table {
-        assert_eq!(taken_after(every, alive, stalls), expected, "{why}");
+        assert_eq!(taken_after(every, alive, stalls, Duration::ZERO), expected, "{why}");
     }
+    let late = Duration::from_secs(2);
+    assert_eq!(taken_after(0, 0, 0, late), Some(stall + 2000), "this node is late itself");
 }
