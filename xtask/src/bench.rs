@@ -2,7 +2,7 @@
 
 use crate::{Result, build, packages, process};
 
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "singleflight",
     "direct",
     "hit",
@@ -10,6 +10,7 @@ const NAMES: [&str; 11] = [
     "prewarm",
     "peer",
     "late",
+    "small",
     "idle",
     "degraded",
     "footprint",

@@ -32,7 +32,7 @@ cargo xtask <command>
   test [ARGS]          everything a change has to pass: format, tidiness, build, all tests
                        (ARGS go to `cargo test`, e.g. `-p shoal-engine` or `--test containerd`)
   bench NAME [--json]  one benchmark against its peers: singleflight, direct, hit, rollout, prewarm, peer, late,
-                       idle, degraded, footprint, verify
+                       small, idle, degraded, footprint, verify
   sim SCENARIO [ARGS]  the engine on thousands of simulated nodes (ARGS: --seed N, --nodes N, --set KEY=VALUE,
                        --baselines, --json, --plots DIR; SCENARIO may be a file; --list shows what there is)
   sim --all            every scenario, and docs/SIMULATION.md with its plots from what comes out

@@ -17,6 +17,7 @@ mod shaped;
 mod simulated;
 mod singleflight;
 mod sink;
+mod small;
 mod table;
 mod usage;
 mod verify;
@@ -54,6 +55,8 @@ enum What {
     Idle(idle::Options),
     /// A member that asks for what others are just receiving: its first byte, and its sources.
     Late(late::Options),
+    /// Small images from another member: their manifests and blobs, a round trip each.
+    Small(small::Options),
     /// A swarm that is of no use: a pull beside the same without a swarm.
     Degraded(degraded::Options),
     /// Memory, time to start, latency of a small answer.
@@ -87,6 +90,7 @@ async fn main() -> Result<()> {
         What::Prewarm(options) => (prewarm::run(&options).await?, options.json),
         What::Idle(options) => (idle::run(&options).await?, options.json),
         What::Late(options) => (late::run(&options).await?, options.json),
+        What::Small(options) => (small::run(&options).await?, options.json),
         What::Degraded(options) => (degraded::run(&options).await?, options.json),
         What::Footprint(options) => (footprint::run(&options).await?, options.common.json),
         What::Verify(options) => (verify::run(&options).await?, options.common.json),
