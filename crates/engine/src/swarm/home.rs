@@ -564,7 +564,7 @@ impl Book {
     // ---- what follows ----
 
     fn advance(&mut self, now: Time, mail: &mut Mail) {
-        if self.census.as_ref().is_some_and(|census| census.until <= now) {
+        if self.is_told(now) {
             self.finish_census(now, mail);
         }
         if self.asked.as_ref().is_some_and(|asked| asked.until <= now) {

@@ -67,6 +67,16 @@ impl Book {
         self.leases.active().next().is_none() && !self.forest.has_seeds()
     }
 
+    /// Whether there is nothing more to wait for: everybody has had time to tell, or somebody who has the blob is known and nobody is
+    /// fed yet whose feeds the others would have to tell of.
+    pub(super) fn is_told(&self, now: Time) -> bool {
+        let is_told = |census: &Census| {
+            let is_fresh = census.feeds.is_empty() && census.haves.values().all(|have| have.count() == 0);
+            census.until <= now || self.forest.has_seeds() && is_fresh
+        };
+        self.census.as_ref().is_some_and(is_told)
+    }
+
     /// A member that was in a book before joins: after another home, or because nothing comes any more. If nobody knows
     /// where the pieces are, everybody's answer is waited for.
     pub(super) fn take_census(&mut self, now: Time, from: PeerId, have: &[Run]) {
