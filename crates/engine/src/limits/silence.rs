@@ -26,6 +26,9 @@ pub const ANSWERS_REMEMBERED_MAX: usize = 16;
 /// See [`ANSWERS_REMEMBERED_MAX`].
 pub const ANSWERS_REMEMBERED_FOR: Duration = Duration::from_secs(10);
 
+/// Time after a silence of everybody in which answers may have waited for the network: what was lost is repeated after pauses that double.
+pub const HEALING: Duration = Duration::from_secs(2);
+
 /// How long a node remembers that it was late itself: what it waits for may take as many times longer as answers do.
 pub const LATENESS_REMEMBERED: Duration = Duration::from_secs(2);
 

@@ -15,7 +15,7 @@ use crate::homes::mix;
 use crate::ids::Digest;
 use crate::limits::{
     ANSWERS_REMEMBERED_FOR, ANSWERS_REMEMBERED_MAX, DEAF_AFTER, DEAF_AFTER_ANSWERS, DEAF_AFTER_MAX,
-    DEAF_DOUBT, EXCUSE_MAX, HAILED_MAX, LATENESS_MAX, LATENESS_REMEMBERED,
+    DEAF_DOUBT, EXCUSE_MAX, HAILED_MAX, HEALING, LATENESS_MAX, LATENESS_REMEMBERED,
 };
 use crate::peer::PeerId;
 use crate::time::Time;
@@ -54,6 +54,8 @@ pub struct Silence {
     answers: VecDeque<(Time, Duration)>,
     /// How late this node last was itself, at most, and when.
     late: (Time, Duration),
+    /// What was asked before does not tell how long answers take: nobody was there for a time.
+    healed: Option<Time>,
 }
 
 impl Silence {
@@ -65,12 +67,19 @@ impl Silence {
     }
 
     /// Another member has said something. Whether this node had taken itself for the only one.
-    pub fn end(&mut self) -> bool {
-        std::mem::take(&mut self.stage) == Stage::Deaf
+    pub fn end(&mut self, now: Time) -> bool {
+        let was_deaf = std::mem::take(&mut self.stage) == Stage::Deaf;
+        if was_deaf {
+            self.healed = Some(now + HEALING);
+        }
+        was_deaf
     }
 
     /// A member has answered a probe after this long.
     pub fn answered(&mut self, now: Time, after: Duration) {
+        if self.healed.is_some_and(|healed| now < healed + after) {
+            return;
+        }
         if self.answers.len() == ANSWERS_REMEMBERED_MAX {
             self.answers.pop_front();
         }
@@ -187,7 +196,7 @@ impl Swarm {
         if let Some(took) = self.unheard.heard(now, peer) {
             self.silence.answered(now, took);
         }
-        if self.silence.end() {
+        if self.silence.end(now) {
             for (digest, exchange) in &mut self.exchanges {
                 if exchange.hear_again() {
                     self.events.push_back(Event::Leases(*digest));
@@ -253,6 +262,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_network_that_heals_delivers_late_says_nothing() {
+        let (mut deaf, _) = silence(&[1], at(0));
+        let (back, slow) = (at(5_000), Duration::from_millis(900));
+        assert!(deaf.end(back));
+        // Asked while nobody was there, and just after that.
+        for asked in [at(4_500), back + HEALING / 2] {
+            deaf.answered(asked + slow, slow);
+            assert_eq!(deaf.patience(asked + slow, DEAF_AFTER), Some(DEAF_AFTER), "{asked:?}");
+        }
+        deaf.answered(back + HEALING + slow, slow);
+        assert_eq!(deaf.patience(back + HEALING + slow, DEAF_AFTER), None, "later it does");
+    }
+
+    #[test]
     fn a_node_that_is_late_itself_gives_others_as_long() {
         let mut silence = Silence::default();
         silence.answered(at(0), Duration::from_millis(1));
@@ -292,14 +315,14 @@ mod tests {
     #[test]
     fn a_word_ends_it() {
         let (mut deaf, _) = silence(&[1], at(0));
-        assert!(deaf.end() && !deaf.is_deaf() && !deaf.end());
+        assert!(deaf.end(at(0)) && !deaf.is_deaf() && !deaf.end(at(0)));
         let mut silence = Silence::default();
         silence.answered(at(0), Duration::from_millis(1));
         silence.begin(at(0));
         silence.begin(at(100));
         assert_eq!(silence.next_wakeup(), Some(at(0) + DEAF_DOUBT), "it has begun before");
         assert_eq!(silence.advance(at(0) + DEAF_DOUBT), Some(Verdict::Hail));
-        assert!(!silence.end());
+        assert!(!silence.end(at(0)));
         assert_eq!(silence.next_wakeup(), None);
     }
 
