@@ -43,6 +43,7 @@ use crate::swarm::Swarm;
 use crate::upstream::{ClientToken, UpstreamError};
 
 pub(crate) use flight::function as hash_function;
+pub(crate) use small::is_named;
 
 pub use body::{BlobBody, BodyError, Opened};
 pub(crate) use flight::{FlightIo, FlightProof, OfferError};

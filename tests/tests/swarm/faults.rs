@@ -39,7 +39,7 @@ fn copies(origin: &Origin, image: &Image) -> f64 {
 }
 
 /// What an agent knows of a blob.
-async fn story(agent: &AdminClient, blob: &Blob) -> BlobStory {
+pub(super) async fn story(agent: &AdminClient, blob: &Blob) -> BlobStory {
     let digest = blob.digest.parse().expect("a digest");
     agent.explain(&digest).await.expect("the agent runs")
 }

@@ -10,6 +10,7 @@ use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::Origin;
 
 use super::REPOSITORY;
+use super::faults::story;
 
 const NODES: usize = 5;
 /// Layers of a few files, and one that is too large for a question.
@@ -19,9 +20,7 @@ const SMALL_BYTES: usize = 32 << 10;
 
 /// What each node knows of a blob.
 async fn stories(admins: &[AdminClient], blob: &Blob) -> Vec<BlobStory> {
-    let digest = blob.digest.parse().expect("it is a digest");
-    let asked = admins.iter().map(|admin| admin.explain(&digest));
-    futures_util::future::try_join_all(asked).await.expect("the agents run")
+    futures_util::future::join_all(admins.iter().map(|admin| story(admin, blob))).await
 }
 
 /// Whether a member has sent all of a blob, and which.

@@ -64,8 +64,8 @@ impl SmallBlob {
     }
 }
 
-/// Whether these are the bytes that a digest and a manifest name.
-fn is_named(bytes: &Bytes, digest: Digest, size: u64) -> bool {
+/// Whether these are the bytes that a digest and a size name.
+pub(crate) fn is_named(bytes: &Bytes, digest: Digest, size: u64) -> bool {
     bytes.len() as u64 == size && ring::digest::digest(hash_function(digest), bytes).as_ref() == digest.hash()
 }
 

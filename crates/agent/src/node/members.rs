@@ -14,7 +14,7 @@ use shoal_store::{TagRecord, Visibility};
 use super::access::Admitted;
 use super::manifests::Fetched;
 use super::{Asked, Cause, FetchError, Inner, Node, Part};
-use crate::driver::hash_function;
+use crate::driver::is_named;
 use crate::swarm::{Answer, SMALL_BLOB_BYTES_MAX};
 use crate::upstream::Sought;
 
@@ -173,10 +173,7 @@ impl Inner {
             Reference::Digest(digest) => *digest == fetched.digest,
             Reference::Tag(_) => true,
         };
-        let is_right = |bytes: &Bytes| {
-            let hash = ring::digest::digest(hash_function(fetched.digest), bytes);
-            hash.as_ref() == fetched.digest.hash() && bytes.len() as u64 == fetched.size
-        };
+        let is_right = |bytes: &Bytes| is_named(bytes, fetched.digest, fetched.size);
         if is_asked_for && fetched.bytes.as_ref().is_none_or(is_right) {
             return Some(fetched);
         }

@@ -250,16 +250,9 @@ impl Swarm {
         }
         let others = self.other_homes(scope, reference).into_iter();
         let others = others.map(|home| ask(home, Reached::default(), true));
-        let mut answers = others.collect::<FuturesUnordered<_>>();
-        let first = async {
-            while let Some(told) = answers.next().await {
-                if told.is_ok() {
-                    return told.ok();
-                }
-            }
-            None
-        };
-        within(REMEMBERED_TIMEOUT, first).await.flatten()
+        let answers =
+            others.collect::<FuturesUnordered<_>>().filter_map(|told| std::future::ready(told.ok()));
+        within(REMEMBERED_TIMEOUT, pin!(answers).next()).await.flatten()
     }
 
     /// What the homes of a tag remember of it, however old: the youngest of what they say. For when its source cannot be asked.

@@ -14,7 +14,7 @@ use shoal_tests::wait;
 
 use super::setting::{self, REPOSITORY, say};
 use super::sink::{Got, together};
-use super::table::{Figures, Metric, Table, median, percentile};
+use super::table::{Metric, Table, median, times};
 
 /// What can be chosen.
 #[derive(Clone, Debug, clap::Args)]
@@ -157,21 +157,4 @@ async fn round(
 fn whole(got: &[Got], size: u64) -> Result<f64> {
     ensure!(got[0].bytes == size, "a client got {} of {size} bytes", got[0].bytes);
     Ok(got[0].first_byte.as_secs_f64() * 1e3)
-}
-
-/// The middle one, and the one that one in a hundred is above.
-fn times(samples: Vec<f64>) -> Figures {
-    vec![Some(median(samples.clone())), Some(percentile(samples, 99))]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles() {
-        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        assert_eq!(times(hundred)[1], Some(99.0));
-        assert_eq!(times(vec![7.0]), [Some(7.0), Some(7.0)]);
-    }
 }

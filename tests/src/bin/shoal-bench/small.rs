@@ -8,10 +8,10 @@ use shoal_tests::agent::Agent;
 use shoal_tests::cluster::Cluster;
 use shoal_tests::docker_registry::DockerRegistry;
 use shoal_tests::http::{self, Client};
-use shoal_tests::image::{Blob, Image};
+use shoal_tests::image::{Blob, Image, MANIFEST};
 
 use super::setting::{self, REPOSITORY, say};
-use super::table::{Figures, Metric, Table, median, percentile};
+use super::table::{Figures, Metric, Table, times};
 
 /// What can be chosen.
 #[derive(Clone, Debug, clap::Args)]
@@ -27,8 +27,6 @@ pub struct Options {
     images: u16,
 }
 
-/// Without it a registry takes the client for an old one.
-const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, */*";
 /// Bytes of the only layer.
 const LAYER_BYTES: usize = 12_000;
 
@@ -43,8 +41,7 @@ struct Samples {
 
 impl Samples {
     fn figures(self) -> Figures {
-        let both = |times: Vec<f64>| [Some(median(times.clone())), Some(percentile(times, 99))];
-        [both(self.manifest), both(self.blob), both(self.image)].concat()
+        [times(self.manifest), times(self.blob), times(self.image)].concat()
     }
 
     fn extend(&mut self, others: Samples) {
@@ -131,7 +128,8 @@ async fn all(agent: &Agent, images: &[Image]) -> Result<Samples> {
 /// Pulls an image as a runtime does: its manifest, then its configuration, then its layer.
 async fn pull(client: &Client, image: &Image, url: impl Fn(&str, &str) -> String) -> Result<Samples> {
     let get = async |kind: &str, blob: &Blob| {
-        let asked = client.request("GET", &url(kind, &blob.digest)).header("Accept", ACCEPTED);
+        // Without the type a registry takes the client for an old one.
+        let asked = client.request("GET", &url(kind, &blob.digest)).header("Accept", MANIFEST);
         let answer = http::read(asked).await;
         ensure!(
             answer.status == 200 && answer.body == blob.bytes,

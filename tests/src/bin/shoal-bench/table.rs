@@ -133,6 +133,11 @@ pub fn percentile(mut figures: Vec<f64>, percent: usize) -> f64 {
     figures[(figures.len() * percent).div_ceil(100).saturating_sub(1)]
 }
 
+/// The middle one, and the one that one in a hundred is above.
+pub fn times(samples: Vec<f64>) -> Figures {
+    vec![Some(median(samples.clone())), Some(percentile(samples, 99))]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,5 +158,12 @@ mod tests {
     fn the_median_is_in_the_middle() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn percentiles() {
+        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(times(hundred)[1], Some(99.0));
+        assert_eq!(times(vec![7.0]), [Some(7.0), Some(7.0)]);
     }
 }
