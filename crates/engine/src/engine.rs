@@ -562,3 +562,6 @@ fn alone(end: LeaseEnd, digest: &Digest, me: PeerId, members: usize) -> (Duratio
         LeaseEnd::Denied | LeaseEnd::GivenUp | LeaseEnd::Done => (alone_pause(digest, me, members), None),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -268,6 +268,9 @@ pub const SLOW_READER_FACTOR: f64 = 6.0;
 /// Books with receivers that a home keeps at a time; a member that joins one more is told to go alone.
 pub const BOOKS_MAX: usize = 4096;
 
+/// Blobs that nobody receives and of which a home remembers who has them.
+pub const KNOWN_MAX: usize = 1 << 20;
+
 /// Members that a home remembers for a blob that nobody receives: any few of them can feed the next joiner.
 pub const HOLDERS_PER_BLOB_MAX: usize = 64;
 
@@ -656,6 +659,9 @@ pub const HELD_SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Times a blob is fetched whose bytes did not match: somebody has lied, and who did is shut out by then.
 pub const WARM_TRIES_MAX: u32 = 2;
+
+/// Times in a row that homes may name another one: two of them disagree for a moment when members come and go.
+pub const REDIRECTS_MAX: u8 = 8;
 
 /// Runs of pieces that a joiner tells it has: of a blob of 10 GiB received class by class there are a thousand.
 pub const RUNS_OF_HAVE_MAX: usize = 8192;

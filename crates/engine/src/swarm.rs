@@ -29,13 +29,13 @@ use crate::engine::alone_pause;
 use crate::homes::homes;
 use crate::ids::{Digest, WarmSetId};
 use crate::io::Output;
-use crate::limits::{AHEAD_ROWS_MAX, MEMBERS_WAIT};
+use crate::limits::{AHEAD_ROWS_MAX, MEMBERS_WAIT, RUNS_PER_MESSAGE_MAX};
 use crate::name::Scope;
 use crate::peer::{PeerId, Roster};
-use crate::pieces::piece_count;
+use crate::pieces::{BLOB_BYTES_MAX, piece_count};
 use crate::ranges::ByteRanges;
 use crate::time::Time;
-use crate::wire::{Hashes, LeaseEnd, Message, PieceHash, Refusal, Run, WarmFault};
+use crate::wire::{Hashes, LeaseEnd, Message, PieceHash, Refusal, Run, WarmFault, are_fit};
 
 use announce::Announcements;
 use classes::{RELAY, class_count};
@@ -463,20 +463,17 @@ impl Swarm {
 
     fn hear_as_receiver(&mut self, now: Time, from: PeerId, digest: Digest, message: Message) {
         let is_question = matches!(&message, Message::Feeds { feeds, .. } if feeds.is_empty());
-        let receives = self.exchanges.get(&digest).is_some_and(|exchange| exchange.home() == Some(from));
-        if is_question && !receives {
+        let from_home = self.exchanges.get(&digest).is_some_and(|exchange| exchange.home() == Some(from));
+        if is_question && !from_home {
             return self.tell_of_absence(from, digest);
         }
-        let Some(exchange) = self.exchanges.get_mut(&digest) else {
-            // A home that grants a lease to somebody who has left has to look elsewhere.
-            if let Message::Lease { lease, run, .. } = message {
-                let over = Message::Over { digest, lease, at: run.first, end: LeaseEnd::GivenUp };
-                self.mail.push_back((from, over));
-            }
-            return;
-        };
+        if let Message::Lease { lease, run, .. } = message && !from_home {
+            // A home that grants a lease to somebody who has left, or has another home, has to look elsewhere.
+            let over = Message::Over { digest, lease, at: run.first, end: LeaseEnd::GivenUp };
+            return self.mail.push_back((from, over));
+        }
+        let Some(exchange) = self.exchanges.get_mut(&digest) else { return };
         let mail = &mut self.mail;
-        let from_home = exchange.home() == Some(from);
         match message {
             Message::Refuse { class, .. } => exchange.handle_refused(now, &from, class, mail),
             Message::Welcome { classes, list, feeds, .. } => {
@@ -574,7 +571,7 @@ impl Swarm {
                 self.events.push_back(Event::Alone(*digest, end));
             }
         }
-        self.home.excuse(load.excuse);
+        self.home.excuse(self.silence.excuse_of_holders(now));
         self.home.advance(now, mail);
         for (digest, size) in self.announcements.advance(now, &self.roster, mail) {
             self.home.announce(self.me, digest, size);
@@ -634,13 +631,11 @@ impl Swarm {
     fn handle_subscribe(&mut self, from: PeerId, digest: Digest, wanted: Wanted) {
         let pieces = piece_count(wanted.size) as u32;
         let (classes, class) = (wanted.classes, wanted.class);
-        if classes != class_count(pieces)
-            || class >= classes
-            || wanted.runs.iter().any(|run| run.end > pieces)
-        {
+        let is_fit = wanted.size <= BLOB_BYTES_MAX && are_fit(&wanted.runs, pieces, RUNS_PER_MESSAGE_MAX);
+        if !is_fit || classes != class_count(pieces) || class >= classes {
             return self.refuse(from, digest, class, Refusal::Unknown);
         }
-        if !self.uploads.has_room() {
+        if !self.uploads.has_room(&from, &digest, class) {
             return self.refuse(from, digest, class, Refusal::Busy);
         }
         let (uploads, runs) = (&mut self.uploads, wanted.runs.clone());

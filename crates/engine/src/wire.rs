@@ -58,6 +58,13 @@ impl Run {
     }
 }
 
+/// Whether these runs are at most `most`, of a blob of `pieces` pieces, and name each about once: nobody has to walk over more because
+/// another member says so.
+pub fn are_fit(runs: &[Run], pieces: u32, most: usize) -> bool {
+    let named: u64 = runs.iter().map(|run| u64::from(run.end.saturating_sub(run.first))).sum();
+    runs.len() <= most && runs.iter().all(|run| run.end <= pieces) && named <= 2 * u64::from(pieces)
+}
+
 /// Name of a lease: unique for a home, and `epoch` tells homes and their lives apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct LeaseId {

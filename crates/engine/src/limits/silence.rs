@@ -32,6 +32,12 @@ pub const HEALING: Duration = Duration::from_secs(2);
 /// How long a node remembers that it was late itself: what it waits for may take as many times longer as answers do.
 pub const LATENESS_REMEMBERED: Duration = Duration::from_secs(2);
 
+/// A node that is less late than this is in time.
+pub const LATENESS_MIN: Duration = Duration::from_millis(1);
+
+/// Times that a node remembers at which it was late, each less than the one before.
+pub const LATENESSES_MAX: usize = 16;
+
 /// How much longer a home may take at most because of that.
 pub const EXCUSE_MAX: Duration = Duration::from_secs(4);
 

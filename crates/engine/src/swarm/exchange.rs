@@ -19,7 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::ids::Digest;
-use crate::limits::{ENTRIES_PER_FRAME_MAX, EXCHANGE_CHECK, REPORT_AGE_MAX, REPORT_PIECES, RUNS_OF_HAVE_MAX};
+use crate::limits::{
+    ENTRIES_PER_FRAME_MAX, EXCHANGE_CHECK, REDIRECTS_MAX, REPORT_AGE_MAX, REPORT_PIECES, RUNS_OF_HAVE_MAX,
+};
 use crate::peer::PeerId;
 use crate::pieces::piece_count;
 use crate::swarm::classes::class_of;
@@ -149,6 +151,8 @@ pub struct Exchange {
     lost_home: Option<PeerId>,
     /// Whether a home was left because of what it told, or of its silence: the next one would send this node back.
     left_home: bool,
+    /// How often homes have named another one since one last welcomed this node.
+    redirects: u8,
     compared: Time,
     /// Whether that was ever done.
     is_compared: bool,
@@ -202,6 +206,7 @@ impl Exchange {
             deaf: Deaf::default(),
             lost_home: None,
             left_home: passes_over,
+            redirects: 0,
             compared: now,
             is_compared: false,
             is_slow: false,
@@ -308,7 +313,7 @@ impl Exchange {
         }
         // Too late: the flight has gone to upstream for all of it, and does not come back.
         if matches!(self.standing, Standing::Alone(_)) || self.trust.homes.contains(&from) {
-            return;
+            return mail.push_back((from, Message::Leave { digest: self.digest }));
         }
         if self.prefers_another(&from, mail) {
             return;
@@ -323,6 +328,7 @@ impl Exchange {
             }
         }
         self.standing = Standing::Joined;
+        self.redirects = 0;
         self.list_of = Some((from, list));
         self.was_in_a_book = true;
         if std::mem::take(&mut self.is_slow) {
@@ -342,6 +348,12 @@ impl Exchange {
     pub fn handle_not_home(&mut self, now: Time, from: PeerId, home: PeerId, mail: &mut Mail) {
         if self.home() != Some(from) || home == from {
             return;
+        }
+        self.redirects += 1;
+        if self.redirects > REDIRECTS_MAX {
+            // They send it round in a circle.
+            self.redirects = 0;
+            return self.next_home(now, mail);
         }
         if self.trust.homes.contains(&home) {
             return self.join(now, 0, mail);

@@ -12,6 +12,7 @@ pub mod leases;
 pub mod account;
 mod complaints;
 mod hearings;
+mod joining;
 mod lists;
 mod rivals;
 mod roll;
@@ -21,7 +22,7 @@ mod trust;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::Digest;
-use crate::limits::{BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX, ROLL_PAUSE};
+use crate::limits::{BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX, KNOWN_MAX, ROLL_PAUSE};
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
 use crate::swarm::classes::{RELAY, class_count};
@@ -36,6 +37,7 @@ use rivals::{Asked, Rivals, StandIn};
 use succession::Census;
 use trust::Distrust;
 
+pub use joining::Joining;
 pub use rivals::Told;
 
 /// Stands for leases of homes before this one.
@@ -57,8 +59,11 @@ struct Book {
     brought: BTreeMap<LeaseId, Feed>,
     /// Members that were told to fetch and whose pieces make up the list.
     reporters: BTreeSet<PeerId>,
-    /// Roots that say that their source is silent, with the class: the piece that they wait for, and since when.
+    /// Members that say that their source, or one that has everything, is silent, with the class: the piece that they wait for, and since
+    /// when.
     silences: BTreeMap<(Node, u8), (u32, Time)>,
+    /// Members that have everything and send nothing, with those to whom they do not.
+    mute: BTreeMap<Node, BTreeSet<Node>>,
     hearings: Hearings,
     accusers: BTreeMap<PeerId, BTreeSet<PeerId>>,
     /// Members that have told or sent something wrong of this blob: they fetch nothing and report nothing any more.
@@ -112,30 +117,6 @@ pub struct Home {
     rivals: Rivals,
 }
 
-/// A member says that it receives a blob.
-pub struct Joining {
-    /// Size of the blob, bytes.
-    pub size: u64,
-    /// Pieces that it has.
-    pub have: Vec<Run>,
-    /// Leases that it works on.
-    pub leases: Vec<(LeaseId, Run)>,
-    /// Whether it was in a book before.
-    pub again: bool,
-    /// Whether homes before this one did not answer: they may have kept a book.
-    pub insists: bool,
-    /// Who feeds it already.
-    pub feeds: Vec<ClassFeeds>,
-}
-
-#[cfg(test)]
-impl Joining {
-    /// Of a member that has nothing and has asked nobody before.
-    fn fresh() -> Self {
-        Joining { size: 1 << 20, have: vec![], leases: vec![], again: false, insists: false, feeds: vec![] }
-    }
-}
-
 impl Home {
     /// The books of `me`: none yet.
     pub fn new(me: PeerId) -> Self {
@@ -177,7 +158,8 @@ impl Home {
         roster: &Roster,
         mail: &mut Mail,
     ) {
-        if !self.books.contains_key(&digest) && self.books.len() >= BOOKS_MAX {
+        let has_room = self.books.contains_key(&digest) || self.books.len() < BOOKS_MAX;
+        if !has_room || !joining.is_fit() {
             return mail.push_back((from, Message::Alone { digest, end: LeaseEnd::Denied }));
         }
         let is_new = !self.books.contains_key(&digest);
@@ -331,6 +313,9 @@ impl Home {
 
     /// See [`Message::Announce`].
     pub fn announce(&mut self, from: PeerId, digest: Digest, size: u64) {
+        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&digest) {
+            return;
+        }
         let known = self.known.entry(digest).or_default();
         if known.holders.is_empty() {
             known.size = size;
@@ -378,6 +363,7 @@ impl Home {
     pub fn advance(&mut self, now: Time, mail: &mut Mail) {
         for book in self.books.values_mut() {
             if book.next_wakeup().is_some_and(|at| at <= now) {
+                book.take_stalled(now, mail);
                 book.advance(now, mail);
             }
         }
@@ -412,6 +398,7 @@ impl Book {
             brought: BTreeMap::new(),
             reporters: BTreeSet::new(),
             silences: BTreeMap::new(),
+            mute: BTreeMap::new(),
             hearings: Hearings::default(),
             accusers: BTreeMap::new(),
             distrusted: BTreeSet::new(),
@@ -468,10 +455,11 @@ impl Book {
             self.forest.add(from, zone);
         }
         for (lease, run) in joining.leases {
-            if self.has_elsewhere(run) || !self.leases.adopt(now, lease, from, run) {
+            let adopted = if self.has_elsewhere(run) { None } else { self.leases.adopt(now, lease, from, run) };
+            let Some(run) = adopted else {
                 mail.push_back((from, Message::Trim { digest: self.digest, lease, end: 0 }));
                 continue;
-            }
+            };
             self.brought.insert(lease, Feed { peer: from, run });
             self.reporters.insert(from);
             self.forest.set_source(node);
@@ -484,10 +472,11 @@ impl Book {
             self.resume_feeds(node, joining.feeds);
         }
         // Whoever fetches everything that is missing needs no feed; the others are fed from the start.
-        self.grant(now, mail);
+        let mut granted = Mail::new();
+        self.grant(now, &mut granted);
         if self.forest.find(&from).is_none() {
             // Nobody can fetch it.
-            return;
+            return mail.append(&mut granted);
         }
         if !self.leases.holds(&from) || !self.leases.is_covered_by(&from) {
             self.forest.attach_all(node);
@@ -495,6 +484,8 @@ impl Book {
         let feeds = (0..self.forest.classes()).filter_map(|class| self.feeds(node, class)).collect();
         let (digest, classes, list) = (self.digest, self.forest.classes(), self.list_number);
         mail.push_back((from, Message::Welcome { digest, classes, list, feeds }));
+        // Behind the Welcome: a member that has gone on to the next home takes no lease from one that has not welcomed it.
+        mail.append(&mut granted);
         if self.forest.is_held() {
             return;
         }

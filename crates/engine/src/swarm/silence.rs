@@ -15,7 +15,8 @@ use crate::homes::mix;
 use crate::ids::Digest;
 use crate::limits::{
     ANSWERS_REMEMBERED_FOR, ANSWERS_REMEMBERED_MAX, DEAF_AFTER, DEAF_AFTER_ANSWERS, DEAF_AFTER_MAX,
-    DEAF_DOUBT, EXCUSE_MAX, HAILED_MAX, HEALING, LATENESS_MAX, LATENESS_REMEMBERED,
+    DEAF_DOUBT, EXCUSE_MAX, HAILED_MAX, HEALING, LATENESS_MAX, LATENESS_MIN, LATENESS_REMEMBERED,
+    LATENESSES_MAX,
 };
 use crate::peer::PeerId;
 use crate::time::Time;
@@ -52,8 +53,8 @@ pub struct Silence {
     stage: Stage,
     /// When members answered, and after how long; the oldest first.
     answers: VecDeque<(Time, Duration)>,
-    /// How late this node last was itself, at most, and when.
-    late: (Time, Duration),
+    /// When this node was late itself, and how much; each less than the one before.
+    late: VecDeque<(Time, Duration)>,
     /// What was asked before does not tell how long answers take: nobody was there for a time.
     healed: Option<Time>,
 }
@@ -88,14 +89,17 @@ impl Silence {
 
     /// This node was late by so much.
     pub fn was_late(&mut self, now: Time, by: Duration) {
-        if by >= self.lateness(now) {
-            self.late = (now, by);
+        if by < LATENESS_MIN {
+            return;
         }
+        self.late.retain(|(at, before)| now < *at + LATENESS_REMEMBERED && *before > by);
+        self.late.truncate(LATENESSES_MAX - 1);
+        self.late.push_back((now, by));
     }
 
     fn lateness(&self, now: Time) -> Duration {
-        let (at, by) = self.late;
-        if now < at + LATENESS_REMEMBERED { by } else { Duration::ZERO }
+        let lately = self.late.iter().find(|(at, _)| now < *at + LATENESS_REMEMBERED);
+        lately.map_or(Duration::ZERO, |(_, by)| *by)
     }
 
     /// How much longer a home may take to answer because this node is late itself.
@@ -144,10 +148,21 @@ impl Silence {
         verdict
     }
 
+    /// How much longer one that fetches may take for the next piece: what it fetches comes while it waits for a processor as this
+    /// node does, or as those do that answer late.
+    pub(super) fn excuse_of_holders(&self, now: Time) -> Duration {
+        let slowest = self.slowest_answer(now).unwrap_or_default().max(self.lateness(now));
+        slowest.saturating_mul(DEAF_AFTER_ANSWERS).min(EXCUSE_MAX)
+    }
+
+    fn slowest_answer(&self, now: Time) -> Option<Duration> {
+        let lately = self.answers.iter().filter(|(at, _)| now < *at + ANSWERS_REMEMBERED_FOR);
+        lately.map(|(_, after)| *after).max()
+    }
+
     /// How long a silence has to be that says something, at least; `None` if none does.
     pub(super) fn patience(&self, now: Time, least: Duration) -> Option<Duration> {
-        let lately = self.answers.iter().filter(|(at, _)| now < *at + ANSWERS_REMEMBERED_FOR);
-        let slowest = lately.map(|(_, after)| *after).max()?.max(self.lateness(now));
+        let slowest = self.slowest_answer(now)?.max(self.lateness(now));
         let patience = slowest.saturating_mul(DEAF_AFTER_ANSWERS).max(least);
         (patience <= DEAF_AFTER_MAX).then_some(patience)
     }
@@ -289,9 +304,26 @@ mod tests {
         assert_eq!(silence.patience(at(2), DEAF_AFTER), None);
         silence.was_late(at(3), Duration::MAX);
         assert_eq!(silence.excuse(at(3)), EXCUSE_MAX);
-        let later = at(3) + LATENESS_REMEMBERED;
+        // What comes after it counts when it is forgotten.
+        silence.was_late(at(1000), late);
+        let forgotten = at(3) + LATENESS_REMEMBERED;
+        assert_eq!(silence.excuse(forgotten), late * DEAF_AFTER_ANSWERS);
+        let later = at(1000) + LATENESS_REMEMBERED;
         assert_eq!(silence.patience(later, DEAF_AFTER), Some(DEAF_AFTER));
         assert_eq!(silence.excuse(later), Duration::ZERO);
+    }
+
+    #[test]
+    fn those_who_fetch_get_longer_where_answers_take_long() {
+        let mut silence = Silence::default();
+        assert_eq!(silence.excuse_of_holders(at(0)), Duration::ZERO);
+        let ms = Duration::from_millis;
+        for (answer, late, excuse) in [(1, 0, 8), (100, 0, 800), (100, 200, 1600), (100, 10_000, 4000)] {
+            silence.answered(at(0), ms(answer));
+            silence.was_late(at(0), ms(late));
+            assert_eq!(silence.excuse_of_holders(at(0)), ms(excuse), "{answer} and {late} ms");
+        }
+        assert_eq!(silence.excuse_of_holders(at(0) + ANSWERS_REMEMBERED_FOR), Duration::ZERO);
     }
 
     #[test]

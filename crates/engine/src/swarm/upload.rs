@@ -119,9 +119,9 @@ impl Uploads {
         self.len() == 0
     }
 
-    /// Whether one more subscription can be served.
-    pub fn has_room(&self) -> bool {
-        self.len() < SUBSCRIPTIONS_MAX
+    /// Whether a subscription can be served: one more, or in the place of the same member's.
+    pub fn has_room(&self, to: &PeerId, digest: &Digest, class: u8) -> bool {
+        self.len() < SUBSCRIPTIONS_MAX || self.find(to, digest, class).is_some()
     }
 
     /// Whether somebody subscribes to a blob.
@@ -193,14 +193,15 @@ impl Uploads {
 
     /// Closes a stream; what is on the way still goes.
     pub fn unsubscribe(&mut self, to: &PeerId, digest: &Digest, class: u8) {
-        let Some(subs) = self.by_blob.get(digest) else { return };
-        let found = subs
-            .iter()
-            .copied()
-            .find(|id| self.subs[*id].as_ref().is_some_and(|sub| sub.to == *to && sub.class == class));
-        if let Some(id) = found {
+        if let Some(id) = self.find(to, digest, class) {
             self.close(id);
         }
+    }
+
+    fn find(&self, to: &PeerId, digest: &Digest, class: u8) -> Option<usize> {
+        let is_it = |sub: &Sub| sub.to == *to && sub.class == class;
+        let mut ids = self.by_blob.get(digest)?.iter().copied();
+        ids.find(|id| self.subs[*id].as_ref().is_some_and(is_it))
     }
 
     /// Closes all streams to a member.

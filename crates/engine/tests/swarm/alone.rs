@@ -6,7 +6,7 @@ use std::time::Duration;
 use shoal_engine::demand::Part;
 use shoal_engine::engine::Settings;
 use shoal_engine::io::{Found, Output};
-use shoal_engine::limits::MEMBERS_WAIT;
+use shoal_engine::limits::{ALONE_PAUSE_PER_MEMBER, MEMBERS_WAIT};
 use shoal_engine::{Engine, Input, Roster, TicketId, Time};
 
 use crate::PIECE;
@@ -60,8 +60,13 @@ fn the_only_member_asks_for_the_same_as_a_node_without_a_swarm() {
 fn a_cluster_of_one_pulls_by_itself() {
     let mut cluster = Cluster::new(1);
     let blob = cluster.add(40 * PIECE);
+    // By then it does not wait for members any more.
+    cluster.run_for(MEMBERS_WAIT);
+    let begun = cluster.now;
     let ticket = cluster.open(0, blob);
     cluster.run();
     assert!(cluster.outcome(ticket).is_some());
     assert_eq!(cluster.blobs[blob].requests, [(0, 0, Some(40 * PIECE))]);
+    let waited = cluster.blobs[blob].asked_at[0] - begun;
+    assert!(waited < ALONE_PAUSE_PER_MEMBER, "there is nobody whose turn it could be: {waited:?}");
 }

@@ -70,6 +70,8 @@ pub struct Blob {
     pub size: u64,
     /// Transfers that were asked for, as (node, start, end).
     pub requests: Vec<(NodeNo, u64, Option<u64>)>,
+    /// When, in the same order.
+    pub asked_at: Vec<Time>,
     /// Bytes that upstream has sent, to all nodes.
     pub fetched: u64,
     /// Bytes that upstream has sent to a node that had them.
@@ -200,8 +202,8 @@ impl Cluster {
             part.copy_from_slice(&mix((number as u64 + 1) << 8 | at as u64).to_be_bytes());
         }
         let digest = Digest::new(Algorithm::Sha256, &bytes);
-        let (requests, fetched, fetched_twice, sent) = (Vec::new(), 0, 0, 0);
-        self.blobs.push(Blob { digest, size, requests, fetched, fetched_twice, sent });
+        let (requests, asked_at, fetched, fetched_twice, sent) = (Vec::new(), Vec::new(), 0, 0, 0);
+        self.blobs.push(Blob { digest, size, requests, asked_at, fetched, fetched_twice, sent });
         number
     }
 

@@ -243,7 +243,8 @@ impl Cluster {
             return;
         }
         // The stream runs over the sender's port.
-        if self.are_connected(from, to) && self.nodes[to].is_up() && !self.nodes[from].walled {
+        let sends = !self.nodes[from].walled && !self.nodes[from].mute;
+        if self.are_connected(from, to) && self.nodes[to].is_up() && sends {
             let blob = self.number(send.digest);
             let (from, piece) = (self.nodes[from].peer(), send.piece);
             self.nodes[to].aside.insert((blob, piece, from), wrong);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use shoal_engine::SourceFault;
 use shoal_engine::TicketId;
+use shoal_engine::engine::alone_spread;
 use shoal_engine::io::{Input, Outcome, PullFault};
 
 use crate::PIECE;
@@ -301,10 +302,12 @@ fn members_that_refuse_cost_a_moment() {
     }
 }
 
-/// All ask at once, and nobody can send anybody anything: each has to fetch it.
+/// All ask at once, and nobody can send anybody anything: each has to fetch it. They learn of that at the same time, and do not ask
+/// upstream at the same time.
 #[test]
 fn a_cluster_of_closed_ports_is_no_swarm() {
     let (alone, _) = pull_alone(true, 1, &[]);
+    let mut on_their_own = 0;
     for count in 2..25 {
         let mut cluster = Cluster::new(count);
         let blob = cluster.add(SIZE);
@@ -318,7 +321,17 @@ fn a_cluster_of_closed_ports_is_no_swarm() {
         assert_eq!(fetched, count as u64 * SIZE, "{count} nodes");
         // Some learn of it at their second feed.
         assert!(time < alone + 2 * DIAL_TIMEOUT + Duration::from_millis(300), "{count} nodes: {time:?}");
+        let (waits, spread) = (cluster.waits_alone(blob), alone_spread(count));
+        assert!(waits.iter().all(|wait| *wait <= spread), "{count} nodes, {spread:?}: {waits:?}");
+        let quarter = |at: usize| {
+            let end = waits[at] + spread / 4;
+            waits[at..].iter().take_while(|wait| **wait < end).count()
+        };
+        let most = (0..waits.len()).map(quarter).max().unwrap_or(0);
+        assert!(most <= count / 2 + 1, "{count} nodes, {most} in a quarter of {spread:?}: {waits:?}");
+        on_their_own += waits.len();
     }
+    assert!(on_their_own > 100, "{on_their_own} of 299 were on their own");
 }
 
 /// All others stand still, and the membership does not know yet. Some of the blobs have this node among their homes.
@@ -509,4 +522,23 @@ fn one_that_refuses_is_not_granted_the_same_without_end() {
         assert_eq!(cluster.outcome(ticket), Some(Outcome::Delivered));
     }
     assert!(cluster.ledger.granted.len() <= 30, "{} leases", cluster.ledger.granted.len());
+}
+
+/// It answers, and takes streams, of which nothing comes. Nobody else has the blob.
+#[test]
+fn the_only_one_that_has_it_sends_nothing() {
+    for readers in [1, 2, 8] {
+        let mut cluster = Cluster::new(1 + readers);
+        let blob = cluster.add(20 * PIECE + 7);
+        cluster.open(0, blob);
+        cluster.run();
+        cluster.nodes[0].mute = true;
+        let tickets: Vec<_> = (1..=readers).map(|node| cluster.open(node, blob)).collect();
+        cluster.run_within(Duration::from_secs(40));
+        for ticket in tickets {
+            assert_eq!(cluster.outcome(ticket), Some(Outcome::Delivered), "{readers} wait");
+        }
+        let size = cluster.blobs[blob].size;
+        assert_eq!(cluster.blobs[blob].fetched, 2 * size, "{readers}: {:?}", cluster.blobs[blob].requests);
+    }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use shoal_engine::SourceFault;
 use shoal_engine::io::PullFault;
 use shoal_engine::swarm::exchange::Standing;
 use shoal_engine::wire::{Complaint, LeaseId, Message, Run};
+use shoal_engine::{SourceFault, Time};
 
 use crate::cluster::{BlobNo, Cluster, NodeNo, check, hash};
 use crate::node::Lie;
@@ -26,8 +27,8 @@ pub struct Ledger {
     excused: BTreeSet<LeaseId>,
     /// Nodes whose leases are excused altogether: somebody could not reach them.
     unreachable: BTreeSet<NodeNo>,
-    /// Messages of the kinds that cost upstream bytes.
-    alone: BTreeSet<(NodeNo, BlobNo)>,
+    /// Nodes that the swarm could not help with a blob, and since when.
+    alone: BTreeMap<(NodeNo, BlobNo), Time>,
     pub restarts: u32,
     pub complaints: Vec<(NodeNo, Complaint)>,
     pub granted: Vec<(LeaseId, Run)>,
@@ -60,7 +61,7 @@ impl Ledger {
     }
 
     pub fn was_alone(&self, node: NodeNo, blob: BlobNo) -> bool {
-        self.alone.contains(&(node, blob))
+        self.alone.contains_key(&(node, blob))
     }
 
     /// Whether a pull may fail like this.
@@ -157,7 +158,22 @@ impl Cluster {
                 self.check_lease(number, blob, *lease, Run { first: work.at, end: work.run.end });
             }
         }
-        self.ledger.alone.extend(alone);
+        for key in alone {
+            self.ledger.alone.entry(key).or_insert(self.now);
+        }
+    }
+
+    /// How long each node that the swarm could not help waited before it asked upstream, the shortest time first.
+    pub fn waits_alone(&self, blob: BlobNo) -> Vec<Duration> {
+        let of_blob = self.ledger.alone.iter().filter(|((_, of), _)| *of == blob);
+        let waited = |node: NodeNo, since: Time| {
+            let mut requests = self.blobs[blob].requests.iter().zip(&self.blobs[blob].asked_at);
+            let next = requests.find(|((by, _, _), at)| *by == node && **at >= since);
+            next.map(|(_, at)| *at - since)
+        };
+        let mut waits: Vec<_> = of_blob.filter_map(|((node, _), since)| waited(*node, *since)).collect();
+        waits.sort_unstable();
+        waits
     }
 
     fn check_lease(&self, number: NodeNo, blob: BlobNo, lease: LeaseId, run: Run) {

@@ -3,6 +3,7 @@
 //! its story. Nothing here knows the simulator: what both say is said twice.
 
 mod alone;
+mod busy;
 mod cluster;
 mod driver;
 mod faults;
@@ -13,6 +14,7 @@ mod node;
 mod outside;
 mod properties;
 mod sharing;
+mod stampede;
 mod stories;
 mod upstream;
 

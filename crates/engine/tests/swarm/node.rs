@@ -124,6 +124,8 @@ pub struct Node {
     pub frozen: bool,
     /// A firewall drops what comes to its port for pieces.
     pub walled: bool,
+    /// What it sends of a blob does not arrive, and it does not notice.
+    pub mute: bool,
     /// It has no place for anybody.
     pub refuses: bool,
     /// Walled members that it has tried to connect to, and when it knew: from then on attempts fail at once.
@@ -165,6 +167,7 @@ impl Node {
             lies: BTreeSet::new(),
             frozen: false,
             walled: false,
+            mute: false,
             refuses: false,
             dialled: BTreeMap::new(),
             draining: false,

@@ -35,6 +35,7 @@ impl Cluster {
     ) {
         let blob = self.number(digest);
         self.blobs[blob].requests.push((node, start, end));
+        self.blobs[blob].asked_at.push(self.now);
         let alone = self.nodes[node].members <= 1;
         let transfer = Transfer { blob, at: start, end, cancelled: false, alone, ending: false };
         let before = self.nodes[node].transfers.insert(fetch, transfer);

@@ -128,6 +128,9 @@ impl Exchange {
         if next < self.homes.len() {
             self.join(now, next, mail);
         } else {
+            // One that answers late would count on this node.
+            let digest = self.digest;
+            mail.extend(self.homes.iter().map(|home| (*home, Message::Leave { digest })));
             self.handle_alone(LeaseEnd::Denied, mail);
         }
     }

@@ -11,11 +11,13 @@ impl Exchange {
     pub(super) fn set_feeds(&mut self, class: u8, mut feeds: Vec<Feed>, mail: &mut Mail) {
         feeds.truncate(FEEDS_PER_CLASS_MAX);
         let at = usize::from(class);
-        let (got, total) = (self.classes[at].got, self.classes[at].total);
-        let few_left = got > 0 && total - got <= ENDGAME_PIECES;
+        let (got, all) = (self.classes[at].got, self.classes[at].total);
+        let few_left = got > 0 && all - got <= ENDGAME_PIECES;
         let old = std::mem::take(&mut self.classes[at].sources);
         let mut sources: Vec<Source> = Vec::new();
+        let total = self.have.total();
         for Feed { peer, run } in feeds {
+            let run = Run { first: run.first, end: run.end.min(total) };
             match sources.iter_mut().find(|s| s.peer == peer) {
                 Some(source) => source.runs.push(run),
                 None => {
@@ -82,7 +84,7 @@ impl Exchange {
                 let goes_on = piece >= classes && previous == Some(piece - classes);
                 let full = runs.len() == RUNS_PER_MESSAGE_MAX;
                 match runs.last_mut().filter(|_| goes_on || full) {
-                    Some(last) => last.end = piece + 1,
+                    Some(last) => *last = Run { first: last.first.min(piece), end: last.end.max(piece + 1) },
                     None => runs.push(Run { first: piece, end: piece + 1 }),
                 }
                 previous = Some(piece);

@@ -230,11 +230,39 @@ fn each_home_has_longer_than_the_one_before() {
     while let Some(at) = exchange.next_wakeup() {
         mail.clear();
         exchange.advance(at, || homes.to_vec(), Load::default(), &mut mail);
-        asked.extend(mail.iter().map(|(to, _)| (*to, at.since_origin())));
+        let joins = mail.iter().filter(|(_, message)| matches!(message, Message::Join { .. }));
+        asked.extend(joins.map(|(to, _)| (*to, at.since_origin())));
     }
+    let left = mail.iter().filter(|(_, message)| matches!(message, Message::Leave { .. }));
+    assert!(left.map(|(to, _)| to).eq(&homes), "they do not count on it, should they answer after all");
     let join = crate::limits::JOIN_TIMEOUT;
     assert_eq!(asked, [(homes[1], join), (homes[2], 3 * join)]);
     assert_eq!(exchange.standing(), Standing::Alone(LeaseEnd::Denied));
+}
+
+#[test]
+fn homes_that_name_each_other_are_left() {
+    let (mut exchange, homes, mut mail) = asking();
+    let mut asked = homes[0];
+    for _ in 0..REDIRECTS_MAX {
+        let other = if asked == homes[0] { homes[1] } else { homes[0] };
+        exchange.handle_not_home(Time::ZERO, asked, other, &mut mail);
+        assert_eq!(exchange.home(), Some(other));
+        asked = other;
+    }
+    let other = if asked == homes[0] { homes[1] } else { homes[0] };
+    exchange.handle_not_home(Time::ZERO, asked, other, &mut mail);
+    assert_eq!(exchange.home(), Some(other), "the next in the row");
+    assert!(matches!(exchange.standing(), Standing::Joining(1)));
+}
+
+#[test]
+fn a_home_that_welcomes_a_node_on_its_own_is_left() {
+    let (mut exchange, homes, mut mail) = asking();
+    exchange.handle_alone(LeaseEnd::Denied, &mut mail);
+    mail.clear();
+    exchange.handle_welcome(Time::ZERO, homes[0], (1, 1), vec![], &mut mail);
+    assert!(matches!(mail.make_contiguous(), [(to, Message::Leave { .. })] if *to == homes[0]));
 }
 
 #[test]

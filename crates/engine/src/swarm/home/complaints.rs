@@ -9,16 +9,18 @@ use std::time::Duration;
 use super::forest::{Node, Parent};
 use super::{Book, Home, Mail};
 use crate::ids::Digest;
-use crate::limits::{ACCUSERS_MIN, DRY_MAX, FEED_SILENCE_MAX, SLOW_MEMBERS_SHARE_MIN, SOURCE_SILENCE_MAX};
+use crate::limits::{
+    ACCUSERS_MIN, DRY_MAX, FEED_SILENCE_MAX, RUNS_PER_MESSAGE_MAX, SLOW_MEMBERS_SHARE_MIN, SOURCE_SILENCE_MAX,
+};
 use crate::peer::PeerId;
 use crate::time::Time;
-use crate::wire::{Complaint, Message, Run};
+use crate::wire::{Complaint, Message, Run, are_fit};
 
 impl Home {
     /// Other members that were told to fetch something of which nothing has come yet, with the blobs.
     pub fn holders_that_have_not_begun(&self) -> impl Iterator<Item = (Digest, PeerId)> + '_ {
         self.books.values().flat_map(|book| {
-            let waited_for = book.leases.active().filter(|(_, a)| !a.begun && a.holder != self.me);
+            let waited_for = book.leases.active().filter(|(_, a)| !a.has_begun() && a.holder != self.me);
             waited_for.map(|(_, active)| (book.digest, active.holder))
         })
     }
@@ -58,6 +60,9 @@ impl Book {
         mail: &mut Mail,
     ) {
         let Some(node) = self.forest.find(&from).filter(|_| class < self.forest.classes()) else { return };
+        if !are_fit(missing, self.pieces, RUNS_PER_MESSAGE_MAX) {
+            return;
+        }
         let accused = self.forest.find(&about);
         let is_late = matches!(why, Complaint::Slow | Complaint::Silent);
         if self.forest.is_held() && about != from && why != Complaint::Wrong {
@@ -79,7 +84,7 @@ impl Book {
             }
             return;
         }
-        if why == Complaint::Wrong {
+        if why == Complaint::Wrong && accused.is_some() {
             let accusers = self.accusers.entry(about).or_default();
             accusers.insert(from);
             if accusers.len() >= ACCUSERS_MIN {
@@ -97,11 +102,19 @@ impl Book {
         match self.forest.parent(node, class) {
             Parent::Member(parent) if why == Complaint::Silent && dry && !self.forest.is_whole(parent) => {}
             Parent::Member(parent) if Some(parent) == accused => {
-                match is_late && !self.forest.is_whole(parent) {
+                let is_whole = self.forest.is_whole(parent);
+                match is_late && !is_whole {
                     true => self.hearings.file(now, (node, class), parent),
                     false => self.forest.replace(node, class, is_late),
                 }
-                if !is_late {
+                // Whoever has it all owes nothing to anybody above it.
+                let is_mute = is_whole
+                    && why == Complaint::Silent
+                    && !self.waits_for_source(now, (node, class), missing);
+                if is_mute && self.is_mute_for_all(node, parent) {
+                    return self.lose(&about);
+                }
+                if !is_late || is_mute {
                     self.refetch_unsendable(now, (node, class), parent, missing);
                 }
             }
@@ -155,6 +168,13 @@ impl Book {
         }
     }
 
+    /// Whether one that has everything and has sent a member nothing for long is of no use to anybody, as far as is known.
+    fn is_mute_for_all(&mut self, node: Node, whole: Node) -> bool {
+        let accusers = self.mute.entry(whole).or_default();
+        accusers.insert(node);
+        accusers.len() >= ACCUSERS_MIN.min(self.forest.receiver_count())
+    }
+
     /// Those that nobody is fetching.
     fn unleased(&self, missing: &[Run]) -> Vec<Run> {
         let is_leased = |run: &Run| self.leases.active().any(|(_, active)| active.run.contains(run.first));
@@ -170,15 +190,22 @@ impl Book {
         }
     }
 
-    /// Whether a root is to be patient with those that feed it: they have what they fetched, and on a link that many blobs share its
+    /// Whether a member is to be patient with those that feed it: they have what it waits for, and on a link that many blobs share its
     /// turn comes late. As long as it waits for one piece after the other nothing is lost.
-    fn waits_for_source(&mut self, now: Time, root: (Node, u8), missing: &[Run]) -> bool {
+    fn waits_for_source(&mut self, now: Time, waiting: (Node, u8), missing: &[Run]) -> bool {
         let Some(first) = missing.first().map(|run| run.first) else { return false };
-        let (piece, since) = self.silences.entry(root).or_insert((first, now));
+        let (piece, since) = self.silences.entry(waiting).or_insert((first, now));
         if *piece != first {
             (*piece, *since) = (first, now);
         }
         now < *since + SOURCE_SILENCE_MAX
+    }
+
+    /// Holders whose time is up fetch no more. Only time takes their leases: what they have said comes first.
+    pub(super) fn take_stalled(&mut self, now: Time, mail: &mut Mail) {
+        for action in self.leases.take_stalled(now) {
+            self.carry_out(action, mail);
+        }
     }
 
     /// A member is not to fetch any more, which it is told in case it lives.

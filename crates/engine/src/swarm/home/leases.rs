@@ -34,8 +34,21 @@ pub struct Active {
     seen: Time,
     /// When bytes came last, as far as was told.
     alive: Time,
+    /// When bytes came first that have not made a piece whole, as far as was told.
+    breathed: Option<Time>,
+    /// Whether a piece has arrived.
+    begun: bool,
+}
+
+impl Active {
+    fn new(now: Time, holder: PeerId, run: Run, begun: bool) -> Self {
+        Active { holder, run, seen: now, alive: now, breathed: None, begun }
+    }
+
     /// Whether anything has arrived.
-    pub begun: bool,
+    pub fn has_begun(&self) -> bool {
+        self.begun || self.breathed.is_some()
+    }
 }
 
 /// What the home has to tell.
@@ -170,7 +183,7 @@ impl Leases {
         self.next
     }
 
-    /// When [`advance`](Self::advance) is wanted.
+    /// When [`take_stalled`](Self::take_stalled) and [`advance`](Self::advance) are wanted.
     pub fn next_wakeup(&self) -> Option<Time> {
         if self.over {
             return None;
@@ -178,9 +191,10 @@ impl Leases {
         let stall = self.active.values().map(|a| self.patient_until(a)).min();
         let measure = self.measure.filter(|_| !self.settled && !self.active.is_empty());
         let measure = measure.map(|m| m.look);
-        let next = [stall, measure, self.retry_at].into_iter().flatten().min().filter(|_| !self.over)?;
         // What could not be decided at one look is looked at again, and not at the same moment.
-        Some(next.max(self.looked + LEASE_LOOK_PAUSE))
+        let looks = [measure, self.retry_at].into_iter().flatten().min();
+        let look = looks.map(|next| next.max(self.looked + LEASE_LOOK_PAUSE));
+        [stall, look].into_iter().flatten().min()
     }
 
     // ---- what happens ----
@@ -224,14 +238,14 @@ impl Leases {
     }
 
     /// A member that joins works on a lease: of the home before, or of this one, whose word it has missed or which it
-    /// tells once more. False if it shall not go on. To say so is no sign of progress.
-    pub fn adopt(&mut self, now: Time, lease: LeaseId, holder: PeerId, run: Run) -> bool {
+    /// tells once more. What it is to fetch, `None` if it shall not go on. To say so is no sign of progress.
+    pub fn adopt(&mut self, now: Time, lease: LeaseId, holder: PeerId, run: Run) -> Option<Run> {
         let known = self.active.get(&lease).map(|active| active.holder);
         let takes = known.is_none() && lease.epoch != self.epoch && !run.is_empty();
         if takes && run.end <= self.there.total() {
-            self.active.insert(lease, Active { holder, run, seen: now, alive: now, begun: true });
+            self.active.insert(lease, Active::new(now, holder, run, true));
         }
-        self.active.get(&lease).is_some_and(|active| active.holder == holder)
+        self.active.get(&lease).filter(|active| active.holder == holder).map(|active| active.run)
     }
 
     /// Pieces have arrived. False if the lease is not this member's (any more).
@@ -263,6 +277,7 @@ impl Leases {
     pub fn breathes(&mut self, now: Time, lease: &LeaseId, holder: &PeerId) {
         if let Some(active) = self.active.get_mut(lease).filter(|active| active.holder == *holder) {
             active.alive = now;
+            active.breathed.get_or_insert(now);
         }
     }
 
@@ -329,10 +344,10 @@ impl Leases {
         self.end_where(|active| active.holder == *peer)
     }
 
-    /// A member says nothing while others speak: leases that it was granted and has not begun end. Those that it has begun end when
+    /// A member says nothing while others speak: leases that it was granted and of which nothing has come end. Those that it has begun end when
     /// nothing comes of them.
     pub fn take_unbegun(&mut self, peer: &PeerId) -> Vec<Action> {
-        let ended = self.end_where(|active| active.holder == *peer && !active.begun);
+        let ended = self.end_where(|active| active.holder == *peer && !active.has_begun());
         if !ended.is_empty() {
             self.failed.insert(*peer);
         }
@@ -355,6 +370,18 @@ impl Leases {
 
     // ---- what follows ----
 
+    /// Ends the leases of holders from which nothing has come for too long.
+    pub fn take_stalled(&mut self, now: Time) -> Vec<Action> {
+        let stalled: Vec<_> = self.active.iter().filter(|(_, a)| now >= self.patient_until(a)).collect();
+        let ended: Vec<_> = stalled.into_iter().map(|(lease, active)| (*lease, active.holder)).collect();
+        for (lease, holder) in &ended {
+            self.active.remove(lease);
+            self.failed.insert(*holder);
+            self.stalls = self.stalls.saturating_add(1);
+        }
+        ended.into_iter().map(|(lease, holder)| Action::Trim { holder, lease, end: 0 }).collect()
+    }
+
     /// Derives what is to be done. `candidate` names the member that should fetch next, among those that it is not told
     /// to avoid.
     pub fn advance(
@@ -367,7 +394,6 @@ impl Leases {
         if self.over {
             return actions;
         }
-        self.take_stalled(now, &mut actions);
         if self.denials >= LEASE_DENIALS_MAX || self.failures >= LEASE_FAILURES_MAX {
             self.over = true;
             let end = if self.denials >= LEASE_DENIALS_MAX { LeaseEnd::Denied } else { LeaseEnd::Failed };
@@ -397,7 +423,7 @@ impl Leases {
             let lease = LeaseId { epoch: self.epoch, number: self.next };
             self.next += 1;
             let run = Run { first: gap.first, end: gap.end.min(gap.first.saturating_add(self.run_len())) };
-            self.active.insert(lease, Active { holder: to, run, seen: now, alive: now, begun: false });
+            self.active.insert(lease, Active::new(now, to, run, false));
             actions.push(Action::Grant { to, lease, run });
         }
         actions
@@ -406,18 +432,9 @@ impl Leases {
     fn patient_until(&self, active: &Active) -> Time {
         let silent = active.seen + if active.begun { LEASE_STALL } else { LEASE_FIRST_BYTE_MAX };
         let piece = LEASE_PIECE_TIME.saturating_mul(1 << self.stalls.min(8)).min(LEASE_PIECE_TIME_MAX);
-        silent.max((active.alive + LEASE_STALL).min(active.seen + piece)) + self.excuse
-    }
-
-    fn take_stalled(&mut self, now: Time, actions: &mut Vec<Action>) {
-        let stalled: Vec<_> =
-            self.active.iter().filter(|(_, a)| now >= self.patient_until(a)).map(|(l, a)| (*l, *a)).collect();
-        for (lease, active) in stalled {
-            self.active.remove(&lease);
-            self.failed.insert(active.holder);
-            self.stalls = self.stalls.saturating_add(1);
-            actions.push(Action::Trim { holder: active.holder, lease, end: 0 });
-        }
+        // The first piece is on its way since its first bytes, which a registry may think about for long.
+        let since = active.breathed.filter(|_| !active.begun).unwrap_or(active.seen);
+        silent.max((active.alive + LEASE_STALL).min(since + piece)) + self.excuse
     }
 
     /// The first long run of pieces that nobody has or fetches: short ones are holes that others may still fill, and the

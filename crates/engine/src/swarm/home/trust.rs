@@ -77,7 +77,7 @@ impl Book {
         let fetches = self.brought.get(&lease).filter(|f| f.peer == from).map(|f| f.run);
         let takes = |entry: &&Entry| listed || fetches.is_some_and(|run| run.contains(entry.piece));
         if let Some(feed) = self.brought.get_mut(&lease).filter(|f| f.peer == from) {
-            let end = entries.iter().map(|e| e.piece + 1).max().unwrap_or(0);
+            let end = entries.iter().map(|e| e.piece.saturating_add(1)).max().unwrap_or(0);
             feed.run.end = feed.run.end.max(end.min(self.pieces));
         }
         let before = self.list_number;

@@ -216,3 +216,37 @@ fn what_is_stuck_in_an_old_stream_keeps_its_reader_from_nothing() {
     }
     assert_eq!(uploads.on_the_way.len(), UPLOADS_DOUBTED_MAX + 1);
 }
+
+/// Over all readers: one that opens its stream anew has its place already, and one that is closed leaves it to the next.
+#[test]
+fn so_many_streams_have_room_and_no_more() {
+    let reader = |number: usize| {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        PeerId(key)
+    };
+    let subscribe = |uploads: &mut Uploads, number: usize| {
+        uploads.subscribe(reader(number), blob(), 0, 1, vec![ALL], |_| true);
+    };
+    let has_room = |uploads: &Uploads, number: usize| uploads.has_room(&reader(number), &blob(), 0);
+    let mut uploads = Uploads::default();
+    let another = SUBSCRIPTIONS_MAX;
+    for number in 0..SUBSCRIPTIONS_MAX {
+        assert!(has_room(&uploads, another), "{number} are open");
+        subscribe(&mut uploads, number);
+    }
+    assert_eq!((uploads.len(), has_room(&uploads, another)), (SUBSCRIPTIONS_MAX, false));
+    assert!(has_room(&uploads, 7), "that one is open");
+    subscribe(&mut uploads, 7);
+    assert_eq!(uploads.len(), SUBSCRIPTIONS_MAX, "that one was open");
+    assert!(uploads.next(at(0), relays).is_some() && !has_room(&uploads, another), "it has not had all yet");
+
+    uploads.unsubscribe(&reader(8), &blob(), 0);
+    assert!(has_room(&uploads, another));
+    subscribe(&mut uploads, another);
+    assert!(!has_room(&uploads, another + 1), "the next one is in its place");
+    uploads.forget(&reader(9));
+    assert!(has_room(&uploads, another));
+    assert_eq!(uploads.withdraw(&blob()).len(), SUBSCRIPTIONS_MAX - 1);
+    assert!(uploads.is_empty() && has_room(&uploads, another));
+}

@@ -12,13 +12,24 @@ fn at(millis: u64) -> Time {
     Time::ZERO + Duration::from_millis(millis)
 }
 
+/// What follows from time alone.
+fn advance(
+    leases: &mut Leases,
+    now: Time,
+    candidate: impl FnMut(&dyn Fn(&PeerId) -> bool) -> Option<PeerId>,
+) -> Vec<Action> {
+    let mut actions = leases.take_stalled(now);
+    actions.extend(leases.advance(now, candidate));
+    actions
+}
+
 /// A cluster that fetches at `rate(width)` pieces per second in all, in steps of 50 ms.
 fn fetch(pieces: u32, rate: impl Fn(usize) -> f64, millis_max: u64) -> (Leases, u64) {
     let mut leases = Leases::new(1, pieces);
     let mut progress: BTreeMap<LeaseId, (PeerId, f64, u32, u32)> = BTreeMap::new();
     let mut now = 0;
     while !leases.is_there() && now < millis_max {
-        let actions = leases.advance(at(now), |avoid| (1..100).map(peer).find(|p| !avoid(p)));
+        let actions = advance(&mut leases, at(now), |avoid| (1..100).map(peer).find(|p| !avoid(p)));
         for action in actions {
             match action {
                 Action::Grant { to, lease, run } => {
@@ -71,7 +82,7 @@ fn more_than_goes_round_is_taken_back() {
     let mut progress: BTreeMap<LeaseId, (PeerId, Run)> = BTreeMap::new();
     let (mut widest, mut now, mut several, mut surplus) = (0, 0, 0, 0);
     while !leases.is_there() && now < 60_000 {
-        for action in leases.advance(at(now), candidate) {
+        for action in advance(&mut leases, at(now), candidate) {
             match action {
                 Action::Grant { to, lease, run } => _ = progress.insert(lease, (to, run)),
                 Action::Trim { lease, end, .. } => progress.get_mut(&lease).unwrap().1.end = end,
@@ -109,7 +120,7 @@ fn more_than_goes_round_is_taken_back() {
 fn what_stalls_or_fails_goes_to_somebody_else() {
     let mut leases = Leases { settled: true, ..Leases::new(7, 100) };
     let grant =
-        |leases: &mut Leases, now| leases.advance(at(now), |avoid| (1..9).map(peer).find(|p| !avoid(p)));
+        |leases: &mut Leases, now| advance(leases, at(now), |avoid| (1..9).map(peer).find(|p| !avoid(p)));
     let id = |number| LeaseId { epoch: 7, number };
     let first = Action::Grant { to: peer(1), lease: id(0), run: Run { first: 0, end: 100 } };
     assert_eq!(grant(&mut leases, 0), [first]);
@@ -136,19 +147,19 @@ fn no_wakeup_is_wanted_for_what_is_past() {
     let candidate = |avoid: &dyn Fn(&PeerId) -> bool| (1..100).map(peer).find(|p| !avoid(p));
     // A lease that has brought next to nothing: too little to measure for a while.
     let mut leases = Leases::new(1, 64);
-    let Some(Action::Grant { to, lease, .. }) = leases.advance(at(0), candidate).into_iter().next() else {
+    let Some(Action::Grant { to, lease, .. }) = advance(&mut leases, at(0), candidate).into_iter().next() else {
         panic!("a lease is granted")
     };
     assert!(leases.report(at(10), lease, &to, 0..1));
     for _ in 0..8 {
         let wake = leases.next_wakeup().unwrap();
-        leases.advance(wake, candidate);
+        advance(&mut leases, wake, candidate);
         assert!(leases.next_wakeup().is_none_or(|next| next > wake), "again at {wake:?}");
     }
     // Leases that nobody is allowed to work on: the home gives up and has nothing more to do.
     let mut leases = Leases::new(1, 64);
     for now in 0.. {
-        let actions = leases.advance(at(now), candidate);
+        let actions = advance(&mut leases, at(now), candidate);
         if actions.iter().any(|action| matches!(action, Action::GiveUp(_))) {
             break;
         }
@@ -165,21 +176,19 @@ fn no_wakeup_is_wanted_for_what_is_past() {
 fn a_member_that_only_says_that_it_works_on_a_lease_loses_it() {
     let mut leases = Leases { settled: true, ..Leases::new(7, 100) };
     let grant =
-        |leases: &mut Leases, now| leases.advance(at(now), |avoid| (1..9).map(peer).find(|p| !avoid(p)));
+        |leases: &mut Leases, now| advance(leases, at(now), |avoid| (1..9).map(peer).find(|p| !avoid(p)));
     let (id, all) = (|number| LeaseId { epoch: 7, number }, Run { first: 0, end: 100 });
     grant(&mut leases, 0);
     leases.report(at(10), id(0), &peer(1), 0..30);
     // It joins again every now and then, because nothing moves.
-    assert!(leases.adopt(at(1000), id(0), peer(1), all));
-    assert!(!leases.adopt(at(1000), id(0), peer(3), all), "it is not that one's");
+    assert_eq!(leases.adopt(at(1000), id(0), peer(1), Run { first: 0, end: u32::MAX }), Some(all));
+    assert_eq!(leases.adopt(at(1000), id(0), peer(3), all), None, "it is not that one's");
     let trim = Action::Trim { holder: peer(1), lease: id(0), end: 0 };
     let run = Run { first: 30, end: 100 };
     assert_eq!(grant(&mut leases, 1510), [trim, Action::Grant { to: peer(2), lease: id(1), run }]);
-    assert!(!leases.adopt(at(3020), id(0), peer(1), all), "what was taken away stays so");
-    assert!(
-        leases.adopt(at(3020), LeaseId { epoch: 6, number: 0 }, peer(4), all),
-        "the home before granted it"
-    );
+    assert_eq!(leases.adopt(at(3020), id(0), peer(1), all), None, "what was taken away stays so");
+    let of_before = LeaseId { epoch: 6, number: 0 };
+    assert_eq!(leases.adopt(at(3020), of_before, peer(4), all), Some(all), "the home before granted it");
 }
 
 proptest::proptest! {
@@ -216,7 +225,7 @@ proptest::proptest! {
                 _ => {}
             }
             let there = leases.there.clone();
-            for action in leases.advance(at(now), |avoid| (0..6).map(peer).find(|p| !avoid(p))) {
+            for action in advance(&mut leases, at(now), |avoid| (0..6).map(peer).find(|p| !avoid(p))) {
                 if let Action::Grant { run, .. } = action {
                     proptest::prop_assert!(!run.is_empty() && !there.contains(run.first), "{run:?}");
                 }
@@ -236,7 +245,7 @@ fn taken_after(piece_ms: u64, alive_ms: u64, stalls: u32, excuse: Duration) -> O
     let mut leases = Leases::new(1, 64);
     leases.excuse(excuse);
     leases.stalls = stalls;
-    let [Action::Grant { lease, .. }] = leases.advance(at(0), |_| Some(peer(1)))[..] else {
+    let [Action::Grant { lease, .. }] = advance(&mut leases, at(0), |_| Some(peer(1)))[..] else {
         panic!("one lease")
     };
     leases.report(at(0), lease, &peer(1), 0..1);
@@ -254,7 +263,7 @@ fn taken_after(piece_ms: u64, alive_ms: u64, stalls: u32, excuse: Duration) -> O
         }
         let is_stalled = |action: &Action| matches!(action, Action::Trim { end: 0, .. });
         if leases.next_wakeup().is_some_and(|due| due <= at(now))
-            && leases.advance(at(now), |_| None).iter().any(is_stalled)
+            && advance(&mut leases, at(now), |_| None).iter().any(is_stalled)
         {
             return Some(now);
         }
@@ -281,4 +290,34 @@ fn a_lease_is_taken_from_one_that_stands_still_and_not_from_one_that_is_slow() {
     }
     let late = Duration::from_secs(2);
     assert_eq!(taken_after(0, 0, 0, late), Some(stall + 2000), "this node is late itself");
+}
+
+/// A registry thinks for seven seconds, and its first piece takes two.
+#[test]
+fn a_lease_of_which_the_first_bytes_come_late_is_not_taken() {
+    let grant = || {
+        let mut leases = Leases::new(1, 64);
+        advance(&mut leases, at(0), |_| Some(peer(1)));
+        leases
+    };
+    let (mut silent, mut thinking) = (grant(), grant());
+    let lease = LeaseId { epoch: 1, number: 0 };
+    for now in (7000..9000).step_by(500) {
+        thinking.breathes(at(now), &lease, &peer(1));
+    }
+    let due = |leases: &mut Leases, now| leases.take_stalled(at(now)).len();
+    assert_eq!((due(&mut silent, 7999), due(&mut silent, 8000)), (0, 1));
+    assert_eq!((due(&mut thinking, 9999), thinking.take_unbegun(&peer(1)).len()), (0, 0));
+    assert_eq!(due(&mut thinking, 10_000), 1, "nothing comes any more");
+}
+
+/// Its reports may be what is read next.
+#[test]
+fn what_a_member_says_takes_no_lease_whose_time_is_up() {
+    let mut leases = Leases { settled: true, ..Leases::new(1, 64) };
+    advance(&mut leases, at(0), |_| Some(peer(1)));
+    let (id, late) = (LeaseId { epoch: 1, number: 0 }, at(20_000));
+    assert_eq!(leases.advance(late, |_| Some(peer(2))), []);
+    assert!(leases.report(late, id, &peer(1), 0..8));
+    assert_eq!(leases.take_stalled(late), []);
 }
