@@ -1,6 +1,6 @@
 //! Debian's docker-registry as the upstream, its content pushed over its own API.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
@@ -151,6 +151,15 @@ impl DockerRegistry {
         let log = self.process.log();
         let is_meant =
             |line: &&str| line.contains("\"GET /v2/") && line.contains(&wanted) && line.contains(&client);
+        log.lines().filter(is_meant).count()
+    }
+
+    /// The same by the client at this address alone.
+    pub fn blob_gets_from(&self, client: IpAddr, digest: &str) -> usize {
+        let (wanted, client) = (format!("/blobs/{digest}"), format!("{client} "));
+        let log = self.process.log();
+        let is_meant =
+            |line: &&str| line.starts_with(&client) && line.contains("\"GET /v2/") && line.contains(&wanted);
         log.lines().filter(is_meant).count()
     }
 

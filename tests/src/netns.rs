@@ -141,8 +141,26 @@ impl Network {
 
     /// Drops what comes to a port of a node, as a firewall does.
     pub fn drop_port(&self, node: usize, port: u16) -> Result<()> {
+        self.close_port(node, port, &["DROP"])
+    }
+
+    /// Refuses what comes to a port of a node, as where nobody listens.
+    pub fn refuse_port(&self, node: usize, port: u16) -> Result<()> {
+        self.close_port(node, port, &["REJECT", "--reject-with", "tcp-reset"])
+    }
+
+    fn close_port(&self, node: usize, port: u16, how: &[&str]) -> Result<()> {
         let (space, port) = (self.space(node), port.to_string());
-        let inside = ["netns", "exec", &space, "iptables", "-A", "INPUT", "-p", "tcp", "--dport", &port];
+        let inside =
+            ["netns", "exec", &space, "iptables", "-A", "INPUT", "-p", "tcp", "--dport", &port, "-j"];
+        ip(&[&inside[..], how].concat())
+    }
+
+    /// Drops what comes to a node from a port of others. With [`drop_port`](Self::drop_port) alone those who are connected there
+    /// would still hear something; with both nothing passes.
+    pub fn drop_from_port(&self, node: usize, port: u16) -> Result<()> {
+        let (space, port) = (self.space(node), port.to_string());
+        let inside = ["netns", "exec", &space, "iptables", "-A", "INPUT", "-p", "tcp", "--sport", &port];
         ip(&[&inside[..], &["-j", "DROP"]].concat())
     }
 
@@ -193,7 +211,7 @@ impl Network {
         written.context("cannot write the resolv.conf of a namespace")
     }
 
-    /// Undoes [`drop_port`](Self::drop_port) and [`unplug`](Self::unplug).
+    /// Undoes what closes ports, and [`unplug`](Self::unplug).
     pub fn heal(&self, node: usize) -> Result<()> {
         ip(&["netns", "exec", &self.space(node), "iptables", "-F", "INPUT"])?;
         ip(&["-n", &self.hub(), "link", "set", &format!("p{node}"), "up"])
@@ -219,6 +237,13 @@ impl Zone {
     /// Pulls the link between the zone and all others, or puts it back.
     pub fn set_link(&self, up: bool) -> Result<()> {
         ip(&["-n", &self.hub, "link", "set", &self.link, if up { "up" } else { "down" }])
+    }
+
+    /// Bytes that have come into the zone from all others so far, headers included.
+    pub fn entered_bytes(&self) -> Result<u64> {
+        let counter = format!("/sys/class/net/{}/statistics/tx_bytes", self.link);
+        let text = output("ip", &["netns", "exec", &self.hub, "cat", &counter])?;
+        text.trim().parse().with_context(|| format!("{counter} is odd"))
     }
 }
 
@@ -260,10 +285,15 @@ fn ip(arguments: &[&str]) -> Result<()> {
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<()> {
+    output(program, arguments).map(drop)
+}
+
+/// What a program that ends well has written.
+fn output(program: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program).args(arguments).output();
     let output = output.with_context(|| format!("cannot run {program} (Debian: iproute2)"))?;
     if !output.status.success() {
         bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(())
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

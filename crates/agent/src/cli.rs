@@ -95,7 +95,7 @@ enum Command {
     Status(status::StatusArgs),
     /// Watch the agent and its cluster, live.
     Top(top::TopArgs),
-    /// Show where a blob came from, or is coming from, on this node.
+    /// Show who has a blob or an image, who sends it, and what makes it slow.
     Explain(explain::ExplainArgs),
     /// Show the other agents that this one knows.
     Peers(peers::PeersArgs),

@@ -467,7 +467,9 @@ impl Swarm {
         if is_question && !from_home {
             return self.tell_of_absence(from, digest);
         }
-        if let Message::Lease { lease, run, .. } = message && !from_home {
+        if let Message::Lease { lease, run, .. } = message
+            && !from_home
+        {
             // A home that grants a lease to somebody who has left, or has another home, has to look elsewhere.
             let over = Message::Over { digest, lease, at: run.first, end: LeaseEnd::GivenUp };
             return self.mail.push_back((from, over));

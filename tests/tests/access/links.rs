@@ -3,7 +3,7 @@
 
 use shoal_tests::agent::{REGISTRY, Setup};
 use shoal_tests::http::{self, Client};
-use shoal_tests::image::{Blob, Image};
+use shoal_tests::image::{self, Blob, Image};
 use shoal_tests::origin::{Auth, Gate, Kind, Match, Origin, Plan};
 use shoal_tests::tls::Authority;
 use shoal_tests::wait;
@@ -247,4 +247,25 @@ async fn what_is_public_is_public_under_every_name() {
     }
     assert_eq!((stand.origin.seen().len(), other.seen().len()), (before, 0));
     assert_eq!(other.count(Kind::Blob, "HEAD"), 0);
+}
+
+/// So is its type: a registry that sends the right bytes of a manifest as something else spoils it for nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_sends_a_manifest_as_something_else() {
+    let other = Origin::start().await;
+    let url = other.url();
+    let stand = Stand::with(|setup| setup.registry("other.test", &url)).await;
+    let stated = Image::new(548, &[1000]).manifest;
+    let by_form = Blob::new(image::MANIFEST, r#"{"schemaVersion":2,"config":{},"layers":[]}"#);
+    for manifest in [stated, by_form] {
+        stand.origin.add_manifest(REPOSITORY, &manifest);
+        other.add_manifest(REPOSITORY, &Blob { media_type: image::INDEX, ..manifest.clone() });
+        let path = format!("{REPOSITORY}/manifests/{}", manifest.digest);
+        for registry in ["other.test", REGISTRY] {
+            let answer = stand.get(registry, &path).await;
+            answer.expect(200, &manifest.bytes);
+            assert_eq!(answer.header("Content-Type"), manifest.media_type, "{registry}");
+        }
+    }
+    assert_eq!(stand.origin.count(Kind::Manifest, "GET"), 0, "what the other one has sent is served");
 }

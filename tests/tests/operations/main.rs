@@ -8,6 +8,7 @@ mod wire;
 use std::os::unix::fs::chown;
 use std::time::Duration;
 
+use shoal_agent::admin::client::AdminClient;
 use shoal_tests::agent::{Agent, Setup, shoal};
 use shoal_tests::http::{Client, finish, read_some};
 use shoal_tests::image::{Blob, Image};
@@ -15,6 +16,8 @@ use shoal_tests::origin::{Gate, Match, Origin, Plan};
 use shoal_tests::place;
 use shoal_tests::process::Finished;
 use shoal_tests::wait;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpStream, UnixStream};
 
 const REPOSITORY: &str = "team/app";
 
@@ -198,6 +201,25 @@ async fn the_drain_has_a_deadline() {
     assert!(agent.exit().await.success());
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     assert!(finish(response).await.cut.is_some());
+}
+
+/// Whoever has said half of what it wants of the port for watchers, or of the admin socket, does not keep the agent at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_request_does_not_keep_the_agent() {
+    let mut agent = Agent::start(NOWHERE).await;
+    let half = b"GET /metrics HTTP/1.1\r\nhost:";
+    let mut watcher = TcpStream::connect(agent.setup().observe_address()).await.expect("it listens");
+    watcher.write_all(half).await.expect("sent");
+    let mut caller = UnixStream::connect(agent.setup().socket()).await.expect("it listens");
+    caller.write_all(half).await.expect("sent");
+    // Those who come later are answered, so these have been let in.
+    agent.metrics().await;
+    AdminClient::new(&agent.setup().socket()).status().await.expect("it answers");
+    let start = std::time::Instant::now();
+    agent.terminate();
+    assert!(agent.exit().await.success());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    drop((watcher, caller));
 }
 
 /// A second signal does not wait for the deadline.

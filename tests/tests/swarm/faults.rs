@@ -4,13 +4,13 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use shoal_agent::admin::client::AdminClient;
-use shoal_agent::driver::BlobStory;
+use shoal_agent::driver::{BlobStory, Book};
 use shoal_tests::agent::shoal;
 use shoal_tests::cluster::Cluster;
 use shoal_tests::disk::Disk;
 use shoal_tests::homes::{fetchers, homes};
 use shoal_tests::image::{Blob, Image};
-use shoal_tests::origin::{Match, Origin, Plan};
+use shoal_tests::origin::{Gate, Match, Origin, Plan};
 use shoal_tests::wait;
 use tokio::task::JoinHandle;
 
@@ -22,6 +22,8 @@ const LAYER_BYTES: usize = 12_000_000;
 const BEGUN_BYTES: u64 = 1_000_000;
 /// How long it may take until a rollout is in the middle, or until what was done to a node is known there.
 const STEP_MAX: Duration = Duration::from_secs(30);
+/// How soon a member that was killed is on nobody's list any more.
+const NOTICED_MAX: Duration = Duration::from_secs(10);
 
 /// An origin that takes two and a half seconds for the layer, and the image. With more than three, several members would fetch at
 /// a time.
@@ -42,6 +44,39 @@ fn copies(origin: &Origin, image: &Image) -> f64 {
 pub(super) async fn story(agent: &AdminClient, blob: &Blob) -> BlobStory {
     let digest = blob.digest.parse().expect("a digest");
     agent.explain(&digest).await.expect("the agent runs")
+}
+
+/// Waits until every home of a blob knows so many members that have it, by what a member is told.
+pub(super) async fn until_held(asked: &AdminClient, blob: &Blob, holders: usize, within: Duration) {
+    wait::until(format!("{holders} members to have {} by every book", blob.digest), within, || async {
+        let story = story(asked, blob).await;
+        let knows = |book: &Book| book.holder_count == holders;
+        story.books.len() == story.homes.len() && story.books.iter().all(knows)
+    })
+    .await;
+}
+
+/// What agents are called among members.
+pub(super) async fn names(agents: &[AdminClient]) -> Vec<String> {
+    let asked = agents.iter().map(|agent| async move {
+        let members = agent.peers().await.expect("the agent runs").members;
+        members.into_iter().find(|member| member.is_self).expect("it knows itself").peer
+    });
+    futures_util::future::join_all(asked).await
+}
+
+/// Waits until all but those that were killed count themselves alone. Tells how long after the kill the last one did.
+async fn until_noticed(cluster: &Cluster, killed: &[usize], since: Instant) -> Duration {
+    let left = cluster.agents.len() - killed.len();
+    // One after the other: the looks themselves are not to be what makes the agents late.
+    for (node, agent) in cluster.agents.iter().enumerate().filter(|(node, _)| !killed.contains(node)) {
+        let within = NOTICED_MAX.saturating_sub(since.elapsed());
+        wait::until(format!("node {node} to count {left} members"), within, || async {
+            agent.metric("members", &[]).await as usize == left
+        })
+        .await;
+    }
+    since.elapsed()
 }
 
 /// Waits until the rollout of a layer is in the middle: a third of it has left the origin, and somebody fetches it for all, by the
@@ -130,18 +165,30 @@ async fn the_home_of_a_manifest_is_gone() {
     }
 }
 
-/// `kill -9` of a third of the agents, among them the one that fetches from upstream.
+/// `kill -9` of a third of the agents, among them the one that fetches from upstream. Beside their pulls, the others notice within
+/// ten seconds who is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_third_dies() {
     let (origin, image) = slow_origin(810).await;
     let mut cluster = Cluster::start(&origin.url(), 9).await;
+    let admins = cluster.admins();
+    let names = names(&admins).await;
     let pulls: Vec<_> = (0..9).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
     let fetcher = fetcher_in_the_middle(&cluster, &origin, &image.layers[0]).await;
     let third = [0, 3, 6].map(|distance| (fetcher + distance) % 9);
+    let killed = Instant::now();
     for node in third {
         cluster.agents[node].kill();
     }
+    let noticed = until_noticed(&cluster, &third, killed).await;
+    println!("the last one has noticed it {noticed:.1?} after the kill");
+    assert!(noticed <= NOTICED_MAX, "noticed after {noticed:?}");
     end_well(pulls, &third).await;
+    for (node, admin) in admins.iter().enumerate().filter(|(node, _)| !third.contains(node)) {
+        let members = admin.peers().await.expect("the agent runs").members;
+        let is_dead = |name: &String| third.iter().any(|dead| names[*dead] == *name);
+        assert!(!members.iter().any(|member| is_dead(&member.peer)), "node {node}: {members:?}");
+    }
     println!("{:.2} copies", copies(&origin, &image));
     assert!(copies(&origin, &image) < 2.5, "{} copies", copies(&origin, &image));
 }
@@ -214,27 +261,49 @@ async fn the_home_of_a_layer_stands_still_for_a_while() {
     assert!(copies < 2.0, "{copies} copies");
 }
 
-/// The agent that restarts goes on from the pieces on its disk.
+/// The agent that restarts in the middle goes on from the pieces on its disk, and upstream sends hardly more than one copy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_goes_on() {
-    let (origin, image) = slow_origin(830).await;
-    let mut cluster = Cluster::start(&origin.url(), 4).await;
-    let layer = &image.layers[0].digest;
-    // Slow enough that there have been checkpoints by then, which are a second apart.
-    origin.heal();
-    origin.script(Match::blob(layer), Plan::rate(3_000_000));
-    let others: Vec<_> = (0..3).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
-    let first = cluster.begin(3, REPOSITORY, &image);
-    origin.until_sent(layer, 2 * LAYER_BYTES as u64 / 3).await;
-    cluster.agents[3].restart().await;
-    let _ = first.await;
-    for other in others {
-        other.await.expect("the others end well");
-    }
-    cluster.pull([3], REPOSITORY, &image).await;
-    let received = cluster.agents[3].metric("peer_received_bytes_total", &[]).await
-        + cluster.agents[3].metric("upstream_bytes_total", &[]).await;
-    assert!(received < 0.9 * LAYER_BYTES as f64, "{received} bytes came again after the restart");
+    const NODES: usize = 4;
+    /// What comes before the restart, and what of it has been passed on to everybody at least.
+    const FIRST_BYTES: u64 = 3 * LAYER_BYTES as u64 / 4;
+    const SHARED_BYTES: u64 = 2 * LAYER_BYTES as u64 / 3;
+    let origin = Origin::start().await;
+    let (earlier, image) = (Image::new(831, &[1000]), Image::new(830, &[LAYER_BYTES]));
+    origin.add_image(REPOSITORY, "v0", &earlier);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let (layer, gate) = (&image.layers[0], Gate::closed());
+    // Whoever is to go on in place of the first one that fetches waits as well.
+    origin.script_times(1, Match::blob(&layer.digest), Plan::pause_after(FIRST_BYTES, &gate));
+    origin.script(Match::blob(&layer.digest), Plan::hold(&gate));
+    let mut cluster = Cluster::start(&origin.url(), NODES).await;
+    // So that the index has a log, which grows when a checkpoint is written.
+    cluster.pull(0..NODES, REPOSITORY, &earlier).await;
+    let admins = cluster.admins();
+    let homes = homes(&admins, layer).await.expect("the agents run");
+    let restarted = (0..NODES).find(|node| !homes.contains(node)).expect("three of four are homes");
+    let mut pulls: Vec<_> = (0..NODES).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
+    let own = pulls.remove(restarted);
+    origin.until_sent(&layer.digest, FIRST_BYTES).await;
+    cluster.agents[restarted].until_checkpoint().await;
+    wait::until("everybody to have what has come", STEP_MAX, || async {
+        let stories = futures_util::future::join_all(admins.iter().map(|admin| story(admin, layer))).await;
+        stories.iter().all(|story| story.received >= Some(SHARED_BYTES))
+    })
+    .await;
+    cluster.agents[restarted].restart().await;
+    assert!(own.await.is_err(), "its client was cut off in the middle");
+    cluster.until_met(NODES).await;
+    pulls.push(cluster.begin(restarted, REPOSITORY, &image));
+    gate.open();
+    end_well(pulls, &[]).await;
+    let agent = &cluster.agents[restarted];
+    let received = agent.metric("peer_received_bytes_total", &[]).await
+        + agent.metric("upstream_bytes_total", &[]).await;
+    println!("{received} bytes came after the restart; {:.2} copies", copies(&origin, &image));
+    assert!(received >= (layer.len() - FIRST_BYTES) as f64, "{received} bytes: it was not in the middle");
+    assert!(received < 0.6 * LAYER_BYTES as f64, "{received} bytes came again after the restart");
+    assert!(copies(&origin, &image) < 1.3, "{} copies", copies(&origin, &image));
 }
 
 /// A disk that is full on one node: its pull goes straight through, the others are not harmed.
@@ -321,15 +390,27 @@ async fn the_origin_is_away_after_one_copy() {
     cluster.pull(1..5, REPOSITORY, &image).await;
 }
 
+/// Requests of a blob that the origin has sent so many bytes for, after which it resets the connection.
+fn resets(origin: &Origin, blob: &Blob, after: u64) -> usize {
+    let seen = origin.seen();
+    let of_blob = seen.iter().filter(|seen| seen.method == "GET" && seen.reference == blob.digest);
+    of_blob.filter(|seen| seen.sent() == after).count()
+}
+
 /// The origin resets connections in the middle again and again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_origin_resets_connections() {
+    const RESET_AFTER: u64 = 2_500_000;
     let origin = Origin::start().await;
     let image = Image::new(860, &[LAYER_BYTES]);
     origin.add_image(REPOSITORY, "v1", &image);
-    origin.script_times(3, Match::blob(&image.layers[0].digest), Plan::reset_after(2_500_000));
+    let layer = &image.layers[0];
+    origin.script_times(3, Match::blob(&layer.digest), Plan::reset_after(RESET_AFTER));
     let cluster = Cluster::start(&origin.url(), 5).await;
     cluster.pull(0..5, REPOSITORY, &image).await;
+    let resets = resets(&origin, layer, RESET_AFTER);
+    println!("{resets} resets");
+    assert!(resets >= 1, "no connection was reset");
     // What the origin sent into a connection that it reset counts for nothing: it never arrived.
     let copies = cluster.upstream_bytes().await / LAYER_BYTES as f64;
     assert!(copies < 1.1, "{copies} copies");
@@ -370,9 +451,7 @@ async fn the_origin_resets_connections_and_goes_away() {
     let late: Vec<_> = (EARLY..NODES).map(begin).collect();
     end_well(early, &[]).await;
     end_well(late, &[]).await;
-    let seen = origin.seen();
-    let of_layer = seen.iter().filter(|seen| seen.method == "GET" && seen.reference == layer.digest);
-    let resets = of_layer.filter(|seen| seen.sent() == RESET_AFTER).count();
+    let resets = resets(&origin, layer, RESET_AFTER);
     let (sent, received) = (copies(&origin, &image), cluster.upstream_bytes().await / LAYER_BYTES as f64);
     println!("{resets} resets; {sent:.2} copies were sent, {received:.2} arrived");
     assert!(resets >= 5, "{resets} resets");

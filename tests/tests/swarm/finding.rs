@@ -1,21 +1,21 @@
 //! How agents that know nobody find each other: by multicast, by IPv6 addresses, by names and services of a real DNS server. Each
-//! agent has a network namespace of its own, and whatever the test is not about is at its default.
+//! agent has a network namespace of its own, and whatever the test is not about is at its default. Only how long many of them take
+//! is looked at on loopback addresses.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shoal_agent::admin::client::AdminClient;
 use shoal_tests::agent::{REGISTRY, Setup, shoal};
-use shoal_tests::cluster::PORT;
+use shoal_tests::cluster::{Cluster, PORT};
 use shoal_tests::dns::DnsServer;
 use shoal_tests::docker_registry::{self, DockerRegistry};
 use shoal_tests::homes::homes;
-use shoal_tests::http::Client;
 use shoal_tests::image::{Blob, Image};
+use shoal_tests::inside::Node;
 use shoal_tests::netns::{self, Network};
-use shoal_tests::process::Process;
 use shoal_tests::{place, wait};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -37,67 +37,32 @@ const NOWHERE: &str = "http://127.0.0.1:1";
 /// How soon agents have found each other: some rounds of discovery, which are two seconds apart while an agent is alone.
 const MEET_MAX: Duration = Duration::from_secs(25);
 
-/// An agent in its namespace.
-struct Node {
-    /// Before its folder, in which its log is.
-    _process: Process,
-    number: usize,
-    setup: Setup,
-}
-
-impl Node {
-    fn start(network: &Network, number: usize, setup: Setup) -> Self {
-        let mut command = network.command(number, &place::shoal_bin());
-        command.arg("agent").arg("--config").arg(setup.write());
-        let process = Process::spawn("shoal agent", &mut command, &setup.folder().join("log"));
-        Node { _process: process.expect("the agent starts"), number, setup }
-    }
-
-    fn admin(&self) -> AdminClient {
-        AdminClient::new(&self.setup.socket())
-    }
-
-    /// Name and addresses of each member that it knows, itself included; nobody before it answers.
-    async fn members(&self) -> Vec<(String, Vec<SocketAddr>)> {
-        let members = self.admin().peers().await.map_or_else(|_| Vec::new(), |peers| peers.members);
-        members.into_iter().map(|member| (member.peer, member.addresses)).collect()
-    }
-
-    async fn until_alone(&self) {
-        wait::until("the agent to know itself alone", wait::START_MAX, || async {
-            self.members().await.len() == 1
-        })
-        .await;
-    }
-
-    async fn upstream_bytes(&self) -> u64 {
-        self.admin().status().await.expect("the agent runs").upstream_bytes.values().sum()
-    }
-
-    /// A pull of a blob by a client beside the agent, which compares every byte. How many of them came from upstream.
-    async fn pull(&self, network: &Network, blob: &Blob) -> u64 {
-        let before = self.upstream_bytes().await;
-        let registry = self.setup.registry_address();
-        let url = format!("http://{registry}/v2/{REPOSITORY}/blobs/{}?ns={REGISTRY}", blob.digest);
-        let bytes = blob.bytes.clone();
-        network
-            .block_on(self.number, move || async move { Client::new().get(&url).await.expect(200, &bytes) })
-            .expect("the client gets every byte");
-        self.upstream_bytes().await - before
-    }
-}
-
 /// Waits until all of these know each other, and nobody else.
-async fn until_met(nodes: &[Node]) {
-    wait::until(format!("{} members to agree who they are", nodes.len()), MEET_MAX, || async {
+async fn until_met(nodes: &[Node<'_>]) {
+    until_agreed(&nodes.iter().map(Node::admin).collect::<Vec<_>>()).await;
+}
+
+async fn until_agreed(agents: &[AdminClient]) {
+    wait::until(format!("{} members to agree who they are", agents.len()), MEET_MAX, || async {
         let mut rosters = Vec::new();
-        for node in nodes {
-            let members = node.members().await.into_iter();
-            rosters.push(members.map(|(name, _)| name).collect::<BTreeSet<String>>());
+        for agent in agents {
+            let members = agent.peers().await.map_or_else(|_| Vec::new(), |peers| peers.members);
+            rosters.push(members.into_iter().map(|member| member.peer).collect::<BTreeSet<String>>());
         }
-        rosters.iter().all(|roster| roster.len() == nodes.len() && *roster == rosters[0])
+        rosters.iter().all(|roster| roster.len() == agents.len() && *roster == rosters[0])
     })
     .await;
+}
+
+async fn until_alone(node: &Node<'_>) {
+    node.until_members(1, wait::START_MAX).await;
+}
+
+/// A pull of a blob by a client beside the agent, which compares every byte. How many of them came from upstream.
+async fn pull(node: &Node<'_>, blob: &Blob) -> u64 {
+    let before = node.upstream_bytes().await;
+    node.begin(REGISTRY, REPOSITORY, blob).await.expect("the client gets every byte");
+    node.upstream_bytes().await - before
 }
 
 fn secret(folder: &Path) -> PathBuf {
@@ -171,16 +136,16 @@ impl Place {
 }
 
 /// The first one pulls the layer from upstream, all others have it from those that have it.
-async fn expect_shared(network: &Network, nodes: &[Node], layer: &Blob) {
+async fn expect_shared(nodes: &[Node<'_>], layer: &Blob) {
     let [first, others @ ..] = nodes else { unreachable!("there are agents") };
-    assert!(first.pull(network, layer).await >= layer.len(), "nobody else can have it");
+    assert!(pull(first, layer).await >= layer.len(), "nobody else can have it");
     for other in others {
-        assert_eq!(other.pull(network, layer).await, 0, "node {} has it from the others", other.number);
+        assert_eq!(pull(other, layer).await, 0, "node {} has it from the others", other.number);
     }
 }
 
 /// Whether all that members are told are addresses at which others can reach them.
-async fn expect_far_addresses(nodes: &[Node]) {
+async fn expect_far_addresses(nodes: &[Node<'_>]) {
     for node in nodes {
         for (member, addresses) in node.members().await {
             let is_far = |address: &SocketAddr| !address.ip().is_loopback();
@@ -211,7 +176,7 @@ async fn the_local_network_is_asked() {
     assert_eq!(told["members"].as_array().map(Vec::len), Some(3), "{told}");
 
     expect_far_addresses(&nodes).await;
-    expect_shared(network, &nodes, &image.layers[0]).await;
+    expect_shared(&nodes, &image.layers[0]).await;
 }
 
 /// Whoever listens everywhere tells others the addresses of its machine, of both kinds, and not those at which only it reaches itself.
@@ -236,7 +201,7 @@ async fn who_listens_everywhere_says_where_it_is() {
         let own: [IpAddr; 2] = [netns::address(node.number).into(), netns::address_v6(node.number).into()];
         assert!(own.iter().all(|ip| known.contains(ip)), "{own:?} are not all among {known:?}");
     }
-    expect_shared(network, &nodes, &image.layers[0]).await;
+    expect_shared(&nodes, &image.layers[0]).await;
 }
 
 /// A machine gets another address while its agent runs: the others learn where it is now, and it feeds them from there.
@@ -264,7 +229,7 @@ async fn who_moves_is_found_where_it_is_now() {
         .await;
     }
     nodes.reverse();
-    expect_shared(network, &nodes, &image.layers[0]).await;
+    expect_shared(&nodes, &image.layers[0]).await;
 }
 
 /// Places are written in brackets, with a port and without.
@@ -287,7 +252,7 @@ async fn members_meet_over_ipv6_alone() {
     for (member, addresses) in nodes[2].members().await {
         assert!(addresses.iter().all(SocketAddr::is_ipv6), "{member} is at {addresses:?}");
     }
-    expect_shared(network, &nodes, &image.layers[0]).await;
+    expect_shared(&nodes, &image.layers[0]).await;
 }
 
 /// A member that has IPv4 alone and one that has IPv6 alone cannot talk to each other. One that has both meets them, all know each
@@ -312,8 +277,8 @@ async fn one_of_both_kinds_meets_one_of_each() {
     let four = start(FOUR, &over_four, vec![of_four.to_string()], Vec::new());
     let six = start(SIX, &over_six, vec![of_six.to_string()], Vec::new());
     // One that is not there yet would be called again only after a minute, for by then the other one is known.
-    four.until_alone().await;
-    six.until_alone().await;
+    until_alone(&four).await;
+    until_alone(&six).await;
     let listen = vec![netns::address(BOTH).to_string(), netns::address_v6(BOTH).to_string()];
     let join = vec![format!("[{of_six}]:{PORT}"), format!("{of_four}:{PORT}")];
     let both = start(BOTH, &over_four, listen, join);
@@ -337,8 +302,8 @@ async fn one_of_both_kinds_meets_one_of_each() {
     let [four, six, both] = &nodes;
     for (node, image) in [(four, for_four), (six, for_six)] {
         let layer = &image.layers[0];
-        assert!(both.pull(network, layer).await >= layer.len(), "nobody else can have it");
-        let from_upstream = node.pull(network, layer).await;
+        assert!(pull(both, layer).await >= layer.len(), "nobody else can have it");
+        let from_upstream = pull(node, layer).await;
         assert_eq!(from_upstream, 0, "node {} has it from the one with both kinds", node.number);
     }
 }
@@ -366,7 +331,7 @@ async fn a_name_is_looked_up_until_somebody_is_behind_it() {
     wait::until_true("the name to be looked up again", MEET_MAX, || server.asked("A", NAME, first) >= 2)
         .await;
     for node in &nodes {
-        node.until_alone().await;
+        until_alone(node).await;
     }
     server.set(&[(NAME, first), (NAME, second)]).expect("the folder is ours");
     until_met(&nodes).await;
@@ -407,7 +372,7 @@ async fn services_and_names_lead_to_members() {
 
     let mut nodes = vec![start(1, of_four, PORT, Vec::new()), start(2, of_six, OTHER_PORT, Vec::new())];
     for node in &nodes {
-        node.until_alone().await;
+        until_alone(node).await;
     }
     nodes.push(start(3, netns::address(3).into(), PORT, vec![SERVICE.to_owned()]));
     until_met(&nodes).await;
@@ -423,4 +388,22 @@ async fn services_and_names_lead_to_members() {
     ] {
         assert!(server.asked(kind, name, by) > 0, "{by} has asked for the {kind} of {name}");
     }
+}
+
+/// Many agents that start at the same time, and are told of the first one of them alone, soon agree on who they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_start_together_agree_who_they_are() {
+    const AGENTS: usize = 24;
+    /// On cores that have been starting so many programs.
+    const AGREE_MAX: Duration = Duration::from_secs(10);
+    let begun = Instant::now();
+    let (cluster, met) = Cluster::start_together(NOWHERE, AGENTS).await;
+    let counted = Instant::now();
+    until_agreed(&cluster.admins()).await;
+    let agreed = met + counted.elapsed();
+    println!(
+        "{AGENTS} agents agree {agreed:.1?} after the last of them answered, {:.1?} after the first was started",
+        begun.elapsed()
+    );
+    assert!(agreed <= AGREE_MAX, "{agreed:?}");
 }

@@ -8,8 +8,10 @@ use shoal_tests::cluster::Cluster;
 use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::Origin;
 use shoal_tests::wait;
+use tokio::task::JoinHandle;
 
 use super::REPOSITORY;
+use super::faults::{story, until_held};
 
 const LAYER_BYTES: usize = 12_000_000;
 /// Bytes of the smallest piece: with a wrong byte in each stretch of this length, no piece is right.
@@ -17,9 +19,13 @@ const STRETCH: usize = 256 << 10;
 /// Nodes that have the layer; the first of them has it wrong.
 const HOLDERS: usize = 3;
 const NODES: usize = 6;
+/// Bytes of the layer that whoever receives it has when it is in the middle.
+const BEGUN_BYTES: u64 = 1_000_000;
+/// How long it may take until a rollout is in the middle.
+const STEP_MAX: Duration = Duration::from_secs(30);
 
 /// Flips a bit in every piece of a stored blob.
-fn damage(agent: &Agent, blob: &Blob) {
+pub(super) fn damage(agent: &Agent, blob: &Blob) {
     let hex = blob.digest.trim_start_matches("sha256:");
     let is_content =
         |path: &std::path::PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(hex));
@@ -28,6 +34,22 @@ fn damage(agent: &Agent, blob: &Blob) {
     let file = std::fs::File::options().write(true).open(path).expect("ours");
     for at in (0..blob.bytes.len()).step_by(STRETCH) {
         file.write_all_at(&[blob.bytes[at] ^ 1], at as u64).expect("ours");
+    }
+}
+
+/// Waits for the pulls of nodes, of which the first one has this number: each client has got every byte as it is.
+async fn expect_pulled(cluster: &Cluster, first: usize, pulls: Vec<JoinHandle<()>>) {
+    for (pull, agent) in pulls.into_iter().zip(&cluster.agents[first..]) {
+        assert!(pull.await.is_ok(), "the client of {}:\n{}", agent.url(), agent.log());
+    }
+}
+
+/// Nobody keeps a wrong byte: with upstream away and the liar gone, what the others have is all there is.
+async fn expect_right(cluster: &Cluster, origin: &Origin, liar: usize, layer: &Blob) {
+    origin.refuse().await;
+    for (_, agent) in cluster.agents.iter().enumerate().filter(|(node, _)| *node != liar) {
+        agent.until_idle().await;
+        agent.get_blob(REPOSITORY, &layer.digest).await.expect(200, &layer.bytes);
     }
 }
 
@@ -48,9 +70,7 @@ async fn a_member_flips_bits() {
     let (liar, upstream) = (&cluster.agents[0], cluster.upstream_bytes().await);
     let lied_before = liar.metric("peer_sent_bytes_total", &[]).await;
     let pulls: Vec<_> = (HOLDERS..NODES).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
-    for (node, pull) in pulls.into_iter().enumerate() {
-        assert!(pull.await.is_ok(), "node {}:\n{}", HOLDERS + node, cluster.agents[HOLDERS + node].log());
-    }
+    expect_pulled(&cluster, HOLDERS, pulls).await;
     let lied = liar.metric("peer_sent_bytes_total", &[]).await - lied_before;
     let copies = (cluster.upstream_bytes().await - upstream) / LAYER_BYTES as f64;
     println!("the liar sent {lied} bytes; {copies:.2} copies came from upstream");
@@ -63,14 +83,80 @@ async fn a_member_flips_bits() {
     let wrong = |agent: &&Agent| agent.log().contains("do not match");
     assert_eq!(cluster.agents.iter().filter(wrong).count(), 0, "a whole blob was wrong");
 
-    // Nobody keeps a wrong byte: with upstream away and the liar gone, what the others have is all there is.
-    origin.refuse().await;
-    for agent in &cluster.agents[1..] {
-        agent.until_idle().await;
-        agent.get_blob(REPOSITORY, &layer.digest).await.expect(200, &layer.bytes);
-    }
+    expect_right(&cluster, &origin, 0, layer).await;
     wait::until("everybody to have it", Duration::from_secs(10), || async {
         cluster.agents[NODES - 1].metric("flights", &[]).await == 0.0
     })
     .await;
+}
+
+/// One of those who have the layer begins to lie while it feeds others, whom all that have it send less than they could take. What
+/// came until then counts, the rest comes from the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_begins_to_lie_in_the_middle() {
+    let origin = Origin::start().await;
+    let image = Image::new(891, &[LAYER_BYTES]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let layer = &image.layers[0];
+    // Three copies from three nodes: it takes more than two seconds.
+    let cluster = Cluster::start_with(&origin.url(), NODES, |node, setup| match node < HOLDERS {
+        true => setup.set("swarm.upload_rate", "5MB/s"),
+        false => setup,
+    })
+    .await;
+    cluster.pull(0..HOLDERS, REPOSITORY, &image).await;
+    let admins = cluster.admins();
+    until_held(&admins[NODES - 1], layer, HOLDERS, STEP_MAX).await;
+    let upstream = cluster.upstream_bytes().await;
+    let pulls: Vec<_> = (HOLDERS..NODES).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
+    wait::until("all others to have a part of the layer", STEP_MAX, || async {
+        let asked = admins[HOLDERS..].iter().map(|admin| story(admin, layer));
+        let stories = futures_util::future::join_all(asked).await;
+        stories.iter().all(|story| story.state == "stored" || story.received >= Some(BEGUN_BYTES))
+    })
+    .await;
+    let liar = &cluster.agents[0];
+    damage(liar, layer);
+    let lied_before = liar.metric("peer_sent_bytes_total", &[]).await;
+    expect_pulled(&cluster, HOLDERS, pulls).await;
+    let lied = liar.metric("peer_sent_bytes_total", &[]).await - lied_before;
+    let copies = (cluster.upstream_bytes().await - upstream) / LAYER_BYTES as f64;
+    println!("the liar sent {lied} bytes; {copies:.2} copies came from upstream");
+    assert!(lied > 0.0, "nobody had anything from the one that lies: it was not in the middle");
+    assert!(copies < 1.5, "{copies} copies");
+    expect_right(&cluster, &origin, 0, layer).await;
+}
+
+/// The one that has fetched the layer for all begins to lie when it has all of it and the others have a part, so that nobody else can
+/// send what is missing: it is fetched once more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_one_that_fetched_begins_to_lie_in_the_middle() {
+    let origin = Origin::start().await;
+    let image = Image::new(892, &[LAYER_BYTES]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let layer = &image.layers[0];
+    // The registry sends more than a node passes on.
+    let cluster =
+        Cluster::start_with(&origin.url(), NODES, |_, setup| setup.set("swarm.upload_rate", "3MB/s")).await;
+    let admins = cluster.admins();
+    let pulls: Vec<_> = (0..NODES).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
+    wait::until_true("somebody's client to have all of it", STEP_MAX, || {
+        pulls.iter().any(|pull| pull.is_finished())
+    })
+    .await;
+    let first = pulls.iter().position(|pull| pull.is_finished()).expect("it was waited for");
+    wait::until("its node to have stored it", STEP_MAX, || async {
+        story(&admins[first], layer).await.state == "stored"
+    })
+    .await;
+    let liar = &cluster.agents[first];
+    damage(liar, layer);
+    let lied_before = liar.metric("peer_sent_bytes_total", &[]).await;
+    expect_pulled(&cluster, 0, pulls).await;
+    let lied = liar.metric("peer_sent_bytes_total", &[]).await - lied_before;
+    let copies = origin.blob_bytes(&layer.digest) as f64 / LAYER_BYTES as f64;
+    println!("the liar sent {lied} bytes; {copies:.2} copies left the registry");
+    assert!(lied > 0.0, "nobody had anything from the one that lies: it was not in the middle");
+    assert!(copies < NODES as f64 / 2.0, "{copies} copies: they do not share any more");
+    expect_right(&cluster, &origin, first, layer).await;
 }

@@ -17,10 +17,14 @@ mod prewarm;
 mod rollout;
 mod rotation;
 mod runtime;
+mod slow;
 mod small;
 mod stock;
+mod tags;
 mod takeover;
 mod traces;
+mod wire;
+mod withdrawn;
 
 use shoal_tests::image::Image;
 use shoal_tests::origin::{Gate, Match, Origin, Plan};

@@ -1,5 +1,7 @@
-//! Prewarming within bounds: what comes from upstream, what a node receives, and that a client waits for neither.
+//! Within bounds: what comes from upstream, what a node receives, that a client waits for neither, and who gets how much of what a
+//! node may send.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use shoal_tests::cluster::Cluster;
@@ -101,5 +103,62 @@ async fn a_client_is_not_held_back() {
         process.exit(STEP_MAX).await;
         let (taken, size) = (cluster.upstream_bytes().await, image.blob_bytes());
         assert!(taken < 1.2 * size as f64, "{taken} of {size} bytes, by client {client}");
+    }
+}
+
+/// Two want different blobs of one that may not send as fast as they could take them: each gets its part of what it sends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_share_what_one_may_send() {
+    const BYTES: usize = 12_000_000;
+    /// Bytes that are shared while both read: enough pieces that it does not matter whose turn it is, and few enough that both still
+    /// read if one of them has begun a second before the other.
+    const SHARED: f64 = 8_000_000.0;
+    let origin = Origin::start().await;
+    let image = Image::new(1030, &[BYTES, BYTES]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let cluster = Cluster::start_with(&origin.url(), 3, |node, setup| match node {
+        0 => setup.set("swarm.upload_rate", "5MB/s"),
+        _ => setup,
+    })
+    .await;
+    cluster.pull([0], REPOSITORY, &image).await;
+    cluster.agents[0].until_idle().await;
+    let received = async || {
+        let [one, other] = [1, 2].map(|node| cluster.agents[node].metric("peer_received_bytes_total", &[]));
+        let (one, other) = tokio::join!(one, other);
+        [one, other]
+    };
+
+    let reads: Vec<_> = image
+        .layers
+        .iter()
+        .zip(&cluster.agents[1..])
+        .map(|(layer, agent)| {
+            let (client, url) = (agent.client(), agent.blob(REPOSITORY, &layer.digest));
+            let bytes = layer.bytes.clone();
+            tokio::spawn(async move { client.get(&url).await.expect(200, &bytes) })
+        })
+        .collect();
+    let (before, shares) = (Cell::new([0.0; 2]), Cell::new([0.0; 2]));
+    wait::until("both to be sent something", STEP_MAX, || async {
+        before.set(received().await);
+        before.get().iter().all(|bytes| *bytes > 0.0)
+    })
+    .await;
+    wait::until("some more to be sent", STEP_MAX, || async {
+        let ([one, other], [one_before, other_before]) = (received().await, before.get());
+        shares.set([one - one_before, other - other_before]);
+        shares.get().iter().sum::<f64>() >= SHARED
+    })
+    .await;
+    let [one, other] = shares.get();
+    println!("{one} and {other} bytes in the same time");
+    assert!(one.min(other) >= 0.3 * (one + other), "{one} and {other} bytes in the same time");
+    for read in reads {
+        read.await.expect("the blob arrives whole");
+    }
+    for layer in &image.layers {
+        let copies = origin.blob_bytes(&layer.digest) as f64 / layer.len() as f64;
+        assert!(copies < 1.1, "{copies} copies: it came from upstream");
     }
 }

@@ -1,15 +1,23 @@
 //! When all is well.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use shoal_agent::driver::BlobStory;
 use shoal_tests::agent::shoal;
 use shoal_tests::cluster::Cluster;
 use shoal_tests::docker_registry::DockerRegistry;
-use shoal_tests::image::Image;
+use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::{Kind, Origin};
 use shoal_tests::wait;
 
+use super::faults::{names, story};
 use super::{REPOSITORY, paused_image};
+
+/// Bytes that may come in one go, in which no time passes: a batch from upstream, or a piece.
+const ONE_GO_BYTES: u64 = 1 << 20;
+/// How long it may take until what has happened is told.
+const TOLD_MAX: Duration = Duration::from_secs(30);
 
 /// The mission: everybody at once, and a real registry sends each blob once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -51,7 +59,7 @@ async fn a_tag_is_resolved_once() {
     assert_eq!(origin.seen().iter().filter(|seen| seen.kind == Kind::Manifest).count(), 1);
 }
 
-/// One that joins when the others have it gets it from several of them, and upstream is not asked.
+/// One that joins when the others have it gets it from several of them, and upstream is not asked: what that has saved is told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_joiner_draws_from_many() {
     let origin = Origin::start().await;
@@ -73,9 +81,18 @@ async fn a_late_joiner_draws_from_many() {
         senders += usize::from(agent.metric("peer_sent_bytes_total", &[]).await > before);
     }
     assert!(senders >= 4, "only {senders} sent something");
+    let socket = cluster.agents[late].setup().socket().display().to_string();
+    // What a client got is counted when its request has ended, which it may see first.
+    wait::until("what was saved to be told", TOLD_MAX, || async {
+        let told = shoal(&["status", "--json", "--socket", &socket]).await.expect_ok("shoal status").output;
+        let told: serde_json::Value = serde_json::from_str(&told).expect("it is JSON");
+        let at_least_the_layer = |key: &str| told[key].as_u64() >= Some(image.layers[0].len());
+        at_least_the_layer("saved_bytes") && at_least_the_layer("peer_received_bytes")
+    })
+    .await;
 }
 
-/// What a member has stored before a restart is found there by the others afterwards.
+/// What a member has stored before a restart is found there by the others afterwards, who know it by the name that it had.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_stored_is_announced_after_a_restart() {
     let origin = Origin::start().await;
@@ -84,10 +101,17 @@ async fn what_is_stored_is_announced_after_a_restart() {
     let mut cluster = Cluster::start(&origin.url(), 3).await;
     cluster.pull([0], REPOSITORY, &image).await;
     cluster.agents[0].until_idle().await;
+    let admins = cluster.admins();
+    let before = names(&admins).await;
     for node in 0..3 {
         cluster.agents[node].restart().await;
     }
     cluster.until_met(3).await;
+    assert_eq!(names(&admins).await, before, "a restart changes no name");
+    let members = admins[1].peers().await.expect("the agent runs").members;
+    let known: BTreeSet<String> = members.into_iter().map(|member| member.peer).collect();
+    let before: BTreeSet<String> = before.into_iter().collect();
+    assert_eq!(known, before, "the others know it by the same name");
     origin.refuse().await;
     let (agent, layer) = (&cluster.agents[1], &image.layers[0].digest);
     agent.get_manifest(REPOSITORY, &image.manifest.digest).await.expect(200, &image.manifest.bytes);
@@ -120,6 +144,27 @@ async fn bytes_are_passed_on_while_they_arrive() {
     assert_eq!(origin.blob_bytes(&layer.digest), layer.len());
 }
 
+/// The spans of all sources together are the whole blob, and what a source brought has taken some time.
+fn expect_explained(story: &BlobStory, blob: &Blob) {
+    assert_eq!((story.state.as_str(), story.size), ("stored", Some(blob.len())), "{story:?}");
+    let mut spans: Vec<_> = story.sources.iter().flat_map(|share| &share.spans).collect();
+    spans.sort_by_key(|span| span.start);
+    let mut end = 0_u64;
+    for span in spans {
+        assert!(
+            span.start <= end,
+            "nobody has brought what lies between {end} and {}: {story:?}",
+            span.start
+        );
+        end = end.max(span.end);
+    }
+    assert_eq!(end, blob.len(), "nobody has brought the end: {story:?}");
+    for share in &story.sources {
+        assert!(share.bytes > 0 && (share.seconds > 0.0 || share.bytes <= ONE_GO_BYTES), "{share:?}");
+    }
+    assert!(story.sources.iter().any(|share| share.bytes > ONE_GO_BYTES), "{story:?}");
+}
+
 /// `shoal explain` tells of a blob on its way who fetches it and who receives it, and afterwards who has it and where it came from.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_is_explained() {
@@ -149,22 +194,35 @@ async fn a_blob_is_explained() {
         told["state"] == "stored" && told["books"][0]["holder_count"] == 3
     })
     .await;
+    for admin in &cluster.admins() {
+        expect_explained(&story(admin, &layer).await, &layer);
+    }
 }
 
-/// `shoal peers` shows every member.
+/// `shoal peers` shows every member: its zone, its version, how it stands and how far away it is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_can_be_looked_at() {
     let origin = Origin::start().await;
     let cluster =
         Cluster::start_with(&origin.url(), 3, |node, setup| setup.set("swarm.zone", format!("zone-{node}")))
             .await;
+    let version = cluster.admins()[1].status().await.expect("the agent runs").version;
     let socket = cluster.agents[1].setup().socket().display().to_string();
+    let is_near = |member: &serde_json::Value| {
+        let milliseconds = member["latency_ms"].as_f64();
+        member["is_self"] == true || milliseconds.is_some_and(|ms| ms > 0.0 && ms < 5000.0)
+    };
+    wait::until("all to be alive, and to have been probed", TOLD_MAX, || async {
+        let told = shoal(&["peers", "--json", "--socket", &socket]).await.expect_ok("shoal peers").output;
+        let told: serde_json::Value = serde_json::from_str(&told).expect("it is JSON");
+        let members = told["members"].as_array().cloned().unwrap_or_default();
+        assert_eq!((members.len(), &members[0]["is_self"]), (3, &true.into()), "{told}");
+        assert!(members.iter().all(|member| member["version"] == version.as_str()), "{told}");
+        members.iter().all(|member| member["state"] == "alive" && is_near(member))
+    })
+    .await;
     let shown = shoal(&["peers", "--socket", &socket]).await.expect_ok("shoal peers").output;
-    for zone in ["zone-0", "zone-1", "zone-2"] {
-        assert!(shown.contains(zone), "{shown}");
+    for text in ["zone-0", "zone-1", "zone-2", "STATE", "LATENCY", " ms", "this one", version.as_str()] {
+        assert!(shown.contains(text), "{text:?} is not in\n{shown}");
     }
-    let json = shoal(&["peers", "--json", "--socket", &socket]).await.expect_ok("shoal peers").output;
-    let json: serde_json::Value = serde_json::from_str(&json).expect("it is JSON");
-    assert_eq!(json["members"].as_array().map(Vec::len), Some(3));
-    assert_eq!(json["members"][0]["is_self"], true);
 }

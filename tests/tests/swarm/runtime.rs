@@ -57,13 +57,14 @@ async fn containerds_and_others_pull_at_once() {
     }
 }
 
-/// Bytes per second keep to the bound in each direction. A bound from below is safe to assert on any machine.
+/// Bytes per second keep to the bound in each direction, and come as fast as it allows. What is asserted from above holds on a machine
+/// that is several times too slow, and not of a rate that is ten times too strict.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rates_are_kept() {
     const BYTES: usize = 3_000_000;
     const RATE: &str = "1MB/s";
     // What passes last has not been waited for.
-    let least = Duration::from_millis(2400);
+    let times = Duration::from_millis(2400)..Duration::from_secs(15);
     let bounds: [(&str, &dyn Fn(usize, Setup) -> Setup, usize); 3] = [
         ("upstream.rate", &|node, setup| if node == 0 { setup.set("upstream.rate", RATE) } else { setup }, 0),
         (
@@ -85,7 +86,8 @@ async fn rates_are_kept() {
         for node in 0..2 {
             let begun = Instant::now();
             cluster.pull([node], REPOSITORY, &image).await;
-            assert!(node != slow || begun.elapsed() >= least, "{key}: {:?}", begun.elapsed());
+            let took = begun.elapsed();
+            assert!(node != slow || times.contains(&took), "{key}: {took:?}");
         }
         let copies = origin.blob_bytes(&image.layers[0].digest) as f64 / BYTES as f64;
         assert!(copies < 1.1, "{key}: {copies} copies");

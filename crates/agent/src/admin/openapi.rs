@@ -24,9 +24,9 @@ pub struct DigestText(String);
         title = "shoal",
         version = "1.0.0",
         description = "The admin API of a shoal agent. It is served on a unix socket (`admin.socket`) to the agent's own user \
-                       and, if `admin.address` is set, over TLS to whoever shows the token. Paths that begin with another \
-                       version than /v1 may come beside these; within /v1 nothing is taken away, and readers have to ignore \
-                       what they do not know."
+                       and root, and, if `admin.address` is set, over TLS to whoever shows the token. Paths that begin with \
+                       another version than /v1 may come beside these; within /v1 nothing is taken away, and readers have to \
+                       ignore what they do not know."
     ),
     tags(
         (name = "agent", description = "This agent at a glance."),

@@ -45,7 +45,9 @@ pub(super) enum ConfigCommand {
         json: bool,
     },
     /// Print a configuration file with every key, explained, at its default.
-    #[command(after_help = "Example:\n  shoal config sample > /etc/shoal/shoal.toml")]
+    ///
+    /// It is for reading: a file needs only the keys that differ.
+    #[command(after_help = "Example:\n  shoal config sample | less")]
     Sample,
     /// Write down as mirror sets what runtimes and OpenShift have.
     ///

@@ -48,7 +48,8 @@ Examples:
 
 Any agent can be asked: it tells the others, which get each blob once from upstream and all
 else from each other. Give the command again, here or on another node, and it goes on where
-it was.
+it was. The images are then in the agents' stores and not in the runtimes: the first pod pulls
+from its own node.
 
 A node that is away for a while (its agent restarts, its link is down) is waited for: until the
 deadline if --deadline is given, else for a minute after all others are decided (--grace).
@@ -140,7 +141,9 @@ struct WarmArgs {
     /// Which nodes: `all`, IP addresses, or the beginnings of names as `shoal peers` shows them (at least 6 digits).
     #[arg(long, value_name = "NODES", value_delimiter = ',', default_value = "all")]
     nodes: Vec<String>,
-    /// Only nodes with these labels; `zone` is their zone. One key twice: either value.
+    /// Only nodes whose agents have these labels; `zone` is their zone. One key twice: either value.
+    ///
+    /// The labels of swarm.labels and SHOAL_LABELS, as `shoal peers` shows them; those of Kubernetes' nodes are others.
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = term)]
     select: Vec<(String, String)>,
     /// At most so many of them, spread over the zones; the same ones each time.

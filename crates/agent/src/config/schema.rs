@@ -140,7 +140,8 @@ pub struct Store {
     /// index is tried again as often.
     pub sweep_interval: Period,
     /// The container runtime's content store (containerd: `/var/lib/containerd/io.containerd.content.v1.content`), to
-    /// serve from what the node has already. Default: unset. Only read; the agent needs the right to.
+    /// serve from what the node has already. Default: unset. Only read; the agent needs the right to, which mostly only root
+    /// has. With containerd's `discard_unpacked_layers` there is next to nothing in it.
     pub runtime_content: Option<PathBuf>,
 }
 
@@ -344,8 +345,8 @@ impl Default for Observe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// The unix socket through which `shoal status` and `shoal blob` talk to the agent; only its own user may. Default
-    /// `/run/shoal/admin.sock`. The directory is made when it is not there.
+    /// The unix socket through which `shoal status` and `shoal blob` talk to the agent; only its own user and root may.
+    /// Default `/run/shoal/admin.sock`. The directory is made when it is not there.
     pub socket: PathBuf,
     /// Where the same API is served to other machines, over TLS, to whoever shows the token. Default: unset, nowhere. Whoever has
     /// the token can do what the command line can: warm any node, and remove what this one has stored.

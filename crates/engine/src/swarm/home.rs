@@ -455,7 +455,8 @@ impl Book {
             self.forest.add(from, zone);
         }
         for (lease, run) in joining.leases {
-            let adopted = if self.has_elsewhere(run) { None } else { self.leases.adopt(now, lease, from, run) };
+            let adopted =
+                if self.has_elsewhere(run) { None } else { self.leases.adopt(now, lease, from, run) };
             let Some(run) = adopted else {
                 mail.push_back((from, Message::Trim { digest: self.digest, lease, end: 0 }));
                 continue;

@@ -41,6 +41,8 @@ enum Trouble {
     DataDropped,
     /// The same, and this node has pulled something since.
     DataDroppedBefore,
+    /// Connections to the port for pieces are refused everywhere, and control messages pass.
+    DataRefused,
     /// Nothing that the homes of the layer send or receive gets through, since a moment ago.
     HomesDropped,
     /// The same of all other members.
@@ -51,11 +53,12 @@ enum Trouble {
     Stopped,
 }
 
-const TROUBLES: [(Trouble, &str); 8] = [
+const TROUBLES: [(Trouble, &str); 9] = [
     (Trouble::NoSwarm, "no swarm"),
     (Trouble::Alone, "alone in the swarm"),
     (Trouble::DataDropped, "port for pieces firewalled"),
     (Trouble::DataDroppedBefore, "the same, second pull"),
+    (Trouble::DataRefused, "port for pieces refuses"),
     (Trouble::HomesDropped, "homes cut off"),
     (Trouble::AllDropped, "others cut off"),
     (Trouble::Killed, "others killed"),
@@ -130,6 +133,7 @@ async fn measure(network: &Network, image: &Image, trouble: Trouble, nodes: usiz
         Trouble::DataDropped | Trouble::DataDroppedBefore => {
             (1..=nodes).try_for_each(|node| network.drop_port(node, 5002))?
         }
+        Trouble::DataRefused => (1..=nodes).try_for_each(|node| network.refuse_port(node, 5002))?,
         Trouble::HomesDropped => homes.iter().try_for_each(|place| network.unplug(place + 1))?,
         Trouble::AllDropped => others.iter().try_for_each(|node| network.unplug(*node))?,
         Trouble::Killed => drop(agents.drain(1..)),
@@ -140,7 +144,7 @@ async fn measure(network: &Network, image: &Image, trouble: Trouble, nodes: usiz
     }
     let times = shaped::pull(network, &[asker], layer);
     match trouble {
-        Trouble::DataDropped | Trouble::DataDroppedBefore => {
+        Trouble::DataDropped | Trouble::DataDroppedBefore | Trouble::DataRefused => {
             (1..=nodes).try_for_each(|node| network.heal(node))?
         }
         Trouble::HomesDropped | Trouble::AllDropped => {

@@ -11,11 +11,11 @@ use shoal_agent::demo::image::{MANIFEST, SyntheticImage};
 use shoal_engine::Digest;
 use shoal_store::Store;
 use shoal_tests::nginx::Nginx;
+use shoal_tests::usage;
 
 use super::setting::{self, REGISTRY, REPOSITORY, Setting, say};
 use super::sink::{Sink, together};
 use super::table::{Metric, Table, median, percentile};
-use super::usage;
 
 /// What can be chosen.
 #[derive(Clone, Debug, clap::Args)]

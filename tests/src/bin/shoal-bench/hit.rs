@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use shoal_agent::demo::registry::RegistryProcess;
 use shoal_tests::nginx::Nginx;
+use shoal_tests::usage;
 
 use super::setting::{self, Setting, say};
 use super::sink::together;
 use super::table::{Figures, Metric, Table, median};
-use super::usage;
 
 /// What can be chosen.
 #[derive(Clone, Debug, clap::Args)]

@@ -8,10 +8,10 @@ use shoal_tests::cluster::Cluster;
 use shoal_tests::docker_registry::DockerRegistry;
 use shoal_tests::http::Client;
 use shoal_tests::image::Image;
+use shoal_tests::usage;
 
 use super::setting::{self, REPOSITORY, say};
 use super::table::{Metric, Table};
-use super::usage;
 
 /// What can be chosen.
 #[derive(Clone, Debug, clap::Args)]

@@ -19,7 +19,6 @@ mod singleflight;
 mod sink;
 mod small;
 mod table;
-mod usage;
 mod verify;
 
 use anyhow::Result;

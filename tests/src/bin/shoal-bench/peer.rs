@@ -8,13 +8,12 @@ use anyhow::{Context as _, Result, ensure};
 use shoal_agent::admin::client::AdminClient;
 use shoal_tests::cluster::Cluster;
 use shoal_tests::nginx::Nginx;
-use shoal_tests::place;
 use shoal_tests::tls::Authority;
+use shoal_tests::{place, usage};
 
 use super::setting::{self, REPOSITORY, Setting, say};
 use super::sink::together;
 use super::table::{Figures, Metric, Table, median};
-use super::usage;
 
 /// What can be chosen.
 #[derive(Clone, Debug, clap::Args)]

@@ -15,6 +15,7 @@ use shoal_agent::warm::{Phase, WarmRequest, WarmStatus};
 use shoal_tests::docker_registry::DockerRegistry;
 use shoal_tests::image::Image;
 use shoal_tests::netns::Network;
+use shoal_tests::usage;
 
 use super::setting::{self, REGISTRY, REPOSITORY, say};
 use super::shaped::{self, RunningAgent};
@@ -55,11 +56,11 @@ pub async fn run(options: &Options) -> Result<Table> {
     shaped::until_met(&agents, nodes).await;
 
     say(&format!("warming {} bytes in {LAYERS} layers on {nodes} nodes", image.blob_bytes()));
-    let cpu = shaped::cpu_seconds()?;
+    let cpu = usage::machine_cpu_seconds()?;
     let begun = Instant::now();
     let warmed = warm(&agents[0]).await;
     let last = begun.elapsed().as_secs_f64();
-    let cpu = shaped::cpu_seconds()? - cpu;
+    let cpu = usage::machine_cpu_seconds()? - cpu;
     let ready = warmed.and_then(|status| {
         let unready: Vec<_> =
             status.unready.iter().map(|node| format!("{}: {}", node.node.peer, node.why)).collect();

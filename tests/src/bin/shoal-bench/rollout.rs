@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use bytesize::ByteSize;
 use shoal_tests::image::Image;
+use shoal_tests::usage;
 
 use super::setting::{self, say};
 use super::shaped::{self, PAYLOAD};
@@ -56,7 +57,7 @@ pub async fn run(options: &Options) -> Result<Table> {
         shaped::pull(&network, &[1], layer)?;
         tokio::time::sleep(ANNOUNCED).await;
     }
-    let (before, cpu) = (registry.blob_gets(&layer.digest), shaped::cpu_seconds()?);
+    let (before, cpu) = (registry.blob_gets(&layer.digest), usage::machine_cpu_seconds()?);
     let upstream_before = shaped::upstream_bytes(&agents).await?;
     let times = match shaped::pull(&network, &(first..=nodes).collect::<Vec<_>>(), layer) {
         Ok(times) => times,
@@ -65,7 +66,7 @@ pub async fn run(options: &Options) -> Result<Table> {
             return Err(error).with_context(|| format!("the agents' logs are kept in {}", kept.display()));
         }
     };
-    let cpu = shaped::cpu_seconds()? - cpu;
+    let cpu = usage::machine_cpu_seconds()? - cpu;
     let last = times.last().copied().unwrap_or_default().as_secs_f64();
     let median = times[times.len() / 2].as_secs_f64();
     let gets = registry.blob_gets(&layer.digest) - before;

@@ -9,6 +9,8 @@ use shoal_agent::demo::image::{Content, noise};
 use shoal_agent::demo::registry::RegistryProcess;
 use tempfile::TempDir;
 
+pub use shoal_tests::usage::cores;
+
 /// Name of the registry as clients say it to an agent.
 pub const REGISTRY: &str = "registry.test";
 /// Repository of the blob.
@@ -84,9 +86,4 @@ pub fn congestion_control() -> Result<String> {
     let path = "/proc/sys/net/ipv4/tcp_congestion_control";
     let name = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     Ok(name.trim().to_owned())
-}
-
-/// Cores that this process may use.
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -232,12 +232,3 @@ async fn get(server: SocketAddr, layer: &Blob) -> Result<()> {
 fn inside_runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("there is no runtime")
 }
-
-/// CPU seconds that all processes of this machine have used.
-pub fn cpu_seconds() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/stat")?;
-    let line = text.lines().next().context("/proc/stat is empty")?;
-    let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
-    // user, nice, system; then idle and iowait, which are none; then interrupts.
-    Ok((ticks.iter().take(3).sum::<f64>() + ticks.iter().skip(5).take(2).sum::<f64>()) / 100.0)
-}

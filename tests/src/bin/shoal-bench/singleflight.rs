@@ -13,11 +13,11 @@ use bytesize::ByteSize;
 use shoal_agent::demo::proxy::Throttle;
 use shoal_agent::demo::registry::RegistryProcess;
 use shoal_tests::nginx::Nginx;
+use shoal_tests::usage;
 
 use super::setting::{self, Setting, say};
 use super::sink::together;
 use super::table::{Metric, Table, median};
-use super::usage;
 
 /// What can be chosen.
 #[derive(Clone, Debug, clap::Args)]

@@ -29,7 +29,7 @@ pub struct Swarm {
     /// translation, and where a node has addresses that others cannot reach.
     pub advertise: Vec<String>,
     /// Where others may be: addresses (`10.0.0.7`, `10.0.0.7:5001`), names with an address for each node, such as a
-    /// headless Service (`shoal.kube-system.svc.cluster.local`), and services with their ports
+    /// headless Service (`shoal.shoal-system.svc.cluster.local`), and services with their ports
     /// (`_shoal._tcp.example.com`). Default: none. One that answers is enough; looked up again and again.
     pub join: Vec<String>,
     /// Whether the local network is asked for others by multicast. Default false. For a few machines on a desk: every one
@@ -44,7 +44,8 @@ pub struct Swarm {
     /// Most bytes per second that this node receives from others. Default: unset. What comes from registries is bounded by
     /// `upstream.rate`.
     pub download_rate: Option<Rate>,
-    /// Labels for selecting nodes, such as `pool = "gpu"`. Default: none. At most 16, of 64 bytes each.
+    /// Labels of this agent, by which `shoal prewarm --select` chooses nodes, such as `pool = "gpu"`. Default: none. At most 16,
+    /// of 64 bytes each. Labels of Kubernetes' nodes are others.
     pub labels: BTreeMap<String, String>,
 }
 

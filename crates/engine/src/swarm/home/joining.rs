@@ -62,7 +62,11 @@ mod tests {
             (Joining { have: vec![run(0, 4)], ..fresh() }, true, "all of it"),
             (Joining { have: vec![run(0, 5)], ..fresh() }, false, "more than there is"),
             (Joining { have: vec![run(0, 4); 3], ..fresh() }, false, "all of it again and again"),
-            (Joining { have: vec![run(1, 1); RUNS_OF_HAVE_MAX + 1], ..fresh() }, false, "nothing, very often"),
+            (
+                Joining { have: vec![run(1, 1); RUNS_OF_HAVE_MAX + 1], ..fresh() },
+                false,
+                "nothing, very often",
+            ),
             (Joining { leases: vec![lease; 1 + LEASES_GRANTED_MAX as usize], ..fresh() }, false, "leases"),
             (Joining { feeds: vec![class(FEEDS_PER_CLASS_MAX)], ..fresh() }, true, "feeds"),
             (Joining { feeds: vec![class(FEEDS_PER_CLASS_MAX + 1)], ..fresh() }, false, "too many feeds"),

@@ -147,7 +147,8 @@ fn no_wakeup_is_wanted_for_what_is_past() {
     let candidate = |avoid: &dyn Fn(&PeerId) -> bool| (1..100).map(peer).find(|p| !avoid(p));
     // A lease that has brought next to nothing: too little to measure for a while.
     let mut leases = Leases::new(1, 64);
-    let Some(Action::Grant { to, lease, .. }) = advance(&mut leases, at(0), candidate).into_iter().next() else {
+    let Some(Action::Grant { to, lease, .. }) = advance(&mut leases, at(0), candidate).into_iter().next()
+    else {
         panic!("a lease is granted")
     };
     assert!(leases.report(at(10), lease, &to, 0..1));

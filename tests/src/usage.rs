@@ -1,4 +1,4 @@
-//! What a process uses, from `/proc`.
+//! What processes and the whole machine use, from `/proc`.
 
 use std::fs;
 
@@ -27,6 +27,21 @@ pub fn children_cpu_seconds() -> Result<f64> {
     };
     let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
     Ok(seconds(usage.ru_utime) + seconds(usage.ru_stime))
+}
+
+/// CPU seconds that all processes of this machine have used.
+pub fn machine_cpu_seconds() -> Result<f64> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let line = text.lines().next().context("/proc/stat is empty")?;
+    let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    // user, nice, system; then idle and iowait, which are none; then interrupts.
+    let busy = ticks.iter().take(3).chain(ticks.iter().skip(5).take(2));
+    Ok(busy.sum::<f64>() / TICKS_PER_SECOND)
+}
+
+/// Cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn ticks(pid: u32) -> Result<f64> {
