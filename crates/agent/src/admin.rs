@@ -6,6 +6,7 @@
 //! command line, so the two cannot disagree.
 
 pub mod blobs;
+mod caller;
 pub mod client;
 mod client_events;
 pub mod events;

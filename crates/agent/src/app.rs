@@ -32,6 +32,10 @@ use crate::upstream::{SettingsError, Upstream};
 use crate::warm::Warmer;
 use crate::watch::{self, AgentLook, Feed};
 
+/// How long the end waits for those who watch the agent or have asked it for something, and for a sweep of the store. What was
+/// learned has to reach the disk before a service manager loses its patience.
+const CALLERS_END_MAX: Duration = Duration::from_secs(3);
+
 /// Why the agent does not start. Each error names the thing and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -305,7 +309,9 @@ impl Running {
         }
         self.background.cancel();
         self.watched.close();
-        self.watched.wait().await;
+        if tokio::time::timeout(CALLERS_END_MAX, self.watched.wait()).await.is_err() {
+            tracing::info!("what callers or a sweep of the store are still at is not waited for any longer");
+        }
         let store = self.store;
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || store.flush()).await {
             tracing::warn!(%error, "the last uses of blobs could not be written down");

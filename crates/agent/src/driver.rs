@@ -11,11 +11,13 @@ mod exchange;
 mod flight;
 mod hashes;
 mod pass;
+mod read;
 mod restraint;
 mod small;
 mod story;
 mod ticket;
 mod traces;
+mod turn;
 mod warm;
 
 use std::collections::{HashMap, HashSet};
@@ -34,7 +36,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use crate::admin::openapi::DigestText;
-use crate::due::until;
 use crate::metrics::Metrics;
 use crate::node::{Asked, Cause};
 use crate::sources::Sources;
@@ -47,6 +48,7 @@ pub(crate) use small::is_named;
 
 pub use body::{BlobBody, BodyError, Opened};
 pub(crate) use flight::{FlightIo, FlightProof, OfferError};
+pub(crate) use read::read_at;
 pub(crate) use story::{BRIEF_DIGITS, Naming, brief_name};
 pub use story::{BlobSpan, BlobStory, Book, ClassStory, Lease, OnItsOwn, SourceShare};
 pub use ticket::{Ending, Ticket};
@@ -54,6 +56,7 @@ pub(crate) use warm::{WarmNews, WarmOrder};
 
 use pass::PassThrough;
 use ticket::Shared;
+use turn::Turn;
 
 /// Commands that wait for the driver at a time; whoever sends one more waits. A command takes microseconds.
 const INBOX_MAX: usize = 4096;
@@ -79,6 +82,8 @@ pub struct Settings {
 enum Command {
     /// Something happened; with the bytes' place where an effect has opened one.
     Input(Input, Option<Box<FlightIo>>),
+    /// A piece of a member lies in this flight.
+    Arrived(Arc<FlightIo>, Input),
     /// What a source said, for the answer to those who wait.
     Blame(Digest, Cause),
     /// A manifest has told the size of a blob; the request that brought it sets the blob in motion.
@@ -252,6 +257,11 @@ impl Handle {
         let _ = self.inbox.blocking_send(Command::Input(input, None));
     }
 
+    /// Tells the engine of a piece that a member has sent, and that lies in this flight. For threads of the disk.
+    pub(crate) fn arrived(&self, flight: Arc<FlightIo>, input: Input) {
+        let _ = self.inbox.blocking_send(Command::Arrived(flight, input));
+    }
+
     /// For destructors: never waits here, and never loses the message.
     pub(crate) fn input_detached(&self, input: Input) {
         if let Err(mpsc::error::TrySendError::Full(Command::Input(input, _))) =
@@ -362,12 +372,13 @@ impl Driver {
     async fn run(mut self) {
         loop {
             let wakeup = self.engine.next_wakeup().map(|at| (self.origin + at.since_origin()).into());
-            tokio::select! {
-                command = self.inbox.recv() => match command {
-                    Some(command) => self.handle_command(command),
-                    None => return,
-                },
-                () = until(wakeup) => self.handle_input(Input::Wakeup),
+            match turn::next(&mut self.inbox, wakeup).await {
+                Some(Turn::Command(command)) => self.handle_command(command),
+                Some(Turn::Wakeup { waiting }) => {
+                    waiting.into_iter().for_each(|command| self.handle_command(command));
+                    self.handle_input(Input::Wakeup);
+                }
+                None => return,
             }
         }
     }
@@ -382,6 +393,12 @@ impl Driver {
                 }
                 self.flights.insert(flight.digest(), flight);
                 self.handle_input(input);
+            }
+            // What was sent for a flight that has ended says nothing of what lies in the one after it.
+            Command::Arrived(flight, input) => {
+                if self.flights.get(&flight.digest()).is_some_and(|current| Arc::ptr_eq(current, &flight)) {
+                    self.handle_input(input);
+                }
             }
             Command::Blame(digest, cause) => self.blame(digest, cause),
             Command::Described { digest, size, prefetch, span } => {

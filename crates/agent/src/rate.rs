@@ -2,7 +2,8 @@
 //! change while they wait.
 //!
 //! Invariant: over any time the bytes that pass are at most the rate's share of it and one chunk; those who wait pass in
-//! the order in which they came. Whether somebody waits is counted, so that a person can be told what makes a pull slow.
+//! the order in which they came; bytes that are given up cost nothing. Whether somebody waits is counted, so that a person
+//! can be told what makes a pull slow.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +25,7 @@ pub struct Throttle(Option<Arc<Inner>>);
 #[derive(Debug)]
 struct Inner {
     bytes_per_second: u64,
-    /// When all that has passed is paid for.
-    paid: Mutex<Instant>,
+    pace: Pace,
     waits: Mutex<Waits>,
 }
 
@@ -119,27 +119,23 @@ impl Throttle {
     /// At most so many bytes a second; `None` and 0 for as many as come.
     pub fn new(bytes_per_second: Option<u64>) -> Self {
         let limited = bytes_per_second.filter(|rate| *rate > 0);
-        let now = Instant::now();
         Throttle(limited.map(|bytes_per_second| {
-            let waits = Mutex::new(Waits::new(now));
-            Arc::new(Inner { bytes_per_second, paid: Mutex::new(now), waits })
+            let (pace, waits) = (Pace::default(), Mutex::new(Waits::new(Instant::now())));
+            pace.set(Some(bytes_per_second));
+            Arc::new(Inner { bytes_per_second, pace, waits })
         }))
     }
 
-    /// Waits until so many bytes may pass.
+    /// Waits until so many bytes may pass, which they do then.
     pub async fn pass(&self, bytes: usize) {
-        let Some(inner) = &self.0 else { return };
-        let now = Instant::now();
-        let due = {
-            let mut paid = inner.paid.lock();
-            let due = now.max(*paid);
-            *paid = due + Duration::from_secs_f64(bytes as f64 / inner.bytes_per_second as f64);
-            due
-        };
-        if due >= now + GRAIN {
-            let _waiting = Waiting::begin(&inner.waits, now);
-            tokio::time::sleep_until(due).await;
-        }
+        self.admit(bytes).await.passed();
+    }
+
+    /// Waits until so many bytes may pass.
+    pub async fn admit(&self, bytes: usize) -> Passage {
+        let Some(inner) = &self.0 else { return Passage::default() };
+        let _waiting = inner.pace.is_busy().then(|| Waiting::begin(&inner.waits, Instant::now()));
+        inner.pace.admit(bytes).await
     }
 
     /// How the limit is met; `None` where there is none.
@@ -164,6 +160,8 @@ pub struct Pace(Arc<Paced>);
 #[derive(Debug, Default)]
 struct Paced {
     gauge: Mutex<Gauge>,
+    /// Held by the first of those who wait.
+    turn: tokio::sync::Mutex<()>,
     changed: Notify,
 }
 
@@ -171,21 +169,51 @@ struct Paced {
 struct Gauge {
     /// Bytes per second; `None` for as many as come.
     rate: Option<u64>,
-    /// Up to when `passed` is reckoned.
+    /// Up to when `owed` is reckoned.
     at: Option<Instant>,
-    /// Bytes that have passed, and those that have passed or wait.
-    passed: f64,
-    booked: f64,
+    /// Bytes that have passed and for which there has been no time yet. Negative where those who wait come late to their turn.
+    owed: f64,
+    /// Bytes that wait.
+    waiting: u64,
 }
 
 impl Gauge {
-    /// What passes until now. Time in which nobody waits is not saved up.
+    /// What there has been time for until now. Time in which nobody waits is not saved up.
     fn reckon(&mut self, now: Instant) {
         let since = self.at.replace(now).map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        self.passed = match self.rate {
-            Some(rate) => (self.passed + rate as f64 * since.as_secs_f64()).min(self.booked),
-            None => self.booked,
+        self.owed = match self.rate {
+            Some(rate) => (self.owed - rate as f64 * since.as_secs_f64()).max(-(self.waiting as f64)),
+            None => 0.0,
         };
+    }
+
+    /// How long the next bytes have to wait; `None` if not at all.
+    fn wait(&self) -> Option<Duration> {
+        let wait = Duration::from_secs_f64(self.owed.max(0.0) / self.rate? as f64);
+        (wait >= GRAIN).then_some(wait)
+    }
+}
+
+/// Bytes that wait, until it is dropped.
+struct Queued<'g> {
+    gauge: &'g Mutex<Gauge>,
+    bytes: u64,
+}
+
+impl<'g> Queued<'g> {
+    fn begin(gauge: &'g Mutex<Gauge>, bytes: u64) -> Self {
+        let mut of = gauge.lock();
+        of.reckon(Instant::now());
+        of.waiting += bytes;
+        Queued { gauge, bytes }
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let mut of = self.gauge.lock();
+        of.reckon(Instant::now());
+        of.waiting -= self.bytes;
     }
 }
 
@@ -200,25 +228,21 @@ impl Pace {
     }
 
     /// Waits until so many bytes may pass.
-    pub async fn pass(&self, bytes: usize) {
-        let mine = {
-            let mut gauge = self.0.gauge.lock();
-            gauge.reckon(Instant::now());
-            gauge.booked += bytes as f64;
-            gauge.booked - bytes as f64
-        };
+    pub async fn admit(&self, bytes: usize) -> Passage {
+        let _queued = Queued::begin(&self.0.gauge, bytes as u64);
+        let _turn = self.0.turn.lock().await;
         loop {
             let changed = self.0.changed.notified();
             let due = {
                 let mut gauge = self.0.gauge.lock();
                 let now = Instant::now();
                 gauge.reckon(now);
-                match gauge.rate {
-                    // Fractions of a byte are what reckoning leaves over.
-                    Some(rate) if mine - gauge.passed >= 1.0 => {
-                        now + Duration::from_secs_f64((mine - gauge.passed) / rate as f64).max(GRAIN)
+                match gauge.wait() {
+                    Some(wait) => now + wait,
+                    None => {
+                        gauge.owed += bytes as f64;
+                        return Passage(Some((self.clone(), bytes)));
                     }
-                    _ => return,
                 }
             };
             tokio::select! {
@@ -226,6 +250,37 @@ impl Pace {
                 () = changed => {}
             }
         }
+    }
+
+    /// Whether bytes that come now have to wait.
+    fn is_busy(&self) -> bool {
+        let mut gauge = self.0.gauge.lock();
+        gauge.reckon(Instant::now());
+        gauge.waiting > 0 || gauge.wait().is_some()
+    }
+}
+
+/// Bytes that may pass. Dropped, they have not, and those behind them go in their place.
+#[derive(Debug, Default)]
+#[must_use = "bytes that pass count only if that is said"]
+pub struct Passage(Option<(Pace, usize)>);
+
+impl Passage {
+    /// They have passed.
+    pub fn passed(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        let Some((pace, bytes)) = self.0.take() else { return };
+        let mut gauge = pace.0.gauge.lock();
+        gauge.reckon(Instant::now());
+        // Time that has gone by is not given back.
+        gauge.owed = gauge.owed.min((gauge.owed - bytes as f64).max(0.0));
+        drop(gauge);
+        pace.0.changed.notify_waiters();
     }
 }
 
@@ -238,7 +293,7 @@ mod tests {
         let begun = Instant::now();
         let pass = || async {
             for _ in 0..20 {
-                pace.pass(25_000).await;
+                pace.admit(25_000).await.passed();
             }
         };
         tokio::join!(pass(), pass());
@@ -271,7 +326,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(60)).await;
         let begun = Instant::now();
         for _ in 0..3 {
-            pace.pass(1000).await;
+            pace.admit(1000).await.passed();
         }
         assert!((1.99..2.01).contains(&begun.elapsed().as_secs_f64()));
     }
@@ -302,6 +357,46 @@ mod tests {
     async fn idle_time_is_not_saved_up() {
         let throttle = Throttle::new(Some(1000));
         tokio::time::advance(Duration::from_secs(60)).await;
+        let begun = Instant::now();
+        for _ in 0..3 {
+            throttle.pass(1000).await;
+        }
+        assert_eq!(begun.elapsed(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_up_costs_the_others_nothing() {
+        let throttle = Throttle::new(Some(1000));
+        let begun = Instant::now();
+        throttle.pass(1000).await;
+        let mut first = Box::pin(throttle.pass(60_000));
+        let mut second = Box::pin(throttle.pass(1000));
+        assert!(futures_util::poll!(first.as_mut()).is_pending());
+        assert!(futures_util::poll!(second.as_mut()).is_pending());
+        drop(first);
+        second.await;
+        assert_eq!(begun.elapsed(), Duration::from_secs(1), "one that waited was given up");
+
+        let admitted = throttle.admit(60_000).await;
+        let third = throttle.pass(1000);
+        let given_up = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            drop(admitted);
+        };
+        tokio::join!(third, given_up);
+        assert_eq!(begun.elapsed(), Duration::from_secs(5), "one that did not pass when it could");
+        throttle.pass(1000).await;
+        assert_eq!(begun.elapsed(), Duration::from_secs(6), "and that made nobody pass too soon");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stood_still_makes_up_for_no_more_than_what_waited() {
+        let throttle = Throttle::new(Some(1000));
+        throttle.pass(1000).await;
+        let mut waiting = Box::pin(throttle.pass(1000));
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        waiting.await;
         let begun = Instant::now();
         for _ in 0..3 {
             throttle.pass(1000).await;

@@ -12,7 +12,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use shoal_engine::access::Rules;
 use shoal_engine::mirrors::{Asking, CandidateKind};
 use shoal_engine::tags::Trust;
@@ -39,6 +38,7 @@ mod limits;
 mod list;
 mod manifest;
 mod mirrors;
+mod named;
 mod place;
 mod policy;
 mod probe;
@@ -66,6 +66,7 @@ pub use helper::HelperError;
 pub use hops::Hops;
 pub use limits::{HOPS_MAX, LIST_BYTES_MAX, MANIFEST_BYTES_MAX, MAX_AGE_MAX, RETRY_AFTER_MAX};
 pub use list::ListAnswer;
+pub(crate) use manifest::own_type;
 pub use manifest::{ManifestGet, ManifestHead};
 pub use mirrors::MirrorSettings;
 pub use policy::{AccessMode, Policy};
@@ -77,7 +78,7 @@ pub use verify::{Sought, Verdict};
 use credentials::CredentialSource;
 use exchange::Exchange;
 use health::{Health, Weight};
-use limits::UNCONFIGURED_REGISTRIES_MAX;
+use named::Named;
 use place::Place;
 use source::Source;
 use tls::Clients;
@@ -240,7 +241,7 @@ struct Inner {
     /// Registries with settings of their own, and all mirrors.
     configured: HashMap<Registry, Arc<Source>>,
     /// Registries that clients have named, up to a bound.
-    named: Mutex<HashMap<Registry, Arc<Source>>>,
+    named: Named,
     /// What the operator has said of registries by name, and of all others.
     registries: BTreeMap<Registry, RegistrySettings>,
     default: RegistrySettings,
@@ -293,13 +294,12 @@ impl Upstream {
             forward_client_address: settings.forward_client_address,
         });
         let walker = Walker::new(settings.mirrors, Arc::clone(&exchange));
-        let named = Mutex::new(HashMap::new());
         let inner = Inner {
             exchange,
             walker,
             mirrors,
             configured,
-            named,
+            named: Named::default(),
             registries: settings.registries,
             default: settings.default,
             default_client,
@@ -430,7 +430,7 @@ impl Upstream {
 
     /// Every registry and mirror that is configured or has been asked, by name.
     pub fn sources(&self) -> Vec<SourceStatus> {
-        let named: Vec<Arc<Source>> = self.inner.named.lock().values().cloned().collect();
+        let named = self.inner.named.all();
         let mut all: Vec<SourceStatus> = self
             .inner
             .configured
@@ -449,6 +449,12 @@ impl Upstream {
     /// Names of the registries that are configured as mirrors of others.
     pub fn mirror_names(&self) -> BTreeSet<String> {
         self.inner.mirrors.locations().map(|location| location.registry.to_string()).collect()
+    }
+
+    /// What metrics call the registry that stands behind a name. Clients make up names; of labels there are few.
+    pub fn label(&self, scope: &Scope) -> String {
+        let source = self.source(&self.origin(scope, None).registry);
+        source.map_or_else(|_| named::OTHER.to_owned(), |source| source.label.clone())
     }
 
     /// Whether a registry is asked with credentials of ours, as of now.
@@ -517,23 +523,15 @@ impl Upstream {
 
     /// Where a registry is asked.
     fn source(&self, registry: &Registry) -> Result<Arc<Source>, UpstreamError> {
-        if let Some(source) = self.inner.configured.get(registry) {
+        let inner = &self.inner;
+        if let Some(source) = inner.configured.get(registry) {
             return Ok(Arc::clone(source));
         }
-        let mut named = self.inner.named.lock();
-        if let Some(source) = named.get(registry) {
-            return Ok(Arc::clone(source));
-        }
-        let bounded = named.len() < UNCONFIGURED_REGISTRIES_MAX;
-        let label = if bounded { registry.as_str() } else { "other" };
-        let (client, plain) = (self.inner.default_client.clone(), self.inner.default_client.clone());
-        let made =
-            make_source(registry, label, &self.inner.default, client, plain, &self.inner.exchange.metrics);
-        let source = Arc::new(made.map_err(|_| error::unnameable(registry))?);
-        if bounded {
-            named.insert(registry.clone(), Arc::clone(&source));
-        }
-        Ok(source)
+        let make = |label: &str| {
+            let (client, plain) = (inner.default_client.clone(), inner.default_client.clone());
+            make_source(registry, label, &inner.default, client, plain, &inner.exchange.metrics)
+        };
+        inner.named.get(registry, make).map_err(|_| error::unnameable(registry))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! This says only where somebody *may* be; who is there is found out by connecting
 //! ([`NetHandle::contact`](crate::NetHandle::contact)). Names are looked up again and again, because the nodes behind them
-//! change: often while we are alone, rarely once we know a cluster, and each node at another time.
+//! change: often while we are alone, more and more rarely once we know others, and each node at another time.
 //!
 //! Invariants: a lookup ends in time; what one name brings is bounded; a name that cannot be looked up brings what it
 //! brought last, so a broken DNS server costs news and nothing else.
@@ -26,8 +26,9 @@ pub use target::{Target, TargetError};
 /// Between two rounds while nobody else is known.
 const PAUSE_ALONE: Duration = Duration::from_secs(2);
 
-/// Between two rounds otherwise: for the day on which a cluster has fallen into two halves.
-const PAUSE_SETTLED: Duration = Duration::from_secs(60);
+/// Longest pause between two rounds otherwise: for the day on which a cluster has fallen into two halves. The pauses before
+/// it begin with [`PAUSE_ALONE`] and double: whoever was met first may be as lost as we were.
+const PAUSE_SETTLED_MAX: Duration = Duration::from_secs(60);
 
 /// A name that takes longer has failed. Longer than a resolver that tries its second server.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
@@ -66,7 +67,7 @@ pub enum LookupError {
 pub enum Pace {
     /// We know nobody: every two seconds.
     Alone,
-    /// We know others: every minute.
+    /// We know others: after two seconds, then four, and so on up to every minute. From the beginning after a round alone.
     Settled,
 }
 
@@ -86,6 +87,8 @@ pub struct Discovery<R> {
     places: Vec<Place>,
     own: BTreeSet<SocketAddr>,
     last: Option<Instant>,
+    /// Before the last round, if we knew others then.
+    paused: Duration,
     /// Of the pause, so that nodes that were started together do not ask together.
     jitter: f64,
 }
@@ -105,6 +108,7 @@ impl<R: Resolver> Discovery<R> {
             places: targets.into_iter().map(|target| Place { target, addresses: Vec::new() }).collect(),
             own: own.iter().copied().collect(),
             last: None,
+            paused: Duration::ZERO,
             jitter: 1.0,
         }
     }
@@ -115,15 +119,16 @@ impl<R: Resolver> Discovery<R> {
         if self.places.is_empty() {
             std::future::pending::<()>().await;
         }
+        let pause = match pace {
+            Pace::Alone => PAUSE_ALONE,
+            Pace::Settled => (2 * self.paused).clamp(PAUSE_ALONE, PAUSE_SETTLED_MAX),
+        };
         if let Some(last) = self.last {
-            let pause = match pace {
-                Pace::Alone => PAUSE_ALONE,
-                Pace::Settled => PAUSE_SETTLED,
-            };
             sleep_until(last + pause.mul_f64(self.jitter)).await;
         }
         let found = self.round().await;
-        self.last = Some(Instant::now());
+        let has_waited = self.last.replace(Instant::now()).is_some();
+        self.paused = if has_waited && pace == Pace::Settled { pause } else { Duration::ZERO };
         self.jitter = rand::rng().random_range(0.75..1.25);
         found
     }

@@ -117,6 +117,8 @@ pub(crate) struct Room {
 pub(crate) struct Short {
     /// Bytes to evict. `None`: that would not help, or there is nothing to evict.
     pub evict: Option<u64>,
+    /// Fewer do not help: so many are missing even if nothing is left free for what comes next.
+    pub evict_least: u64,
     pub cause: FullCause,
 }
 
@@ -139,19 +141,25 @@ impl Room {
         let mut totals = self.totals.lock();
         let stored = totals.file_bytes + totals.inline_bytes + totals.reserved;
         let limits = &self.limits;
-        let disk = (limits.disk_free_min + totals.promised).saturating_add(unwritten).saturating_sub(free);
-        if unwritten > 0 && disk > 0 {
+        let wanted = stored.saturating_add(bytes);
+        let capacity = limits.capacity.filter(|_| bytes > 0);
+        let disk = match unwritten {
+            0 => 0,
+            _ => (limits.disk_free_min + totals.promised).saturating_add(unwritten).saturating_sub(free),
+        };
+        let evict_least = disk.max(capacity.map_or(0, |capacity| wanted.saturating_sub(capacity)));
+        if disk > 0 {
             let free = free.saturating_sub(totals.promised);
             let cause = FullCause::DiskFree { needed: unwritten, free, keep: limits.disk_free_min };
-            return Err(Short { evict: (disk <= stored).then_some(disk), cause });
+            return Err(Short { evict: (disk <= stored).then_some(disk), evict_least, cause });
         }
-        if let Some(capacity) = limits.capacity.filter(|_| bytes > 0) {
+        if let Some(capacity) = capacity {
             let line = if line == Line::Capacity { capacity } else { limits.high };
-            let wanted = stored.saturating_add(bytes);
             if wanted > line {
                 let evict = (wanted - limits.low.min(wanted)).min(stored);
+                let evict = (bytes <= capacity && evict > 0).then_some(evict);
                 let cause = FullCause::Capacity { needed: bytes, stored, capacity };
-                return Err(Short { evict: (bytes <= capacity && evict > 0).then_some(evict), cause });
+                return Err(Short { evict, evict_least, cause });
             }
         }
         totals.reserved += bytes;
@@ -307,6 +315,18 @@ mod tests {
             room.add(&blob(stored));
             let found = room.reserve(bytes, bytes, FREE, line).map_err(|short| short.evict);
             assert_eq!(found, answer, "{stored} {bytes} {line:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_at_least() {
+        // Of 1000 bytes 800 are stored. What is asked for, free on the disk, answer.
+        let table = [(101, FREE, 0), (250, FREE, 50), (250, 320, 50), (250, 150, 200)];
+        for (bytes, free, answer) in table {
+            let room = room();
+            room.add(&blob(800));
+            let short = room.reserve(bytes, bytes, free, Line::Watermark).unwrap_err();
+            assert_eq!(short.evict_least, answer, "{bytes} {free}");
         }
     }
 

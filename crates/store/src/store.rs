@@ -372,12 +372,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether a blob that is to be added is there already. If so, it learns what it did not know.
+    /// Whether a blob that is to be added is there already. If so, it learns its media type, which may have been told wrongly.
     pub(crate) fn present(&self, hold: &Hold, digest: &Digest, new: &BlobRecord) -> Result<bool, StoreError> {
         match self.look_up(digest)? {
             Own::Absent => Ok(false),
             Own::Blob(old, _) if old.size == new.size => {
-                if old.media_type.is_none() && new.media_type.is_some() {
+                if new.media_type.is_some() && new.media_type != old.media_type {
                     let taught = BlobRecord { media_type: new.media_type.clone(), ..old.clone() };
                     self.replace_record(hold, digest, &old, &taught, Durability::Kernel)?;
                 }

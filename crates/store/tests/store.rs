@@ -339,6 +339,21 @@ fn a_blob_that_can_never_fit_evicts_nothing() {
     assert!(has(&store, &digest));
 }
 
+/// A size is a claim until its bytes have come: it must not cost the store what it cannot use.
+#[test]
+fn a_blob_that_does_not_fit_beside_what_stays_evicts_nothing() {
+    let dir = tempdir().unwrap();
+    let store = Store::open(capped(dir.path(), 40_000)).unwrap().store;
+    let (pinned, used, free) =
+        (put(&store, 1, 10_000, 1), put(&store, 2, 10_000, 2), put(&store, 3, 10_000, 3));
+    store.pin(&pinned).unwrap();
+    let _reader = store.get(&used, at(4)).unwrap().unwrap();
+    assert!(matches!(store.partial(&digest(b"x"), 20_001), Err(StoreError::Full { .. })));
+    assert!(has(&store, &free));
+    store.partial(&digest(b"x"), 20_000).unwrap();
+    assert!(!has(&store, &free));
+}
+
 #[test]
 fn the_disk_is_never_filled_up() {
     let dir = tempdir().unwrap();
@@ -585,6 +600,12 @@ fn a_second_put_teaches_the_media_type() {
     let info = store.peek(&digest(&bytes)).unwrap().unwrap();
     assert_eq!((info.media_type.as_deref(), info.used_at, info.stored_at), (Some("m/t"), at(5), at(0)));
     assert_eq!(store.usage().unwrap().blobs, 1);
+    // Also where it was told wrongly before; who tells nothing contradicts nobody.
+    for told in [Some("m/right"), None] {
+        store.put(&digest(&bytes), told, &bytes, at(6)).unwrap();
+        let info = store.peek(&digest(&bytes)).unwrap().unwrap();
+        assert_eq!(info.media_type.as_deref(), Some("m/right"));
+    }
 }
 
 /// Readers, writers and removers of few digests in a store that is always too small: whatever is handed out is right.

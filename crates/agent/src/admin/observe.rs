@@ -11,14 +11,15 @@ use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
 use parking_lot::RwLock;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::caller;
 use crate::metrics::Metrics;
+use crate::registry::listen::accept_each;
 
 /// Names this process on `/healthz`, `/readyz` and `/metrics`.
 pub const INSTANCE_HEADER: HeaderName = HeaderName::from_static("shoal-instance");
@@ -28,6 +29,9 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 /// How long a scrape waits for the disk's figures; a sick disk must not hide the other ones.
 const REFRESH_WAIT: Duration = Duration::from_secs(1);
+
+/// Connections at a time: probes, scrapers, and some people with the page open.
+const CONNECTIONS_MAX: usize = 128;
 
 /// How long a watcher may take nothing of what it was sent.
 const STALL_MAX: Duration = Duration::from_secs(30);
@@ -103,13 +107,14 @@ impl ObserveState {
     }
 }
 
-/// Answers on the port until `drain` is cancelled and the requests under way have ended.
+/// Answers on the port until `drain` is cancelled; requests under way then have a moment to end.
 pub async fn serve_observe(listener: TcpListener, state: ObserveState, drain: CancellationToken) {
-    let listener = listener.tap_io(|stream| give_up_on_the_stalled(stream));
-    let served = axum::serve(listener, observe_router(state)).with_graceful_shutdown(drain.cancelled_owned());
-    if let Err(error) = served.await {
-        tracing::error!(%error, "metrics and health have stopped");
-    }
+    let (router, stopped) = (observe_router(state), drain.clone());
+    let each = move |tcp: TcpStream, from| {
+        give_up_on_the_stalled(&tcp);
+        caller::answer(tcp, from, router.clone(), stopped.clone())
+    };
+    accept_each(move |cx| listener.poll_accept(cx), each, CONNECTIONS_MAX, drain).await;
 }
 
 /// Whoever takes nothing for so long is gone: events must not wait for it for ever.

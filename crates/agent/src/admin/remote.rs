@@ -7,18 +7,14 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
@@ -27,19 +23,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tower_service::Service as _;
 
 use super::Refusal;
+use super::caller::{self, HEAD_TIMEOUT};
 use crate::registry::listen::accept_each;
 use crate::stamp::Stamp;
 use crate::tls;
 
 /// Connections at a time: some people, and some pipelines.
 const CONNECTIONS_MAX: usize = 128;
-/// Longest time for the TLS handshake, and for the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an answer under way may take once the agent ends.
-const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
 /// Pause between two looks at the files: a certificate that was renewed is used after so long.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Least length of a token: 128 bits in hex.
@@ -231,24 +223,7 @@ async fn connection(
         Err(_) => return tracing::debug!(%from, "a caller of the admin API said nothing"),
     };
     let router = router.layer(middleware::from_fn_with_state((material, from), admit));
-    let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let mut router = router.clone();
-        async move { router.call(request.map(Body::new)).await }
-    });
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(tls), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            let Ok(ended) = tokio::time::timeout(LAST_WORDS_MAX, connection).await else { return };
-            ended
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%from, %error, "a connection to the admin API ended early");
-    }
+    caller::answer(tls, from, router, stop).await;
 }
 
 async fn admit(

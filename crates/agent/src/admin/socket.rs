@@ -49,7 +49,8 @@ pub async fn bind(path: &Path) -> Result<UnixListener, SocketError> {
     Ok(listener)
 }
 
-/// Answers on the socket until `drain` is cancelled and the requests under way have ended, then removes its file.
+/// Answers on the socket until `drain` is cancelled, removes its file, and returns when the requests under way have ended: for
+/// as long as they take.
 pub async fn serve(listener: UnixListener, state: AdminState, drain: CancellationToken) {
     let socket = OwnSocket::new(listener);
     let served = axum::serve(socket, admin_router(state)).with_graceful_shutdown(drain.cancelled_owned());

@@ -9,14 +9,19 @@ use http_body_util::BodyExt as _;
 use shoal_engine::{Algorithm, Digest};
 use shoal_store::{Options, Store};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::blobs::Verified;
+use super::caller::{HEAD_TIMEOUT, LAST_WORDS_MAX};
 use super::client::{AdminClient, ClientError};
-use super::{AdminState, Instance, ObserveState, Readiness, SocketError, bind, observe_router, serve};
+use super::{
+    AdminState, Instance, ObserveState, Readiness, SocketError, bind, observe_router, serve, serve_observe,
+};
 use crate::config::Config;
 use crate::driver;
 use crate::listing::{ListingSettings, Listings};
@@ -300,4 +305,35 @@ async fn watchers_see_alive_ready_and_metrics() {
     assert!(body.contains("shoal_store_blobs 77\n") && body.ends_with("# EOF\n"), "{body}");
     assert_eq!(refreshed.load(Ordering::Relaxed), 1);
     assert_eq!(get("/v2/").await.0.status, 404);
+}
+
+/// Whoever does not say what it wants is hung up on, and keeps the port no longer than that from its end.
+#[tokio::test]
+async fn half_a_request_keeps_no_place_at_the_port_for_watchers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let state = ObserveState::new(Metrics::new(), Readiness::new(), || {});
+    let drain = CancellationToken::new();
+    let served = tokio::spawn(serve_observe(listener, state, drain.clone()));
+    let begin = async || {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 4096];
+        let length = stream.read(&mut answer).await.unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200"));
+        stream.write_all(b"GET /heal").await.unwrap();
+        stream
+    };
+    let mut slow = begin().await;
+    tokio::time::pause();
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(2 * HEAD_TIMEOUT, slow.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "the connection is still there");
+    tokio::time::resume();
+
+    let _slow = begin().await;
+    tokio::time::pause();
+    drain.cancel();
+    let ended = tokio::time::timeout(2 * LAST_WORDS_MAX, served).await;
+    ended.expect("it does not wait for the rest").unwrap();
 }

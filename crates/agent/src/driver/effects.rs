@@ -141,8 +141,8 @@ impl Driver {
         };
         match reason {
             FetchReason::First => {}
-            FetchReason::Retry => self.metrics.upstream_retry(scope.registry.as_str()),
-            FetchReason::Resume => self.metrics.upstream_resume(scope.registry.as_str()),
+            FetchReason::Retry => self.metrics.upstream_retry(&self.sources.upstream().label(&scope)),
+            FetchReason::Resume => self.metrics.upstream_resume(&self.sources.upstream().label(&scope)),
         }
         let end = Arc::new(AtomicU64::new(end.unwrap_or(u64::MAX)));
         let cancel = CancellationToken::new();

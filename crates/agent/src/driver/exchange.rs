@@ -12,7 +12,7 @@ use shoal_engine::swarm::classes::class_of;
 use shoal_engine::swarm::pieces::piece_bytes;
 use shoal_engine::swarm::upload::Send;
 use shoal_engine::wire::{Message, PieceHash};
-use shoal_engine::{Digest, Input};
+use shoal_engine::{Digest, Input, LocalFault};
 use shoal_store::{Blob, Content, Store, StoreError};
 use tracing::Span;
 
@@ -51,9 +51,19 @@ impl Driver {
 
     pub(super) fn place(&self, digest: Digest, piece: u32, from: PeerId) {
         let Some(flight) = self.flights.get(&digest) else { return };
-        if let Err(error) = flight.place(piece, from) {
-            self.handle.store_health().failed(&error);
-            return self.handle.input_detached(Input::Unkept { digest, fault: error.fault() });
+        let fault = match flight.place(piece, from) {
+            Ok(true) => None,
+            Ok(false) => {
+                tracing::error!(digest = %digest.short(), piece, ?from, "a piece that counts is not there");
+                Some(LocalFault::StoreBroken)
+            }
+            Err(error) => {
+                self.handle.store_health().failed(&error);
+                Some(error.fault())
+            }
+        };
+        if let Some(fault) = fault {
+            return self.handle.input_detached(Input::Unkept { digest, fault });
         }
         if flight.should_catch_up() {
             effects::catch_up(flight);

@@ -2,9 +2,11 @@
 //!
 //! Invariants: bytes are readable before anybody is told that they are; the running hash covers a prefix of what has
 //! been written, never more; nobody waits for a hash except the one who asks for the verdict; what a member has sent is
-//! not read by anybody, and never replaces what may be read, before the engine has said that it is right.
+//! not read by anybody, and never replaces what may be read or what the engine is to judge, before the engine has said that
+//! it is right.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -23,6 +25,7 @@ use shoal_engine::{Algorithm, ByteRanges, Digest, Scope};
 use shoal_store::{Partial, StoreError, Visibility};
 use tokio::sync::SetOnce;
 
+use super::read::read_at;
 use super::restraint::Restraint;
 use super::story::{OnItsOwn, Shares, Source};
 use crate::registry::sendfile::MappedFile;
@@ -52,13 +55,23 @@ enum Place {
 /// Pieces of members that the engine has not judged yet.
 #[derive(Default)]
 struct Offers {
-    /// Those that lie in their place already, and whose they are.
+    /// What each member has sent of a piece. One at a time: the engine names what it believes by the piece and the member.
+    sent: HashMap<(u32, PeerId), Sent>,
+    /// Whose piece lies in its place, or is being written there.
     laid: HashMap<u32, PeerId>,
-    /// Those whose place was taken, or that belong to a blob in memory.
-    kept: HashMap<(u32, PeerId), Vec<Bytes>>,
     kept_bytes: usize,
     /// What is being written just now, whoever it is from. No two overlap.
     writing: Vec<Range<u64>>,
+}
+
+/// A piece of a member.
+enum Sent {
+    /// It is being hashed and written: nobody has been told of it.
+    Coming,
+    /// It lies in its place.
+    Laid,
+    /// Its place was taken, or it belongs to a blob in memory.
+    Kept(Vec<Bytes>),
 }
 
 /// Why a piece of a member was not taken.
@@ -305,58 +318,85 @@ impl FlightIo {
     // ---- what members send ----
 
     /// Takes a piece that a member has sent, and hashes it. It lies in its place if nothing else does, so that believing
-    /// it later costs nothing. Blocks on the disk.
-    pub fn offer(&self, piece: u32, from: PeerId, chunks: Vec<Bytes>) -> Result<PieceHash, OfferError> {
+    /// it later costs nothing. `None` if the member has sent it before and that has not been judged. Blocks on the disk.
+    pub fn offer(
+        &self,
+        piece: u32,
+        from: PeerId,
+        chunks: Vec<Bytes>,
+    ) -> Result<Option<PieceHash>, OfferError> {
+        let Some(range) = self.piece(piece) else { return Err(OfferError::Full) };
+        match self.offers.lock().sent.entry((piece, from)) {
+            Entry::Occupied(_) => return Ok(None),
+            Entry::Vacant(free) => _ = free.insert(Sent::Coming),
+        }
         let mut hasher = blake3::Hasher::new();
         chunks.iter().for_each(|chunk| {
             hasher.update(chunk);
         });
-        let hash = PieceHash(hasher.finalize().into());
-        let Some(range) = self.piece(piece) else { return Err(OfferError::Full) };
+        let sent = self.lay(piece, from, range, chunks);
         let mut offers = self.offers.lock();
-        // What it has sent before is not what its hash will be compared with.
-        offers.forget(piece, from);
+        match sent {
+            Ok(sent) => {
+                offers.sent.insert((piece, from), sent);
+                Ok(Some(PieceHash(hasher.finalize().into())))
+            }
+            Err(error) => {
+                offers.sent.remove(&(piece, from));
+                offers.clear(piece, &from);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes a piece that nobody has judged to its place or, where something is already, keeps it aside.
+    fn lay(
+        &self,
+        piece: u32,
+        from: PeerId,
+        range: Range<u64>,
+        chunks: Vec<Bytes>,
+    ) -> Result<Sent, OfferError> {
+        let mut offers = self.offers.lock();
         let is_free =
             !offers.laid.contains_key(&piece) && self.is_empty(&range) && !offers.is_written_to(&range);
         if is_free && let Place::File(partial) = &self.place {
             offers.laid.insert(piece, from);
             let claim = self.claim(offers, range);
-            if let Err(error) = partial.write_at(claim.range.start, &chunks) {
-                self.offers.lock().laid.remove(&piece);
-                return Err(error.into());
-            }
-            return Ok(hash);
+            partial.write_at(claim.range.start, &chunks)?;
+            return Ok(Sent::Laid);
         }
         if offers.kept_bytes + total(&chunks) > KEPT_BYTES_MAX {
             return Err(OfferError::Full);
         }
         offers.kept_bytes += total(&chunks);
-        offers.kept.insert((piece, from), chunks);
-        Ok(hash)
+        Ok(Sent::Kept(chunks))
     }
 
     /// The engine believes a piece: it may be read from now on. Where the bytes had to be kept aside they are written
-    /// now, which is a copy into the kernel's memory and no more.
-    pub fn place(&self, piece: u32, from: PeerId) -> Result<(), StoreError> {
-        let Some(range) = self.piece(piece) else { return Ok(()) };
-        self.shares.lock().add_span(Source::Member(from), range.clone(), Instant::now());
+    /// now, which is a copy into the kernel's memory and no more. False if they are not there.
+    pub fn place(&self, piece: u32, from: PeerId) -> Result<bool, StoreError> {
+        let Some(range) = self.piece(piece) else { return Ok(false) };
         let mut offers = self.offers.lock();
-        if offers.laid.get(&piece) == Some(&from) {
-            offers.laid.remove(&piece);
-            self.may_be_read(range);
-        } else if let Some(chunks) = offers.take(piece, from) {
-            // Bytes of another member that lie there are overwritten, and are not what this piece is any more.
-            offers.laid.remove(&piece);
-            let claim = self.claim(offers, range);
-            self.put(claim.range.start, &chunks)?;
-            self.may_be_read(claim.range.clone());
+        let lies_there = offers.laid.get(&piece) == Some(&from);
+        match offers.take(piece, from) {
+            Some(Sent::Laid) if lies_there => self.may_be_read(range.clone()),
+            Some(Sent::Kept(chunks)) => {
+                // Bytes of another member that lie there are overwritten, and are not what this piece is any more.
+                offers.laid.remove(&piece);
+                let claim = self.claim(offers, range.clone());
+                self.put(claim.range.start, &chunks)?;
+                self.may_be_read(range.clone());
+            }
+            _ => return Ok(self.has(range)),
         }
-        Ok(())
+        self.shares.lock().add_span(Source::Member(from), range, Instant::now());
+        Ok(true)
     }
 
     /// The engine does not want a piece.
     pub fn discard(&self, piece: u32, from: PeerId) {
-        self.offers.lock().forget(piece, from);
+        self.offers.lock().take(piece, from);
     }
 
     /// Whether nothing that counts is there yet.
@@ -473,6 +513,14 @@ impl FlightIo {
         }
     }
 
+    /// The same for whoever touches them. Blocks on the disk.
+    pub fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        match &self.place {
+            Place::File(partial) => read_at(partial.file(), range),
+            Place::Memory(_) => self.bytes(range),
+        }
+    }
+
     fn mapped(&self) -> io::Result<&Arc<MappedFile>> {
         if let Some(mapped) = self.mapped.get() {
             return Ok(mapped);
@@ -492,18 +540,21 @@ impl FlightIo {
 }
 
 impl Offers {
-    /// What a member has sent of a piece is of no use.
-    fn forget(&mut self, piece: u32, from: PeerId) {
-        if self.laid.get(&piece) == Some(&from) {
-            self.laid.remove(&piece);
+    /// What a member has sent of a piece, which is judged now.
+    fn take(&mut self, piece: u32, from: PeerId) -> Option<Sent> {
+        match self.sent.get(&(piece, from))? {
+            Sent::Coming => return None,
+            Sent::Laid => self.clear(piece, &from),
+            Sent::Kept(chunks) => self.kept_bytes -= total(chunks),
         }
-        self.take(piece, from);
+        self.sent.remove(&(piece, from))
     }
 
-    fn take(&mut self, piece: u32, from: PeerId) -> Option<Vec<Bytes>> {
-        let chunks = self.kept.remove(&(piece, from))?;
-        self.kept_bytes -= total(&chunks);
-        Some(chunks)
+    /// The place of a piece is free for others if this one's lies there.
+    fn clear(&mut self, piece: u32, from: &PeerId) {
+        if self.laid.get(&piece) == Some(from) {
+            self.laid.remove(&piece);
+        }
     }
 
     fn is_written_to(&self, range: &Range<u64>) -> bool {
@@ -538,38 +589,77 @@ pub(crate) fn function(digest: Digest) -> &'static ring::digest::Algorithm {
 
 #[cfg(test)]
 mod tests {
-    use shoal_engine::Algorithm;
     use shoal_engine::pieces::PIECE_BYTES_MIN;
     use shoal_store::{Options, Store};
 
     use super::*;
 
-    #[test]
-    fn of_what_one_member_sends_twice_the_last_counts() {
+    const PIECE: u64 = PIECE_BYTES_MIN;
+    const A: PeerId = PeerId([1; 32]);
+    const B: PeerId = PeerId([2; 32]);
+
+    /// Of three pieces, in a file.
+    fn flight() -> (tempfile::TempDir, FlightIo) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(Options { disk_free_min: 0, ..Options::new(folder.path()) }).unwrap().store;
         let digest = Digest::new(Algorithm::Sha256, &[1; 32]);
-        let size = 2 * PIECE_BYTES_MIN;
-        let flight = FlightIo::in_file(digest, Arc::new(store.partial(&digest, size).unwrap()));
-        let (a, b) = (PeerId([1; 32]), PeerId([2; 32]));
-        let piece = |byte| vec![Bytes::from(vec![byte; PIECE_BYTES_MIN as usize])];
+        let partial = store.partial(&digest, 3 * PIECE).unwrap();
+        (folder, FlightIo::in_file(digest, Arc::new(partial)))
+    }
+
+    fn piece(byte: u8) -> Vec<Bytes> {
+        vec![Bytes::from(vec![byte; PIECE as usize])]
+    }
+
+    /// The byte that a piece begins with in the file; `None` if it may not be read.
+    fn readable(flight: &FlightIo, piece: u64) -> Option<u8> {
+        let mut read = [0];
+        flight.partial().unwrap().file().read_exact_at(&mut read, piece * PIECE).unwrap();
+        flight.has(piece * PIECE..(piece + 1) * PIECE).then_some(read[0])
+    }
+
+    /// One that sends a piece as it is, and again with other bytes before the first has been judged, must not have those believed.
+    #[test]
+    fn of_what_one_member_sends_twice_the_first_counts_until_it_is_judged() {
+        let (_folder, flight) = flight();
         // The first lies where it belongs, the second comes from somebody else and is kept.
-        flight.offer(0, a, piece(1)).unwrap();
-        flight.offer(0, b, piece(2)).unwrap();
-        let hashes = [flight.offer(0, b, piece(3)).unwrap(), flight.offer(0, a, piece(4)).unwrap()];
-        assert_ne!(hashes[0], hashes[1]);
-        let first = || {
-            let mut read = [0];
-            flight.partial().unwrap().file().read_exact_at(&mut read, 0).unwrap();
-            read[0]
-        };
-        flight.discard(0, b);
-        flight.place(0, a).unwrap();
-        assert_eq!(first(), 4);
-        assert_eq!(flight.offers.lock().kept_bytes, 0);
-        flight.offer(1, b, piece(5)).unwrap();
-        flight.offer(1, b, piece(6)).unwrap();
-        flight.discard(1, b);
-        assert!(flight.offers.lock().laid.is_empty() && flight.offers.lock().kept.is_empty());
+        let right = flight.offer(0, A, piece(1)).unwrap();
+        assert!(right.is_some());
+        assert!(flight.offer(0, B, piece(2)).unwrap().is_some());
+        for again in [A, B] {
+            assert_eq!(flight.offer(0, again, piece(3)).unwrap(), None);
+        }
+        assert_eq!(readable(&flight, 0), None, "nobody has judged it");
+        assert!(flight.place(0, A).unwrap());
+        flight.discard(0, B);
+        assert_eq!(readable(&flight, 0), Some(1));
+
+        assert!(flight.offer(1, A, piece(4)).unwrap().is_some());
+        assert!(flight.offer(1, B, piece(5)).unwrap().is_some());
+        assert_eq!(flight.offer(1, B, piece(6)).unwrap(), None);
+        assert!(flight.place(1, B).unwrap(), "the one that was kept");
+        flight.discard(1, A);
+        assert_eq!(readable(&flight, 1), Some(5));
+
+        // What has been judged may come again.
+        let wrong = flight.offer(2, A, piece(7)).unwrap();
+        flight.discard(2, A);
+        assert_ne!(flight.offer(2, A, piece(8)).unwrap(), wrong);
+        assert!(flight.place(2, A).unwrap());
+        assert_eq!(readable(&flight, 2), Some(8));
+        let offers = flight.offers.lock();
+        assert!(offers.sent.is_empty() && offers.laid.is_empty() && offers.kept_bytes == 0);
+    }
+
+    #[test]
+    fn what_is_being_written_or_never_came_is_not_believed() {
+        let (_folder, flight) = flight();
+        assert!(!flight.place(0, A).unwrap(), "it never came");
+        flight.offers.lock().sent.insert((0, A), Sent::Coming);
+        flight.offers.lock().laid.insert(0, A);
+        flight.discard(0, A);
+        assert!(!flight.place(0, A).unwrap(), "it is being written");
+        assert_eq!(readable(&flight, 0), None);
+        assert!(!flight.place(3, A).unwrap(), "there is no such piece");
     }
 }

@@ -29,7 +29,7 @@ impl PieceHashes {
         if begin == start {
             return Some(hashes);
         }
-        match flight.has(begin..start).then(|| flight.bytes(begin..start)) {
+        match flight.has(begin..start).then(|| flight.read(begin..start)) {
             Some(Ok(before)) => {
                 hashes.hasher.update(&before);
                 hashes.at = start;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
-use crate::rate::Pace;
+use crate::rate::{Pace, Passage};
 
 /// Of one flight; free until the engine says otherwise.
 pub(crate) struct Restraint {
@@ -41,22 +41,23 @@ impl Restraint {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many bytes of upstream may be taken.
+    /// Waits until so many bytes of upstream may be taken, which they are then.
     pub async fn pass_upstream(&self, bytes: usize) {
-        self.upstream.pass(bytes).await;
-        self.pass(bytes).await;
+        let upstream = self.upstream.admit(bytes).await;
+        self.admit(bytes).await.passed();
+        upstream.passed();
     }
 
     /// Waits until so many bytes of a member may be taken.
-    pub async fn pass(&self, bytes: usize) {
+    pub async fn admit(&self, bytes: usize) -> Passage {
         let mut of_set = self.of_set.subscribe();
         loop {
-            let Some(pace) = of_set.borrow_and_update().clone() else { return };
+            let Some(pace) = of_set.borrow_and_update().clone() else { return Passage::default() };
             tokio::select! {
-                () = pace.pass(bytes) => return,
+                admitted = pace.admit(bytes) => return admitted,
                 changed = of_set.changed() => {
                     if changed.is_err() {
-                        return;
+                        return Passage::default();
                     }
                 }
             }
@@ -94,6 +95,8 @@ mod tests {
         };
         let (free, held, ()) = tokio::join!(receive(0), receive(1), let_go);
         assert_eq!(free, Duration::from_millis(500));
-        assert!(held >= Duration::from_secs(9), "{held:?}");
+        // Behind the one that the other flight has taken, and not behind the one that it waited for when it was let go.
+        let expected = Duration::from_secs(10);
+        assert!(held >= expected && held < expected + Duration::from_millis(100), "{held:?}");
     }
 }

@@ -18,7 +18,7 @@ use super::{FetchError, Inner, ManifestReply, PullError, display_reference, pull
 use crate::manifest::{self, Kind};
 use crate::metrics::Served;
 use crate::trace::{self, TARGET};
-use crate::upstream::{ManifestGet, ManifestHead};
+use crate::upstream::{ManifestGet, ManifestHead, own_type};
 
 /// What is fetched once for everybody: a manifest by reference, or only the digest behind a tag.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -201,14 +201,7 @@ impl Inner {
         }
         let source = if blob.home == Home::Own { Served::Store } else { Served::Runtime };
         let Some(bytes) = read_manifest(&blob).await else { return Ok(None) };
-        let media_type = match &blob.media_type {
-            Some(media_type) => media_type.clone(),
-            // It came as a blob, or from the runtime, which keeps no media types; its own text tells.
-            None => match manifest::media_type_of(&bytes) {
-                Some(media_type) => media_type,
-                None => return Ok(None),
-            },
-        };
+        let Some(media_type) = stored_type(&blob, &bytes) else { return Ok(None) };
         self.prove(admitted, &blob, standing, proof::Kind::Manifest).await?;
         let size = bytes.len() as u64;
         Ok(Some(ManifestReply {
@@ -344,7 +337,7 @@ impl Inner {
         let bytes = read_manifest(&blob).await?;
         Some(Fetched {
             digest,
-            media_type: blob.media_type?,
+            media_type: stored_type(&blob, &bytes)?,
             size: blob.size,
             bytes: Some(bytes),
             ttl: self.settings.tags.time_to_live(None),
@@ -521,6 +514,15 @@ fn reply(fetched: Fetched, max_age: Option<Duration>, stale: Option<String>) -> 
         max_age,
         stale,
         source: Served::Upstream,
+    }
+}
+
+/// What a stored manifest is: its own word, or where it says nothing, as what it was sent. What came as a blob, or lies in the
+/// runtime's store, was sent as nothing; `None` if its text is no manifest's.
+fn stored_type(blob: &Blob, bytes: &[u8]) -> Option<String> {
+    match &blob.media_type {
+        Some(sent_as) => own_type(bytes).or_else(|| Some(sent_as.clone())),
+        None => manifest::media_type_of(bytes),
     }
 }
 

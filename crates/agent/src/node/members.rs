@@ -16,7 +16,7 @@ use super::manifests::Fetched;
 use super::{Asked, Cause, FetchError, Inner, Node, Part};
 use crate::driver::is_named;
 use crate::swarm::{Answer, SMALL_BLOB_BYTES_MAX};
-use crate::upstream::Sought;
+use crate::upstream::{Sought, own_type};
 
 impl Node {
     /// What another member asks for: it is looked up here or, unless only what is `stored` counts, upstream, never at a
@@ -212,7 +212,7 @@ impl Inner {
         };
         let fetched = Fetched {
             digest: answer.digest.parse().ok()?,
-            media_type: answer.media_type,
+            media_type: bytes.as_deref().and_then(own_type).unwrap_or(answer.media_type),
             size: answer.size,
             bytes,
             ttl: Duration::from_millis(answer.ttl_ms),
@@ -257,4 +257,28 @@ pub(crate) fn written(visibility: Visibility) -> &'static str {
 /// What a member has written.
 pub(crate) fn visibility_of(text: &str) -> Option<Visibility> {
     [Visibility::Private, Visibility::Mirrored, Visibility::Public].into_iter().find(|v| written(*v) == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_knows_its_type_better_than_a_member() {
+        let manifest = Bytes::from_static(br#"{"schemaVersion":2,"config":{},"layers":[]}"#);
+        let answer = Answer {
+            digest: format!("sha256:{}", "11".repeat(32)),
+            media_type: "text/html".into(),
+            size: manifest.len() as u64,
+            ttl_ms: 0,
+            visibility: "public".into(),
+            mirror: None,
+            age_ms: None,
+        };
+        let of_the_bytes = "application/vnd.oci.image.manifest.v1+json";
+        for (bytes, expected) in [(Some(manifest), of_the_bytes), (None, "text/html")] {
+            let (told, _) = Inner::told(answer.clone(), bytes).unwrap();
+            assert_eq!(told.media_type, expected);
+        }
+    }
 }

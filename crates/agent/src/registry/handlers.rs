@@ -109,6 +109,11 @@ impl Call<'_> {
         self.target.addressing.ns.as_deref()
     }
 
+    /// Whether the answer may be owed to a token.
+    fn shows_token(&self) -> bool {
+        self.asked.bearer.is_some()
+    }
+
     /// The part that a GET wants of content with this digest; a HEAD has no ranges (RFC 9110 section 14.2).
     fn wanted(&self, digest: &Digest) -> Wanted {
         if self.is_head || !conditional::range_applies(self.headers(), digest) {
@@ -186,6 +191,7 @@ impl<P: Pulls> Front<P> {
                 Reference::Digest(_) => Freshness::Immutable,
                 Reference::Tag(_) => Freshness::For(reply.max_age.unwrap_or(Duration::ZERO)),
             },
+            for_one: call.shows_token(),
             namespace: call.namespace(),
             stale: reply.stale.as_deref(),
         };
@@ -221,6 +227,7 @@ impl<P: Pulls> Front<P> {
             media_type: respond::OCTET_STREAM,
             size,
             freshness: Freshness::Immutable,
+            for_one: call.shows_token(),
             namespace: call.namespace(),
             stale: None,
         };
@@ -316,6 +323,7 @@ impl<P: Pulls> Front<P> {
             media_type: respond::media_type(&reply.media_type),
             size: reply.body.len() as u64,
             max_age: reply.max_age,
+            for_one: call.shows_token(),
             next: reply.next.as_ref().map(|next| path::listing_uri(&call.target.addressing, next)),
             filters_applied: reply.is_filtered.then_some("artifactType"),
             namespace: call.namespace(),

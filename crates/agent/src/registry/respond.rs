@@ -22,6 +22,8 @@ pub const OCTET_STREAM: HeaderValue = HeaderValue::from_static("application/octe
 /// A year, which is the longest that RFC 9111 section 5.2.2.1 expects caches to take seriously; what a digest names
 /// never changes (C10).
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+/// The same for whoever has shown a token: a cache that others use must not keep it (section 5.2.2.7).
+const IMMUTABLE_FOR_ONE: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
 /// Longest text of a warning, bytes, so that the whole header stays below the specification's 4096.
 const WARNING_BYTES_MAX: usize = 1024;
 
@@ -45,6 +47,8 @@ pub struct Content<'a> {
     pub size: u64,
     /// How long the answer may be used.
     pub freshness: Freshness,
+    /// Whether the client has shown a token, without which it might have got none.
+    pub for_one: bool,
     /// `ns`, if the client sent it.
     pub namespace: Option<&'a str>,
     /// Why the answer may be out of date.
@@ -59,7 +63,7 @@ impl Content<'_> {
         headers.insert(DOCKER_CONTENT_DIGEST, digest);
         headers.typed_insert(conditional::etag(self.digest));
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        headers.insert(header::CACHE_CONTROL, cache_control(self.freshness));
+        headers.insert(header::CACHE_CONTROL, cache_control(self.freshness, self.for_one));
         headers.insert(header::CONTENT_TYPE, self.media_type.clone());
         namespace(&mut headers, self.namespace);
         warning(&mut headers, self.stale);
@@ -107,6 +111,8 @@ pub struct List<'a> {
     pub size: u64,
     /// How long it may be used.
     pub max_age: Duration,
+    /// Whether the client has shown a token, without which it might have got none.
+    pub for_one: bool,
     /// Path and query of the next page on this agent.
     pub next: Option<String>,
     /// Filters that the list has been through.
@@ -124,7 +130,8 @@ impl List<'_> {
         api_version(&mut headers);
         headers.insert(header::CONTENT_TYPE, self.media_type.clone());
         headers.insert(header::CONTENT_LENGTH, self.size.into());
-        headers.insert(header::CACHE_CONTROL, cache_control(Freshness::For(self.max_age)));
+        let freshness = Freshness::For(self.max_age);
+        headers.insert(header::CACHE_CONTROL, cache_control(freshness, self.for_one));
         if let Some(next) = &self.next
             && let Ok(link) = HeaderValue::from_str(&format!("<{next}>; rel=\"next\""))
         {
@@ -179,11 +186,14 @@ pub fn media_type(text: &str) -> HeaderValue {
     }
 }
 
-fn cache_control(freshness: Freshness) -> HeaderValue {
+fn cache_control(freshness: Freshness, for_one: bool) -> HeaderValue {
     match freshness {
+        Freshness::Immutable if for_one => IMMUTABLE_FOR_ONE,
         Freshness::Immutable => IMMUTABLE,
         Freshness::For(left) => {
-            HeaderValue::from_str(&format!("max-age={}", left.as_secs())).expect("digits are visible ASCII")
+            let private = if for_one { "private, " } else { "" };
+            let text = format!("{private}max-age={}", left.as_secs());
+            HeaderValue::from_str(&text).expect("words and digits are visible ASCII")
         }
     }
 }

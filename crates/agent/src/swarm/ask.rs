@@ -31,7 +31,7 @@ use shoal_engine::{Algorithm, Digest, Reference, Scope, Tag};
 use tracing::{Instrument as _, Span};
 
 use super::Swarm;
-use super::dial::Connection;
+use super::dial::{Connection, HEAD_TIMEOUT, Post};
 use super::failover::{FIRST_TIMEOUT, Missed, Reached, first_answer, spread_over, wait_for};
 use super::lateness::within;
 use super::serve::Peer;
@@ -361,7 +361,8 @@ impl Swarm {
         reached: Reached,
     ) -> Result<u64, Missed> {
         let question = SizeQuestion { repository: Where::of(scope), digest: digest.to_string() };
-        let asked = self.ask_json_noting::<SizeAnswer>(home, SIZE_PATH, &question, SIZE_BYTES_MAX, &reached);
+        let bounds = (SIZE_BYTES_MAX, HEAD_TIMEOUT);
+        let asked = self.ask_json_noting::<SizeAnswer>(home, SIZE_PATH, &question, bounds, &reached);
         let answer = tokio::time::timeout(ASK_TIMEOUT, asked).await;
         Ok(answer.map_err(|_| Missed::Away(format!("no answer within {ASK_TIMEOUT:?}")))??.size)
     }
@@ -389,8 +390,9 @@ impl Swarm {
         peer: PeerId,
         request: &StockRequest,
     ) -> Result<Vec<StockReport>, String> {
-        let asked =
-            self.ask_json::<Result<Vec<StockReport>, String>>(peer, STOCK_PATH, request, STOCK_BYTES_MAX);
+        let (bounds, reached) = ((STOCK_BYTES_MAX, STOCK_TIMEOUT), Reached::default());
+        let asked = self
+            .ask_json_noting::<Result<Vec<StockReport>, String>>(peer, STOCK_PATH, request, bounds, &reached);
         match tokio::time::timeout(STOCK_TIMEOUT, asked).await {
             Ok(Ok(done)) => done,
             Ok(Err(why)) => Err(format!("it cannot be asked: {why}")),
@@ -441,7 +443,7 @@ impl Swarm {
         bytes_max: usize,
     ) -> Result<T, String> {
         let reached = Reached::default();
-        let asked = self.ask_json_noting(to, path, question, bytes_max, &reached);
+        let asked = self.ask_json_noting(to, path, question, (bytes_max, HEAD_TIMEOUT), &reached);
         asked.await.map_err(|missed| missed.to_string())
     }
 
@@ -450,10 +452,10 @@ impl Swarm {
         to: PeerId,
         path: &'static str,
         question: &impl Serialize,
-        bytes_max: usize,
+        (bytes_max, head_timeout): (usize, Duration),
         reached: &Reached,
     ) -> Result<T, Missed> {
-        let (response, connection) = self.post(to, path, question, reached).await?;
+        let (response, connection) = self.post_within(head_timeout, to, path, question, reached).await?;
         let bytes = self.read(response, connection, bytes_max).await.map_err(Missed::Away)?;
         serde_json::from_slice(&bytes).map_err(|error| Missed::Unknown(error.to_string()))
     }
@@ -499,10 +501,22 @@ impl Swarm {
         question: &impl Serialize,
         reached: &Reached,
     ) -> Result<(http::Response<Incoming>, Connection), Missed> {
+        self.post_within(HEAD_TIMEOUT, to, path, question, reached).await
+    }
+
+    async fn post_within(
+        &self,
+        head_timeout: Duration,
+        to: PeerId,
+        path: &'static str,
+        question: &impl Serialize,
+        reached: &Reached,
+    ) -> Result<(http::Response<Incoming>, Connection), Missed> {
         let away = |why: &dyn std::fmt::Display| Missed::Away(why.to_string());
         let member = self.roster().get(&to).cloned().ok_or_else(|| away(&"it is gone"))?;
-        let question = Bytes::from(serde_json::to_vec(question).map_err(|error| away(&error))?);
-        let posted = self.0.dialer.post(&member, path, "application/json", question, reached).await;
+        let body = Bytes::from(serde_json::to_vec(question).map_err(|error| away(&error))?);
+        let post = Post { path, content_type: "application/json", body, head_timeout };
+        let posted = self.0.dialer.post(&member, post, reached).await;
         let (response, connection) = posted.map_err(|error| away(&error))?;
         match response.status() {
             StatusCode::OK => Ok((response, connection)),

@@ -48,8 +48,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 const CONNECTED_LATELY: Duration = Duration::from_secs(30);
 /// Pause between two attempts to reach one of the members that could not be connected to. Nobody waits for them.
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
-/// Longest time from a request to the head of its answer: nothing has to be fetched for it.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time from a request to the head of its answer, where little has to be done for it.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle connections that are kept to one member: as many as a blob has classes.
 const IDLE_PER_PEER_MAX: usize = 16;
 /// Idle connections in all.
@@ -85,9 +85,36 @@ pub enum DialError {
     /// It could not be connected to a moment ago. It is tried again meanwhile.
     #[error("the member's port for pieces could not be reached a moment ago")]
     Unreachable,
+    /// One of its addresses answers, and TLS takes too long there, or shows somebody else.
+    #[error("cannot secure the connection to {address}: {source}")]
+    Secure {
+        /// The last such address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// It took longer than it may.
     #[error("no answer within {0:?}")]
     Silent(Duration),
+}
+
+impl DialError {
+    /// Whether nobody answers at its port for pieces at all, as behind a firewall: not even the kernel of a machine that is busy.
+    pub fn is_closed_port(&self) -> bool {
+        match self {
+            DialError::NoAddress | DialError::Connect { .. } | DialError::Unreachable => true,
+            DialError::Http(_) | DialError::Secure { .. } | DialError::Silent(_) => false,
+        }
+    }
+}
+
+/// What a member is sent.
+pub struct Post {
+    pub path: &'static str,
+    pub content_type: &'static str,
+    pub body: Bytes,
+    /// How long it has until the head of its answer.
+    pub head_timeout: Duration,
 }
 
 type Sender = SendRequest<Full<Bytes>>;
@@ -153,15 +180,14 @@ impl Dialer {
     /// [`keep`](Self::keep) once the body has been read to its end.
     ///
     /// # Errors
-    /// Nobody is there, or the one who is there does not have the member's key.
+    /// Nobody is there, or the one who is there does not have the member's key, or takes too long.
     pub async fn post(
         self: &Arc<Self>,
         member: &Arc<Member>,
-        path: &'static str,
-        content_type: &'static str,
-        body: Bytes,
+        post: Post,
         reached: &Reached,
     ) -> Result<(Response<Incoming>, Connection), DialError> {
+        let Post { path, content_type, body, head_timeout } = post;
         let trace = trace::carried();
         let request = || {
             let mut request = Request::post(path)
@@ -173,20 +199,25 @@ impl Dialer {
             request.headers_mut().extend(trace.clone().map(|of| (HeaderName::from_static(TRACE_HEADER), of)));
             request
         };
-        // One that was kept may have been closed by the other side just now; that is no fault of anybody's.
         if let Some(mut sender) = self.take(&member.peer) {
             reached.set();
-            let answer = tokio::time::timeout(HEAD_TIMEOUT, sender.send_request(request())).await;
-            if let Ok(Ok(response)) = answer {
-                return Ok((response, Connection { peer: member.peer, sender }));
+            match tokio::time::timeout(head_timeout, sender.send_request(request())).await {
+                Ok(Ok(response)) => return Ok((response, Connection { peer: member.peer, sender })),
+                // The other side may have closed it just now; that is no fault of anybody's.
+                Ok(Err(error)) => tracing::debug!(peer = ?member.peer, %error, "a kept connection is gone"),
+                Err(_) => {
+                    // It may have been taken: sent once more, it would be done twice. What else is kept may be as silent.
+                    self.forget(&member.peer);
+                    return Err(DialError::Silent(head_timeout));
+                }
             }
         }
         if self.has_failed(&member.peer) {
             return Err(DialError::Unreachable);
         }
         let mut sender = self.connect(member, reached).await?;
-        let answer = tokio::time::timeout(HEAD_TIMEOUT, sender.send_request(request())).await;
-        let response = answer.map_err(|_| DialError::Silent(HEAD_TIMEOUT))??;
+        let answer = tokio::time::timeout(head_timeout, sender.send_request(request())).await;
+        let response = answer.map_err(|_| DialError::Silent(head_timeout))??;
         Ok((response, Connection { peer: member.peer, sender }))
     }
 
@@ -211,6 +242,13 @@ impl Dialer {
             kept.push((sender, Instant::now()));
             idle.count += 1;
         }
+    }
+
+    /// Closes what is kept for a member.
+    fn forget(&self, peer: &PeerId) {
+        let mut idle = self.idle.lock();
+        let kept = idle.by_peer.remove(peer);
+        idle.count -= kept.map_or(0, |kept| kept.len());
     }
 
     /// Forgets what is kept for members that are not there any more.
@@ -282,7 +320,7 @@ impl Dialer {
     /// has addresses that not all others can reach.
     async fn dial(&self, member: &Arc<Member>, reached: &Reached) -> Result<Sender, DialError> {
         let mut rest = member.addresses.iter().map(|at| SocketAddr::new(at.ip(), member.data_port));
-        let (mut last, mut has_connected) = (DialError::NoAddress, false);
+        let mut failure = DialError::NoAddress;
         let mut attempts = FuturesUnordered::new();
         loop {
             let ended = if let Some(address) = rest.next() {
@@ -293,9 +331,11 @@ impl Dialer {
             };
             match ended {
                 Some(Some(Ok(sender))) => return Ok(sender),
-                Some(Some(Err((error, connected)))) => {
-                    last = error;
-                    has_connected |= connected;
+                // One that answers tells more of the member than those that do not.
+                Some(Some(Err(error))) => {
+                    if failure.is_closed_port() || !error.is_closed_port() {
+                        failure = error;
+                    }
                 }
                 Some(None) => break,
                 // It may still answer.
@@ -303,32 +343,31 @@ impl Dialer {
             }
         }
         // Only when none of its addresses answers: others do not try it meanwhile.
-        if !has_connected && !member.addresses.is_empty() {
+        if failure.is_closed_port() && !member.addresses.is_empty() {
             let mut unreachable = self.unreachable.lock();
             unreachable.by_peer.insert(member.peer, (Arc::clone(member), Instant::now()));
         }
-        Err(last)
+        Err(failure)
     }
 
-    /// Connects to one address; an error comes with whether anybody answered there.
+    /// Connects to one address.
     async fn dial_at(
         &self,
         address: SocketAddr,
         member: &Member,
         reached: &Reached,
-    ) -> Result<Sender, (DialError, bool)> {
+    ) -> Result<Sender, DialError> {
         let begun = Instant::now();
-        let failed = |source| DialError::Connect { address, source };
-        let tcp = self.connect_to(address, &member.peer).await.map_err(|source| (failed(source), false))?;
+        let connected = self.connect_to(address, &member.peer).await;
+        let tcp = connected.map_err(|source| DialError::Connect { address, source })?;
         reached.set();
         self.latencies.lock().insert(member.peer, begun.elapsed());
         self.unreachable.lock().by_peer.remove(&member.peer);
         *self.connected.lock() = Some(Instant::now());
-        let secured = within(HANDSHAKE_TIMEOUT, self.secure(tcp, address, member.peer));
+        let secured = within(HANDSHAKE_TIMEOUT, self.secure(tcp, address, member.peer)).await;
         secured
-            .await
             .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(|source| (failed(source), true))
+            .map_err(|source| DialError::Secure { address, source })
     }
 
     /// Connects to an address, in more than one attempt where the first gets no answer. How long it may take is asked before each of
@@ -425,33 +464,4 @@ pub fn settle_socket(tcp: &TcpStream) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn how_long_an_address_has_to_answer() {
-        let (near, far) = (Some(NEAR / 2), Some(NEAR));
-        for (lately, has_failed, silent, round_trip, patience) in [
-            (false, false, 1, near, CONNECT_TIMEOUT),
-            (false, true, 1, None, CONNECT_AGAIN),
-            (false, false, SILENT_ENOUGH, near, CONNECT_AGAIN),
-            (false, false, SILENT_ENOUGH, far, CONNECT_TIMEOUT),
-            (false, false, SILENT_ENOUGH, None, CONNECT_TIMEOUT),
-            // Its link may be full, or theirs.
-            (true, false, SILENT_ENOUGH, near, CONNECT_TIMEOUT),
-            (true, true, SILENT_ENOUGH, near, CONNECT_TIMEOUT),
-        ] {
-            let setting = format!("{lately} {has_failed} {silent} {round_trip:?}");
-            assert_eq!(super::patience(lately, has_failed, silent, round_trip), patience, "{setting}");
-        }
-    }
-
-    #[test]
-    fn an_attempt_counts_while_it_lasts() {
-        let count = AtomicUsize::default();
-        let silent = [Silent::begin(&count), Silent::begin(&count)];
-        assert_eq!(count.load(Ordering::Relaxed), 2);
-        drop(silent);
-        assert_eq!(count.load(Ordering::Relaxed), 0);
-    }
-}
+mod tests;

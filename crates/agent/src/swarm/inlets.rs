@@ -2,7 +2,8 @@
 //! engine, which says whether it counts.
 //!
 //! Invariants: what is on its way of all streams together has a bound in memory; a stream that the engine has not closed
-//! and that ends early is told to it once; after it was closed nothing of it is told any more.
+//! and that ends early is told to it once; after it was closed nothing of it is told any more but a piece that was being laid:
+//! what lies in a flight has been told, so that it is judged.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,15 +12,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use parking_lot::Mutex;
-use shoal_engine::Input;
-use shoal_engine::peer::Member;
-use shoal_engine::swarm::pieces::piece_bytes;
+use shoal_engine::limits::UPLOADS_PER_PEER_MAX;
+use shoal_engine::peer::{Member, PeerId};
+use shoal_engine::pieces::piece_count;
+use shoal_engine::swarm::pieces::{PieceSet, piece_bytes};
 use shoal_engine::wire::{Message, Refusal};
+use shoal_engine::{Digest, Input};
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument as _, Span, field};
 
-use super::dial::{Connection, DialError, Dialer};
+use super::dial::{Connection, DialError, Dialer, HEAD_TIMEOUT, Post};
 use super::failover::Reached;
 use super::outlets::{StreamKey, Wanted};
 use super::wire::{Record, Records, STREAM_PATH, StreamError};
@@ -37,6 +40,14 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest time that a stream waits for the one that brings what a client waits for first: a piece that its sender has takes
 /// less between nodes that are near, and nobody loses much where it has none.
 const GIVES_WAY_MAX: Duration = Duration::from_millis(10);
+
+/// Times that a stream is asked for anew where somebody answers and no connection comes about. The engine turns to others sooner.
+const ASKED_AGAIN_MAX: u32 = 4;
+/// Pause before the first of them; each other one is twice as long as the one before it.
+const ASK_PAUSE_MIN: Duration = Duration::from_millis(200);
+
+/// Pieces of one stream that may come twice: those that were on the way when this node asked for the class anew.
+const REPEATED_MAX: usize = UPLOADS_PER_PEER_MAX;
 
 /// All streams that are open. Cheap to clone.
 #[derive(Clone)]
@@ -59,7 +70,7 @@ struct Open {
 /// Why a stream ended early.
 #[derive(Debug, thiserror::Error)]
 enum InletError {
-    /// Nobody is there.
+    /// Nobody is there, or somebody with whom no connection comes about.
     #[error(transparent)]
     Dial(#[from] DialError),
     /// It broke.
@@ -71,6 +82,9 @@ enum InletError {
     /// A piece that does not exist, or that has another length.
     #[error("piece {0} is not one of this blob's")]
     NoSuchPiece(u32),
+    /// It sends the same again and again.
+    #[error("piece {0} came once more, as {REPEATED_MAX} did before")]
+    Repeated(u32),
     /// The bytes of a piece did not come.
     #[error("a piece took longer than {PIECE_TIMEOUT:?}")]
     Slow,
@@ -80,6 +94,20 @@ enum InletError {
     /// The agent ends.
     #[error("the agent ends")]
     Ending,
+}
+
+impl InletError {
+    /// What it means to the engine. Of a member that answers and is too busy for a connection the port is not closed.
+    fn input(&self, peer: PeerId, digest: Digest, class: u8) -> Input {
+        match self {
+            InletError::Dial(error) if error.is_closed_port() => Input::PortClosed { peer },
+            InletError::Offer(OfferError::Store(error)) => Input::Unkept { digest, fault: error.fault() },
+            _ => {
+                let message = Message::Refuse { digest, class, reason: Refusal::Unknown };
+                Input::Heard { from: peer, message }
+            }
+        }
+    }
 }
 
 /// A stream that is to be opened.
@@ -99,6 +127,25 @@ pub struct Destination {
     /// Whether another stream brings what a client waits for: as long as nothing of the blob is there it goes first, since
     /// the first pieces of a dozen streams that share a link and a processor all come as late as the last of them.
     pub gives_way: bool,
+}
+
+/// The pieces that have come on a stream.
+struct Came {
+    pieces: PieceSet,
+    repeated: usize,
+}
+
+impl Came {
+    fn new(size: u64) -> Self {
+        Came { pieces: PieceSet::new(piece_count(size) as u32), repeated: 0 }
+    }
+
+    /// One more; whether it had not come before.
+    fn add(&mut self, piece: u32) -> Result<bool, InletError> {
+        let is_new = self.pieces.insert(piece);
+        self.repeated += usize::from(!is_new);
+        if self.repeated > REPEATED_MAX { Err(InletError::Repeated(piece)) } else { Ok(is_new) }
+    }
 }
 
 /// Counts for a span what came; also if the stream is closed in the middle.
@@ -172,18 +219,10 @@ impl Inlets {
             }
             let Err(error) = received else { return };
             tracing::debug!(?peer, digest = %digest.short(), class, %error, "a stream from a member ended early");
-            let input = match error {
-                InletError::Dial(_) => Input::PortClosed { peer },
-                InletError::Offer(OfferError::Store(error)) => {
-                    handle.store_health().failed(&error);
-                    Input::Unkept { digest, fault: error.fault() }
-                }
-                _ => {
-                    let message = Message::Refuse { digest, class, reason: Refusal::Unknown };
-                    Input::Heard { from: peer, message }
-                }
-            };
-            handle.input(input).await;
+            if let InletError::Offer(OfferError::Store(error)) = &error {
+                handle.store_health().failed(error);
+            }
+            handle.input(error.input(peer, digest, class)).await;
         };
         tokio::spawn(received.instrument(span));
     }
@@ -215,10 +254,12 @@ impl Inner {
     ) -> Result<(), InletError> {
         subscription.into.give_way().await;
         let frame = Bytes::from(subscription.message.encode());
-        let reached = Reached::default();
-        let posted =
-            self.dialer.post(&subscription.member, STREAM_PATH, "application/octet-stream", frame, &reached);
-        let (response, connection) = posted.await?;
+        let ask = || async {
+            let (path, content_type) = (STREAM_PATH, "application/octet-stream");
+            let post = Post { path, content_type, body: frame.clone(), head_timeout: HEAD_TIMEOUT };
+            self.dialer.post(&subscription.member, post, &Reached::default()).await
+        };
+        let (response, connection) = again_if_busy(ask).await?;
         if response.status() != StatusCode::OK {
             return Err(InletError::Status(response.status()));
         }
@@ -238,6 +279,7 @@ impl Inner {
         let from = subscription.member.peer;
         let mut left = Wanted::of(&subscription.message).map_or(0, |(_, _, wanted)| wanted.pieces);
         let mut received = Received { span: Span::current(), bytes: 0 };
+        let mut came = Came::new(size);
         while let Some(record) = records.next().await? {
             let (piece, backlog, len) = match record {
                 Record::Piece { piece, backlog, len } => (piece, backlog, len),
@@ -252,17 +294,28 @@ impl Inner {
                 return Err(InletError::NoSuchPiece(piece));
             }
             // Before a place in memory is taken, which others need who do not hold back.
-            subscription.into.flight.restraint().pass(len as usize).await;
+            let held_back = subscription.into.flight.restraint().admit(len as usize).await;
             let _room = self.room.acquire_many(len.div_ceil(1024)).await.map_err(|_| InletError::Ending)?;
-            self.throttle.pass(len as usize).await;
+            let throttled = self.throttle.admit(len as usize).await;
             let bytes = tokio::time::timeout(PIECE_TIMEOUT, records.bytes(len as usize)).await;
             let bytes = bytes.map_err(|_| InletError::Slow)??;
+            held_back.passed();
+            throttled.passed();
             self.metrics.peer_received_bytes.inc_by(u64::from(len));
             received.bytes += u64::from(len);
-            let flight = Arc::clone(&subscription.into.flight);
-            let offered = tokio::task::spawn_blocking(move || flight.offer(piece, from, bytes)).await;
-            let hash = offered.map_err(|_| InletError::Ending)??;
-            handle.input(Input::Arrived { from, digest, piece, hash, backlog }).await;
+            if !came.add(piece)? {
+                continue;
+            }
+            let (flight, handle) = (Arc::clone(&subscription.into.flight), handle.clone());
+            // On one thread, and to the end: a piece that lay there untold would be in the way of the next one.
+            let offered = tokio::task::spawn_blocking(move || -> Result<(), OfferError> {
+                // What has been told before is still to be judged.
+                if let Some(hash) = flight.offer(piece, from, bytes)? {
+                    handle.arrived(flight, Input::Arrived { from, digest, piece, hash, backlog });
+                }
+                Ok(())
+            });
+            offered.await.map_err(|_| InletError::Ending)??;
             left = left.saturating_sub(1);
         }
         self.dialer.keep(connection);
@@ -270,16 +323,98 @@ impl Inner {
     }
 }
 
+/// What comes of `ask`, which is done more than once where somebody answers who is too busy for a connection. Whether that takes too
+/// long is for the engine to judge, by what comes.
+async fn again_if_busy<T, F>(ask: impl Fn() -> F) -> Result<T, DialError>
+where
+    F: Future<Output = Result<T, DialError>>,
+{
+    let mut pauses = (0..ASKED_AGAIN_MAX).map(|times| ASK_PAUSE_MIN * (1 << times));
+    loop {
+        match (ask().await, pauses.next()) {
+            (Err(error), Some(pause)) if !error.is_closed_port() => {
+                tracing::debug!(%error, "no stream yet from a member that answers");
+                tokio::time::sleep(pause).await;
+            }
+            (asked, _) => return asked,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use shoal_engine::{Algorithm, Digest};
+    use std::cell::Cell;
+
+    use shoal_engine::Algorithm;
+    use shoal_engine::pieces::PIECE_BYTES_MIN;
+    use tokio::time::Instant;
 
     use super::*;
-    use tokio::time::Instant;
 
     fn into(gives_way: bool) -> Destination {
         let flight = Arc::new(FlightIo::in_memory(Digest::new(Algorithm::Sha256, &[1; 32]), 8));
         Destination { flight, gives_way }
+    }
+
+    #[test]
+    fn what_the_end_of_a_stream_means() {
+        let (peer, digest) = (PeerId([1; 32]), Digest::new(Algorithm::Sha256, &[1; 32]));
+        let source = || std::io::ErrorKind::TimedOut.into();
+        let address = "127.0.0.1:5002".parse().unwrap();
+        for (error, closed) in [
+            (InletError::Dial(DialError::NoAddress), true),
+            (InletError::Dial(DialError::Unreachable), true),
+            (InletError::Dial(DialError::Connect { address, source: source() }), true),
+            (InletError::Dial(DialError::Secure { address, source: source() }), false),
+            (InletError::Dial(DialError::Silent(HEAD_TIMEOUT)), false),
+            (InletError::Status(StatusCode::BAD_REQUEST), false),
+            (InletError::Stream(StreamError::Short), false),
+            (InletError::Repeated(1), false),
+        ] {
+            let input = error.input(peer, digest, 3);
+            let is_closed = matches!(input, Input::PortClosed { .. });
+            let is_refused = matches!(input, Input::Heard { message: Message::Refuse { class: 3, .. }, .. });
+            assert_eq!((is_closed, is_refused), (closed, !closed), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_piece_comes_once_on_a_stream() {
+        let mut came = Came::new(3 * PIECE_BYTES_MIN);
+        for piece in 0..3 {
+            assert!(came.add(piece).unwrap());
+        }
+        for _ in 0..REPEATED_MAX {
+            assert!(!came.add(1).unwrap(), "it was on its way when the class was asked for anew");
+        }
+        assert!(matches!(came.add(2), Err(InletError::Repeated(2))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_only_busy_is_asked_again() {
+        // What comes of each attempt: somebody is busy there, nobody is there, or a stream; and how often is asked.
+        for (attempts, times, waited) in [
+            ("stream", 1, 0),
+            ("nobody", 1, 0),
+            ("busy busy stream", 3, 600),
+            ("busy nobody", 2, 200),
+            ("busy busy busy busy stream", 5, 3000),
+            ("busy busy busy busy busy stream", 5, 3000),
+        ] {
+            let (asked, begun) = (Cell::new(0), Instant::now());
+            let ask = || {
+                let attempt = attempts.split(' ').nth(asked.replace(asked.get() + 1));
+                std::future::ready(match attempt {
+                    Some("busy") => Err(DialError::Silent(HEAD_TIMEOUT)),
+                    Some("nobody") => Err(DialError::Unreachable),
+                    _ => Ok(()),
+                })
+            };
+            let is_open = again_if_busy(ask).await.is_ok();
+            let expected = attempts.split(' ').nth(times - 1) == Some("stream");
+            assert_eq!((asked.get(), is_open), (times, expected), "{attempts}");
+            assert_eq!(begun.elapsed().as_millis(), waited, "{attempts}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,9 @@
 //! repositories that the blob is known to be in.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,26 +15,28 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use http_body::Frame;
 use parking_lot::Mutex;
-use shoal_engine::limits::UPLOADS_PER_PEER_MAX;
+use shoal_engine::limits::{RUNS_PER_MESSAGE_MAX, UPLOADS_PER_PEER_MAX};
 use shoal_engine::peer::PeerId;
-use shoal_engine::pieces::piece_count;
+use shoal_engine::pieces::{BLOB_BYTES_MAX, piece_count};
 use shoal_engine::swarm::pieces::piece_bytes;
 use shoal_engine::swarm::upload::Send;
-use shoal_engine::wire::{Message, Run};
+use shoal_engine::wire::{Message, Run, are_fit};
 use shoal_engine::{Digest, Input, Scope};
 use shoal_store::{Content, Store, Visibility};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tracing::{Span, field};
 
 use super::wire;
-use crate::driver::{FlightIo, Handle};
+use crate::driver::{FlightIo, Handle, read_at};
 use crate::metrics::Metrics;
 use crate::rate::Throttle;
-use crate::registry::sendfile::MappedFile;
 use crate::trace;
 
 /// Bytes in one frame: large enough that frames cost nothing, small enough that a piece leaves evenly.
 const FRAME_BYTES_MAX: usize = 256 << 10;
+/// Bytes of a piece that are read from the disk at once: the fewer, the less a slow reader keeps in memory, twice.
+const READ_BYTES_MAX: u64 = 512 << 10;
 
 /// Name of a stream: to whom, of which blob, for which class.
 pub type StreamKey = (PeerId, Digest, u8);
@@ -74,11 +79,34 @@ pub struct Wanted {
     pub pieces: u32,
 }
 
+/// Why a message opens no stream. Its sender is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnwantedError {
+    /// It says something else.
+    #[error("it is no subscription")]
+    OtherMessage,
+    /// No member asks for that, and to look through it would cost more than it is worth.
+    #[error(
+        "a subscription is to a blob of at most {BLOB_BYTES_MAX} bytes, and has at most {RUNS_PER_MESSAGE_MAX} runs, \
+         which end inside the blob and name no piece again and again"
+    )]
+    OutOfBounds,
+}
+
 impl Wanted {
-    /// What a subscription asks for; `None` for any other message.
-    pub fn of(message: &Message) -> Option<(Digest, u8, Wanted)> {
-        let Message::Subscribe { digest, size, classes, class, runs, .. } = message else { return None };
+    /// What a subscription asks for.
+    ///
+    /// # Errors
+    /// The message is no subscription that an honest member sends. Its runs may come in any order, and overlap: they follow
+    /// the leases of those who fetch.
+    pub fn of(message: &Message) -> Result<(Digest, u8, Wanted), UnwantedError> {
+        let Message::Subscribe { digest, size, classes, class, runs, .. } = message else {
+            return Err(UnwantedError::OtherMessage);
+        };
         let last = piece_count(*size) as u32;
+        if *size > BLOB_BYTES_MAX || !are_fit(runs, last, RUNS_PER_MESSAGE_MAX) {
+            return Err(UnwantedError::OutOfBounds);
+        }
         // Pieces below `n` that are of the class.
         let below = |n: u32| {
             (n.min(last) + (*classes).max(1) as u32 - 1).saturating_sub(u32::from(*class))
@@ -86,7 +114,7 @@ impl Wanted {
         };
         let of_class = |run: &Run| below(run.end).saturating_sub(below(run.first));
         let pieces = runs.iter().map(of_class).fold(0, u32::saturating_add);
-        Some((*digest, *class, Wanted { size: *size, pieces: pieces.min(last) }))
+        Ok((*digest, *class, Wanted { size: *size, pieces: pieces.min(last) }))
     }
 }
 
@@ -111,7 +139,8 @@ impl Outlets {
             left: wanted.pieces,
             size: wanted.size,
             frames: VecDeque::new(),
-            parcel: None,
+            sending: None,
+            behind: None,
             stored: None,
             told: 0,
             sent: 0,
@@ -153,7 +182,7 @@ pub enum OutletError {
     Gone,
     /// It cannot be read.
     #[error("the blob cannot be read: {0}")]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
 }
 
 struct Outlet {
@@ -166,7 +195,9 @@ struct Outlet {
     size: u64,
     frames: VecDeque<Bytes>,
     /// What is being sent.
-    parcel: Option<Parcel>,
+    sending: Option<Sending>,
+    /// The piece behind it, which is read meanwhile.
+    behind: Option<Result<Sending, OutletError>>,
     /// The blob, once a piece of it was not on its way any more but in the store.
     stored: Option<Stored>,
     /// Repositories of the flight that have been named.
@@ -177,81 +208,164 @@ struct Outlet {
     handle: Handle,
 }
 
+/// A piece on its way out.
+struct Sending {
+    /// What goes before its bytes.
+    head: Vec<Bytes>,
+    parts: Parts,
+    len: u64,
+    /// Held for its drop alone.
+    _parcel: Parcel,
+}
+
 struct Stored {
-    bytes: StoredBytes,
+    bytes: Source,
     /// Repositories that have not been named yet.
     untold: Vec<(Scope, Visibility)>,
 }
 
-enum StoredBytes {
+/// Where the bytes of a piece are.
+#[derive(Clone)]
+enum Source {
     Inline(Bytes),
-    File(Arc<MappedFile>),
+    File(Arc<File>),
+    Flight(Arc<FlightIo>),
+}
+
+impl Source {
+    /// Blocks on the disk.
+    fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        match self {
+            Source::Inline(all) => Ok(all.slice(range.start as usize..range.end as usize)),
+            Source::File(file) => read_at(file, range),
+            Source::Flight(flight) => flight.read(range),
+        }
+    }
+}
+
+/// The bytes of a piece, part by part. The next one is read while the one before is sent.
+struct Parts {
+    source: Source,
+    /// What nobody has been told to read.
+    rest: Range<u64>,
+    coming: Option<JoinHandle<io::Result<Bytes>>>,
+}
+
+impl Parts {
+    fn new(source: Source, range: Range<u64>) -> Self {
+        let mut parts = Parts { source, rest: range, coming: None };
+        parts.begin();
+        parts
+    }
+
+    fn begin(&mut self) {
+        let end = self.rest.end.min(self.rest.start + READ_BYTES_MAX);
+        let part = std::mem::replace(&mut self.rest.start, end)..end;
+        let source = self.source.clone();
+        self.coming = (!part.is_empty()).then(|| tokio::task::spawn_blocking(move || source.read(part)));
+    }
+
+    /// The next part; `None` behind the last.
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let Some(coming) = self.coming.take() else { return Ok(None) };
+        let part = coming.await.map_err(io::Error::other)??;
+        self.begin();
+        Ok(Some(part))
+    }
 }
 
 impl Outlet {
     async fn next(mut self) -> Option<(Item, Self)> {
-        loop {
-            if let Some(frame) = self.frames.pop_front() {
-                self.outlets.0.throttle.pass(frame.len()).await;
-                return Some((Ok(Frame::data(frame)), self));
-            }
-            // Asked for more: what was there before has been handed on.
-            self.parcel = None;
-            if self.left == 0 {
-                return None;
-            }
-            let parcel = self.queue.recv().await?;
-            self.left -= 1;
-            if let Err(error) = self.load(parcel).await {
+        match self.frame().await {
+            Ok(frame) => Some((Ok(Frame::data(frame?)), self)),
+            Err(error) => {
                 self.queue.close();
-                return Some((Err(error), self));
+                (self.sending, self.behind) = (None, None);
+                Some((Err(error), self))
             }
         }
     }
 
-    async fn load(&mut self, parcel: Parcel) -> Result<(), OutletError> {
+    /// The next bytes that leave; `None` when there are no more.
+    async fn frame(&mut self) -> Result<Option<Bytes>, OutletError> {
+        loop {
+            if let Some(frame) = self.frames.pop_front() {
+                self.outlets.0.throttle.pass(frame.len()).await;
+                return Ok(Some(frame));
+            }
+            if let Some(sending) = &mut self.sending {
+                if let Some(mut part) = sending.parts.next().await? {
+                    let is_last = sending.parts.coming.is_none();
+                    while !part.is_empty() {
+                        self.frames.push_back(part.split_to(part.len().min(FRAME_BYTES_MAX)));
+                    }
+                    if is_last {
+                        self.look_behind().await;
+                    }
+                    continue;
+                }
+                // Asked for more: what was there before has been handed on.
+                self.sending = None;
+            }
+            let mut sending = match self.behind.take() {
+                Some(behind) => behind?,
+                None if self.left == 0 => return Ok(None),
+                None => {
+                    let Some(parcel) = self.queue.recv().await else { return Ok(None) };
+                    self.left -= 1;
+                    self.load(parcel).await?
+                }
+            };
+            self.frames.extend(sending.head.drain(..));
+            self.outlets.0.metrics.peer_sent_bytes.inc_by(sending.len);
+            self.sent += sending.len;
+            self.sending = Some(sending);
+        }
+    }
+
+    /// Has the piece that waits behind the one that is sent read, if there is one.
+    async fn look_behind(&mut self) {
+        if self.left > 0
+            && let Ok(parcel) = self.queue.try_recv()
+        {
+            self.left -= 1;
+            self.behind = Some(self.load(parcel).await);
+        }
+    }
+
+    async fn load(&mut self, parcel: Parcel) -> Result<Sending, OutletError> {
         let Send { piece, backlog, .. } = parcel.send;
         let range = piece_bytes(self.size, piece);
         let len = range.end - range.start;
-        let (bytes, fresh) = match &parcel.flight {
+        let (source, fresh) = match &parcel.flight {
             Some(flight) => {
                 let fresh = flight.vouched_after(self.told);
                 self.told += fresh.len();
-                (flight.bytes(range)?, fresh)
+                (Source::Flight(Arc::clone(flight)), fresh)
             }
             None => {
                 let stored = self.stored().await?;
-                let bytes = match &stored.bytes {
-                    StoredBytes::Inline(all) => all.slice(range.start as usize..range.end as usize),
-                    StoredBytes::File(file) => file.bytes(range),
-                };
-                (bytes, std::mem::take(&mut stored.untold))
+                (stored.bytes.clone(), std::mem::take(&mut stored.untold))
             }
         };
-        self.frames.extend(fresh.iter().filter_map(|(scope, visibility)| wire::source(scope, *visibility)));
-        self.frames.push_back(wire::piece_head(piece, backlog, len as u32));
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            self.frames.push_back(rest.split_to(rest.len().min(FRAME_BYTES_MAX)));
-        }
-        self.outlets.0.metrics.peer_sent_bytes.inc_by(len);
-        self.sent += len;
-        self.parcel = Some(parcel);
-        Ok(())
+        let mut head: Vec<Bytes> =
+            fresh.iter().filter_map(|(scope, visibility)| wire::source(scope, *visibility)).collect();
+        head.push(wire::piece_head(piece, backlog, len as u32));
+        Ok(Sending { head, parts: Parts::new(source, range), len, _parcel: parcel })
     }
 
     async fn stored(&mut self) -> Result<&mut Stored, OutletError> {
         if self.stored.is_none() {
             let (store, digest) = (self.outlets.0.store.clone(), self.key.1);
-            let read = move || -> Result<Option<Stored>, OutletError> {
-                let Ok(Some(blob)) = store.get(&digest, SystemTime::now()) else { return Ok(None) };
-                let bytes = match &blob.content {
-                    Content::Inline(bytes) => StoredBytes::Inline(bytes.clone()),
-                    Content::File(file) => StoredBytes::File(MappedFile::new(Arc::clone(file), blob.size)?),
+            let read = move || {
+                let blob = store.get(&digest, SystemTime::now()).ok().flatten()?;
+                let bytes = match blob.content {
+                    Content::Inline(bytes) => Source::Inline(bytes),
+                    Content::File(file) => Source::File(file),
                 };
-                Ok(Some(Stored { bytes, untold: store.links(&digest).unwrap_or_default() }))
+                Some(Stored { bytes, untold: store.links(&digest).unwrap_or_default() })
             };
-            let found = tokio::task::spawn_blocking(read).await.map_err(|_| OutletError::Gone)??;
+            let found = tokio::task::spawn_blocking(read).await.ok().flatten();
             self.stored = Some(found.ok_or(OutletError::Gone)?);
         }
         Ok(self.stored.as_mut().expect("just read"))
@@ -274,5 +388,115 @@ impl Drop for Outlet {
             self.handle
                 .input_detached(Input::Heard { from, message: Message::Unsubscribe { digest, class } });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use futures_util::StreamExt as _;
+    use shoal_engine::Algorithm;
+    use shoal_engine::pieces::PIECE_BYTES_MIN;
+    use shoal_engine::swarm::upload::UploadId;
+    use shoal_store::Options;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::driver;
+    use crate::upstream::{self, Upstream};
+
+    fn bytes(len: u64) -> Bytes {
+        (0..len).map(|n| (n / 7) as u8).collect::<Vec<_>>().into()
+    }
+
+    #[test]
+    fn what_a_subscription_asks_for() {
+        let digest = Digest::new(Algorithm::Sha256, &[1; 32]);
+        let run = |first, end| Run { first, end };
+        let out_of_bounds = Err(UnwantedError::OutOfBounds);
+        let size = 16 * PIECE_BYTES_MIN;
+        for (size, runs, expected) in [
+            (size, vec![run(1, 6), run(13, 14)], Ok(3)),
+            (size, vec![], Ok(0)),
+            // As leases that were parted and taken over leave it.
+            (size, vec![run(8, 16), run(0, 8), run(4, 12)], Ok(6)),
+            (size, vec![run(0, 17)], out_of_bounds),
+            (size, vec![run(0, 16), run(0, 16), run(0, 1)], out_of_bounds),
+            (size, vec![run(0, 0); RUNS_PER_MESSAGE_MAX + 1], out_of_bounds),
+            (u64::MAX, vec![run(0, u32::MAX)], out_of_bounds),
+        ] {
+            let unlisted = run(0, 0);
+            let message = Message::Subscribe { digest, size, classes: 4, class: 1, runs, unlisted };
+            let wanted = Wanted::of(&message).map(|(_, _, wanted)| wanted.pieces);
+            assert_eq!(wanted, expected, "{message:?}");
+        }
+        let other = Wanted::of(&Message::Hail).map(|_| ());
+        assert_eq!(other, Err(UnwantedError::OtherMessage));
+    }
+
+    fn joined(parts: &[Bytes]) -> Vec<u8> {
+        parts.concat()
+    }
+
+    #[tokio::test]
+    async fn a_piece_is_read_part_by_part() {
+        let all = bytes(2 * READ_BYTES_MAX + 1000);
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        file.write_all_at(&all, 0).unwrap();
+        for source in [Source::File(Arc::clone(&file)), Source::Inline(all.clone())] {
+            let mut parts = Parts::new(source, 10..all.len() as u64);
+            let mut read = Vec::new();
+            while let Some(part) = parts.next().await.unwrap() {
+                read.push(part);
+            }
+            let most = READ_BYTES_MAX as usize;
+            assert_eq!(read.iter().map(Bytes::len).collect::<Vec<_>>(), [most, most, 990]);
+            assert!(joined(&read) == all[10..]);
+        }
+    }
+
+    /// A stored blob of two pieces leaves as it is. When its file is shortened, its stream ends and not the process.
+    #[tokio::test]
+    async fn what_cannot_be_read_ends_the_stream() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(Options { disk_free_min: 0, ..Options::new(folder.path()) }).unwrap().store;
+        let metrics = Metrics::new();
+        let upstream = Upstream::new(upstream::Settings::default(), Arc::clone(&metrics)).unwrap();
+        let settings = Config::default().driver_settings();
+        let handle = driver::spawn(settings, store.clone(), upstream, Arc::clone(&metrics), None);
+        let outlets = Outlets::new(store.clone(), Throttle::default(), metrics);
+
+        let all = bytes(PIECE_BYTES_MIN + 1000);
+        let hash = ring::digest::digest(&ring::digest::SHA256, &all);
+        let digest = Digest::new(Algorithm::Sha256, hash.as_ref());
+        store.put(&digest, None, &all, SystemTime::now()).unwrap();
+        let to = PeerId([1; 32]);
+        let open = || {
+            let wanted = Wanted { size: all.len() as u64, pieces: 2 };
+            Box::pin(outlets.open((to, digest, 0), wanted, handle.clone()))
+        };
+        let send = |piece: u32| {
+            let upload = UploadId(u64::from(piece));
+            outlets.send(Send { upload, to, digest, class: 0, piece, backlog: 7 }, None, &handle);
+        };
+
+        let stream = open();
+        (0..2).for_each(send);
+        let sent: Vec<_> = stream.map(|frame| frame.unwrap().into_data().unwrap()).collect().await;
+        let (first, second) = (all.slice(..PIECE_BYTES_MIN as usize), all.slice(PIECE_BYTES_MIN as usize..));
+        let heads = (wire::piece_head(0, 7, PIECE_BYTES_MIN as u32), wire::piece_head(1, 7, 1000));
+        assert!(joined(&sent) == joined(&[heads.0, first, heads.1, second]));
+
+        let mut stream = open();
+        send(0);
+        for _ in 0..2 {
+            stream.next().await.unwrap().unwrap();
+        }
+        let path = folder.path().join("blobs/sha256").join(&digest.hex()[..2]).join(digest.hex());
+        File::options().write(true).open(path).unwrap().set_len(PIECE_BYTES_MIN).unwrap();
+        send(1);
+        assert!(stream.next().await.unwrap().is_ok(), "the head of the piece");
+        assert!(matches!(stream.next().await, Some(Err(OutletError::Io(_)))));
     }
 }

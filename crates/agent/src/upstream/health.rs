@@ -152,6 +152,15 @@ impl Health {
     }
 }
 
+impl Drop for Health {
+    fn drop(&mut self) {
+        // The gauge outlives the source. One that is not asked for any more is not left alone either.
+        if self.state.get_mut().breaker.is_open() {
+            self.down.set(0);
+        }
+    }
+}
+
 fn seconds(pause: Duration) -> u64 {
     pause.as_secs() + u64::from(pause.subsec_nanos() > 0)
 }

@@ -70,9 +70,14 @@ pub(super) const CREDENTIALS_RETRY: Duration = Duration::from_secs(30);
 /// How long a helper's answer is used before it is asked again: well under ECR's twelve hours and any rotation.
 pub(super) const HELPER_ANSWER_LIFETIME: Duration = Duration::from_secs(300);
 
-/// Registries that are not configured but were asked for by clients, with a metric label and a source of their own.
-/// Clients choose these names, so there must be a bound; those beyond it share the label `other`.
-pub(super) const UNCONFIGURED_REGISTRIES_MAX: usize = 64;
+/// Registries that are not configured but were asked for by clients, and are remembered with their health and credentials,
+/// about 2 KiB each. Clients choose these names, so there must be a bound; beyond it the one goes that was asked for the
+/// longest ago.
+pub(super) const UNCONFIGURED_REGISTRIES_MAX: usize = 256;
+
+/// Those of them with a metric label of their own. A label stays for as long as the agent runs, so these are the first ones;
+/// all others share the label `other`.
+pub(super) const LABELLED_REGISTRIES_MAX: usize = 64;
 
 /// Idle connections kept for each host: as many as a node pulls blobs at once on a bad day.
 pub(super) const IDLE_CONNECTIONS_PER_HOST: usize = 8;

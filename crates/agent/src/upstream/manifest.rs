@@ -1,11 +1,12 @@
 //! Manifests: always asked for with every media type we know (a registry may say "unknown" for the others), bounded,
-//! and passed on only after their bytes have been hashed.
+//! and passed on only after their bytes have been hashed. What type they are is their own word, not their server's.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use shoal_engine::{Algorithm, Digest, Reference};
 use shoal_store::Visibility;
 
@@ -14,7 +15,7 @@ use super::exchange::{Exchange, Question};
 use super::headers;
 use super::limits::{HASH_INLINE_BYTES_MAX, MANIFEST_BYTES_MAX};
 use super::place::Place;
-use crate::manifest::{ACCEPT, DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use crate::manifest::{ACCEPT, OCI_INDEX, OCI_MANIFEST};
 
 /// What a HEAD told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,10 +132,7 @@ impl Exchange {
         if let Some(expected) = named.filter(|expected| *expected != found) {
             return Err(UpstreamError::new(&url, Reason::WrongDigest { expected, found }));
         }
-        let media_type = match media_type {
-            Some(told) if !is_generic(&told) => told,
-            told => stated_type(&bytes).or(told).unwrap_or_else(|| OCI_MANIFEST.to_owned()),
-        };
+        let media_type = own_type(&bytes).or(media_type).unwrap_or_else(|| OCI_MANIFEST.to_owned());
         Ok(ManifestGet::Found { bytes, media_type, digest: found, max_age, visibility })
     }
 }
@@ -162,27 +160,31 @@ fn is_generic(media_type: &str) -> bool {
     )
 }
 
-/// The type that a manifest gives itself, or that its shape has.
-fn stated_type(bytes: &[u8]) -> Option<String> {
+/// The type that a manifest gives itself, or else the one of its form; `None` where it states nothing, as Docker's first
+/// schema does, and only who sends it can tell. The bytes are the same at every registry, and stored for all of them: a
+/// `Content-Type` that contradicts them is one server's mistake or malice.
+pub(crate) fn own_type(bytes: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Shape {
+        schema_version: Option<u64>,
         media_type: Option<String>,
-        manifests: Option<serde::de::IgnoredAny>,
-        config: Option<serde::de::IgnoredAny>,
+        manifests: Option<IgnoredAny>,
+        config: Option<IgnoredAny>,
+        layers: Option<IgnoredAny>,
     }
     let shape: Shape = serde_json::from_slice(bytes).ok()?;
-    // A type that no header can carry is no type.
+    // A type that no header can carry is no type, and a page for a browser no manifest.
     let stated = shape.media_type.filter(|text| {
-        matches!(text.as_str(), DOCKER_MANIFEST | DOCKER_LIST) || text.starts_with("application/vnd.oci.")
+        text.starts_with("application/") && !is_generic(text) && HeaderValue::try_from(text.as_str()).is_ok()
     });
-    let stated = stated.filter(|text| HeaderValue::try_from(text.as_str()).is_ok());
-    let by_shape = || match (shape.manifests, shape.config) {
-        (Some(_), _) => Some(OCI_INDEX.to_owned()),
-        (None, Some(_)) => Some(OCI_MANIFEST.to_owned()),
-        (None, None) => None,
+    let (is_index, is_image) = (shape.manifests.is_some(), shape.config.is_some() || shape.layers.is_some());
+    let by_form = match (shape.schema_version, is_index, is_image) {
+        (Some(2), true, false) => Some(OCI_INDEX),
+        (Some(2), false, true) => Some(OCI_MANIFEST),
+        _ => None,
     };
-    stated.or_else(by_shape)
+    stated.or_else(|| by_form.map(str::to_owned))
 }
 
 async fn hash(algorithm: Algorithm, bytes: &Bytes) -> Digest {
@@ -207,22 +209,32 @@ fn hash_now(algorithm: Algorithm, bytes: &[u8]) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST};
 
     #[test]
     fn types_from_the_content() {
         let table = [
             (format!(r#"{{"mediaType":"{DOCKER_LIST}","manifests":[]}}"#), Some(DOCKER_LIST)),
             (format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}"}}"#), Some(OCI_MANIFEST)),
-            (r#"{"manifests":[]}"#.into(), Some(OCI_INDEX)),
-            (r#"{"config":{},"layers":[]}"#.into(), Some(OCI_MANIFEST)),
-            (r#"{"mediaType":"text/html","config":{}}"#.into(), Some(OCI_MANIFEST)),
-            (r#"{"mediaType":"application/vnd.oci.x\u000a","manifests":[]}"#.into(), Some(OCI_INDEX)),
+            (r#"{"mediaType":"application/vnd.other+json"}"#.into(), Some("application/vnd.other+json")),
+            (r#"{"schemaVersion":2,"manifests":[]}"#.into(), Some(OCI_INDEX)),
+            (r#"{"schemaVersion":2,"config":{},"layers":[]}"#.into(), Some(OCI_MANIFEST)),
+            (r#"{"schemaVersion":2,"mediaType":"text/html","config":{}}"#.into(), Some(OCI_MANIFEST)),
+            (
+                r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.x\u000a","manifests":[]}"#.into(),
+                Some(OCI_INDEX),
+            ),
+            // It could be taken for both.
+            (r#"{"schemaVersion":2,"config":{},"manifests":[]}"#.into(), None),
+            // Docker's first schema, and an image's configuration.
+            (r#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#.into(), None),
+            (r#"{"architecture":"amd64","config":{}}"#.into(), None),
             ("{}".into(), None),
             ("[]".into(), None),
             ("<html>".into(), None),
         ];
         for (text, expected) in table {
-            assert_eq!(stated_type(text.as_bytes()).as_deref(), expected, "{text}");
+            assert_eq!(own_type(text.as_bytes()).as_deref(), expected, "{text}");
         }
     }
 

@@ -405,15 +405,22 @@ fn settings_that_would_leak_are_refused() {
 
 #[tokio::test]
 async fn registries_that_clients_make_up_are_bounded() {
-    let metrics = Metrics::new();
-    let upstream = Upstream::new(Settings::default(), Arc::clone(&metrics)).unwrap();
-    for n in 0..limits::UNCONFIGURED_REGISTRIES_MAX + 10 {
+    let upstream = Upstream::new(Settings::default(), Metrics::new()).unwrap();
+    let registry = |n: usize| -> Registry { format!("r{n}.test").parse().unwrap() };
+    let first = upstream.source(&registry(0)).unwrap();
+    for n in 0..2 * limits::UNCONFIGURED_REGISTRIES_MAX {
         let mut asked = asked();
-        asked.scope.registry = format!("r{n}.test").parse().unwrap();
-        let source = upstream.source(&asked.scope.registry).unwrap();
-        let own = n < limits::UNCONFIGURED_REGISTRIES_MAX;
-        assert_eq!(source.label, if own { asked.scope.registry.to_string() } else { "other".into() });
+        asked.scope.registry = registry(n);
+        let source = upstream.source(&registry(n)).unwrap();
+        let own = n < limits::LABELLED_REGISTRIES_MAX;
+        assert_eq!(source.label, if own { registry(n).to_string() } else { "other".into() });
+        assert_eq!(upstream.label(&asked.scope), source.label);
         assert_eq!(source.endpoint.as_str(), format!("https://r{n}.test/"));
+        // What has been learned of it is not learned again, however many others there are.
+        assert!(Arc::ptr_eq(&source, &upstream.source(&registry(n)).unwrap()), "{n}");
+        assert!(Arc::ptr_eq(&first, &upstream.source(&registry(0)).unwrap()), "{n}");
     }
-    assert_eq!(upstream.inner.named.lock().len(), limits::UNCONFIGURED_REGISTRIES_MAX);
+    assert_eq!(upstream.sources().len(), limits::UNCONFIGURED_REGISTRIES_MAX);
+    // It has been forgotten; its label has not.
+    assert_eq!(upstream.source(&registry(1)).unwrap().label, "r1.test");
 }

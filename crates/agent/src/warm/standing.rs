@@ -13,8 +13,8 @@
 //! there for a while then, so that one that comes and goes causes nothing; time is an argument.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,6 +133,9 @@ pub(super) struct Standing {
     file: Option<PathBuf>,
     me: String,
     orders: Mutex<Vec<Order>>,
+    /// What this life of the agent has written to the file. Held from the look at the orders until that is written, so that the
+    /// last word on the disk is the latest.
+    kept: Mutex<Vec<u8>>,
 }
 
 impl Order {
@@ -184,7 +187,7 @@ impl Standing {
                 order.id = super::job::new_id();
             }
         }
-        Standing { file, me, orders: Mutex::new(orders) }
+        Standing { file, me, orders: Mutex::new(orders), kept: Mutex::default() }
     }
 
     /// Owns a request that has begun for these members. It ends at `until`, in Unix seconds.
@@ -365,14 +368,25 @@ impl Standing {
 
     fn save(&self) {
         let Some(file) = &self.file else { return };
+        // A disk that is busy takes its time to sync; what else this thread has to do goes on elsewhere.
+        if let Err(error) = tokio::task::block_in_place(|| self.write(file)) {
+            tracing::warn!(file = %file.display(), %error, "a pinned request cannot be kept; after a restart, nodes that join are not warmed for it");
+        }
+    }
+
+    fn write(&self, file: &Path) -> io::Result<()> {
+        let mut kept = self.kept.lock();
         let own: Vec<_> = {
             let orders = self.orders.lock();
             orders.iter().filter(|order| order.owner == self.me && !order.is_over).cloned().collect()
         };
-        let saved = serde_json::to_vec(&own).map_err(io::Error::other);
-        if let Err(error) = saved.and_then(|bytes| replace(file, &bytes)) {
-            tracing::warn!(file = %file.display(), %error, "a pinned request cannot be kept; after a restart, nodes that join are not warmed for it");
+        let bytes = serde_json::to_vec(&own).map_err(io::Error::other)?;
+        // Copies of others come again and again, and are not kept here.
+        if *kept != bytes {
+            replace(file, &bytes)?;
+            *kept = bytes;
         }
+        Ok(())
     }
 }
 
@@ -408,11 +422,15 @@ fn is_same(one: &WarmRequest, other: &WarmRequest) -> bool {
     (&one.images, &one.platforms, &one.nodes) == (&other.images, &other.platforms, &other.nodes)
 }
 
-/// Some kilobytes, written seldom: the caller waits for it.
+/// Some kilobytes, written seldom: the caller waits for it. Even if power is lost, the file is there whole, the old or the new.
 fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = file.with_extension("new");
-    fs::write(&new, bytes)?;
-    fs::rename(&new, file)
+    let unfinished = file.with_extension("new");
+    let mut new = File::create(&unfinished)?;
+    new.write_all(bytes)?;
+    new.sync_all()?;
+    fs::rename(&unfinished, file)?;
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

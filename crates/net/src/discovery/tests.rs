@@ -5,6 +5,9 @@ use parking_lot::Mutex;
 
 use super::*;
 
+/// Of the clock of the tests.
+const GRAIN: Duration = Duration::from_millis(1);
+
 /// Answers from tables that a test changes. A name that is in none is never answered.
 #[derive(Debug, Default)]
 struct Tables {
@@ -111,25 +114,50 @@ async fn addresses_change_and_a_broken_server_changes_nothing() {
     }
 }
 
+/// One that was missed is called again soon although somebody else was met.
 #[tokio::test(start_paused = true)]
-async fn rounds_are_frequent_while_alone_and_rare_later() {
+async fn rounds_are_frequent_while_alone_and_rarer_and_rarer_later() {
+    use Pace::{Alone, Settled};
     let mut discovery = discovery(&Arc::new(Tables::default()), &["10.0.0.1"], &[]);
-    let start = Instant::now();
-    discovery.next(Pace::Settled).await;
-    assert_eq!(start.elapsed(), Duration::ZERO, "the first at once");
-
-    discovery.next(Pace::Alone).await;
-    assert!((1500..2600).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    // The pause before each round, seconds, of which chance takes or adds a quarter.
+    let table = [
+        (Alone, 0),
+        (Alone, 2),
+        (Alone, 2),
+        (Settled, 2),
+        (Settled, 4),
+        (Settled, 8),
+        (Alone, 2),
+        (Settled, 2),
+        (Settled, 4),
+        (Settled, 8),
+        (Settled, 16),
+        (Settled, 32),
+        (Settled, 60),
+        (Settled, 60),
+    ];
+    for (round, (pace, pause)) in table.into_iter().enumerate() {
+        let start = Instant::now();
+        discovery.next(pace).await;
+        let (pause, took) = (Duration::from_secs(pause), start.elapsed());
+        assert!(took >= pause * 3 / 4 && took <= pause * 5 / 4 + GRAIN, "round {round}: {took:?}");
+    }
 
     // Whoever finds that it is alone does not wait out the long pause.
     let start = Instant::now();
-    assert!(timeout(Duration::from_secs(10), discovery.next(Pace::Settled)).await.is_err());
-    discovery.next(Pace::Alone).await;
+    assert!(timeout(Duration::from_secs(10), discovery.next(Settled)).await.is_err());
+    discovery.next(Alone).await;
     assert_eq!(start.elapsed().as_secs(), 10);
+}
 
+#[tokio::test(start_paused = true)]
+async fn the_first_round_is_at_once_and_counts_as_no_pause() {
+    let mut discovery = discovery(&Arc::new(Tables::default()), &["10.0.0.1"], &[]);
     let start = Instant::now();
     discovery.next(Pace::Settled).await;
-    assert!((44..76).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    discovery.next(Pace::Settled).await;
+    assert!((1500..2501).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

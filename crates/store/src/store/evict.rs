@@ -1,7 +1,8 @@
 //! Making room.
 //!
 //! Question: which blobs go when there is no room? Answer: the least recently used that nobody uses now and nobody has
-//! pinned, partial blobs that nobody has open among them. Prevents a full disk, and a pull that loses what it reads.
+//! pinned, partial blobs that nobody has open among them; none if all of these together would not be enough. Prevents a full
+//! disk, a pull that loses what it reads, and a store that is emptied for a size that somebody has merely claimed.
 //!
 //! Victims are found by reading the records, not from a list in memory: 100,000 records take a twentieth of a second, and
 //! the distance between the watermarks makes that rare; a list would cost 10 MB all the time.
@@ -83,7 +84,7 @@ impl Inner {
                 return Ok(());
             };
             let Some(wanted) = short.evict else { break };
-            if self.evict(wanted)? == 0 {
+            if self.evict(wanted, short.evict_least)? == 0 {
                 break;
             }
         }
@@ -101,18 +102,20 @@ impl Inner {
             let free = self.layout.disk_free();
             let free = free.map_err(StoreError::io("ask for free space", self.layout.root()))?;
             let excess = self.room.excess(free);
-            if excess == 0 || self.evict(excess)? == 0 {
+            if excess == 0 || self.evict(excess, 0)? == 0 {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Removes the least recently used until `wanted` bytes are free; says how many were.
-    fn evict(&self, wanted: u64) -> Result<u64, StoreError> {
-        let mut victims = Victims::new(wanted);
+    /// Removes the least recently used until `wanted` bytes are free, but nothing if there are fewer than `least` to be had;
+    /// says how many were.
+    fn evict(&self, wanted: u64, least: u64) -> Result<u64, StoreError> {
+        let (mut victims, mut to_be_had) = (Victims::new(wanted), 0_u64);
         let visit = |digest: Digest, record: BlobRecord| {
             if !record.is_pinned() && !self.claims.is_busy(&digest) {
+                to_be_had = to_be_had.saturating_add(record.size);
                 let (used_at, _) = self.use_of(&digest, &record);
                 victims.offer(Victim { used_at, size: record.size, digest, partial: false });
             }
@@ -121,10 +124,15 @@ impl Inner {
         self.index
             .each_blob(None, visit)
             .map_err(|fault| self.index_fault("look for blobs to evict", fault))?;
-        for idle in self.idle_partials() {
+        // One that is just being opened cannot make room for itself.
+        for idle in self.idle_partials().iter().filter(|idle| !self.claims.is_busy(&idle.digest)) {
+            to_be_had = to_be_had.saturating_add(idle.reserved);
             // What has no record cannot be continued; it is worth nothing.
             let used_at = if idle.recorded { idle.written_at } else { 0 };
             victims.offer(Victim { used_at, size: idle.reserved, digest: idle.digest, partial: true });
+        }
+        if to_be_had < least {
+            return Ok(0);
         }
         let mut freed = 0;
         let mut refused = None;

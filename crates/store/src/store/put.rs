@@ -13,7 +13,7 @@ use crate::record::{BlobRecord, kept_media_type, to_millis};
 
 impl Store {
     /// Stores a verified blob, durably: in the index if it is small, otherwise as a file. If there is such a blob
-    /// already, this counts as a use of it.
+    /// already, this counts as a use of it, and of a small one the media type is the one that was told last.
     pub fn put(
         &self,
         digest: &Digest,

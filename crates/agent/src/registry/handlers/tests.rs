@@ -278,6 +278,26 @@ async fn manifests() {
     }
 }
 
+/// A cache that others use must not hand out what one client's token was good for.
+#[tokio::test]
+async fn an_answer_to_a_token_is_for_its_client_alone() {
+    let table = [
+        ("/v2/a/manifests/{blob}", "max-age=31536000, immutable"),
+        ("/v2/a/blobs/{blob}", "max-age=31536000, immutable"),
+        ("/v2/a/manifests/v1", "max-age=90"),
+        ("/v2/a/tags/list", "max-age=30"),
+    ];
+    for (uri, cache) in table {
+        for method in ["GET", "HEAD"] {
+            let answer = ask(&Fake::default(), method, uri, &[("authorization", "Bearer x")]).await;
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.header("cache-control"), format!("private, {cache}"), "{method} {uri}");
+            let answer = ask(&Fake::default(), method, uri, &[]).await;
+            assert!(!answer.header("cache-control").contains("private"), "{method} {uri}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_digest_is_answered_in_the_algorithm_it_was_asked_in() {
     let sha512 = format!("sha512:{}", "0f".repeat(64));

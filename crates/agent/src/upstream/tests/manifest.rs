@@ -71,6 +71,34 @@ async fn bytes_are_believed_only_with_their_digest() {
     assert_eq!(get(&sha512(b"other").to_string()).await, Err(SourceFault::WrongContent));
 }
 
+/// What is stored is served for every registry, so one that sends the right bytes as something else must not be believed.
+#[tokio::test]
+async fn a_manifest_knows_its_type_better_than_its_server() {
+    const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+    const DOCKER_OLD: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+    const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    const INDEX: &[u8] = br#"{"schemaVersion":2,"manifests":[]}"#;
+    const STATED: &[u8] = br#"{
+        "schemaVersion":2,"mediaType":"application/vnd.docker.distribution.manifest.v2+json","layers":[]
+    }"#;
+    const OLD: &[u8] = br#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#;
+    let table = [
+        (MANIFEST, OCI_INDEX, OCI_MANIFEST),
+        (MANIFEST, "text/html", OCI_MANIFEST),
+        (INDEX, OCI_MANIFEST, OCI_INDEX),
+        (STATED, OCI_MANIFEST, DOCKER),
+        (STATED, DOCKER, DOCKER),
+        // It does not say.
+        (OLD, DOCKER_OLD, DOCKER_OLD),
+    ];
+    for (bytes, sent_as, expected) in table {
+        let server = serve(move |_| async move { respond(200, &[("content-type", sent_as)], bytes) }).await;
+        let got = upstream(&server.url("")).get_manifest(&asked(), &tag(), None).await.unwrap();
+        let ManifestGet::Found { media_type, .. } = got else { panic!("{sent_as}") };
+        assert_eq!(media_type, expected, "{sent_as}");
+    }
+}
+
 #[tokio::test]
 async fn size_is_bounded() {
     let limit = MANIFEST_BYTES_MAX as usize;

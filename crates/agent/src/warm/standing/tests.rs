@@ -155,6 +155,31 @@ fn what_an_older_version_has_kept_is_read() {
     assert_eq!(due.iter().map(|due| names(due).len()).collect::<Vec<_>>(), [3]);
 }
 
+/// Requests begin and end on several threads at a time; what is on the disk in the end is what there is.
+#[test]
+fn the_last_word_on_the_disk_is_the_latest() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prewarm.json");
+    let standing = Standing::open(Some(members()[0].peer), Some(file.clone()));
+    let (request, targets) = (request("count=1"), some(&[0]));
+    let round = |round: u64, each: &(dyn Fn(&str) + Sync)| {
+        std::thread::scope(|scope| {
+            for thread in 0..6 {
+                scope.spawn(move || each(&format!("{round}-{thread}")));
+            }
+        });
+        let kept: Vec<Order> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        kept.len()
+    };
+    for number in 0..8 {
+        let begun = |id: &str| standing.remember(id, &request, unix(UNTIL), &targets, at(number));
+        assert_eq!(round(number, &begun), 6, "begun in round {number}");
+        let over = |id: &str| assert!(standing.forget(id, at(number)), "{id} was known");
+        assert_eq!(round(number, &over), 0, "ended in round {number}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left behind");
+}
+
 #[test]
 fn an_order_has_one_owner_whoever_dies() {
     let mut cluster = Cluster::new();

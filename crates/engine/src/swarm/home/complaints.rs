@@ -25,7 +25,7 @@ impl Home {
         })
     }
 
-    /// This node is late itself: lease holders, which may be as busy, get so much more time.
+    /// This node is late itself, or others answer late: lease holders, which may be as busy, get so much more time.
     pub fn excuse(&mut self, by: Duration) {
         self.books.values_mut().for_each(|book| book.leases.excuse(by));
     }
