@@ -573,7 +573,7 @@ impl Swarm {
                 self.events.push_back(Event::Alone(*digest, end));
             }
         }
-        self.home.excuse(load.excuse);
+        self.home.excuse(self.silence.excuse_of_holders(now));
         self.home.advance(now, mail);
         for (digest, size) in self.announcements.advance(now, &self.roster, mail) {
             self.home.announce(self.me, digest, size);

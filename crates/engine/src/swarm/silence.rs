@@ -143,9 +143,14 @@ impl Silence {
         verdict
     }
 
-    /// How much longer a home may take to answer, and one that fetches for the next piece: they wait for a processor as this node does, or
-    /// as those do that answer late.
+    /// How much longer a home may take to answer because this node is late itself.
     pub(super) fn excuse(&self, now: Time) -> Duration {
+        self.lateness(now).saturating_mul(DEAF_AFTER_ANSWERS).min(EXCUSE_MAX)
+    }
+
+    /// How much longer one that fetches may take for the next piece: it waits for a processor as this node does, or as those do that
+    /// answer late. Clients do not wait for it as they do for a home.
+    pub(super) fn excuse_of_holders(&self, now: Time) -> Duration {
         let slowest = self.slowest_answer(now).unwrap_or_default().max(self.lateness(now));
         slowest.saturating_mul(DEAF_AFTER_ANSWERS).min(EXCUSE_MAX)
     }
@@ -305,20 +310,20 @@ mod tests {
         assert_eq!(silence.excuse(forgotten), late * DEAF_AFTER_ANSWERS);
         let later = at(1000) + LATENESS_REMEMBERED;
         assert_eq!(silence.patience(later, DEAF_AFTER), Some(DEAF_AFTER));
-        assert_eq!(silence.excuse(later), Duration::from_millis(1) * DEAF_AFTER_ANSWERS);
+        assert_eq!(silence.excuse(later), Duration::ZERO);
     }
 
     #[test]
-    fn others_get_longer_where_answers_take_long() {
+    fn those_who_fetch_get_longer_where_answers_take_long() {
         let mut silence = Silence::default();
-        assert_eq!(silence.excuse(at(0)), Duration::ZERO);
+        assert_eq!(silence.excuse_of_holders(at(0)), Duration::ZERO);
         let ms = Duration::from_millis;
         for (answer, late, excuse) in [(1, 0, 8), (100, 0, 800), (100, 200, 1600), (100, 10_000, 4000)] {
             silence.answered(at(0), ms(answer));
             silence.was_late(at(0), ms(late));
-            assert_eq!(silence.excuse(at(0)), ms(excuse), "{answer} and {late} ms");
+            assert_eq!(silence.excuse_of_holders(at(0)), ms(excuse), "{answer} and {late} ms");
         }
-        assert_eq!(silence.excuse(at(0) + ANSWERS_REMEMBERED_FOR), Duration::ZERO);
+        assert_eq!(silence.excuse_of_holders(at(0) + ANSWERS_REMEMBERED_FOR), Duration::ZERO);
     }
 
     #[test]

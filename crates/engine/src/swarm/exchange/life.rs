@@ -21,7 +21,7 @@ use crate::wire::{LeaseEnd, LeaseId, Message};
 pub struct Load {
     /// Blobs that it receives, this one among them: they share its link, and those of its feeds.
     pub crowd: usize,
-    /// How much longer a home may take to answer than otherwise: the node is late itself, or others answer late.
+    /// How much longer a home may take to answer than otherwise: the node is late itself.
     pub excuse: Duration,
 }
 

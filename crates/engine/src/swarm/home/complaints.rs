@@ -198,7 +198,7 @@ impl Book {
         if *piece != first {
             (*piece, *since) = (first, now);
         }
-        now < *since + SOURCE_SILENCE_MAX
+        now < *since + SOURCE_SILENCE_MAX + self.leases.excused()
     }
 
     /// Holders whose time is up fetch no more. Only time takes their leases: what they have said comes first.

@@ -112,7 +112,7 @@ pub struct Leases {
     stalls: u32,
     denials: u32,
     retry_at: Option<Time>,
-    /// Time that holders get beside the usual, because this node is late itself.
+    /// Time that holders get beside the usual, because this node is late itself, or others are.
     excuse: Duration,
     /// When it was last advanced.
     looked: Time,
@@ -230,6 +230,11 @@ impl Leases {
     /// Holders get so much more time than usual.
     pub fn excuse(&mut self, by: Duration) {
         self.excuse = by;
+    }
+
+    /// How much more.
+    pub fn excused(&self) -> Duration {
+        self.excuse
     }
 
     /// Nobody is waited for any more.
