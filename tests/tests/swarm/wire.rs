@@ -290,7 +290,7 @@ async fn who_knows_the_page_can_read_a_blob() {
     // Hail, and nothing at all.
     for frame in [&[1, 33][..], &[]] {
         let answer = connection.ask(frame).await;
-        assert_eq!((answer.status, answer.body.len()), (400, 0), "{frame:?}");
+        assert_eq!(answer.status, 400, "{frame:?}");
     }
     // It is refused, which the body's end says.
     let absent = Blob::noise(1611, 1_500_000);
