@@ -61,7 +61,9 @@ pub(super) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
     }
     let code = runtime.block_on(live(config))?;
     // The last spans leave while there is a runtime to carry them.
-    drop(traces);
+    if let Some(traces) = traces {
+        traces.end();
+    }
     // Tasks and threads that are still ending hold the store. Its index must not be in use while the process takes
     // down its C++ library: that ends in an abort. A thread that a sick disk holds must not keep the process either;
     // everything that matters has been written.

@@ -332,11 +332,10 @@ impl Dialer {
             match ended {
                 Some(Some(Ok(sender))) => return Ok(sender),
                 // One that answers tells more of the member than those that do not.
-                Some(Some(Err(error))) => {
-                    if failure.is_closed_port() || !error.is_closed_port() {
-                        failure = error;
-                    }
+                Some(Some(Err(error))) if failure.is_closed_port() || !error.is_closed_port() => {
+                    failure = error;
                 }
+                Some(Some(Err(_))) => {}
                 Some(None) => break,
                 // It may still answer.
                 None => {}

@@ -72,6 +72,11 @@ impl Exporter {
             .with_filter(Targets::new().with_target(TARGET, Level::TRACE))
             .boxed()
     }
+
+    /// Sends the last ones, as dropping it does.
+    pub fn end(self) {
+        drop(self);
+    }
 }
 
 impl Drop for Exporter {
