@@ -282,7 +282,11 @@ async fn warm(args: &WarmArgs, out: &mut Output) -> Result<ExitCode, Failure> {
     }
     // Before anything is begun: a signal that comes in between must end it, too.
     let signals = Signals::new()?;
-    let begun = client.warm(&request).await?;
+    let begun = client.warm(&request).await.map_err(|error| match error {
+        // It may have begun, and nobody knows under which name: what to do is the same as later.
+        ClientError::Broken { .. } => Failure::WarmLost { source: Some(error) },
+        error => error.into(),
+    })?;
     if args.detach {
         match args.json {
             true => out.json(&begun)?,
