@@ -356,6 +356,11 @@ impl Agent {
         String::from_utf8(answer.body.to_vec()).expect("metrics are text")
     }
 
+    /// Bytes that it has sent to other members.
+    pub async fn sent_bytes(&self) -> f64 {
+        self.metric("peer_sent_bytes_total", &[]).await
+    }
+
     /// Sum of all samples of a metric (without the `shoal_` prefix) whose labels contain all of `labels`.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let text = self.metrics().await;

@@ -32,7 +32,7 @@ use crate::io::Output;
 use crate::limits::{AHEAD_ROWS_MAX, MEMBERS_WAIT, RUNS_PER_MESSAGE_MAX};
 use crate::name::Scope;
 use crate::peer::{PeerId, Roster};
-use crate::pieces::{BLOB_BYTES_MAX, piece_count};
+use crate::pieces::piece_count;
 use crate::ranges::ByteRanges;
 use crate::time::Time;
 use crate::wire::{Hashes, LeaseEnd, Message, PieceHash, Refusal, Run, WarmFault, are_fit};
@@ -633,8 +633,10 @@ impl Swarm {
     fn handle_subscribe(&mut self, from: PeerId, digest: Digest, wanted: Wanted) {
         let pieces = piece_count(wanted.size) as u32;
         let (classes, class) = (wanted.classes, wanted.class);
-        let is_fit = wanted.size <= BLOB_BYTES_MAX && are_fit(&wanted.runs, pieces, RUNS_PER_MESSAGE_MAX);
-        if !is_fit || classes != class_count(pieces) || class >= classes {
+        if !are_fit(&wanted.runs, wanted.size, RUNS_PER_MESSAGE_MAX)
+            || classes != class_count(pieces)
+            || class >= classes
+        {
             return self.refuse(from, digest, class, Refusal::Unknown);
         }
         if !self.uploads.has_room(&from, &digest, class) {

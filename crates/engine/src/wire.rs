@@ -16,6 +16,7 @@ use bincode::{Decode, Encode};
 use crate::ids::{Algorithm, Digest, WarmSetId};
 use crate::io::PullFault;
 use crate::peer::PeerId;
+use crate::pieces::{BLOB_BYTES_MAX, piece_count};
 
 pub use hashes::{Forged, Hashes, Signature, check, seal};
 
@@ -58,9 +59,13 @@ impl Run {
     }
 }
 
-/// Whether these runs are at most `most`, of a blob of `pieces` pieces, and name each about once: nobody has to walk over more because
-/// another member says so.
-pub fn are_fit(runs: &[Run], pieces: u32, most: usize) -> bool {
+/// Whether these runs are at most `most`, of a blob that can have `size` bytes, and name each of its pieces about once: nobody has to walk
+/// over more because another member says so.
+pub fn are_fit(runs: &[Run], size: u64, most: usize) -> bool {
+    if size > BLOB_BYTES_MAX {
+        return false;
+    }
+    let pieces = piece_count(size) as u32;
     let named: u64 = runs.iter().map(|run| u64::from(run.end.saturating_sub(run.first))).sum();
     runs.len() <= most && runs.iter().all(|run| run.end <= pieces) && named <= 2 * u64::from(pieces)
 }

@@ -5,9 +5,9 @@
 //! is refused instead of used.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use zeroize::Zeroizing;
 
+use crate::file::write_whole;
 use crate::{Key, tls};
 
 /// A key file is some 120 bytes; whatever is longer is something else.
@@ -92,7 +93,7 @@ impl Identity {
             None => {
                 let pem = new_pem()?;
                 let identity = Self::from_pem(path, &pem)?;
-                write(path, &pem).map_err(|source| IdentityError::Io {
+                write_whole(path, &pem, 0o600).map_err(|source| IdentityError::Io {
                     action: "making",
                     path: path.into(),
                     source,
@@ -179,23 +180,10 @@ fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, IdentityError> {
     Ok(Some(bytes))
 }
 
-/// Makes the file so that it is there whole or not at all, even if power is lost.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let unfinished = path.with_extension("new");
-    match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn directory() -> tempfile::TempDir {

@@ -25,11 +25,13 @@
 
 mod admission;
 pub mod discovery;
+mod file;
 mod identity;
 mod net;
 mod tls;
 
 pub use admission::{Admission, SECRET_BYTES_MIN, Secret, SecretError};
+pub use file::write_whole;
 pub use identity::{Identity, IdentityError, verify};
 pub use net::{
     Class, FRAME_BYTES_MAX, Loss, Net, NetConfig, NetError, NetEvent, NetHandle, NetLimits, Refusal,

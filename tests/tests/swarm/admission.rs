@@ -8,14 +8,13 @@ use rustls::pki_types::ServerName;
 use shoal_net::{Admission, Identity, Secret, client_tls};
 use shoal_tests::agent::Setup;
 use shoal_tests::cluster::{Cluster, DATA_PORT, PORT};
-use shoal_tests::image::Image;
 use shoal_tests::origin::Origin;
 use shoal_tests::{place, wait};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::REPOSITORY;
+use super::{REPOSITORY, one_layer};
 
 /// The secret of [`Cluster`].
 const SECRET: &[u8] = b"a secret of this test alone";
@@ -87,9 +86,7 @@ async fn ask(identity: &Identity, to: SocketAddr, agent: [u8; 32], proof: Option
 /// The data port tells nothing to whoever has no proof, shows one of another key, or says something else altogether.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_data_port_is_for_members() {
-    let origin = Origin::start().await;
-    let image = Image::new(900, &[1000]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(900, 1000).await;
     let cluster = Cluster::start(&origin.url(), 2).await;
     cluster.pull(0..2, REPOSITORY, &image).await;
     let agent = &cluster.agents[0];

@@ -14,7 +14,7 @@ use shoal_tests::origin::{Gate, Match, Origin, Plan};
 use shoal_tests::wait;
 use tokio::task::JoinHandle;
 
-use super::{REPOSITORY, paused_image};
+use super::{REPOSITORY, one_layer, paused_image};
 
 /// Bytes of the layer: enough that there is a middle.
 const LAYER_BYTES: usize = 12_000_000;
@@ -28,9 +28,7 @@ const NOTICED_MAX: Duration = Duration::from_secs(10);
 /// An origin that takes two and a half seconds for the layer, and the image. With more than three, several members would fetch at
 /// a time.
 async fn slow_origin(seed: u64) -> (Origin, Image) {
-    let origin = Origin::start().await;
-    let image = Image::new(seed, &[LAYER_BYTES]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(seed, LAYER_BYTES).await;
     origin.script(Match::blob(&image.layers[0].digest), Plan::rate(5_000_000));
     (origin, image)
 }
@@ -401,9 +399,7 @@ fn resets(origin: &Origin, blob: &Blob, after: u64) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_origin_resets_connections() {
     const RESET_AFTER: u64 = 2_500_000;
-    let origin = Origin::start().await;
-    let image = Image::new(860, &[LAYER_BYTES]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(860, LAYER_BYTES).await;
     let layer = &image.layers[0];
     origin.script_times(3, Match::blob(&layer.digest), Plan::reset_after(RESET_AFTER));
     let cluster = Cluster::start(&origin.url(), 5).await;
@@ -434,9 +430,7 @@ async fn the_origin_resets_connections_and_goes_away() {
     const NODES: usize = 6;
     const EARLY: usize = 4;
     const RESET_AFTER: u64 = LAYER_BYTES as u64 / 8;
-    let origin = Origin::start().await;
-    let image = Image::new(862, &[LAYER_BYTES]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(862, LAYER_BYTES).await;
     let layer = &image.layers[0];
     origin.script(Match::blob(&layer.digest), Plan::reset_after(RESET_AFTER).at_rate(6_000_000));
     let cluster = Cluster::start(&origin.url(), NODES).await;

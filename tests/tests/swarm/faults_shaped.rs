@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::REPOSITORY;
 use super::faults::story;
-use super::links::{self, FAR, LINK_RATE, NEAR, REGISTRY};
+use super::links::{self, NEAR};
 
 /// Bits per second of the registry's link: the image takes some seconds.
 const ORIGIN_RATE: u64 = 24_000_000;
@@ -199,9 +199,7 @@ impl<'n> Rollout<'n> {
 /// two nodes has the image; and fewer copies than this have left the registry.
 async fn rollout(seed: u64, fault: Fault, copies_max: f64) {
     place::needs_root();
-    let mut rates = vec![LINK_RATE; FAR.end];
-    rates[REGISTRY] = ORIGIN_RATE;
-    let network = Network::new(&rates).expect("namespaces can be made");
+    let network = links::slow_registry(ORIGIN_RATE);
     let folder = place::scratch();
     let image = Image::new(seed, &[9_000_000, 3_000_000, 30_000]);
     let disk = (fault == Fault::DiskFillsUp).then(|| Disk::tmpfs(DISK_MIB));

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use shoal_tests::agent::Agent;
 use shoal_tests::cluster::Cluster;
-use shoal_tests::image::{Blob, Image};
+use shoal_tests::image::Blob;
 use shoal_tests::origin::Origin;
 use shoal_tests::wait;
 use tokio::task::JoinHandle;
 
-use super::REPOSITORY;
 use super::faults::{story, until_held};
+use super::{REPOSITORY, one_layer};
 
 const LAYER_BYTES: usize = 12_000_000;
 /// Bytes of the smallest piece: with a wrong byte in each stretch of this length, no piece is right.
@@ -57,9 +57,7 @@ async fn expect_right(cluster: &Cluster, origin: &Origin, liar: usize, layer: &B
 /// there and away; and the one that sends them is not asked for long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_flips_bits() {
-    let origin = Origin::start().await;
-    let image = Image::new(890, &[LAYER_BYTES]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(890, LAYER_BYTES).await;
     let layer = &image.layers[0];
     let cluster = Cluster::start(&origin.url(), NODES).await;
     cluster.pull(0..HOLDERS, REPOSITORY, &image).await;
@@ -68,10 +66,10 @@ async fn a_member_flips_bits() {
     }
     damage(&cluster.agents[0], layer);
     let (liar, upstream) = (&cluster.agents[0], cluster.upstream_bytes().await);
-    let lied_before = liar.metric("peer_sent_bytes_total", &[]).await;
+    let lied_before = liar.sent_bytes().await;
     let pulls: Vec<_> = (HOLDERS..NODES).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
     expect_pulled(&cluster, HOLDERS, pulls).await;
-    let lied = liar.metric("peer_sent_bytes_total", &[]).await - lied_before;
+    let lied = liar.sent_bytes().await - lied_before;
     let copies = (cluster.upstream_bytes().await - upstream) / LAYER_BYTES as f64;
     println!("the liar sent {lied} bytes; {copies:.2} copies came from upstream");
     assert!(lied > 0.0, "nobody asked the one that lies");
@@ -94,9 +92,7 @@ async fn a_member_flips_bits() {
 /// came until then counts, the rest comes from the others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_holder_begins_to_lie_in_the_middle() {
-    let origin = Origin::start().await;
-    let image = Image::new(891, &[LAYER_BYTES]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(891, LAYER_BYTES).await;
     let layer = &image.layers[0];
     // Three copies from three nodes: it takes more than two seconds.
     let cluster = Cluster::start_with(&origin.url(), NODES, |node, setup| match node < HOLDERS {
@@ -117,9 +113,9 @@ async fn a_holder_begins_to_lie_in_the_middle() {
     .await;
     let liar = &cluster.agents[0];
     damage(liar, layer);
-    let lied_before = liar.metric("peer_sent_bytes_total", &[]).await;
+    let lied_before = liar.sent_bytes().await;
     expect_pulled(&cluster, HOLDERS, pulls).await;
-    let lied = liar.metric("peer_sent_bytes_total", &[]).await - lied_before;
+    let lied = liar.sent_bytes().await - lied_before;
     let copies = (cluster.upstream_bytes().await - upstream) / LAYER_BYTES as f64;
     println!("the liar sent {lied} bytes; {copies:.2} copies came from upstream");
     assert!(lied > 0.0, "nobody had anything from the one that lies: it was not in the middle");
@@ -131,9 +127,7 @@ async fn a_holder_begins_to_lie_in_the_middle() {
 /// send what is missing: it is fetched once more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_one_that_fetched_begins_to_lie_in_the_middle() {
-    let origin = Origin::start().await;
-    let image = Image::new(892, &[LAYER_BYTES]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(892, LAYER_BYTES).await;
     let layer = &image.layers[0];
     // The registry sends more than a node passes on.
     let cluster =
@@ -151,9 +145,9 @@ async fn the_one_that_fetched_begins_to_lie_in_the_middle() {
     .await;
     let liar = &cluster.agents[first];
     damage(liar, layer);
-    let lied_before = liar.metric("peer_sent_bytes_total", &[]).await;
+    let lied_before = liar.sent_bytes().await;
     expect_pulled(&cluster, 0, pulls).await;
-    let lied = liar.metric("peer_sent_bytes_total", &[]).await - lied_before;
+    let lied = liar.sent_bytes().await - lied_before;
     let copies = origin.blob_bytes(&layer.digest) as f64 / LAYER_BYTES as f64;
     println!("the liar sent {lied} bytes; {copies:.2} copies left the registry");
     assert!(lied > 0.0, "nobody had anything from the one that lies: it was not in the middle");

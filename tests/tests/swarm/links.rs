@@ -117,13 +117,18 @@ pub(super) async fn copies(registry: &DockerRegistry, blobs: &[Blob], least: usi
     sent() as f64 / size as f64
 }
 
+/// All agents' links are fast; the registry's has this rate.
+pub(super) fn slow_registry(rate: u64) -> Network {
+    let mut rates = vec![LINK_RATE; FAR.end];
+    rates[REGISTRY] = rate;
+    Network::new(&rates).expect("namespaces can be made")
+}
+
 /// A zone's link is pulled and comes back. Those on the registry's side end meanwhile, the others after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_link_of_a_zone_is_pulled() {
     place::needs_root();
-    let mut rates = vec![LINK_RATE; FAR.end];
-    rates[REGISTRY] = ORIGIN_RATE;
-    let network = Network::new(&rates).expect("namespaces can be made");
+    let network = slow_registry(ORIGIN_RATE);
     let zone = network.zone(FAR).expect("a bridge can be made");
     let folder = place::scratch();
     let image = Image::new(895, &[LAYER_BYTES]);
@@ -161,9 +166,7 @@ async fn the_link_of_a_zone_is_pulled() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_layer_enters_a_zone_about_once() {
     place::needs_root();
-    let mut rates = vec![LINK_RATE; FAR.end];
-    rates[REGISTRY] = ORIGIN_RATE;
-    let network = Network::new(&rates).expect("namespaces can be made");
+    let network = slow_registry(ORIGIN_RATE);
     let zone = network.zone(FAR).expect("a bridge can be made");
     let folder = place::scratch();
     let image = Image::new(898, &[ZONED_LAYER_BYTES]);

@@ -12,12 +12,11 @@ use shoal_agent::admin::client::AdminClient;
 use shoal_tests::agent::{REGISTRY, Setup};
 use shoal_tests::cluster::{Cluster, DATA_PORT, PORT};
 use shoal_tests::image::Image;
-use shoal_tests::origin::Origin;
 use shoal_tests::place;
 use shoal_tests::process::run;
 use shoal_tests::tls::Authority;
 
-use super::REPOSITORY;
+use super::{REPOSITORY, one_layer};
 
 /// A zone that members would be known by.
 const ZONE: &str = "the-zone-of-this-test";
@@ -111,9 +110,7 @@ async fn secrets(cluster: &Cluster, image: &Image) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn curl_learns_nothing() {
     let curl = place::program("curl", "curl");
-    let origin = Origin::start().await;
-    let image = Image::new(1500, &[1000]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(1500, 1000).await;
     let zoned = |_, setup: Setup| setup.set("swarm.zone", ZONE);
     let cluster = Cluster::start_with(&origin.url(), 2, zoned).await;
     cluster.pull(0..2, REPOSITORY, &image).await;
@@ -121,7 +118,7 @@ async fn curl_learns_nothing() {
     agent.until_idle().await;
     let folder = place::scratch();
     let (questions, secrets) = (questions(&image), secrets(&cluster, &image).await);
-    let sent = agent.metric("peer_sent_bytes_total", &[]).await;
+    let sent = agent.sent_bytes().await;
 
     for (scheme, options) in &ways(folder.path()) {
         for (port, method) in [(PORT, "GET"), (PORT, "POST"), (DATA_PORT, "GET"), (DATA_PORT, "POST")] {
@@ -150,7 +147,7 @@ async fn curl_learns_nothing() {
     }
 
     cluster.until_met(2).await;
-    assert_eq!(agent.metric("peer_sent_bytes_total", &[]).await, sent, "nothing was sent to anybody");
+    assert_eq!(agent.sent_bytes().await, sent, "nothing was sent to anybody");
     agent.get_blob(REPOSITORY, &image.layers[0].digest).await.expect(200, &image.layers[0].bytes);
     assert!(!agent.log().contains("panicked"), "{}", agent.log());
 }

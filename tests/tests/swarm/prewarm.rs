@@ -11,8 +11,10 @@ use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::{Kind, Origin};
 use shoal_tests::process::{Finished, Process};
 use shoal_tests::{place, wait};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{UnixListener, UnixStream};
 
-use super::{REPOSITORY, paused_image};
+use super::{REPOSITORY, one_layer, paused_image};
 
 /// How long a step may take that only waits for others.
 pub(super) const STEP_MAX: Duration = Duration::from_secs(60);
@@ -165,9 +167,7 @@ async fn a_second_start_goes_on_where_the_first_was() {
 /// A node that joins while an image is pinned gets it without being asked for, until the request is cancelled.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_joins_later_becomes_warm() {
-    let origin = Origin::start().await;
-    let image = Image::new(915, &[300_000]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(915, 300_000).await;
     let mut cluster = Cluster::start(&origin.url(), 2).await;
     let finished = prewarm(&cluster.agents[0], &[&name("v1"), "--pin", "1h"]).await;
     expect(&finished, 0, "2 of 2 nodes ready");
@@ -188,9 +188,7 @@ async fn who_joins_later_becomes_warm() {
 /// Only those that are meant become warm; which are not there is said.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_are_selected() {
-    let origin = Origin::start().await;
-    let image = Image::new(920, &[200_000]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(920, 200_000).await;
     let cluster = Cluster::start_with(&origin.url(), 4, |node, setup| {
         let pool = if node % 2 == 0 { "gpu" } else { "cpu" };
         setup.set("swarm.zone", if node < 2 { "a" } else { "b" }).set("swarm.labels.pool", pool)
@@ -303,6 +301,35 @@ async fn interrupted_and_left_alone() {
     let finished = prewarm(&cluster.agents[1], &words).await;
     assert!(json(&finished)["ready"].as_u64() >= Some(2), "{}", finished.output);
     expect_served(&cluster.agents[2], &image, &[]).await;
+}
+
+/// An agent that dies before it has said under which name it warms is as one that dies later: what to do is said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_ends_before_it_answers() {
+    let (origin, _) = one_layer(946, 1000).await;
+    let cluster = Cluster::start(&origin.url(), 1).await;
+    let folder = place::scratch();
+    let path = folder.path().join("admin.sock");
+    let listener = UnixListener::bind(&path).expect("the folder is ours");
+    let agent = cluster.agents[0].setup().socket();
+    let dying = tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.expect("it listens");
+            let mut start = [0; 8];
+            client.read_exact(&mut start).await.expect("a request");
+            if start.starts_with(b"POST") {
+                return;
+            }
+            let mut agent = UnixStream::connect(&agent).await.expect("the agent is there");
+            agent.write_all(&start).await.expect("it reads");
+            // However the client leaves, it has its answer.
+            let _ = copy_bidirectional(&mut client, &mut agent).await;
+        }
+    });
+    let finished = shoal(&["prewarm", "--socket", &path.display().to_string(), &name("v1")]).await;
+    expect(&finished, 4, "the agent ended before the nodes were ready");
+    expect(&finished, 4, "the agent of another node");
+    dying.await.expect("it was asked to warm");
 }
 
 /// What would be done is told, and not done.

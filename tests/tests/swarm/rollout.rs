@@ -12,7 +12,7 @@ use shoal_tests::origin::{Kind, Origin};
 use shoal_tests::wait;
 
 use super::faults::{names, story};
-use super::{REPOSITORY, paused_image};
+use super::{REPOSITORY, one_layer, paused_image};
 
 /// Bytes that may come in one go, in which no time passes: a batch from upstream, or a piece.
 const ONE_GO_BYTES: u64 = 1 << 20;
@@ -62,15 +62,13 @@ async fn a_tag_is_resolved_once() {
 /// One that joins when the others have it gets it from several of them, and upstream is not asked: what that has saved is told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_joiner_draws_from_many() {
-    let origin = Origin::start().await;
-    let image = Image::new(720, &[24_000_000]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(720, 24_000_000).await;
     let mut cluster = Cluster::start(&origin.url(), 6).await;
     cluster.pull(0..6, REPOSITORY, &image).await;
     let mut before = Vec::new();
     for agent in &cluster.agents {
         agent.until_idle().await;
-        before.push(agent.metric("peer_sent_bytes_total", &[]).await);
+        before.push(agent.sent_bytes().await);
     }
     let late = cluster.join().await;
     cluster.until_met(7).await;
@@ -78,7 +76,7 @@ async fn a_late_joiner_draws_from_many() {
     assert_eq!(origin.blob_gets(&image.layers[0].digest), 1, "upstream is not asked for it again");
     let mut senders = 0;
     for (agent, before) in cluster.agents.iter().zip(before) {
-        senders += usize::from(agent.metric("peer_sent_bytes_total", &[]).await > before);
+        senders += usize::from(agent.sent_bytes().await > before);
     }
     assert!(senders >= 4, "only {senders} sent something");
     let socket = cluster.agents[late].setup().socket().display().to_string();
@@ -95,9 +93,7 @@ async fn a_late_joiner_draws_from_many() {
 /// What a member has stored before a restart is found there by the others afterwards, who know it by the name that it had.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_stored_is_announced_after_a_restart() {
-    let origin = Origin::start().await;
-    let image = Image::new(730, &[3_000_000]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(730, 3_000_000).await;
     let mut cluster = Cluster::start(&origin.url(), 3).await;
     cluster.pull([0], REPOSITORY, &image).await;
     cluster.agents[0].until_idle().await;

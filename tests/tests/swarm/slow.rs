@@ -3,11 +3,9 @@
 use std::time::{Duration, Instant};
 
 use shoal_tests::cluster::Cluster;
-use shoal_tests::image::Image;
-use shoal_tests::origin::Origin;
 
-use super::REPOSITORY;
 use super::faults::until_held;
+use super::{REPOSITORY, one_layer};
 
 const LAYER_BYTES: usize = 24_000_000;
 /// Nodes that have the layer. The last of them is the slow one, and the node after it comes late.
@@ -27,9 +25,7 @@ const KNOWN_MAX: Duration = Duration::from_secs(30);
 /// not from upstream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_holder_is_replaced() {
-    let origin = Origin::start().await;
-    let image = Image::new(1700, &[LAYER_BYTES]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(1700, LAYER_BYTES).await;
     let layer = &image.layers[0];
     let cluster = Cluster::start_with(&origin.url(), HOLDERS + 1, |node, setup| match node {
         SLOW => setup.set("swarm.upload_rate", "128KiB/s"),
@@ -42,12 +38,11 @@ async fn a_slow_holder_is_replaced() {
     until_held(&cluster.admins()[LATE], layer, HOLDERS, KNOWN_MAX).await;
 
     let slow = &cluster.agents[SLOW];
-    let (before, upstream) =
-        (slow.metric("peer_sent_bytes_total", &[]).await, cluster.upstream_bytes().await);
+    let (before, upstream) = (slow.sent_bytes().await, cluster.upstream_bytes().await);
     let begun = Instant::now();
     cluster.pull([LATE], REPOSITORY, &image).await;
     let took = begun.elapsed();
-    let sent = slow.metric("peer_sent_bytes_total", &[]).await - before;
+    let sent = slow.sent_bytes().await - before;
     let alone = LAYER_BYTES as f64 / HOLDERS as f64 / SLOW_RATE;
     println!("it took {took:.1?}; the slow one sent {sent} bytes, and needs {alone:.0} s for its part");
     assert!(sent >= ASKED_BYTES_MIN, "the slow one was not asked: it sent {sent} bytes");

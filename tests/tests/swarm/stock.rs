@@ -6,7 +6,7 @@ use shoal_tests::image::Image;
 use shoal_tests::origin::{Kind, Origin};
 use shoal_tests::process::Finished;
 
-use super::REPOSITORY;
+use super::{REPOSITORY, one_layer};
 
 fn name(tag: &str) -> String {
     format!("{REGISTRY}/{REPOSITORY}:{tag}")
@@ -64,9 +64,7 @@ async fn an_image_is_evicted_from_every_node_and_can_be_warmed_again() {
 /// Pins are set and taken away everywhere; a node that is gone is named, and the exit status says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pins_are_set_everywhere() {
-    let origin = Origin::start().await;
-    let image = Image::new(975, &[300_000]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(975, 300_000).await;
     let mut cluster = Cluster::start(&origin.url(), 3).await;
     let by_digest = format!("{REGISTRY}/{REPOSITORY}@{}", image.manifest.digest);
     expect(&command(&cluster.agents[0], &["pin", &by_digest, "--cluster"]).await, 5, "on none of 3 nodes");

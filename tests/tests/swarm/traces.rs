@@ -10,7 +10,7 @@ use shoal_tests::image::Image;
 use shoal_tests::origin::Origin;
 use shoal_tests::{http, place, wait};
 
-use super::REPOSITORY;
+use super::{REPOSITORY, one_layer};
 
 /// Longest time until spans that have ended are with the collector.
 const ARRIVE_MAX: Duration = Duration::from_secs(20);
@@ -181,9 +181,7 @@ async fn a_client_decides_what_is_traced() {
 /// A collector that is not there, or takes connections and says nothing, holds up neither a pull nor the agent's end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_is_away_costs_nothing() {
-    let origin = Origin::start().await;
-    let image = Image::new(1020, &[LAYER_BYTES]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(1020, LAYER_BYTES).await;
     let silent = tokio::net::TcpListener::bind((place::loopback(), 4318)).await.expect("the address is ours");
     let silent_url = format!("http://{}", silent.local_addr().expect("it listens"));
     let nobody = format!("http://{}:4318", place::loopback());

@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 use shoal_agent::driver::BlobStory;
 use shoal_tests::agent::{Agent, shoal};
 use shoal_tests::cluster::Cluster;
-use shoal_tests::image::{Blob, Image};
-use shoal_tests::origin::Origin;
+use shoal_tests::image::Blob;
 use shoal_tests::process::Finished;
 
-use super::REPOSITORY;
 use super::faults::{names, story, until_held};
 use super::liars::damage;
 use super::prewarm::socket;
+use super::{REPOSITORY, one_layer};
 
 const LAYER_BYTES: usize = 3_000_000;
 /// Nodes that have the layer; the one after them is fresh.
@@ -41,9 +40,7 @@ fn is_named(story: &BlobStory, member: &str) -> bool {
 /// last one that has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_removed_or_wrong_is_withdrawn() {
-    let origin = Origin::start().await;
-    let image = Image::new(1710, &[LAYER_BYTES]);
-    origin.add_image(REPOSITORY, "v1", &image);
+    let (origin, image) = one_layer(1710, LAYER_BYTES).await;
     let layer = &image.layers[0];
     let cluster = Cluster::start(&origin.url(), HOLDERS + 1).await;
     cluster.pull(0..HOLDERS, REPOSITORY, &image).await;
@@ -72,12 +69,12 @@ async fn what_is_removed_or_wrong_is_withdrawn() {
     let upstream = cluster.upstream_bytes().await;
     let mut before = Vec::new();
     for agent in &cluster.agents[..HOLDERS] {
-        before.push(agent.metric("peer_sent_bytes_total", &[]).await);
+        before.push(agent.sent_bytes().await);
     }
     cluster.pull([FRESH], REPOSITORY, &image).await;
     assert_eq!(cluster.upstream_bytes().await, upstream, "upstream is not asked for it again");
     for (node, before) in before.into_iter().enumerate() {
-        let sent = cluster.agents[node].metric("peer_sent_bytes_total", &[]).await - before;
+        let sent = cluster.agents[node].sent_bytes().await - before;
         // Small blobs, such as the configuration, come from where they are at home.
         let is_right = if node == 2 { sent >= LAYER_BYTES as f64 } else { sent < PIECE_BYTES_MIN };
         assert!(is_right, "node {node} sent {sent} bytes");

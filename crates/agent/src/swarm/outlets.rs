@@ -103,10 +103,10 @@ impl Wanted {
         let Message::Subscribe { digest, size, classes, class, runs, .. } = message else {
             return Err(UnwantedError::OtherMessage);
         };
-        let last = piece_count(*size) as u32;
-        if *size > BLOB_BYTES_MAX || !are_fit(runs, last, RUNS_PER_MESSAGE_MAX) {
+        if !are_fit(runs, *size, RUNS_PER_MESSAGE_MAX) {
             return Err(UnwantedError::OutOfBounds);
         }
+        let last = piece_count(*size) as u32;
         // Pieces below `n` that are of the class.
         let below = |n: u32| {
             (n.min(last) + (*classes).max(1) as u32 - 1).saturating_sub(u32::from(*class))

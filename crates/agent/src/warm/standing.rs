@@ -13,8 +13,8 @@
 //! there for a while then, so that one that comes and goes causes nothing; time is an argument.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,8 @@ use super::{KEEP_MAX, WarmRequest};
 use crate::driver::brief_name;
 use crate::swarm::name;
 
+/// Of the file with them: what the agent's umask leaves.
+const FILE_MODE: u32 = 0o666;
 /// Orders that an agent owns. Beyond, the one that ends first gives way.
 const OWNED_MAX: usize = 64;
 /// Orders of others of which it has copies, and of its own that are over. Beyond, the one that ends first gives way.
@@ -383,7 +385,8 @@ impl Standing {
         let bytes = serde_json::to_vec(&own).map_err(io::Error::other)?;
         // Copies of others come again and again, and are not kept here.
         if *kept != bytes {
-            replace(file, &bytes)?;
+            // Some kilobytes, written seldom: the caller waits for it.
+            shoal_net::write_whole(file, &bytes, FILE_MODE)?;
             *kept = bytes;
         }
         Ok(())
@@ -420,17 +423,6 @@ fn make_room(orders: &mut Vec<Order>, kind: impl Fn(&Order) -> bool, most: usize
 /// The same images for the same nodes, however long.
 fn is_same(one: &WarmRequest, other: &WarmRequest) -> bool {
     (&one.images, &one.platforms, &one.nodes) == (&other.images, &other.platforms, &other.nodes)
-}
-
-/// Some kilobytes, written seldom: the caller waits for it. Even if power is lost, the file is there whole, the old or the new.
-fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let unfinished = file.with_extension("new");
-    let mut new = File::create(&unfinished)?;
-    new.write_all(bytes)?;
-    new.sync_all()?;
-    fs::rename(&unfinished, file)?;
-    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

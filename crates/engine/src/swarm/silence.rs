@@ -145,14 +145,13 @@ impl Silence {
 
     /// How much longer a home may take to answer because this node is late itself.
     pub(super) fn excuse(&self, now: Time) -> Duration {
-        self.lateness(now).saturating_mul(DEAF_AFTER_ANSWERS).min(EXCUSE_MAX)
+        excused(self.lateness(now))
     }
 
     /// How much longer one that fetches may take for the next piece: it waits for a processor as this node does, or as those do that
     /// answer late. Clients do not wait for it as they do for a home.
     pub(super) fn excuse_of_holders(&self, now: Time) -> Duration {
-        let slowest = self.slowest_answer(now).unwrap_or_default().max(self.lateness(now));
-        slowest.saturating_mul(DEAF_AFTER_ANSWERS).min(EXCUSE_MAX)
+        self.excuse(now).max(self.slowest_answer(now).map_or(Duration::ZERO, excused))
     }
 
     fn slowest_answer(&self, now: Time) -> Option<Duration> {
@@ -166,6 +165,11 @@ impl Silence {
         let patience = slowest.saturating_mul(DEAF_AFTER_ANSWERS).max(least);
         (patience <= DEAF_AFTER_MAX).then_some(patience)
     }
+}
+
+/// How much longer others may take where something takes that long that should take no time.
+fn excused(late: Duration) -> Duration {
+    late.saturating_mul(DEAF_AFTER_ANSWERS).min(EXCUSE_MAX)
 }
 
 impl Swarm {

@@ -435,6 +435,18 @@ impl Cluster {
         ticket
     }
 
+    /// How long a pull takes that a node begins after some time in which nothing happens. It has to end well.
+    pub fn time_of_pull(&mut self, node: NodeNo, blob: BlobNo) -> Duration {
+        self.run_for(Duration::from_secs(2));
+        let begun = self.now;
+        let ticket = self.open(node, blob);
+        self.run_until(|c| c.outcome(ticket).is_some());
+        let time = self.now - begun;
+        self.run();
+        assert_eq!(self.outcome(ticket), Some(Outcome::Delivered));
+        time
+    }
+
     pub fn close(&mut self, ticket: TicketId) {
         let client = self.clients.get_mut(&ticket).expect("a client");
         if client.is_open() {

@@ -256,13 +256,7 @@ fn pull_beside(fault: Option<fn(NodeNo) -> Act>, count: usize, holders: &[NodeNo
             cluster.act(fault(holder));
         }
     }
-    cluster.run_for(Duration::from_secs(2));
-    let begun = cluster.now;
-    let ticket = cluster.open(0, blob);
-    cluster.run_until(|c| c.outcome(ticket).is_some());
-    let time = cluster.now - begun;
-    cluster.run();
-    assert_eq!(cluster.outcome(ticket), Some(Outcome::Delivered));
+    let time = cluster.time_of_pull(0, blob);
     (time, cluster.blobs[blob].fetched)
 }
 

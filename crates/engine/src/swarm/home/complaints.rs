@@ -60,7 +60,7 @@ impl Book {
         mail: &mut Mail,
     ) {
         let Some(node) = self.forest.find(&from).filter(|_| class < self.forest.classes()) else { return };
-        if !are_fit(missing, self.pieces, RUNS_PER_MESSAGE_MAX) {
+        if !are_fit(missing, self.size, RUNS_PER_MESSAGE_MAX) {
             return;
         }
         let accused = self.forest.find(&about);

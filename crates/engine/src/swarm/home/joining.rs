@@ -4,7 +4,6 @@
 //! runs, leases and feeds as an honest member has. Prevents: one message that costs a home its memory, or all others seconds.
 
 use crate::limits::{FEEDS_PER_CLASS_MAX, LEASES_GRANTED_MAX, RUNS_OF_HAVE_MAX};
-use crate::pieces::{BLOB_BYTES_MAX, piece_count};
 use crate::swarm::classes::CLASSES_MAX;
 use crate::wire::{ClassFeeds, LeaseId, Run, are_fit};
 
@@ -27,8 +26,7 @@ pub struct Joining {
 impl Joining {
     /// Whether a home can take it in.
     pub(super) fn is_fit(&self) -> bool {
-        self.size <= BLOB_BYTES_MAX
-            && are_fit(&self.have, piece_count(self.size) as u32, RUNS_OF_HAVE_MAX)
+        are_fit(&self.have, self.size, RUNS_OF_HAVE_MAX)
             && self.leases.len() <= LEASES_GRANTED_MAX as usize
             && self.feeds.len() <= CLASSES_MAX
             && self.feeds.iter().all(|class| class.feeds.len() <= FEEDS_PER_CLASS_MAX)
@@ -46,6 +44,7 @@ impl Joining {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pieces::BLOB_BYTES_MAX;
     use crate::wire::Feed;
 
     #[test]
