@@ -226,9 +226,14 @@ fn merge(into: &mut Table, other: Table) {
 
 /// Runs `shoal` with arguments.
 pub async fn shoal(arguments: &[&str]) -> Finished {
+    shoal_within(arguments, Duration::from_secs(30)).await
+}
+
+/// The same for what may take longer.
+pub async fn shoal_within(arguments: &[&str], within: Duration) -> Finished {
     let mut command = Command::new(place::shoal_bin());
     command.args(arguments);
-    run(&mut command, Duration::from_secs(30)).await
+    run(&mut command, within).await
 }
 
 /// A running agent.
@@ -347,6 +352,12 @@ impl Agent {
     /// All it has logged.
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// Waits until what it has logged is as `condition` wants it: a thread of its own writes the lines, some time after
+    /// what they tell of.
+    pub async fn until_logged(&self, what: impl std::fmt::Display, mut condition: impl FnMut(&str) -> bool) {
+        wait::until_true(what, Duration::from_secs(20), || condition(&self.log())).await;
     }
 
     /// The text of `/metrics`.

@@ -104,9 +104,11 @@ impl Browser {
         let attached = self.pipes.ask(None, "Target.attachToTarget", attach).await;
         let session = attached["sessionId"].as_str().expect("a session has a name").to_owned();
         let tab = Tab { pipes: Arc::clone(&self.pipes), session };
-        for domain in ["Page", "Runtime", "Log", "Network", "Performance"] {
+        for domain in ["Page", "Runtime", "Log", "Network"] {
             tab.ask(&format!("{domain}.enable"), json!({})).await;
         }
+        // Time for which the page waits for a core says nothing of the page.
+        tab.ask("Performance.enable", json!({ "timeDomain": "threadTicks" })).await;
         tab.look(view).await;
         tab.ask("Page.navigate", json!({ "url": url })).await;
         tab
@@ -173,7 +175,7 @@ impl Tab {
         std::fs::write(path, bytes).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
-    /// A figure of the browser's own bookkeeping, such as `TaskDuration` in seconds.
+    /// A figure of the browser's own bookkeeping, such as `TaskDuration` in seconds of a core.
     pub async fn metric(&self, name: &str) -> f64 {
         let answer = self.ask("Performance.getMetrics", json!({})).await;
         let metrics = answer["metrics"].as_array().expect("a list");

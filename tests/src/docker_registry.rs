@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use reqwest::RequestBuilder;
 use tempfile::TempDir;
@@ -14,6 +15,14 @@ use crate::place;
 use crate::process::Process;
 use crate::token_server::{ISSUER, SERVICE, TokenServer};
 use crate::wait;
+
+/// So many looks at an access log that find nothing new, and it is whole. A quarter of a second if all is well, and longer
+/// on a machine that stands still meanwhile.
+const CALM_LOOKS: usize = 25;
+/// Pause between two of them.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How long a registry that is asked all the time is waited for.
+const CALM_MAX: Duration = Duration::from_secs(10);
 
 /// A running registry with its own storage.
 pub struct DockerRegistry {
@@ -138,6 +147,19 @@ impl DockerRegistry {
     ) {
         let token = tokens.token(user, &format!("repository:{repository}:pull,push"));
         push_to(&self.url(), Some(&format!("Bearer {token}")), repository, tag, image).await;
+    }
+
+    /// Waits until the access log does not grow, so that what is counted in it is all that was answered: a line is
+    /// written after the client has its answer.
+    pub async fn until_calm(&self) {
+        let begun = Instant::now();
+        let (mut known, mut looks) = (self.process.log().len(), 0);
+        while looks < CALM_LOOKS && begun.elapsed() < CALM_MAX {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let now = self.process.log().len();
+            looks = if now == known { looks + 1 } else { 0 };
+            known = now;
+        }
     }
 
     /// GETs of one blob, from the access log.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -9,24 +10,33 @@ use std::path::{Path, PathBuf};
 /// By path: mode, and the bytes of a file or the target of a link.
 pub type Snapshot = BTreeMap<PathBuf, (u32, Vec<u8>)>;
 
-/// Everything below folders of a tree, and the folders themselves. Panics when it cannot be read.
+/// Everything below folders of a tree, and the folders themselves; what is taken away while it is looked at is left out.
+/// Panics when it cannot be read.
 pub fn snapshot(tree: &Path, folders: &[&str]) -> Snapshot {
     let mut all = BTreeMap::new();
     let mut ahead: Vec<PathBuf> = folders.iter().map(|folder| tree.join(folder)).collect();
     while let Some(path) = ahead.pop() {
         let Ok(known) = fs::symlink_metadata(&path) else { continue };
-        if known.is_dir() {
-            let entries = fs::read_dir(&path).expect("the tree is ours");
-            ahead.extend(entries.map(|entry| entry.expect("the tree is ours").path()));
-        }
-        let bytes = if known.is_file() {
-            fs::read(&path).expect("the tree is ours")
+        let read = if known.is_dir() {
+            fs::read_dir(&path).and_then(|mut entries| {
+                entries.try_for_each(|entry| entry.map(|entry| ahead.push(entry.path())))?;
+                Ok(Vec::new())
+            })
+        } else if known.is_file() {
+            fs::read(&path)
         } else if known.is_symlink() {
-            fs::read_link(&path).expect("the tree is ours").into_os_string().into_vec()
+            fs::read_link(&path).map(|target| target.into_os_string().into_vec())
         } else {
-            Vec::new()
+            Ok(Vec::new())
         };
-        all.insert(path, (known.mode(), bytes));
+        match read {
+            Ok(bytes) => {
+                all.insert(path, (known.mode(), bytes));
+            }
+            // Whoever writes here at this moment has renamed or removed it.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => panic!("{}: {e}", path.display()),
+        }
     }
     all
 }

@@ -14,6 +14,9 @@ use super::{Seen, Shared, lock};
 
 /// Bytes written at a time: faults at an offset are exact, and a rate is smooth.
 const WRITE_BYTES: usize = 64 << 10;
+/// How much of a delay a rate makes up for: a timer's own, but not that of a machine that stands still, after which everything
+/// would come at once.
+const CATCH_UP_MAX: Duration = Duration::from_millis(100);
 /// Longest request head; more is a test's mistake.
 const HEAD_BYTES_MAX: usize = 256 << 10;
 
@@ -230,7 +233,7 @@ async fn write_answer(
 }
 
 async fn write_body(line: &mut impl Line, body: Bytes, seen: &Seen, plan: &Plan) -> std::io::Result<After> {
-    let started = Instant::now();
+    let mut due = Instant::now();
     let mut at = 0;
     let mut pause = plan.pause.clone();
     let stop = plan.end.map_or(usize::MAX, |(bytes, _)| usize::try_from(bytes).expect("fits"));
@@ -246,14 +249,19 @@ async fn write_body(line: &mut impl Line, body: Bytes, seen: &Seen, plan: &Plan)
                 next = next.min(bytes);
             }
         }
-        write_piece(line, &body[at..next], plan.chunked).await?;
+        // Before: whoever has read them must find them counted.
         seen.sent.fetch_add((next - at) as u64, Ordering::Relaxed);
-        at = next;
+        if let Err(error) = write_piece(line, &body[at..next], plan.chunked).await {
+            seen.sent.fetch_sub((next - at) as u64, Ordering::Relaxed);
+            return Err(error);
+        }
         if let Some(rate) = plan.rate {
             line.flush().await?;
-            let due = started + Duration::from_secs_f64(at as f64 / rate as f64);
+            let takes = Duration::from_secs_f64((next - at) as f64 / rate as f64);
+            due = due.max(Instant::now() - CATCH_UP_MAX) + takes;
             tokio::time::sleep_until(due.into()).await;
         }
+        at = next;
     }
     if at < body.len() {
         line.flush().await?;

@@ -42,6 +42,7 @@ async fn containerd_pulls_a_private_image() {
         eprintln!("containerd {}: pulled by a verified user in {:?}", version.line(), pulled.took);
     }
     agent.until_idle().await;
+    registry.until_calm().await;
     for blob in image.blobs() {
         assert_eq!(registry.blob_gets(&blob.digest), 1, "{}", blob.digest);
     }

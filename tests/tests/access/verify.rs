@@ -203,7 +203,8 @@ async fn one_question_for_each_token_and_repository() {
 /// A verdict ends with its token: by what a JWT says, and the registry is then asked again and says no.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verdict_ends_with_its_token() {
-    let lifetime = Some(Duration::from_secs(2));
+    // Longer than a busy machine may need between a token and its first use.
+    let lifetime = Some(Duration::from_secs(6));
     let stand = stand(Accounts { lifetime, jwt: true, ..accounts() }).await;
     let image = Image::new(564, &[1000]);
     stand.origin.add_private_image(REPOSITORY, "v1", &image);
@@ -215,7 +216,7 @@ async fn a_verdict_ends_with_its_token() {
         stand.get_as(&anna, &path).await.status == 401
     })
     .await;
-    assert!(begun.elapsed() >= Duration::from_millis(1500), "it ended after {:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_millis(5500), "it ended after {:?}", begun.elapsed());
     // In the registry's own words, so that the client fetches a new token, once.
     let answer = stand.get_as(&anna, &path).await;
     let challenge = answer.header("WWW-Authenticate").to_owned();
@@ -252,8 +253,10 @@ async fn where_a_token_goes() {
         let fetched = with_token(&stand.origin, &anna).iter().filter(|seen| seen.method == "GET").count();
         assert_eq!(fetched > 0, !own_login, "{fetched} fetches with the client's token");
         let secret = &anna["Bearer ".len()..];
+        let named = |log: &str| log.contains(&layer.digest[..15]);
+        stand.agent.until_logged("a line about the layer", named).await;
         let log = stand.agent.log();
-        assert!(log.contains(&layer.digest[..15]) && !log.contains(secret), "the token is in the log");
+        assert!(!log.contains(secret), "the token is in the log");
         for password in ["annas-password", "YW5uYTph"] {
             assert!(!log.contains(password), "a password is in the log");
             let shown = |seen: &&Seen| {
@@ -412,7 +415,8 @@ async fn local_only_needs_a_verdict_too() {
 async fn the_time_that_a_verdict_costs() {
     const REQUESTS: usize = 500;
     let image = Image::new(571, &[1000]);
-    let mut figures = Vec::new();
+    let path = format!("{REPOSITORY}/manifests/{}", image.manifest.digest);
+    let mut stands = Vec::new();
     for mode in ["open", "verify"] {
         let stand = Stand::with(|setup| {
             setup.registry_key(REGISTRY, "access", mode).set("log.level", "warn").set("tags.ttl", "1h")
@@ -424,16 +428,21 @@ async fn the_time_that_a_verdict_costs() {
             stand.origin.require(Auth::Accounts(accounts()));
             token = log_in(&stand.origin, "anna", REPOSITORY).await;
         }
-        let path = format!("{REPOSITORY}/manifests/{}", image.manifest.digest);
-        let mut took = Vec::with_capacity(REQUESTS);
-        for number in 0..REQUESTS + 50 {
+        stands.push((mode, stand, token, Vec::with_capacity(REQUESTS)));
+    }
+    // In turns: whatever else the machine does meanwhile, it does to both.
+    for number in 0..REQUESTS + 50 {
+        for (_, stand, token, took) in &mut stands {
             let start = Instant::now();
-            let answer = stand.get_as(&token, &path).await;
+            let answer = stand.get_as(token, &path).await;
             answer.expect(200, &image.manifest.bytes);
             if number >= 50 {
                 took.push(start.elapsed());
             }
         }
+    }
+    let mut figures = Vec::new();
+    for (mode, _, _, mut took) in stands {
         took.sort();
         let (p50, p99) = (took[REQUESTS / 2], took[REQUESTS * 99 / 100]);
         eprintln!("stored manifest, {mode}: p50 {p50:?}, p99 {p99:?}");

@@ -55,6 +55,7 @@ async fn containerd_pulls_cold_and_warm() {
         eprintln!("containerd {}: 130 MB pulled and unpacked in {:?}", version.line(), pulled.took);
         containerd.expect_image(&scene.image).await;
     }
+    scene.registry.until_calm().await;
     for blob in scene.image.blobs() {
         assert_eq!(scene.registry.blob_gets(&blob.digest), 1, "{}", blob.digest);
     }
@@ -160,6 +161,7 @@ async fn d4_twenty_pulls_at_once() {
         pulled.expect_ok("one of twenty pulls");
     }
     containerd.expect_image(&scene.image).await;
+    scene.registry.until_calm().await;
     for blob in scene.image.blobs() {
         assert_eq!(scene.registry.blob_gets(&blob.digest), 1, "{}", blob.digest);
     }
@@ -176,11 +178,13 @@ async fn the_content_of_a_real_containerd_is_used() {
     first.fetch(NAME).await.expect_ok("the direct pull");
     let content = first.content_folder().display().to_string();
     let agent = scene.agent.restart_with(|setup| setup.set("store.runtime_content", content)).await;
+    scene.registry.until_calm().await;
     let gets: usize = scene.image.blobs().map(|blob| scene.registry.blob_gets(&blob.digest)).sum();
     let second = Containerd::start(Version::V1_6, None).await;
     second.mirror(&agent.url(), "http://127.0.0.1:1");
     second.fetch(NAME).await.expect_ok("the pull by the agent");
     second.expect_image(&scene.image).await;
+    scene.registry.until_calm().await;
     let after: usize = scene.image.blobs().map(|blob| scene.registry.blob_gets(&blob.digest)).sum();
     assert_eq!(after, gets, "blobs that the runtime has were fetched");
 }

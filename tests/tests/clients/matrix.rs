@@ -84,13 +84,14 @@ async fn the_fault_matrix() {
             origin.add_image(REPOSITORY, "v1", &image);
             healthy.add_image(REPOSITORY, "v1", &image);
             (row.script)(&origin, &image);
-            let agent = Setup::new(&origin.url())
+            let mut setup = Setup::new(&origin.url())
                 .registry(REGISTRY, &origin.url())
-                .set("upstream.idle_timeout", "2s")
-                .set("upstream.connect_timeout", "500ms")
-                .set("upstream.header_timeout", "1s")
-                .start()
-                .await;
+                .set("upstream.idle_timeout", "2s");
+            // Where the runtime must not go on, a busy machine may not look like an upstream that is silent.
+            if row.falls_back {
+                setup = setup.set("upstream.connect_timeout", "500ms").set("upstream.header_timeout", "1s");
+            }
+            let agent = setup.start().await;
             let containerd = Containerd::start(version, None).await;
             containerd.mirror(&agent.url(), &healthy.url());
             let context = format!("containerd {}: {}", version.line(), row.name);

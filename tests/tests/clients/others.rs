@@ -27,6 +27,7 @@ async fn skopeo_copies() {
             assert_eq!(std::fs::read(path).expect("skopeo has written it"), blob.bytes, "{round}");
         }
     }
+    registry.until_calm().await;
     for blob in image.blobs() {
         assert_eq!(registry.blob_gets(&blob.digest), 1, "{}", blob.digest);
     }
@@ -47,6 +48,7 @@ async fn podman_and_buildah_pull() {
         let images = puller.images(folder.path()).await;
         assert!(images.contains(&image.manifest.digest), "{puller:?}: {images}");
     }
+    registry.until_calm().await;
     for layer in &image.layers {
         assert_eq!(registry.blob_gets(&layer.digest), 1);
     }

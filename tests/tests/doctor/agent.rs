@@ -56,7 +56,10 @@ async fn a_user_who_may_not() {
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("ours");
     // The build's folder may be closed to others.
     let program = folder.join("shoal");
-    std::fs::copy(place::shoal_bin(), &program).expect("there is room");
+    // Written by a child: were it open for writing here while another test forks, running it would fail.
+    let mut copy = Command::new("cp");
+    copy.arg("--preserve=mode").arg(place::shoal_bin()).arg(&program);
+    process::run(&mut copy, ENDS_WITHIN).await.expect_ok("cp");
     let (config, root) = (agent.setup().write(), folder.join("root"));
     let mut command = Command::new(&program);
     command

@@ -146,7 +146,7 @@ async fn stale_answers_only_when_the_source_cannot_be_asked() {
 /// Where upstream names no time, the configured one counts; and a stale answer is served for a bounded time only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn configured_times() {
-    let stand = Stand::with(|setup| setup.set("tags.ttl", "1s").set("tags.stale_max", "2s")).await;
+    let stand = Stand::with(|setup| setup.set("tags.ttl", "1s").set("tags.stale_max", "6s")).await;
     let (old, new) = images();
     stand.origin.add_image(REPOSITORY, "v1", &old);
     let url = stand.agent.manifest(REPOSITORY, "v1");
@@ -159,11 +159,11 @@ async fn configured_times() {
     .await;
     assert!(fetched.elapsed() >= Duration::from_millis(900), "the tag moved after {:?}", fetched.elapsed());
     stand.origin.refuse().await;
-    wait::until("a stale answer", Duration::from_secs(10), || async {
+    wait::until("a stale answer", Duration::from_secs(30), || async {
         !stand.client.get(&url).await.header("Warning").is_empty()
     })
     .await;
-    wait::until("stale answers to end", Duration::from_secs(10), || async {
+    wait::until("stale answers to end", Duration::from_secs(30), || async {
         stand.client.get(&url).await.status == 502
     })
     .await;

@@ -167,6 +167,11 @@ impl Cluster {
         }
     }
 
+    /// Waits until [`Cluster::blob_gets`] knows of all that the registry has answered.
+    pub async fn until_calm(&self) {
+        self.registry.until_calm().await;
+    }
+
     /// How often these clients have asked the registry for the blobs of a release, each.
     pub fn blob_gets(&self, clients: &str, release: &Release) -> Vec<usize> {
         release.image.blobs().map(|blob| self.registry.blob_gets_by(clients, &blob.digest)).collect()

@@ -45,7 +45,7 @@ async fn from_the_first_agent_to_the_last() {
     tell.that("every containerd asks its agent");
 
     cluster.pull(v1).await;
-    expect_once(&cluster, v1);
+    expect_once(&cluster, v1).await;
     assert_eq!(cluster.blob_gets("", v1), cluster.blob_gets(AGENTS, v1), "a containerd passed its agent by");
     cluster.run_pods(v1).await;
     tell.that("v1 is on all nodes, each blob from one GET, and runs in pods");
@@ -53,7 +53,7 @@ async fn from_the_first_agent_to_the_last() {
     let load = Load::start(cluster.runtimes(), &v1.name);
     cluster.replace_agent(0, &new, &load).await;
     cluster.pull(v2).await;
-    expect_once(&cluster, v2);
+    expect_once(&cluster, v2).await;
     tell.that("the first agent is upgraded, and v2 is on all nodes, each blob from one GET");
     for node in 1..cluster.nodes.len() {
         cluster.replace_agent(node, &new, &load).await;
@@ -94,7 +94,8 @@ fn configurations(cluster: &Cluster) -> Vec<Snapshot> {
 }
 
 /// The agents have asked the registry for each blob of the release once.
-fn expect_once(cluster: &Cluster, release: &Release) {
+async fn expect_once(cluster: &Cluster, release: &Release) {
+    cluster.until_calm().await;
     let gets = cluster.blob_gets(AGENTS, release);
     assert!(gets.iter().all(|gets| *gets == 1), "{}: GETs of its blobs: {gets:?}", release.name);
 }
@@ -102,11 +103,13 @@ fn expect_once(cluster: &Cluster, release: &Release) {
 /// The agents have never asked the registry twice, and it is asked for nothing when all is pulled once more.
 async fn expect_kept(cluster: &Cluster, releases: [&Release; 2]) {
     let gets = || releases.map(|release| cluster.blob_gets("", release));
+    cluster.until_calm().await;
     let before = gets();
     for release in releases {
-        expect_once(cluster, release);
+        expect_once(cluster, release).await;
         cluster.pull(release).await;
     }
+    cluster.until_calm().await;
     assert_eq!(gets(), before, "something that was stored was fetched again");
 }
 
@@ -116,9 +119,11 @@ async fn expect_gone(cluster: &Cluster, before: &[Snapshot], release: &Release) 
         assert_eq!(&snapshot(node.tree(), &CONFIGURATION), before);
         assert!(!node.tree().join(RECORD).exists(), "the record of what was written is left");
     }
+    cluster.until_calm().await;
     let by_agents = cluster.blob_gets(AGENTS, release);
     let by_runtimes = cluster.blob_gets(RUNTIMES, release);
     cluster.pull(release).await;
+    cluster.until_calm().await;
     assert_eq!(cluster.blob_gets(AGENTS, release), by_agents, "an agent is left");
     let once_more = by_runtimes.iter().map(|gets| gets + cluster.nodes.len()).collect::<Vec<_>>();
     assert_eq!(cluster.blob_gets(RUNTIMES, release), once_more);

@@ -1,6 +1,8 @@
 //! The command line beside a running agent, and what the agent says about itself.
 
-use shoal_tests::agent::{Agent, REGISTRY, Setup, shoal};
+use std::time::Duration;
+
+use shoal_tests::agent::{Agent, REGISTRY, Setup, shoal, shoal_within};
 use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::Origin;
 
@@ -9,6 +11,14 @@ use super::{NOWHERE, REPOSITORY};
 /// Exit codes that scripts rely on.
 const NO_AGENT: i32 = 4;
 const MISSING_OR_WRONG: i32 = 5;
+
+/// Longest time for a demo, which starts a registry and agents on two busy cores.
+const DEMO_MAX: Duration = Duration::from_secs(120);
+/// Demos until one has shown what it is there to show. One in which an agent stands still does not: another goes on in
+/// its place, and what was on its way comes twice.
+const DEMOS_MAX: usize = 3;
+/// Copies from the registry that still count as one; from here on a demo ends with a failure.
+const ONE_COPY_MAX: f64 = 1.05;
 
 async fn command(agent: &Agent, arguments: &[&str]) -> shoal_tests::process::Finished {
     let config = agent.setup().folder().join("shoal.toml").display().to_string();
@@ -180,19 +190,34 @@ async fn a_pull_is_measured() {
     assert_eq!(nobody.code, Some(4), "{}", nobody.output);
 }
 
-/// The first thing that anybody runs: a real registry and agents that share one copy.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_demo_ends_with_one_copy_and_says_who_sent_what() {
-    let told = shoal(&["demo", "--nodes", "3", "--size", "12MB", "--json"]).await.expect_ok("shoal demo");
-    let line = told.output.lines().find(|line| line.starts_with('{')).expect("there is a JSON object");
+/// Copies that leave the registry in a demo with three nodes, of which all else is right.
+async fn copies_in_a_demo() -> f64 {
+    let told = shoal_within(&["demo", "--nodes", "3", "--size", "12MB", "--json"], DEMO_MAX).await;
+    let line = told.output.lines().find(|line| line.starts_with('{'));
+    let line = line.unwrap_or_else(|| panic!("there is no JSON object: {}", told.output));
     let report: serde_json::Value = serde_json::from_str(line).expect("it is JSON");
     assert_eq!((&report["nodes"], &report["verified"]), (&3.into(), &true.into()), "{report}");
     let copies = report["upstream_ratio"].as_f64().expect("a number");
-    assert!((1.0..1.5).contains(&copies), "{report}");
+    assert!((1.0..3.0).contains(&copies), "{report}");
     assert!(report["image_bytes"].as_u64().is_some_and(|bytes| bytes >= 12_000_000), "{report}");
+    assert!(told.ok || copies >= ONE_COPY_MAX, "exit code {:?}: {report}", told.code);
+    copies
+}
 
-    let told = shoal(&["demo", "--nodes", "2", "--size", "3MB"]).await.expect_ok("shoal demo").output;
-    for word in ["from registry", "node 0", "node 1"] {
+/// The first thing that anybody runs: a real registry and agents that share one copy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_ends_with_one_copy_and_says_who_sent_what() {
+    let mut copies = f64::INFINITY;
+    for _ in 0..DEMOS_MAX {
+        copies = copies_in_a_demo().await.min(copies);
+        if copies < ONE_COPY_MAX {
+            break;
+        }
+    }
+    assert!(copies < ONE_COPY_MAX, "{copies} copies at best");
+
+    let told = shoal_within(&["demo", "--nodes", "2", "--size", "3MB"], DEMO_MAX).await.output;
+    for word in ["from registry", "node 0", "node 1", "Every byte was right."] {
         assert!(told.contains(word), "{word:?} is not said: {told}");
     }
 }

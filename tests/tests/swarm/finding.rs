@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::time::{Duration, Instant};
 
 use shoal_agent::admin::client::AdminClient;
@@ -36,6 +38,9 @@ const DNS_NODE: usize = 0;
 const NOWHERE: &str = "http://127.0.0.1:1";
 /// How soon agents have found each other: some rounds of discovery, which are two seconds apart while an agent is alone.
 const MEET_MAX: Duration = Duration::from_secs(25);
+/// Layers of which one has to go round: while one of two members stands still for a moment, the other one takes itself for alone and
+/// asks upstream. From a member that cannot be reached none comes.
+const TRIES: u64 = 3;
 
 /// Waits until all of these know each other, and nobody else.
 async fn until_met(nodes: &[Node<'_>]) {
@@ -135,13 +140,44 @@ impl Place {
     }
 }
 
-/// The first one pulls the layer from upstream, all others have it from those that have it.
-async fn expect_shared(nodes: &[Node<'_>], layer: &Blob) {
-    let [first, others @ ..] = nodes else { unreachable!("there are agents") };
+/// The first one pulls a layer from upstream. Whether all others have it from those that have it.
+async fn is_shared(first: &Node<'_>, others: &[Node<'_>], layer: &Blob) -> bool {
     assert!(pull(first, layer).await >= layer.len(), "nobody else can have it");
+    let mut from_upstream = Vec::new();
     for other in others {
-        assert_eq!(pull(other, layer).await, 0, "node {} has it from the others", other.number);
+        from_upstream.push(pull(other, layer).await);
     }
+    println!("bytes from upstream after node {} has all: {from_upstream:?}", first.number);
+    from_upstream.iter().all(|bytes| *bytes == 0)
+}
+
+/// The first one pulls a layer from upstream, all others have it from those that have it.
+async fn expect_shared(place: &Place, nodes: &[Node<'_>], seed: u64) {
+    let [first, others @ ..] = nodes else { unreachable!("there are agents") };
+    for seed in seed..seed + TRIES {
+        let image = place.pushed(seed);
+        if is_shared(first, others, &image.layers[0]).await {
+            return;
+        }
+    }
+    panic!("of each layer something came from upstream again");
+}
+
+/// The next image, by its seed, whose layer's first home is this one of the agents. The registry has it.
+async fn pushed_at_home(
+    network: &Network,
+    agents: &[AdminClient],
+    home: usize,
+    seeds: &mut Range<u64>,
+) -> Image {
+    for seed in seeds {
+        let image = Image::new(seed, &[LAYER_BYTES]);
+        if homes(agents, &image.layers[0]).await.expect("the agents run")[0] == home {
+            push(network, &image);
+            return image;
+        }
+    }
+    panic!("each agent is the home of its part of all layers");
 }
 
 /// Whether all that members are told are addresses at which others can reach them.
@@ -164,7 +200,7 @@ async fn expect_far_addresses(nodes: &[Node<'_>]) {
 async fn the_local_network_is_asked() {
     let place = Place::new(4);
     let (network, secret) = (&place.network, &place.secret);
-    let (image, origin) = (place.pushed(1400), registry_at(netns::address(REGISTRY_NODE)));
+    let origin = registry_at(netns::address(REGISTRY_NODE));
     let start = |number| Node::start(network, number, member(secret, &origin).set("swarm.mdns", true));
 
     let mut nodes = vec![start(1), start(2)];
@@ -176,7 +212,7 @@ async fn the_local_network_is_asked() {
     assert_eq!(told["members"].as_array().map(Vec::len), Some(3), "{told}");
 
     expect_far_addresses(&nodes).await;
-    expect_shared(&nodes, &image.layers[0]).await;
+    expect_shared(&place, &nodes, 1400).await;
 }
 
 /// Whoever listens everywhere tells others the addresses of its machine, of both kinds, and not those at which only it reaches itself.
@@ -184,7 +220,7 @@ async fn the_local_network_is_asked() {
 async fn who_listens_everywhere_says_where_it_is() {
     let place = Place::new(3);
     let (network, secret) = (&place.network, &place.secret);
-    let (image, origin) = (place.pushed(1410), registry_at(netns::address(REGISTRY_NODE)));
+    let origin = registry_at(netns::address(REGISTRY_NODE));
     let mut nodes = Vec::new();
     for (number, join) in [(1, Vec::new()), (2, vec![netns::address(1).to_string()])] {
         network.add_v6(number).expect("the kernel has IPv6");
@@ -201,7 +237,7 @@ async fn who_listens_everywhere_says_where_it_is() {
         let own: [IpAddr; 2] = [netns::address(node.number).into(), netns::address_v6(node.number).into()];
         assert!(own.iter().all(|ip| known.contains(ip)), "{own:?} are not all among {known:?}");
     }
-    expect_shared(&nodes, &image.layers[0]).await;
+    expect_shared(&place, &nodes, 1410).await;
 }
 
 /// A machine gets another address while its agent runs: the others learn where it is now, and it feeds them from there.
@@ -210,7 +246,7 @@ async fn who_moves_is_found_where_it_is_now() {
     const MOVED: usize = 100;
     let place = Place::new(3);
     let (network, secret) = (&place.network, &place.secret);
-    let (image, origin) = (place.pushed(1415), registry_at(netns::address(REGISTRY_NODE)));
+    let origin = registry_at(netns::address(REGISTRY_NODE));
     let mut nodes = Vec::new();
     for (number, join) in [(1, Vec::new()), (2, vec![netns::address(1).to_string()])] {
         let setup = member(secret, &origin).set("swarm.join", join);
@@ -229,7 +265,7 @@ async fn who_moves_is_found_where_it_is_now() {
         .await;
     }
     nodes.reverse();
-    expect_shared(&nodes, &image.layers[0]).await;
+    expect_shared(&place, &nodes, 1415).await;
 }
 
 /// Places are written in brackets, with a port and without.
@@ -237,7 +273,7 @@ async fn who_moves_is_found_where_it_is_now() {
 async fn members_meet_over_ipv6_alone() {
     let place = Place::new(4);
     let (network, secret) = (&place.network, &place.secret);
-    let (image, origin) = (place.pushed(1420), registry_at(netns::address_v6(REGISTRY_NODE)));
+    let origin = registry_at(netns::address_v6(REGISTRY_NODE));
     let first = netns::address_v6(1);
     let joins = [Vec::new(), vec![format!("[{first}]:{PORT}")], vec![format!("[{first}]")]];
     let mut nodes = Vec::new();
@@ -252,7 +288,7 @@ async fn members_meet_over_ipv6_alone() {
     for (member, addresses) in nodes[2].members().await {
         assert!(addresses.iter().all(SocketAddr::is_ipv6), "{member} is at {addresses:?}");
     }
-    expect_shared(&nodes, &image.layers[0]).await;
+    expect_shared(&place, &nodes, 1420).await;
 }
 
 /// A member that has IPv4 alone and one that has IPv6 alone cannot talk to each other. One that has both meets them, all know each
@@ -287,24 +323,18 @@ async fn one_of_both_kinds_meets_one_of_each() {
 
     // Layers whose book is kept by the one that both of the others can ask.
     let admins: Vec<AdminClient> = nodes.iter().map(Node::admin).collect();
-    let mut images = Vec::new();
-    for seed in 1430..1490 {
-        let image = Image::new(seed, &[LAYER_BYTES]);
-        if homes(&admins, &image.layers[0]).await.expect("the agents run")[0] == 2 {
-            push(network, &image);
-            images.push(image);
-        }
-        if images.len() == 2 {
-            break;
-        }
-    }
-    let [for_four, for_six] = &images[..] else { panic!("a third of all layers is at home there") };
+    let mut seeds = 1430..1490;
     let [four, six, both] = &nodes;
-    for (node, image) in [(four, for_four), (six, for_six)] {
-        let layer = &image.layers[0];
-        assert!(pull(both, layer).await >= layer.len(), "nobody else can have it");
-        let from_upstream = pull(node, layer).await;
-        assert_eq!(from_upstream, 0, "node {} has it from the one with both kinds", node.number);
+    for node in [four, six] {
+        let mut is_fed = false;
+        for _ in 0..TRIES {
+            let image = pushed_at_home(network, &admins, 2, &mut seeds).await;
+            is_fed = is_shared(both, slice::from_ref(node), &image.layers[0]).await;
+            if is_fed {
+                break;
+            }
+        }
+        assert!(is_fed, "node {} has nothing whole from the one with both kinds", node.number);
     }
 }
 
@@ -394,8 +424,8 @@ async fn services_and_names_lead_to_members() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_that_start_together_agree_who_they_are() {
     const AGENTS: usize = 24;
-    /// On cores that have been starting so many programs.
-    const AGREE_MAX: Duration = Duration::from_secs(10);
+    /// On cores that have been starting so many programs, each of which may stand still for a second or two.
+    const AGREE_MAX: Duration = Duration::from_secs(20);
     let begun = Instant::now();
     let (cluster, met) = Cluster::start_together(NOWHERE, AGENTS).await;
     let counted = Instant::now();

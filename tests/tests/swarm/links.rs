@@ -21,6 +21,8 @@ use super::REPOSITORY;
 
 /// Bits per second of the registry's link: the layer takes some seconds.
 const ORIGIN_RATE: u64 = 30_000_000;
+/// The same where something happens in the middle, which is not to be over when it does.
+const LONG_ORIGIN_RATE: u64 = ORIGIN_RATE / 2;
 pub(super) const LINK_RATE: u64 = 200_000_000;
 const LAYER_BYTES: usize = 12_000_000;
 /// It comes in less than three seconds, in which it is not worth while that a second member fetches a part.
@@ -128,10 +130,21 @@ pub(super) fn slow_registry(rate: u64) -> Network {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_link_of_a_zone_is_pulled() {
     place::needs_root();
-    let network = slow_registry(ORIGIN_RATE);
+    // Where the machine stood still until the layer was there, another one is begun.
+    for seed in [895, 995, 1095] {
+        if cut_off_in_the_middle(seed).await {
+            return;
+        }
+    }
+    panic!("three rollouts were over before the link was pulled");
+}
+
+/// A rollout on a network of its own, and whether the zone was cut off in the middle of it.
+async fn cut_off_in_the_middle(seed: u64) -> bool {
+    let network = slow_registry(LONG_ORIGIN_RATE);
     let zone = network.zone(FAR).expect("a bridge can be made");
     let folder = place::scratch();
-    let image = Image::new(895, &[LAYER_BYTES]);
+    let image = Image::new(seed, &[LAYER_BYTES]);
     let layer = &image.layers[0];
     let (registry, nodes) = start(&network, folder.path(), &image).await;
 
@@ -142,6 +155,15 @@ async fn the_link_of_a_zone_is_pulled() {
     })
     .await;
     zone.set_link(false).expect("the link goes down");
+    let upstream = upstream_bytes(&nodes).await;
+    if upstream >= layer.len() {
+        println!("the link was pulled too late: {upstream} bytes have come");
+        zone.set_link(true).expect("the link comes back");
+        for pull in pulls {
+            pull.await.expect("it ends well");
+        }
+        return false;
+    }
     let far = pulls.split_off(NEAR.len());
     for near in pulls {
         println!("on the registry's side: {:.1?}", near.await.expect("it ends well without the others"));
@@ -160,6 +182,7 @@ async fn the_link_of_a_zone_is_pulled() {
     // One for each side, for neither has what the other one got meanwhile; and what was on its way is lost.
     assert!(copies < 2.6, "{copies} copies");
     until_members(&nodes, nodes.len()).await;
+    true
 }
 
 /// Nothing fails. A zone takes in about one copy, from the registry or from the other zone, and passes it on within.

@@ -42,9 +42,12 @@ async fn the_cluster_keeps_to_a_rate_of_upstream() {
     let least = (image.blob_bytes() - slack) as f64 / RATE as f64;
     assert!(begun.elapsed().as_secs_f64() >= least, "{:?}, {least} s at least", begun.elapsed());
     for blob in image.blobs() {
-        assert_eq!(origin.blob_gets(&blob.digest), 1, "{}", blob.digest);
-        assert_eq!(origin.blob_bytes(&blob.digest), blob.len(), "{}", blob.digest);
+        // Where one stands still for some seconds, another one goes on.
+        let gets = origin.blob_gets(&blob.digest);
+        assert!((1..=3).contains(&gets), "{}: {gets} requests", blob.digest);
     }
+    let copies = cluster.upstream_bytes().await / image.blob_bytes() as f64;
+    assert!(copies < 1.5, "{copies} copies");
     for agent in &cluster.agents {
         expect_served(agent, &image, &[]).await;
     }
@@ -109,10 +112,12 @@ async fn a_client_is_not_held_back() {
 /// Two want different blobs of one that may not send as fast as they could take them: each gets its part of what it sends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_share_what_one_may_send() {
-    const BYTES: usize = 12_000_000;
-    /// Bytes that are shared while both read: enough pieces that it does not matter whose turn it is, and few enough that both still
-    /// read if one of them has begun a second before the other.
+    /// Enough that there are some stretches in which both read, also if one of them stands still for a few seconds.
+    const BYTES: usize = 30_000_000;
+    /// Bytes of a stretch: enough pieces that it does not matter whose turn it is.
     const SHARED: f64 = 8_000_000.0;
+    /// Longest time that a look at both may take: while one of them does not answer, the figure of the other one grows old.
+    const LOOK_MAX: Duration = Duration::from_millis(300);
     let origin = Origin::start().await;
     let image = Image::new(1030, &[BYTES, BYTES]);
     origin.add_image(REPOSITORY, "v1", &image);
@@ -123,6 +128,7 @@ async fn readers_share_what_one_may_send() {
     .await;
     cluster.pull([0], REPOSITORY, &image).await;
     cluster.agents[0].until_idle().await;
+    let upstream = cluster.upstream_bytes().await;
     let received = async || {
         let [one, other] = [1, 2].map(|node| cluster.agents[node].metric("peer_received_bytes_total", &[]));
         let (one, other) = tokio::join!(one, other);
@@ -139,26 +145,32 @@ async fn readers_share_what_one_may_send() {
             tokio::spawn(async move { client.get(&url).await.expect(200, &bytes) })
         })
         .collect();
-    let (before, shares) = (Cell::new([0.0; 2]), Cell::new([0.0; 2]));
-    wait::until("both to be sent something", STEP_MAX, || async {
-        before.set(received().await);
-        before.get().iter().all(|bytes| *bytes > 0.0)
+    // Who stands still for a second leaves its part to the other one: one stretch in which both get theirs is enough. Where one of
+    // them has to wait for the other there is none.
+    let (before, most) = (Cell::new(None::<[f64; 2]>), Cell::new(0.0_f64));
+    wait::until("one of them to have its blob", STEP_MAX, || async {
+        let asked = Instant::now();
+        let now = received().await;
+        let is_late = asked.elapsed() > LOOK_MAX;
+        match before.get().filter(|_| !is_late) {
+            None => before.set((!is_late && now.iter().all(|bytes| *bytes > 0.0)).then_some(now)),
+            Some(then) => {
+                let (one, other) = (now[0] - then[0], now[1] - then[1]);
+                let is_over = now.iter().any(|bytes| *bytes >= BYTES as f64);
+                if one + other >= SHARED && !is_over {
+                    println!("{one} and {other} bytes in the same time");
+                    most.set(most.get().max(one.min(other) / (one + other)));
+                    before.set(Some(now));
+                }
+            }
+        }
+        reads.iter().any(|read| read.is_finished())
     })
     .await;
-    wait::until("some more to be sent", STEP_MAX, || async {
-        let ([one, other], [one_before, other_before]) = (received().await, before.get());
-        shares.set([one - one_before, other - other_before]);
-        shares.get().iter().sum::<f64>() >= SHARED
-    })
-    .await;
-    let [one, other] = shares.get();
-    println!("{one} and {other} bytes in the same time");
-    assert!(one.min(other) >= 0.3 * (one + other), "{one} and {other} bytes in the same time");
+    assert!(most.get() >= 0.3, "the slower one never got more than {:.2} of what was sent", most.get());
     for read in reads {
         read.await.expect("the blob arrives whole");
     }
-    for layer in &image.layers {
-        let copies = origin.blob_bytes(&layer.digest) as f64 / layer.len() as f64;
-        assert!(copies < 1.1, "{copies} copies: it came from upstream");
-    }
+    let copies = (cluster.upstream_bytes().await - upstream) / BYTES as f64;
+    assert!(copies < 0.5, "{copies} copies: it came from upstream");
 }

@@ -9,8 +9,8 @@ use shoal_tests::homes::homes;
 use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::Origin;
 
-use super::REPOSITORY;
 use super::faults::story;
+use super::{REPOSITORY, are_sent_once, exact};
 
 const NODES: usize = 5;
 /// Layers of a few files, and one that is too large for a question.
@@ -33,24 +33,29 @@ fn sender(story: &BlobStory) -> Option<&str> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_blobs_come_from_their_home() {
     let origin = Origin::start().await;
-    let image = Image::new(1210, &LAYERS);
-    origin.add_image(REPOSITORY, "v1", &image);
     let cluster = Cluster::start(&origin.url(), NODES).await;
-    cluster.pull(0..NODES, REPOSITORY, &image).await;
     let admins = cluster.admins();
-    for blob in image.blobs() {
-        assert_eq!(origin.blob_gets(&blob.digest), 1, "{} bytes", blob.len());
-        let stories = stories(&admins, blob).await;
-        let from_home = |story: &&BlobStory| sender(story) == story.homes.first().map(String::as_str);
-        match blob.bytes.len() <= SMALL_BYTES {
-            // The home itself is the other one.
-            true => assert_eq!(stories.iter().filter(from_home).count(), NODES - 1, "{stories:?}"),
-            false => assert_eq!(stories.len(), NODES),
+    exact(1210, async |seed| {
+        let image = Image::new(seed, &LAYERS);
+        origin.add_image(REPOSITORY, "v1", &image);
+        cluster.pull(0..NODES, REPOSITORY, &image).await;
+        let told = |digest: &str| (origin.blob_gets(digest), origin.blob_bytes(digest));
+        let mut is_exact = are_sent_once(&image, told);
+        for blob in image.blobs().filter(|blob| blob.bytes.len() <= SMALL_BYTES) {
+            let stories = stories(&admins, blob).await;
+            let from_home = |story: &&BlobStory| sender(story) == story.homes.first().map(String::as_str);
+            // The home itself is the other one. Nobody waits for one that stands still.
+            if stories.iter().filter(from_home).count() != NODES - 1 {
+                println!("{} bytes: {stories:?}", blob.len());
+                is_exact = false;
+            }
         }
-    }
+        is_exact.then_some(())
+    })
+    .await;
 }
 
-/// A home that stands still, and one that was killed a moment ago: its small blobs come like any other, once.
+/// A home that stands still, and one that was killed a moment ago: its small blobs come like any other, and not to each by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_home_a_small_blob_comes_like_any_other() {
     let origin = Origin::start().await;
@@ -68,7 +73,9 @@ async fn without_its_home_a_small_blob_comes_like_any_other() {
         cluster.pull((0..NODES).filter(|node| *node != home), REPOSITORY, &image).await;
         println!("killed: {is_killed}, all have it after {:.1?}", begun.elapsed());
         for blob in image.blobs() {
-            assert_eq!(origin.blob_gets(&blob.digest), 1, "{}, killed: {is_killed}", blob.digest);
+            // Not all notice at the same time that the home says nothing: the next two may both be asked in its place.
+            let gets = origin.blob_gets(&blob.digest);
+            assert!((1..=2).contains(&gets), "{}: {gets} requests, killed: {is_killed}", blob.digest);
         }
         if !is_killed {
             cluster.agents[home].go_on();

@@ -183,13 +183,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_helper_that_hangs_is_ended() {
+        const LIMIT: Duration = Duration::from_secs(30);
         let directory = tempfile::tempdir().unwrap();
         let pid_file = directory.path().join("pid");
         let text =
             format!("#!/bin/sh\necho $$ > {0}.new; mv {0}.new {0}; exec sleep 1000\n", pid_file.display());
         let program = Command::new(script(directory.path(), &text));
-        let error = ask(program, "test", "registry.test", Duration::from_millis(500)).await.unwrap_err();
+        let begun = async {
+            while !pid_file.exists() {
+                tokio::task::yield_now().await;
+            }
+            // The rest of the time passes at once.
+            tokio::time::pause();
+        };
+        let begun = tokio::time::timeout(LIMIT, begun);
+        let (answer, begun) = tokio::join!(ask(program, "test", "registry.test", LIMIT), begun);
+        let error = answer.unwrap_err();
         assert!(matches!(error, HelperError::Late { .. }), "{error}");
+        begun.expect("the helper has not begun");
+        tokio::time::resume();
         let pid = std::fs::read_to_string(pid_file).unwrap();
         let process = PathBuf::from(format!("/proc/{}/cmdline", pid.trim()));
         let ended = async {

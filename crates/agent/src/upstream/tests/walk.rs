@@ -85,6 +85,28 @@ fn digest(n: usize) -> Digest {
     sha256(&n.to_be_bytes())
 }
 
+/// What comes of a future while time stands still: one that waits for a time to come gets nowhere, and a busy machine
+/// makes no difference.
+fn at_once<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
+    let future = Box::pin(future);
+    async move {
+        tokio::time::pause();
+        let began = Instant::now();
+        let watched = async {
+            // A paused clock goes on by itself when nobody has anything to do; somebody always has.
+            while began.elapsed() < Duration::from_secs(30) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let output = tokio::select! {
+            output = future => output,
+            () = watched => panic!("somebody waits for a time to come"),
+        };
+        tokio::time::resume();
+        output
+    }
+}
+
 macro_rules! script {
     ($status:expr) => {
         |_, _| respond($status, &[], "")
@@ -183,8 +205,9 @@ async fn parallel_blobs_walk_once() {
     let asked = sources.asked();
     assert!(asked[0] <= 20 + 1, "F7: what was under way, and one retry: {asked:?}");
     assert_eq!(asked[1], 20);
+    // One each, in turn, would be twenty seconds.
     assert!(
-        began.elapsed() < Duration::from_secs(4),
+        began.elapsed() < Duration::from_secs(10),
         "one pause for all, not one each: {:?}",
         began.elapsed()
     );
@@ -234,10 +257,8 @@ async fn dead_mirrors_cost_once() {
         scope: shoal_engine::Scope { repository: "other/app".parse().unwrap(), ..asked().scope },
         ..asked()
     };
-    let began = Instant::now();
-    upstream.open_blob(&other, &digest(1), 0, None).await.unwrap();
-    println!("five dead mirrors: the first pull waits {first:?}, the second {:?}", began.elapsed());
-    assert!(began.elapsed() < Duration::from_millis(200), "F14: {:?}", began.elapsed());
+    println!("five dead mirrors: the first pull waits {first:?}");
+    at_once(upstream.open_blob(&other, &digest(1), 0, None)).await.unwrap();
 }
 
 #[tokio::test]
@@ -250,9 +271,7 @@ async fn nobody_waits_for_who_is_left_alone() {
     let good = serve(|seen| async move { well(0, &seen) }).await;
     urls.push(good.url(""));
     let upstream = upstream_of(&urls, Metrics::new(), |_| ());
-    let began = Instant::now();
-    upstream.open_blob(&asked(), &digest(0), 0, None).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(1), "a pause before nothing: {:?}", began.elapsed());
+    at_once(upstream.open_blob(&asked(), &digest(0), 0, None)).await.unwrap();
 }
 
 #[tokio::test]
@@ -266,11 +285,9 @@ async fn headers_alone_are_no_answer() {
         respond(200, &[("content-length", "10000")], Body::from_stream(cut))
     };
     let sources = Sources::new(&[breaks_off, well]).await;
-    let began = Instant::now();
-    let mut stream = sources.open(&digest(0)).await.unwrap();
+    let mut stream = at_once(sources.open(&digest(0))).await.unwrap();
     assert_eq!(drain(&mut stream).await.0.len(), 10_000);
     assert_eq!(sources.asked(), [1, 1]);
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -283,7 +300,8 @@ async fn blobs_that_nobody_has_cost_one_pause() {
     });
     let faults = futures_util::future::join_all(missing).await;
     assert!(faults.iter().all(|fault| *fault == SourceFault::Missing), "{faults:?}");
-    assert!(began.elapsed() < Duration::from_secs(4), "F7: a pause for each: {:?}", began.elapsed());
+    // One for each, in turn, would be twenty seconds.
+    assert!(began.elapsed() < Duration::from_secs(10), "F7: a pause for each: {:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -399,9 +417,7 @@ async fn a_limit_is_kept_without_asking_again() {
             scope: shoal_engine::Scope { repository: format!("app/{n}").parse().unwrap(), ..asked().scope },
             ..asked()
         };
-        let began = Instant::now();
-        sources.upstream.open_blob(&other, &digest(n), 0, None).await.unwrap();
-        assert!(began.elapsed() < Duration::from_secs(1), "nobody waits");
+        at_once(sources.upstream.open_blob(&other, &digest(n), 0, None)).await.unwrap();
     }
     assert_eq!(sources.asked(), [1, 3]);
 }
