@@ -4,6 +4,7 @@
 //! everybody as the first would have. Prevents: a home that has just died and a thousand nodes that resolve `latest` meanwhile, each
 //! at the registry.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
@@ -56,7 +57,7 @@ pub enum Missed {
     /// It could not be asked.
     #[error("{0}")]
     Away(String),
-    /// It says that it cannot tell. Another one could not either.
+    /// It says that it cannot tell. Those after it could not either.
     #[error("{0}")]
     Unknown(String),
 }
@@ -66,8 +67,9 @@ pub async fn spread_over(time: Duration) {
     tokio::time::sleep(time.mul_f64(rand::random())).await;
 }
 
-/// The first answer of `homes`, each of which is asked when the one before it is away or `silent`; `None` if none of them tells. Those who
-/// wait for the last one in vain are spread over `spread`.
+/// The first answer of `homes`, each of which is asked when the one before it is away or `silent`; `None` if none of them tells. One that
+/// cannot tell speaks for all after it, and not for those before it that may still answer: they may have what upstream refuses by now.
+/// Those who wait for the last one in vain are spread over `spread`.
 pub async fn first_answer<H, T, F, S>(
     homes: impl IntoIterator<Item = H>,
     ask: impl Fn(H, Reached) -> F,
@@ -79,15 +81,18 @@ where
     F: Future<Output = Result<T, Missed>>,
     S: Future<Output = ()>,
 {
-    let mut homes = homes.into_iter().peekable();
+    let mut homes = homes.into_iter().zip(0..).peekable();
     let mut asked = FuturesUnordered::new();
+    // By rank: those that may still answer, and the first one that cannot tell.
+    let (mut waiting, mut cannot_tell) = (BTreeSet::new(), u32::MAX);
     homes.peek()?;
     let mut time = FIRST_TIMEOUT;
-    while let Some(home) = homes.next() {
+    while let Some((home, rank)) = homes.next().filter(|(_, rank)| *rank < cannot_tell) {
         let is_last = homes.peek().is_none();
         let reached = Reached::default();
         let question = ask(home, reached.clone());
-        asked.push(async move { (home, question.await) });
+        asked.push(async move { (home, rank, question.await) });
+        waiting.insert(rank);
         if is_last {
             // Nobody is left to be asked instead; connecting has a limit of its own.
             reached.set();
@@ -102,19 +107,25 @@ where
         loop {
             tokio::select! {
                 biased;
-                Some((from, answer)) = asked.next() => match answer {
-                    Ok(answer) => return Some(answer),
-                    Err(why @ Missed::Unknown(_)) => {
-                        tracing::debug!(home = ?from, %why, "the home of a manifest or blob cannot tell");
-                        return None;
-                    }
-                    Err(why) => {
-                        tracing::debug!(home = ?from, %why, "a home is away");
-                        if from == home {
-                            break;
+                Some((from, from_rank, answer)) = asked.next() => {
+                    waiting.remove(&from_rank);
+                    match answer {
+                        Ok(answer) => return Some(answer),
+                        Err(why @ Missed::Unknown(_)) => {
+                            tracing::debug!(home = ?from, %why, "the home of a manifest or blob cannot tell");
+                            cannot_tell = cannot_tell.min(from_rank);
+                        }
+                        Err(why) => {
+                            tracing::debug!(home = ?from, %why, "a home is away");
+                            if from == home && from_rank < cannot_tell {
+                                break;
+                            }
                         }
                     }
-                },
+                    if cannot_tell < u32::MAX && waiting.range(..cannot_tell).next().is_none() {
+                        return None;
+                    }
+                }
                 () = &mut waited => {
                     tracing::debug!(?home, "a home does not answer");
                     break;
@@ -151,8 +162,8 @@ mod tests {
         Hangs,
         /// The same, and it does not live.
         Freezes,
-        /// It answers that it cannot tell.
-        CannotTell,
+        /// It answers that it cannot tell, after this long.
+        CannotTell(Duration),
     }
     use Home::*;
 
@@ -173,8 +184,12 @@ mod tests {
                 reached.set();
                 match homes[home] {
                     Answers(after) => sleep(after).await,
+                    CannotTell(after) => {
+                        sleep(after).await;
+                        return Err(Missed::Unknown("404".into()));
+                    }
                     Hangs | Freezes => std::future::pending().await,
-                    _ => return Err(Missed::Unknown("404".into())),
+                    Refuses | Drops => unreachable!("nothing is asked there"),
                 }
                 Ok(home)
             }
@@ -197,8 +212,11 @@ mod tests {
             (vec![], None, 0, Duration::ZERO),
             (vec![Answers(PROMPT), Hangs], Some(0), 1, PROMPT),
             (vec![Answers(slow), Answers(PROMPT)], Some(0), 1, slow),
-            // Whoever says that it cannot tell speaks for all.
-            (vec![CannotTell, Answers(PROMPT)], None, 1, Duration::ZERO),
+            // Whoever says that it cannot tell speaks for all after it, and not for those before it.
+            (vec![CannotTell(PROMPT), Answers(PROMPT)], None, 1, PROMPT),
+            (vec![CannotTell(late), Answers(3 * PROMPT)], None, 2, late),
+            (vec![Answers(late), CannotTell(Duration::ZERO), Hangs], Some(0), 2, late),
+            (vec![Hangs, CannotTell(PROMPT), Answers(PROMPT)], None, 2, FIRST_TIMEOUT + NEXT_TIMEOUT),
             (vec![Refuses, Answers(PROMPT), Hangs], Some(1), 2, PROMPT),
             (vec![Refuses, Refuses, Refuses], None, 3, Duration::ZERO),
             (vec![Drops, Answers(PROMPT)], Some(1), 2, REACH_TIMEOUT + PROMPT),
