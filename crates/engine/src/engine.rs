@@ -204,6 +204,9 @@ impl Engine {
             Input::Uploaded { upload } => self.with_swarm(|swarm| swarm.sent(now, upload)),
             Input::Inspected { digest, size } => self.with_swarm(|swarm| swarm.inspected(digest, size)),
             Input::Listed { digest, found } => self.with_swarm(|swarm| swarm.listed(digest, found)),
+            Input::Listing { digest, first, hashes } => {
+                self.with_swarm(|swarm| swarm.lists(digest, first, hashes));
+            }
             Input::Stored { digest, size } => self.with_swarm(|swarm| swarm.announce(now, digest, size)),
             Input::Evicted { digest } => self.with_swarm(|swarm| swarm.withdraw(digest)),
             Input::Warm { set, blobs, scope, targets, deadline, keep_until, pace } => {

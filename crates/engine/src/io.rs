@@ -164,7 +164,7 @@ pub enum Input {
         /// Its size in bytes if it is in the store, whole.
         size: Option<u64>,
     },
-    /// Answers [`Output::List`].
+    /// Answers [`Output::List`], perhaps after some [`Input::Listing`].
     Listed {
         /// The blob.
         digest: Digest,
@@ -240,6 +240,16 @@ pub enum Input {
         peer: PeerId,
         /// What it was asked about: a manifest, or what stands for a tag.
         about: Digest,
+    },
+    /// A part of what [`Output::List`] asks for, [`LISTED_AT_ONCE`](crate::limits::LISTED_AT_ONCE) hashes or less, while the rest is still
+    /// being taken. Parts come in order, and [`Input::Listed`] has all of them.
+    Listing {
+        /// The blob.
+        digest: Digest,
+        /// Number of the first piece.
+        first: u32,
+        /// The hashes of it and of those after it.
+        hashes: Vec<PieceHash>,
     },
 }
 

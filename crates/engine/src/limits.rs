@@ -211,6 +211,9 @@ pub const ENTRIES_PER_RELAY_MAX: usize = 128;
 /// wrong has put it right by then.
 pub const LIST_PATIENCE: Duration = Duration::from_secs(4);
 
+/// Hashes that a holder of a blob takes before it tells them: well within [`LIST_PATIENCE`], also of pieces on a slow disk.
+pub const LISTED_AT_ONCE: usize = 64;
+
 /// Pieces that must have come in that time and not matched: a single one says more of its sender.
 pub const REFUSED_PIECES_MIN: u32 = 2;
 

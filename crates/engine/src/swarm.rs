@@ -22,7 +22,7 @@ mod silence;
 mod spoiled;
 mod unheard;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::engine::alone_pause;
@@ -94,7 +94,7 @@ pub struct Swarm {
     /// Streams that wait until it is known whether this node has the blob.
     inspecting: BTreeMap<Digest, Vec<(PeerId, Wanted)>>,
     /// Members that wait for the hashes of a blob that this node has.
-    listing: BTreeMap<Digest, BTreeSet<PeerId>>,
+    listing: BTreeMap<Digest, BTreeMap<PeerId, u32>>,
     gone: Gone,
     silence: Silence,
     unheard: Unheard,

@@ -106,10 +106,11 @@ async fn a_late_joiner_draws_from_many() {
     .await;
 }
 
-/// What a member has stored before a restart is found there by the others afterwards, who know it by the name that it had.
+/// What a member has stored before a restart is found there by the others afterwards, who know it by the name that it had. Nobody has the
+/// list of its hashes any more: it is taken anew, and told in several parts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_stored_is_announced_after_a_restart() {
-    let (origin, image) = one_layer(730, 3_000_000).await;
+    let (origin, image) = one_layer(730, 40_000_000).await;
     let mut cluster = Cluster::start(&origin.url(), 3).await;
     cluster.pull([0], REPOSITORY, &image).await;
     cluster.agents[0].until_idle().await;
@@ -133,6 +134,7 @@ async fn what_is_stored_is_announced_after_a_restart() {
         matches!(tokio::time::timeout(Duration::from_secs(10), answer).await, Ok(Ok(answer)) if answer.status() == 200)
     })
     .await;
+    agent.get_blob(REPOSITORY, layer).await.expect(200, &image.layers[0].bytes);
 }
 
 /// Clients get bytes while they are still on their way from upstream to another node.

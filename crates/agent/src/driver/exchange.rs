@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use shoal_engine::flight::Flight;
 use shoal_engine::homes::homes;
+use shoal_engine::limits::LISTED_AT_ONCE;
 use shoal_engine::peer::PeerId;
 use shoal_engine::pieces::{piece_count, piece_len};
 use shoal_engine::swarm::classes::class_of;
@@ -13,7 +14,7 @@ use shoal_engine::swarm::pieces::piece_bytes;
 use shoal_engine::swarm::upload::Send;
 use shoal_engine::wire::{Message, PieceHash};
 use shoal_engine::{Digest, Input, LocalFault};
-use shoal_store::{Blob, Content, Store, StoreError};
+use shoal_store::{Content, Store, StoreError};
 use tracing::Span;
 
 use super::{BlobStory, ClassStory, Driver, effects};
@@ -88,7 +89,10 @@ impl Driver {
         let (store, handle) = (self.store.clone(), self.handle.clone());
         tokio::task::spawn_blocking(move || {
             let blob = store.get(&digest, SystemTime::now()).ok().flatten();
-            let found = blob.and_then(|blob| match hashes(&blob) {
+            let tell = |first, hashes: &[PieceHash]| {
+                handle.input_blocking(Input::Listing { digest, first, hashes: hashes.to_vec() });
+            };
+            let found = blob.and_then(|blob| match hashes(blob.size, &blob.content, tell) {
                 Ok(hashes) => Some((blob.size, hashes)),
                 Err(error) => {
                     tracing::error!(digest = %digest.short(), %error, "a stored blob cannot be read");
@@ -158,13 +162,20 @@ fn each_stored(store: &Store, mut tell: impl FnMut(Digest, u64)) -> Result<(), S
     }
 }
 
-/// Hashes of a stored blob's pieces, from its bytes.
-fn hashes(blob: &Blob) -> std::io::Result<Vec<PieceHash>> {
+/// Hashes of a stored blob's pieces, from its bytes. Each [`LISTED_AT_ONCE`] of them are told before the next ones are taken.
+fn hashes(
+    size: u64,
+    content: &Content,
+    mut tell: impl FnMut(u32, &[PieceHash]),
+) -> std::io::Result<Vec<PieceHash>> {
     let mut hashes = Vec::new();
     let mut buffer = Vec::new();
-    for piece in 0..piece_count(blob.size) as u32 {
-        let range = piece_bytes(blob.size, piece);
-        let hash = match &blob.content {
+    for piece in 0..piece_count(size) as u32 {
+        if piece > 0 && hashes.len().is_multiple_of(LISTED_AT_ONCE) {
+            tell(piece - LISTED_AT_ONCE as u32, &hashes[hashes.len() - LISTED_AT_ONCE..]);
+        }
+        let range = piece_bytes(size, piece);
+        let hash = match content {
             Content::Inline(bytes) => blake3::hash(&bytes[range.start as usize..range.end as usize]),
             Content::File(file) => {
                 buffer.resize((range.end - range.start) as usize, 0);
@@ -184,6 +195,24 @@ mod tests {
     use shoal_engine::wire::Run;
 
     use super::*;
+
+    #[test]
+    fn hashes_are_told_as_they_are_taken() {
+        let size = (2 * LISTED_AT_ONCE + 1) as u64 * PIECE_BYTES_MIN - 5;
+        let content: Vec<u8> = (0..size).map(|at| (at / PIECE_BYTES_MIN) as u8).collect();
+        let mut told = Vec::new();
+        let all = hashes(size, &Content::Inline(content.clone().into()), |first, part| {
+            assert_eq!((first as usize, part.len()), (told.len(), LISTED_AT_ONCE));
+            told.extend_from_slice(part);
+        })
+        .unwrap();
+        let expected: Vec<_> = content
+            .chunks(PIECE_BYTES_MIN as usize)
+            .map(|piece| PieceHash(blake3::hash(piece).into()))
+            .collect();
+        assert_eq!(all, expected);
+        assert_eq!(told, expected[..2 * LISTED_AT_ONCE]);
+    }
 
     #[test]
     fn what_a_subscription_brings() {

@@ -11,6 +11,7 @@ pub mod leases;
 
 pub mod account;
 mod complaints;
+mod feeds;
 mod hearings;
 mod joining;
 mod lists;
@@ -25,12 +26,12 @@ use crate::ids::Digest;
 use crate::limits::{BOOKS_MAX, ENTRIES_PER_FRAME_MAX, HOLDERS_PER_BLOB_MAX, KNOWN_MAX, ROLL_PAUSE};
 use crate::peer::{PeerId, Roster};
 use crate::pieces::piece_count;
-use crate::swarm::classes::{RELAY, class_count};
+use crate::swarm::classes::class_count;
 use crate::swarm::list::PieceList;
 use crate::time::Time;
-use crate::wire::{ClassFeeds, Complaint, Entry, Feed, LeaseEnd, LeaseId, Message, Run};
+use crate::wire::{Complaint, Entry, Feed, LeaseEnd, LeaseId, Message, Run};
 
-use forest::{Forest, Node, Parent};
+use forest::{Forest, Node};
 use hearings::Hearings;
 use leases::{Action, Leases};
 use rivals::{Asked, Rivals, StandIn};
@@ -87,8 +88,8 @@ struct Book {
     stands_in: Option<StandIn>,
     /// A member that was asked to take the hashes of what it has.
     listing: Option<PeerId>,
-    /// Members that wait for the complete list.
-    unlisted: BTreeSet<PeerId>,
+    /// Members that wait for the complete list, and whether they follow it as it comes because they know the rest.
+    unlisted: BTreeMap<PeerId, bool>,
     /// Receivers that were asked for the hashes of what they have, because a home that knew them is gone.
     reporters_of_lists: BTreeSet<PeerId>,
     asked_last: Option<PeerId>,
@@ -266,7 +267,7 @@ impl Home {
         let pieces = runs.iter().flat_map(|run| run.first..run.end.min(book.pieces));
         let entries = book.list.entries(pieces.take(ENTRIES_PER_FRAME_MAX));
         if entries.is_empty() {
-            book.unlisted.insert(from);
+            book.unlisted.entry(from).or_default();
             book.ask_for_list(mail);
             book.ask_somebody_for_hashes(now, from, mail);
         } else {
@@ -413,7 +414,7 @@ impl Book {
             named: BTreeSet::new(),
             stands_in: None,
             listing: None,
-            unlisted: BTreeSet::new(),
+            unlisted: BTreeMap::new(),
             reporters_of_lists: BTreeSet::new(),
             asked_last: None,
             behind: BTreeSet::new(),
@@ -425,7 +426,7 @@ impl Book {
 
     fn next_wakeup(&self) -> Option<Time> {
         let census = self.census.as_ref().map(|census| census.until);
-        let asked = self.asked.as_ref().map(|asked| asked.until);
+        let asked = self.rivals_waited_for();
         let first = self.stands_in.as_ref().map(|stand_in| stand_in.ask_at);
         let others = [census, asked, first, self.hearings.next_wakeup(), self.leases.next_wakeup()];
         others.into_iter().flatten().chain([self.roll_at]).min()
@@ -493,7 +494,8 @@ impl Book {
         if self.list.is_complete() {
             self.send_list(from, mail);
         } else if self.forest.has_seeds() {
-            self.unlisted.insert(from);
+            self.send_list(from, mail);
+            self.unlisted.insert(from, true);
             self.ask_for_list(mail);
         } else if self.lists_directly() {
             self.send_list(from, mail);
@@ -559,7 +561,7 @@ impl Book {
         if self.is_told(now) {
             self.finish_census(now, mail);
         }
-        if self.asked.as_ref().is_some_and(|asked| asked.until <= now) {
+        if self.rivals_waited_for().is_some_and(|until| until <= now) {
             self.begin(now, mail);
         }
         self.hear_complaints(now);
@@ -657,35 +659,5 @@ impl Book {
                 }
             }
         }
-    }
-
-    fn tell_feeds(&mut self, changed: impl Iterator<Item = (Node, u8)>, mail: &mut Mail) {
-        let mut by_node: BTreeMap<Node, Vec<ClassFeeds>> = BTreeMap::new();
-        for (node, class) in changed {
-            if self.forest.is_whole(node) {
-                continue;
-            }
-            by_node.entry(node).or_default().extend(self.feeds(node, class));
-            if class == RELAY && self.forest.parent(node, class) == Parent::Source && !self.lists_directly() {
-                // A new root has to learn what the one before it was told.
-                self.send_list(self.forest.peer(node), mail);
-            }
-        }
-        for (node, feeds) in by_node {
-            mail.push_back((self.forest.peer(node), Message::Feeds { digest: self.digest, feeds }));
-        }
-    }
-
-    /// Who feeds a member in a class, in the words of the wire; `None` if it needs none.
-    fn feeds(&self, node: Node, class: u8) -> Option<ClassFeeds> {
-        let feeds = match self.forest.parent(node, class) {
-            Parent::None => return None,
-            Parent::Member(parent) => vec![Feed { peer: self.forest.peer(parent), run: self.all() }],
-            Parent::Source => {
-                let me = self.forest.peer(node);
-                self.brought.values().copied().filter(|feed| feed.peer != me).collect()
-            }
-        };
-        Some(ClassFeeds { class, feeds })
     }
 }

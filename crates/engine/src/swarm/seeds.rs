@@ -32,6 +32,16 @@ impl Swarm {
         }
     }
 
+    /// Some of the hashes of a stored blob's pieces. Who has asked in the middle waits for all of them.
+    pub fn lists(&mut self, digest: Digest, first: u32, hashes: Vec<PieceHash>) {
+        let entries: Vec<_> = (first..).zip(hashes).map(|(piece, hash)| Entry { piece, hash }).collect();
+        let waiting = self.listing.get_mut(&digest).into_iter().flatten();
+        for (to, told) in waiting.filter(|(_, told)| **told == first) {
+            *told += entries.len() as u32;
+            send_report(*to, digest, &entries, &mut self.mail);
+        }
+    }
+
     /// The hashes of a stored blob's pieces; answers [`Output::List`].
     pub fn listed(&mut self, digest: Digest, found: Option<(u64, Vec<PieceHash>)>) {
         let waiting = self.listing.remove(&digest).unwrap_or_default();
@@ -41,7 +51,7 @@ impl Swarm {
             list.set(Entry { piece, hash }, Via::Own);
         }
         self.seed(digest, size, Some(list));
-        waiting.into_iter().for_each(|to| self.tell_list(to, digest));
+        waiting.into_iter().for_each(|(to, told)| self.tell_list(to, digest, told));
     }
 
     pub(super) fn inspect(&mut self, from: PeerId, digest: Digest, wanted: Wanted) {
@@ -59,7 +69,7 @@ impl Swarm {
     /// The home wants the hashes of a blob that this node has.
     pub(super) fn handle_list(&mut self, from: PeerId, digest: Digest) {
         if self.seeds.get(&digest).is_some_and(|seed| seed.list.is_some()) {
-            return self.tell_list(from, digest);
+            return self.tell_list(from, digest, 0);
         }
         if let Some(exchange) = self.exchanges.get(&digest) {
             let have = (0..exchange.have().total()).filter(|piece| exchange.have().contains(*piece));
@@ -70,14 +80,15 @@ impl Swarm {
             if waiting.is_empty() {
                 self.effects.push_back(Output::List { digest });
             }
-            waiting.insert(from);
+            waiting.insert(from, 0);
         }
     }
 
-    fn tell_list(&mut self, to: PeerId, digest: Digest) {
+    /// Tells the hashes from a piece on.
+    fn tell_list(&mut self, to: PeerId, digest: Digest, first: u32) {
         let Some(list) = self.seeds.get(&digest).and_then(|seed| seed.list.as_ref()) else { return };
         let pieces = piece_count(self.seeds[&digest].size) as u32;
-        send_report(to, digest, &list.entries(0..pieces), &mut self.mail);
+        send_report(to, digest, &list.entries(first..pieces), &mut self.mail);
     }
 
     pub(super) fn seed(&mut self, digest: Digest, size: u64, list: Option<PieceList>) {

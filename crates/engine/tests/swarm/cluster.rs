@@ -46,6 +46,8 @@ pub struct Pace {
     pub upstream_rate: f64,
     /// Time between a piece's last byte and its hash.
     pub hashing: Duration,
+    /// Time in which as many hashes of a stored blob are taken as are told at once; none if they lie beside it.
+    pub listing: Duration,
     /// Whether all these vary by up to a half in both directions.
     pub jitter: bool,
 }
@@ -59,6 +61,7 @@ impl Default for Pace {
             upstream: Duration::from_millis(40),
             upstream_rate: 50e6,
             hashing: Duration::ZERO,
+            listing: Duration::ZERO,
             jitter: false,
         }
     }

@@ -1,6 +1,9 @@
 //! The driver of each node: carries out what its engine asks for. Every output has its arm.
 
+use std::time::Duration;
+
 use shoal_engine::io::Found;
+use shoal_engine::limits::LISTED_AT_ONCE;
 use shoal_engine::pieces::piece_count;
 use shoal_engine::swarm::pieces::piece_bytes;
 use shoal_engine::swarm::upload::Send;
@@ -72,6 +75,7 @@ impl Cluster {
                 let disk = self.nodes[node].disk.entry(blob).or_default();
                 let twice = std::mem::replace(&mut disk.listing, true);
                 check!(self, !twice, "I4: {node} takes one list twice at a time");
+                disk.listed = 0;
                 self.answer_after_disk(node, blob, "list");
             }
             Output::Serve { ticket, size, start, end } => self.serve(node, ticket, size, start..end),
@@ -83,7 +87,8 @@ impl Cluster {
     // ---- the disk ----
 
     fn answer_after_disk(&mut self, node: NodeNo, blob: BlobNo, effect: &'static str) {
-        let (time, life) = (self.pace.disk, self.nodes[node].life);
+        let listing = if effect == "list" { self.pace.listing } else { Duration::ZERO };
+        let (time, life) = (self.pace.disk + listing, self.nodes[node].life);
         self.schedule_about(time, Event::Answer(node, life, blob, effect));
     }
 
@@ -137,6 +142,7 @@ impl Cluster {
             return self.answer_size(node, blob);
         }
         let lies = self.nodes[node].lies.contains(&Lie::Report);
+        let takes_hashes = !self.pace.listing.is_zero();
         let disk = self.nodes[node].disk.entry(blob).or_default();
         if !matches!(effect, "checkpoint" | "inspect" | "list") {
             disk.busy = None;
@@ -175,17 +181,28 @@ impl Cluster {
                 Input::Inspected { digest, size: disk.stored.then_some(size) }
             }
             "list" => {
-                disk.listing = false;
                 if lies {
                     self.ledger.suspect(blob);
                 }
-                let hashes = (0..piece_count(size) as u32).map(|p| hash(blob, p, lies)).collect();
-                Input::Listed { digest, found: disk.stored.then_some((size, hashes)) }
+                let hashes = (0..piece_count(size) as u32).map(|p| hash(blob, p, lies));
+                let first = disk.listed;
+                disk.listed += LISTED_AT_ONCE;
+                disk.listing = takes_hashes && disk.stored && disk.listed < hashes.len();
+                match disk.listing {
+                    true => {
+                        let hashes = hashes.skip(first).take(LISTED_AT_ONCE).collect();
+                        Input::Listing { digest, first: first as u32, hashes }
+                    }
+                    false => Input::Listed { digest, found: disk.stored.then(|| (size, hashes.collect())) },
+                }
             }
             other => unreachable!("{other}"),
         };
         if matches!(input, Input::Verified { result: Ok(false), .. }) {
             self.ledger.mismatched(blob);
+        }
+        if matches!(input, Input::Listing { .. }) {
+            self.answer_after_disk(node, blob, "list");
         }
         self.input(node, input);
     }

@@ -64,6 +64,8 @@ pub struct Disk {
     pub checkpointing: Option<ByteRanges>,
     pub inspecting: bool,
     pub listing: bool,
+    /// Hashes that were taken so far for a list.
+    pub listed: usize,
     pub commits: u32,
 }
 

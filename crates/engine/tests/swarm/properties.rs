@@ -50,16 +50,18 @@ fn size() -> impl Strategy<Value = u64> {
 
 fn pace() -> impl Strategy<Value = Pace> {
     let speeds = (prop::sample::select(vec![4e6, 20e6, 200e6]), prop::sample::select(vec![4e6, 20e6, 200e6]));
-    (speeds, 0u64..20, 0u64..10, any::<bool>()).prop_map(|((rate, upstream_rate), delay, hashing, jitter)| {
-        Pace {
+    let listing = prop::sample::select(vec![0u64, 0, 300]);
+    (speeds, 0u64..20, 0u64..10, listing, any::<bool>()).prop_map(
+        |((rate, upstream_rate), delay, hashing, listing, jitter)| Pace {
             delay: Duration::from_millis(delay),
             rate,
             upstream_rate,
             hashing: Duration::from_millis(hashing),
+            listing: Duration::from_millis(listing),
             jitter,
             ..Pace::default()
-        }
-    })
+        },
+    )
 }
 
 fn moment() -> impl Strategy<Value = Duration> {

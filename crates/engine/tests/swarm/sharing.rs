@@ -5,6 +5,7 @@ use std::time::Duration;
 use shoal_engine::Input;
 use shoal_engine::demand::Part;
 use shoal_engine::io::Outcome;
+use shoal_engine::limits::LISTED_AT_ONCE;
 use shoal_engine::wire::Message;
 
 use crate::cluster::{Cluster, Pace};
@@ -116,6 +117,31 @@ fn those_who_have_it_feed_a_late_joiner_all_together() {
     delivered(&cluster, &[late]);
     assert_eq!(cluster.blobs[blob].fetched, 0);
     assert_eq!(cluster.blobs[blob].sent, 64);
+}
+
+/// Those that have a large blob were started again, and one of them takes all its hashes anew, which takes longer than a home is believed
+/// that tells none.
+#[test]
+fn a_list_that_takes_long_is_passed_on_as_it_comes() {
+    for listing in [400, 1500] {
+        let pace = Pace { listing: Duration::from_millis(listing), rate: 1e9, ..Pace::default() };
+        let mut cluster = Cluster::with(pace, 6, 1);
+        let blob = cluster.add(900 * PIECE);
+        (1..4).for_each(|node| cluster.give(node, blob));
+        cluster.run();
+        let begun = cluster.now;
+        let first = cluster.open(0, blob);
+        cluster.run_for(Duration::from_secs(3));
+        // It hears of what the first one has heard of already.
+        let second = cluster.open(4, blob);
+        cluster.run_until(|c| [first, second].iter().all(|ticket| c.outcome(*ticket).is_some()));
+        let time = cluster.now - begun;
+        cluster.run();
+        delivered(&cluster, &[first, second]);
+        assert_eq!(cluster.blobs[blob].fetched, 0, "{listing} ms");
+        let all = Duration::from_millis(listing * 900u64.div_ceil(LISTED_AT_ONCE as u64));
+        assert!(time < all + Duration::from_secs(1), "{time:?}, and the list takes {all:?}");
+    }
 }
 
 #[test]

@@ -49,6 +49,23 @@ impl Book {
         }
     }
 
+    /// Hashes that one of those who have the blob has taken go to those who wait for them, as they come: the list of a large blob takes
+    /// longer than anybody has patience with pieces that do not count.
+    pub(super) fn pass_on(&mut self, news: &[Entry], mail: &mut Mail) {
+        for part in news.chunks(ENTRIES_PER_RELAY_MAX) {
+            let message = self.hashes(part.to_vec());
+            let following = self.unlisted.iter().filter(|(_, follows)| **follows);
+            mail.extend(following.map(|(member, _)| (*member, message.clone())));
+        }
+        if self.list.is_complete() {
+            self.listing = None;
+            for (member, _) in std::mem::take(&mut self.unlisted).into_iter().filter(|(_, follows)| !follows)
+            {
+                self.send_list(member, mail);
+            }
+        }
+    }
+
     /// Hands hashes to the roots of the tree that carries them, or to everybody if there are few.
     pub(super) fn spread(&mut self, news: Vec<Entry>, mail: &mut Mail) {
         // While the forest is held they wait until it is known who stands where.

@@ -2,8 +2,8 @@
 //!
 //! Question: what may a home grant that cannot be sure to be the only one? Answer: when it opens a book and knows nobody
 //! who has the blob, it asks those that would be home without it, and lets nobody in before they have answered or
-//! [`HOME_RECOVERY`] has passed. The asked one tells who has the blob and names the heaviest home that it has
-//! heard of. If that is the asker, its own receivers go there and bring their leases and feeds along; if not, the asker asks
+//! [`HOME_RECOVERY`] has passed, or more where answers take long. The asked one tells who has the blob and names the heaviest home
+//! that it has heard of. If that is the asker, its own receivers go there and bring their leases and feeds along; if not, the asker asks
 //! the named one, and its receivers go there as soon as that one says itself that it is home. Prevents: a copy from upstream
 //! for each home that a growing cluster has had, and for each view of it; and a member that sends others to a home that is
 //! none.
@@ -44,7 +44,7 @@ struct Better {
 /// Those that a book waits for before it lets anybody in.
 pub(super) struct Asked {
     rivals: BTreeSet<PeerId>,
-    pub(super) until: Time,
+    until: Time,
     /// Whether this node's list of members is behind that of those who join: whom to ask, it does not know yet.
     behind: bool,
     /// Members that have joined meanwhile, in order, with their zones.
@@ -305,6 +305,13 @@ impl Book {
     /// Whether what a lease of another home is for is there already: this home was cut off from that one, and has gone on.
     pub(super) fn has_elsewhere(&self, run: Run) -> bool {
         !self.forest.is_held() && self.leases.first_missing(run) >= run.end
+    }
+
+    /// Until when those that were asked are waited for: longer where answers take long or this node is late itself, as two books of one
+    /// blob are two copies, and no longer than is known to be bearable for those who join.
+    pub(super) fn rivals_waited_for(&self) -> Option<Time> {
+        let excuse = self.leases.excused().min(BEHIND_WAIT - HOME_RECOVERY);
+        self.asked.as_ref().map(|asked| asked.until + excuse)
     }
 
     /// Members that wait to be let in.

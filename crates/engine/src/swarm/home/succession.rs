@@ -10,9 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::forest::{Forest, Node, Parent};
 use super::{Book, EPOCH_BEFORE, Home, Mail};
 use crate::ids::Digest;
-use crate::limits::{
-    CENSUS_FEEDS_MAX, CENSUS_TIME, HASH_WAIT, HOLDERS_PER_BLOB_MAX, HOME_RECOVERY, RUNS_PER_MESSAGE_MAX,
-};
+use crate::limits::{CENSUS_FEEDS_MAX, CENSUS_TIME, HASH_WAIT, HOLDERS_PER_BLOB_MAX, HOME_RECOVERY};
 use crate::peer::{PeerId, Roster};
 use crate::swarm::pieces::PieceSet;
 use crate::time::Time;
@@ -163,8 +161,8 @@ impl Book {
             (feed.run.first..feed.run.end.min(self.pieces)).for_each(|piece| _ = rest.remove(piece));
         }
         let mut number = 0;
-        for (peer, set) in cover(haves, rest) {
-            for run in set.runs(self.all(), true, RUNS_PER_MESSAGE_MAX) {
+        for (peer, part) in cover(haves, rest) {
+            for run in part.runs(self.all(), true, usize::MAX) {
                 self.brought.insert(LeaseId { epoch: EPOCH_BEFORE, number }, Feed { peer, run });
                 number += 1;
             }
@@ -239,14 +237,16 @@ fn behind(haves: &BTreeMap<PeerId, PieceSet>) -> BTreeSet<PeerId> {
     haves.iter().filter(|(_, set)| set.count() < median).map(|(peer, _)| *peer).collect()
 }
 
-/// A few members that have all of `rest` between them, with what each of them has.
-fn cover(haves: &BTreeMap<PeerId, PieceSet>, mut rest: PieceSet) -> Vec<(PeerId, &PieceSet)> {
+/// A few members that have all of `rest` between them, and which part of it is whose: nothing is meant to be sent twice.
+fn cover(haves: &BTreeMap<PeerId, PieceSet>, mut rest: PieceSet) -> Vec<(PeerId, PieceSet)> {
     let mut chosen = Vec::new();
     while chosen.len() < CENSUS_FEEDS_MAX {
         let best = haves.iter().max_by_key(|(_, set)| rest.common(set));
         let Some((peer, set)) = best.filter(|(_, set)| rest.common(set) > 0) else { break };
-        chosen.push((*peer, set));
+        let mut part = rest.clone();
         rest.subtract(set);
+        part.subtract(&rest);
+        chosen.push((*peer, part));
     }
     chosen
 }
@@ -255,7 +255,7 @@ fn cover(haves: &BTreeMap<PeerId, PieceSet>, mut rest: PieceSet) -> Vec<(PeerId,
 mod tests {
     use super::*;
     use crate::ids::Algorithm;
-    use crate::limits::HOME_RECOVERY;
+    use crate::limits::{FEEDS_PER_CLASS_MAX, HOME_RECOVERY};
     use crate::swarm::home::Joining;
     use crate::wire::{Entry, LeaseEnd, PieceHash};
 
@@ -325,5 +325,48 @@ mod tests {
         let leases: Vec<_> = mail.iter().filter(|m| is_lease(m)).map(|(_, message)| message).collect();
         let [Message::Lease { run, .. }] = leases[..] else { panic!("{leases:?}") };
         assert_eq!(*run, Run { first: 3, end: 4 });
+    }
+
+    /// They have fetched what came in turns when their home died.
+    #[test]
+    fn members_with_many_gaps_feed_all_that_they_have() {
+        let (me, even, odd, fresh) = (PeerId([1; 32]), PeerId([2; 32]), PeerId([3; 32]), PeerId([4; 32]));
+        let (digest, roster) = (Digest::new(Algorithm::Sha256, &[7; 32]), Roster::default());
+        let (mut home, mut mail) = (Home::new(me), Mail::new());
+        let size = 400 << 18;
+        let every_second =
+            |first: u32| (first..400).step_by(2).map(|first| Run { first, end: first + 1 }).collect();
+        for (peer, have) in [(even, every_second(0)), (odd, every_second(1)), (fresh, vec![])] {
+            let joining = Joining { size, have, again: true, insists: true, ..Joining::fresh() };
+            home.join(Time::ZERO, peer, digest, joining, &roster, &mut mail);
+        }
+        while let Some(at) = home.next_wakeup().filter(|at| *at <= Time::ZERO + HOME_RECOVERY) {
+            home.advance(at, &mut mail);
+        }
+        let mut told = BTreeMap::new();
+        for (to, message) in &mail {
+            let (Message::Welcome { feeds, .. } | Message::Feeds { feeds, .. }) = message else { continue };
+            told.extend(feeds.iter().map(|class| ((*to, class.class), &class.feeds)));
+        }
+        let is_fed_by = |feeds: &[Feed], peer, piece| {
+            feeds.iter().any(|feed| feed.peer == peer && feed.run.first <= piece && piece < feed.run.end)
+        };
+        let mut roots = 0;
+        for ((to, class), feeds) in told {
+            assert!(feeds.len() <= FEEDS_PER_CLASS_MAX, "{} feeds of class {class}", feeds.len());
+            if feeds.iter().all(|feed| feed.run == Run { first: 0, end: 400 }) {
+                // Not a root.
+                continue;
+            }
+            roots += 1;
+            for piece in 0..400 {
+                let holder = if piece % 2 == 0 { even } else { odd };
+                assert!(
+                    to == holder || is_fed_by(feeds, holder, piece),
+                    "{piece} of class {class} to {to:?}"
+                );
+            }
+        }
+        assert!(roots > 0, "nobody is told who has what");
     }
 }

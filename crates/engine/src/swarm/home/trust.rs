@@ -91,13 +91,9 @@ impl Book {
             // What the list said before is void for everybody.
             return self.spread_all(mail);
         }
-        if listed && self.list.is_complete() {
-            self.listing = None;
-            for member in std::mem::take(&mut self.unlisted) {
-                self.send_list(member, mail);
-            }
-        } else if !listed {
-            self.spread(news, mail);
+        match listed {
+            true => self.pass_on(&news, mail),
+            false => self.spread(news, mail),
         }
     }
 
@@ -165,13 +161,15 @@ impl Book {
 
     /// Everybody is told the list when one of those who have the blob has reported it.
     fn wait_for_list(&mut self) {
-        self.unlisted.extend(self.forest.receivers().map(|node| self.forest.peer(node)));
+        self.unlisted.extend(self.forest.receivers().map(|node| (self.forest.peer(node), false)));
     }
 
     fn renew_list(&mut self, now: Time) {
         self.repairs += 1;
         self.list_number = (now.since_origin().as_nanos() as u64).max(self.list_number + 1);
         (self.attested, self.mismatched) = (false, BTreeSet::new());
+        // They know another list.
+        self.unlisted.values_mut().for_each(|follows| *follows = false);
         // Pieces may have been right, and the list wrong.
         self.accusers.clear();
     }

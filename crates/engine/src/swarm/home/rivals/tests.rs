@@ -79,6 +79,22 @@ fn homes_that_are_made_up_cost_a_bounded_number_of_questions() {
 }
 
 #[test]
+fn rivals_have_longer_where_answers_take_long() {
+    let is_let_in = |mail: &Mail| mail.iter().any(|(_, m)| matches!(m, Message::Welcome { .. }));
+    let (most, recovery) = (BEHIND_WAIT - HOME_RECOVERY, HOME_RECOVERY);
+    for (excuse, wait) in [(recovery, 2 * recovery), (4 * BEHIND_WAIT, recovery + most)] {
+        let (mut home, ..) = asked();
+        let mut mail = Mail::new();
+        home.excuse(excuse);
+        assert_eq!(home.next_wakeup(), Some(Time::ZERO + wait));
+        home.advance(Time::ZERO + (wait - Duration::from_millis(1)), &mut mail);
+        assert!(!is_let_in(&mail), "{excuse:?}: {mail:?}");
+        home.advance(Time::ZERO + wait, &mut mail);
+        assert!(is_let_in(&mail), "{excuse:?}: {mail:?}");
+    }
+}
+
+#[test]
 fn a_home_that_knows_nobody_yet_waits_for_its_list() {
     let (digest, roster, ranked) = ranked();
     let (me, second, joiner) = (ranked[0], ranked[1], ranked[2]);
