@@ -102,6 +102,7 @@ impl FromStr for Registry {
         }
         let valid = match host.strip_prefix('[') {
             Some(v6) => v6.strip_suffix(']').is_some_and(|a| a.parse::<std::net::Ipv6Addr>().is_ok()),
+            None if ends_in_a_number(host) => host.parse::<std::net::Ipv4Addr>().is_ok(),
             None => !host.is_empty() && host.split('.').all(host_label),
         };
         if !valid {
@@ -132,6 +133,15 @@ fn split_port(text: &str) -> Option<(&str, Option<&str>)> {
         Some((host, port)) => (host, Some(port)),
         None => (text, None),
     })
+}
+
+/// Whether URLs take a host for an IPv4 address, right or wrong (WHATWG URL, 3.5, "ends in a number"). Only one way to write one is a
+/// registry's name.
+fn ends_in_a_number(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or(host);
+    let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    let is_hex = hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+    is_hex || !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn host_label(label: &str) -> bool {
@@ -257,6 +267,13 @@ mod tests {
             "user@host",
             "[::1]x",
             "a b",
+            // Addresses that are none, or written in another way.
+            "127.0.0.15000",
+            "127.0.1",
+            "127.0.0.01",
+            "0x7f.0.0.1",
+            "registry.0x7F",
+            "300:5000",
         ] {
             assert!(bad.parse::<Registry>().is_err(), "{bad}");
         }

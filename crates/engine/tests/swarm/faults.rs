@@ -536,3 +536,23 @@ fn the_only_one_that_has_it_sends_nothing() {
         assert_eq!(cluster.blobs[blob].fetched, 2 * size, "{readers}: {:?}", cluster.blobs[blob].requests);
     }
 }
+
+/// Those that have a blob were started again, so that one of them has to take the hashes of its pieces anew; and one of them stands still.
+#[test]
+fn one_that_is_asked_for_a_list_and_stands_still() {
+    for still in 1..5 {
+        for size in [SIZE, 300 * PIECE] {
+            let mut cluster = Cluster::new(6);
+            let blob = cluster.add(size);
+            (1..5).for_each(|node| cluster.give(node, blob));
+            cluster.run_for(Duration::from_secs(20));
+            cluster.act(Act::Freeze(still));
+            let begun = cluster.now;
+            let ticket = cluster.open(0, blob);
+            cluster.run_until(|c| c.outcome(ticket).is_some());
+            let time = cluster.now - begun;
+            assert_eq!(cluster.blobs[blob].fetched, 0, "{still} stands still, {size} bytes");
+            assert!(time < Duration::from_secs(1), "{still} stands still, {size} bytes: {time:?}");
+        }
+    }
+}
