@@ -67,7 +67,7 @@ fn a_full_disk() {
     // What is there is still served.
     assert_eq!(read(&store.get(&old[5], at(12)).unwrap().unwrap()), content(5, 2 * MIB));
 
-    fs::remove_file(&hog).unwrap();
+    give_back(&hog);
     store.sweep(at(13)).unwrap();
     partial.write_at(4 * MIB, &[bytes.slice(4 * MIB as usize..)]).unwrap();
     assert_eq!(read(&partial.commit(None, at(14)).unwrap()), bytes);
@@ -91,7 +91,7 @@ fn a_full_index() {
         .find_map(|n| store.link(&scope, &digest(&n.to_le_bytes()), Visibility::Private).err());
     let cause = full(Err(refused.expect("a log that ends")));
     assert!(matches!(cause, FullCause::Index(_)), "{cause:?}");
-    fs::remove_file(&hog).unwrap();
+    give_back(&hog);
     store.sweep(at(0)).unwrap();
     let small = content(7, 100);
     store.put(&digest(&small), None, &small, at(1)).unwrap();
@@ -184,6 +184,12 @@ fn an_index_that_breaks_in_use() {
 }
 
 /// Takes all the space there is.
+/// Takes a file away, and its space at once: a process that is just being started for another test has it open for a moment.
+fn give_back(path: &std::path::Path) {
+    fs::write(path, []).unwrap();
+    fs::remove_file(path).unwrap();
+}
+
 fn fill(path: &std::path::Path) {
     use std::io::Write as _;
     let mut file = fs::File::create(path).unwrap();
