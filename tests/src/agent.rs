@@ -406,22 +406,23 @@ impl Agent {
         self.data_files().iter().map(held).sum()
     }
 
+    /// Bytes of the write-ahead logs of its index, which grow with each write.
+    pub fn index_log_bytes(&self) -> u64 {
+        let logs = self.data_files().into_iter().filter(|path| path.extension().is_some_and(|e| e == "log"));
+        logs.map(|path| std::fs::metadata(path).map_or(0, |data| data.len())).sum()
+    }
+
     /// Waits until what has arrived of a transfer that is now held up is in a checkpoint, as writes to the index show.
     ///
     /// The first write may end a checkpoint that was begun before; the second one, if there is one, was begun after
     /// it. If there is none within ten times the age at which a checkpoint is due, the first one had everything.
     pub async fn until_checkpoint(&self) {
-        let log_bytes = || -> u64 {
-            let logs =
-                self.data_files().into_iter().filter(|path| path.extension().is_some_and(|e| e == "log"));
-            logs.map(|path| std::fs::metadata(path).map_or(0, |data| data.len())).sum()
-        };
-        let before = log_bytes();
+        let before = self.index_log_bytes();
         assert!(before > 0, "no write-ahead log of the index found");
-        wait::until_true("a checkpoint", Duration::from_secs(30), || log_bytes() > before).await;
-        let (first, since) = (log_bytes(), std::time::Instant::now());
+        wait::until_true("a checkpoint", Duration::from_secs(30), || self.index_log_bytes() > before).await;
+        let (first, since) = (self.index_log_bytes(), std::time::Instant::now());
         wait::until_true("a second checkpoint, or none", Duration::from_secs(30), || {
-            log_bytes() > first || since.elapsed() > Duration::from_secs(10)
+            self.index_log_bytes() > first || since.elapsed() > Duration::from_secs(10)
         })
         .await;
     }

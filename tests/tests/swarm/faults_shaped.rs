@@ -16,9 +16,9 @@ use shoal_tests::netns::Network;
 use shoal_tests::{place, wait};
 use tokio::task::JoinHandle;
 
-use super::REPOSITORY;
 use super::faults::story;
 use super::links::{self, NEAR};
+use super::{REPOSITORY, exact};
 
 /// Bits per second of the registry's link: the image takes some seconds.
 const ORIGIN_RATE: u64 = 12_000_000;
@@ -205,12 +205,7 @@ impl<'n> Rollout<'n> {
 /// A rollout in the middle of which this happens. Where the machine stood still until one was over, another one is begun.
 async fn rollout(seed: u64, fault: Fault, copies_max: f64) {
     place::needs_root();
-    for seed in [seed, seed + 100, seed + 200] {
-        if hit_in_the_middle(seed, fault, copies_max).await {
-            return;
-        }
-    }
-    panic!("three rollouts were over before the fault");
+    exact(seed, async |seed| hit_in_the_middle(seed, fault, copies_max).await.then_some(())).await;
 }
 
 /// A rollout on a network of its own, and whether it was hit in the middle. All clients get every byte but those beside an agent that

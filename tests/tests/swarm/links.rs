@@ -17,7 +17,7 @@ use shoal_tests::netns::{self, Network};
 use shoal_tests::{place, wait};
 use tokio::task::JoinHandle;
 
-use super::REPOSITORY;
+use super::{REPOSITORY, TRIES_MAX, exact};
 
 /// Bits per second of the registry's link: the layer takes some seconds.
 const ORIGIN_RATE: u64 = 30_000_000;
@@ -131,12 +131,7 @@ pub(super) fn slow_registry(rate: u64) -> Network {
 async fn the_link_of_a_zone_is_pulled() {
     place::needs_root();
     // Where the machine stood still until the layer was there, another one is begun.
-    for seed in [895, 995, 1095] {
-        if cut_off_in_the_middle(seed).await {
-            return;
-        }
-    }
-    panic!("three rollouts were over before the link was pulled");
+    exact(895, async |seed| cut_off_in_the_middle(seed).await.then_some(())).await;
 }
 
 /// A rollout on a network of its own, and whether the zone was cut off in the middle of it.
@@ -218,32 +213,40 @@ async fn all_ask_at_once_behind_closed_ports() {
     place::needs_root();
     let network = Network::new(&[LINK_RATE; FAR.end]).expect("namespaces can be made");
     let folder = place::scratch();
-    let image = Image::new(899, &[SMALL_LAYER_BYTES; 2]);
+    let image = Image::new(899, &[SMALL_LAYER_BYTES; 2 * TRIES_MAX as usize]);
     let (registry, nodes) = start(&network, folder.path(), &image).await;
-    // Whoever is on its own after it has fetched a part for all asks once more; and two of those share the work in several parts if the
-    // registry is slow at the start. No byte is sent twice for that.
-    let cases = [("pieces", DATA_PORT, 4 * nodes.len()), ("messages, too", PORT, nodes.len())];
-    for ((what, port, requests_max), layer) in cases.into_iter().zip(&image.layers) {
+    // Whoever is on its own after it has fetched a part for all asks once more.
+    let cases = [("pieces", DATA_PORT, 2 * nodes.len()), ("messages, too", PORT, nodes.len())];
+    for ((what, port, requests_max), first) in cases.into_iter().zip((0..).step_by(TRIES_MAX as usize)) {
         let close = |node: &Node<'_>| {
             network.drop_port(node.number, port)?;
             network.drop_from_port(node.number, port)
         };
         nodes.iter().try_for_each(close).expect("iptables is there");
-        let busy = Busy::from_now(&nodes);
-        let last = pull_at_once(&nodes, layer).await;
-        println!("no ports for {what}: the last one has it after {last:.1?}");
-        println!("{}", busy.until_now(&nodes));
-        let copies = copies(&registry, std::slice::from_ref(layer), nodes.len()).await;
-        let by_node =
-            |node: &Node<'_>| registry.blob_gets_from(netns::address(node.number).into(), &layer.digest);
-        wait::until_true("all to have asked the registry", LOG_MAX, || {
-            nodes.iter().all(|node| by_node(node) > 0)
+        exact(first, async |number| {
+            let layer = &image.layers[number as usize];
+            let busy = Busy::from_now(&nodes);
+            let last = pull_at_once(&nodes, layer).await;
+            println!("no ports for {what}: the last one has it after {last:.1?}");
+            println!("{}", busy.until_now(&nodes));
+            let copies = copies(&registry, std::slice::from_ref(layer), nodes.len()).await;
+            let by_node =
+                |node: &Node<'_>| registry.blob_gets_from(netns::address(node.number).into(), &layer.digest);
+            wait::until_true("all to have asked the registry", LOG_MAX, || {
+                nodes.iter().all(|node| by_node(node) > 0)
+            })
+            .await;
+            let requests: Vec<usize> = nodes.iter().map(by_node).collect();
+            println!(
+                "{copies:.2} copies of the layer left the registry; requests of each node: {requests:?}"
+            );
+            let sum = requests.iter().sum::<usize>();
+            assert!(sum <= 2 * requests_max, "{requests:?}, {requests_max} at most");
+            assert!(copies < nodes.len() as f64 + 1.0, "{copies} copies");
+            // Two that fetch for all share the work in several parts if the registry is slow at the start.
+            (sum <= requests_max).then_some(())
         })
         .await;
-        let requests: Vec<usize> = nodes.iter().map(by_node).collect();
-        println!("{copies:.2} copies of the layer left the registry; requests of each node: {requests:?}");
-        assert!(requests.iter().sum::<usize>() <= requests_max, "{requests:?}, {requests_max} at most");
-        assert!(copies < nodes.len() as f64 + 1.0, "{copies} copies");
     }
 }
 
