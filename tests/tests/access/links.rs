@@ -2,6 +2,7 @@
 //! ends with the same question: did bytes get to somebody whom no registry has let in?
 
 use shoal_tests::agent::{REGISTRY, Setup};
+use shoal_tests::cluster::Cluster;
 use shoal_tests::http::{self, Client};
 use shoal_tests::image::{self, Blob, Image};
 use shoal_tests::origin::{Auth, Gate, Kind, Match, Origin, Plan};
@@ -159,6 +160,66 @@ async fn a_registry_that_a_client_has_made_up() {
     }
     let shown = evil.blob_bytes(&layer.digest) - before;
     assert!((1..=64 << 10).contains(&shown), "{shown} bytes were fetched as proof");
+}
+
+/// A page for people under the address of a blob or a manifest is no consent, also with a length and a status of 200.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_for_people_proves_nothing() {
+    let stand = private().await;
+    let image = Image::new(546, &[3_000_000]);
+    stand.origin.add_private_image(REPOSITORY, "v1", &image);
+    stand.agent.get_manifest(REPOSITORY, "v1").await.expect(200, &image.manifest.bytes);
+    for blob in image.blobs() {
+        stand.agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
+    }
+    stand.settled().await;
+    let page = "<html>Who are you?</html>";
+    for plan in [Plan::status_with(200, page), Plan::status_with(200, page).without("content-length")] {
+        stand.origin.heal();
+        stand.origin.script(Match::any(), plan);
+        for blob in image.blobs() {
+            let answer = stand.agent.get_blob("team/other", &blob.digest).await;
+            assert!(answer.status >= 400, "{} bytes of a blob that it may not have", answer.body.len());
+        }
+        let answer = stand.agent.get_manifest("team/other", &image.manifest.digest).await;
+        assert!(answer.status >= 400, "a manifest that it may not have");
+    }
+}
+
+/// A made-up registry, where it is other members that have the blob: what they hand on goes to those whose registry has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_made_up_registry_and_what_members_have() {
+    let authority = Authority::new();
+    let evil = Origin::start_tls(authority.server(&[b"http/1.1"], false)).await;
+    let origin = Origin::start().await;
+    origin.require(Auth::Basic { user: "robot".into(), password: "secret".into() });
+    let folder = shoal_tests::place::scratch();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, authority.pem()).expect("ours");
+    let cluster = Cluster::start_with(&origin.url(), 2, |_, setup| {
+        setup.credentials(REGISTRY, "robot", "secret").env("SSL_CERT_FILE", &ca.display().to_string())
+    })
+    .await;
+    let [asker, holder] = [&cluster.agents[0], &cluster.agents[1]];
+    let [secret, control] = [547, 548].map(|seed| Blob::noise(seed, 9_000_000));
+    for blob in [&secret, &control] {
+        origin.add_blob(blob);
+        holder.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
+        holder.until_idle().await;
+    }
+    // Who asks through the registry that has it gets it from the other member: members know of what is there.
+    asker.get_blob(REPOSITORY, &control.digest).await.expect(200, &control.bytes);
+    assert_eq!(origin.blob_gets(&control.digest), 1, "the members do not share");
+    evil.add_bytes(&secret.digest, vec![b'x'; secret.bytes.len()].into());
+    let path =
+        format!("{}/v2/evil/x/blobs/{}?ns=localhost:{}", asker.url(), secret.digest, evil.address().port());
+    for _ in 0..2 {
+        let answer = Client::new().get(&path).await;
+        assert!(answer.body.iter().all(|byte| *byte == b'x'), "bytes of the other registry were served");
+    }
+    assert_eq!(origin.blob_gets(&secret.digest), 1);
+    // Through its own registry it is there for the asker as for everybody.
+    asker.get_blob(REPOSITORY, &secret.digest).await.expect(200, &secret.bytes);
 }
 
 /// What one registry has sent of a blob is not the beginning of another one's, not even after a restart; for the one that

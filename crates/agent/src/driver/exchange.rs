@@ -38,8 +38,12 @@ impl Driver {
     fn destination(&self, message: &Message) -> Option<Destination> {
         let Message::Subscribe { digest, .. } = message else { return None };
         let flight = Arc::clone(self.flights.get(digest)?);
-        let wanted = self.engine.flight(digest).and_then(Flight::next_wanted);
-        Some(Destination { flight, gives_way: wanted.is_some_and(|byte| !brings(message, byte)) })
+        let of = self.engine.flight(digest);
+        let wanted = of.and_then(Flight::next_wanted);
+        let registry = of.and_then(Flight::registry);
+        let stranger = registry.filter(|registry| !self.sources.upstream().is_configured(registry)).cloned();
+        let gives_way = wanted.is_some_and(|byte| !brings(message, byte));
+        Some(Destination { flight, gives_way, stranger })
     }
 
     pub(super) fn upload(&self, send: Send) {

@@ -124,6 +124,11 @@ impl FlightProof {
         vouched.iter().filter(fits).map(|(_, found)| *found).max()
     }
 
+    /// Size of the blob in bytes.
+    pub fn size(&self) -> Option<u64> {
+        self.0.size.get().copied()
+    }
+
     /// A repository's registry has said that it has the blob.
     pub fn vouch(&self, scope: &Scope, visibility: Visibility) {
         self.0.vouch(scope, visibility);

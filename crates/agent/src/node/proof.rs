@@ -88,7 +88,14 @@ impl Inner {
                     (Standing::Unknown, Kind::Blob) if blob.size > 0 => {
                         shows_bytes(&upstream, &admitted, &blob).await?
                     }
-                    (_, Kind::Blob) => upstream.blob_size(&admitted.asked, &blob.digest).await?.visibility,
+                    (_, Kind::Blob) => match upstream.blob_size(&admitted.asked, &blob.digest).await? {
+                        told if told.size == Some(blob.size) => told.visibility,
+                        // A log-in page has an address and a status, too.
+                        told if told.size.is_some() || blob.size == 0 => {
+                            return Err(other_content(&admitted));
+                        }
+                        _ => shows_bytes(&upstream, &admitted, &blob).await?,
+                    },
                     (_, Kind::Manifest) => has_manifest(&upstream, &admitted, blob.digest).await?,
                 };
                 if !admitted.suffices(found) {
@@ -122,7 +129,11 @@ impl Inner {
                 if let Some(found) = known(&flight, &admitted) {
                     return Ok(found);
                 }
-                let found = upstream.blob_size(&admitted.asked, &digest).await?.visibility;
+                let told = upstream.blob_size(&admitted.asked, &digest).await?;
+                if told.size.is_none() || told.size != flight.size() {
+                    return Err(other_content(&admitted));
+                }
+                let found = told.visibility;
                 if !admitted.suffices(found) {
                     return Err(withheld(&admitted));
                 }
@@ -164,11 +175,28 @@ async fn has_manifest(
     admitted: &Admitted,
     digest: Digest,
 ) -> Result<Visibility, UpstreamError> {
-    use crate::upstream::ManifestHead::{Found, NotModified};
+    use crate::upstream::{ManifestGet, ManifestHead};
     let reference = Reference::Digest(digest);
     match upstream.head_manifest(&admitted.asked, &reference, None).await? {
-        Found { visibility, .. } | NotModified { visibility, .. } => Ok(visibility),
+        ManifestHead::NotModified { visibility, .. }
+        | ManifestHead::Found { digest: Some(_), visibility, .. } => Ok(visibility),
+        // It does not answer the question, or a page for people answers it: the manifest itself is proof.
+        ManifestHead::Found { digest: None, .. } => {
+            match upstream.get_manifest(&admitted.asked, &reference, None).await? {
+                ManifestGet::NotModified { visibility, .. } | ManifestGet::Found { visibility, .. } => {
+                    Ok(visibility)
+                }
+            }
+        }
     }
+}
+
+fn other_content(admitted: &Admitted) -> FetchError {
+    let cause = Cause {
+        source: admitted.asked.scope.to_string(),
+        reason: "what it has under this digest is not what the digest names".into(),
+    };
+    FetchError { fault: SourceFault::WrongContent, pull: PullError::Exhausted(vec![cause]) }
 }
 
 /// Compares a part of the blob with what the source has there.
@@ -188,11 +216,7 @@ async fn shows_bytes(
     if stored.as_deref() == Some(&shown[..]) {
         return Ok(stream.visibility);
     }
-    let cause = Cause {
-        source: admitted.asked.scope.to_string(),
-        reason: "what it has under this digest is not what the digest names".into(),
-    };
-    Err(FetchError { fault: SourceFault::WrongContent, pull: PullError::Exhausted(vec![cause]) })
+    Err(other_content(admitted))
 }
 
 /// A part of a stored blob; `None` if it cannot be read.

@@ -17,7 +17,8 @@ use shoal_engine::peer::{Member, PeerId};
 use shoal_engine::pieces::piece_count;
 use shoal_engine::swarm::pieces::{PieceSet, piece_bytes};
 use shoal_engine::wire::{Message, Refusal};
-use shoal_engine::{Digest, Input};
+use shoal_engine::{Digest, Input, Registry, Scope};
+use shoal_store::Visibility;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument as _, Span, field};
@@ -85,6 +86,9 @@ enum InletError {
     /// It sends the same again and again.
     #[error("piece {0} came once more, as {REPEATED_MAX} did before")]
     Repeated(u32),
+    /// The member has the blob from elsewhere, and not as everybody may have it.
+    #[error("the member does not have it from {0}, nor is it known to be public")]
+    Withheld(Registry),
     /// The bytes of a piece did not come.
     #[error("a piece took longer than {PIECE_TIMEOUT:?}")]
     Slow,
@@ -127,6 +131,10 @@ pub struct Destination {
     /// Whether another stream brings what a client waits for: as long as nothing of the blob is there it goes first, since
     /// the first pieces of a dozen streams that share a link and a processor all come as late as the last of them.
     pub gives_way: bool,
+    /// The registry that it is asked for through, if a client has named it and nobody else: a made-up one would say that it has
+    /// whatever another registry's clients alone may have. Pieces count of members that have the blob from there, or know it
+    /// to be public.
+    pub stranger: Option<Registry>,
 }
 
 /// The pieces that have come on a stream.
@@ -183,6 +191,12 @@ impl Destination {
             // Whether it has begun or not.
             let _ = tokio::time::timeout(GIVES_WAY_MAX, self.flight.begun()).await;
         }
+    }
+
+    /// Whether who has the blob like this may send it.
+    fn trusts(&self, scope: &Scope, visibility: Visibility) -> bool {
+        let is_theirs = |stranger: &Registry| *stranger == scope.registry;
+        visibility == Visibility::Public || self.stranger.as_ref().is_none_or(is_theirs)
     }
 }
 
@@ -280,14 +294,21 @@ impl Inner {
         let mut left = Wanted::of(&subscription.message).map_or(0, |(_, _, wanted)| wanted.pieces);
         let mut received = Received { span: Span::current(), bytes: 0 };
         let mut came = Came::new(size);
+        let mut is_trusted = subscription.into.stranger.is_none();
         while let Some(record) = records.next().await? {
             let (piece, backlog, len) = match record {
                 Record::Piece { piece, backlog, len } => (piece, backlog, len),
                 Record::Source(scope, visibility) => {
-                    subscription.into.flight.vouch(&scope, visibility);
+                    if subscription.into.trusts(&scope, visibility) {
+                        subscription.into.flight.vouch(&scope, visibility);
+                        is_trusted = true;
+                    }
                     continue;
                 }
             };
+            if let Some(stranger) = subscription.into.stranger.as_ref().filter(|_| !is_trusted) {
+                return Err(InletError::Withheld(stranger.clone()));
+            }
             let range = piece_bytes(size, piece);
             let is_ours = piece % u32::from(classes.max(1)) == u32::from(class);
             if !is_ours || range.start >= range.end || range.end - range.start != u64::from(len) {
@@ -353,7 +374,7 @@ mod tests {
 
     fn into(gives_way: bool) -> Destination {
         let flight = Arc::new(FlightIo::in_memory(Digest::new(Algorithm::Sha256, &[1; 32]), 8));
-        Destination { flight, gives_way }
+        Destination { flight, gives_way, stranger: None }
     }
 
     #[test]

@@ -44,6 +44,11 @@ impl Upstream {
         };
         Policy { mode, cache: settings.cache, is_configured: configured.is_some() }
     }
+
+    /// Whether the operator has named the registry.
+    pub fn is_configured(&self, registry: &Registry) -> bool {
+        self.inner.registries.get(registry).is_some()
+    }
 }
 
 impl RegistrySettings {
