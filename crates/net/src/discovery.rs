@@ -4,23 +4,28 @@
 //! ([`NetHandle::contact`](crate::NetHandle::contact)). Names are looked up again and again, because the nodes behind them
 //! change: often while we are alone, more and more rarely once we know others, and each node at another time.
 //!
-//! Invariants: a lookup ends in time; what one name brings is bounded; a name that cannot be looked up brings what it
-//! brought last, so a broken DNS server costs news and nothing else.
+//! Invariants: a lookup is waited for for a bounded time, and a round that has begun goes on to its end, whoever stops to
+//! wait for it meanwhile; lookups that are not answered are few, and of different names; what one name brings is bounded; a
+//! name that cannot be looked up brings what it brought last, so a broken DNS server costs news and nothing else.
 
 mod dns;
+mod lookup;
 mod target;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use rand::Rng;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 pub use dns::SystemResolver;
+use lookup::Lookups;
 pub use target::{Target, TargetError};
 
 /// Between two rounds while nobody else is known.
@@ -33,7 +38,8 @@ const PAUSE_SETTLED_MAX: Duration = Duration::from_secs(60);
 /// A name that takes longer has failed. Longer than a resolver that tries its second server.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Lookups at a time: a service has a name for each of its nodes.
+/// Lookups at a time: a service has a name for each of its nodes. One that is late counts until it is answered: it may still
+/// have a thread, and most of these are for the disk.
 const LOOKUPS_MAX: usize = 16;
 
 /// Addresses of one name, and nodes of one service, that are used. More nodes than that need not be called to meet one.
@@ -41,15 +47,16 @@ const ANSWERS_MAX: usize = 1024;
 
 /// Looks up names.
 pub trait Resolver: Send + Sync + 'static {
-    /// The IPv4 and IPv6 addresses of `name`.
+    /// The IPv4 and IPv6 addresses of `name`. Waited for to its end, on a task of its own: dropping it may not end what it has
+    /// begun.
     fn addresses<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>>;
 
-    /// The hosts and ports of the service `name`, such as `_shoal._tcp.example.org`.
+    /// The hosts and ports of the service `name`, such as `_shoal._tcp.example.org`. Dropped when it is late.
     fn service<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<(String, u16)>, LookupError>>;
 }
 
 /// Why a name was not looked up. Nobody's fault before the network is; tried again in the next round.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LookupError {
     /// The resolver says so.
     #[error("{0}")]
@@ -80,14 +87,19 @@ pub struct Found {
     pub problems: Vec<(Target, LookupError)>,
 }
 
+/// What each place has brought in one round, by its number.
+type Brought = Vec<(usize, Result<Vec<SocketAddr>, LookupError>)>;
+
 /// Looks for others, round by round.
-#[derive(Debug)]
 pub struct Discovery<R> {
-    resolver: Arc<R>,
+    lookups: Arc<Lookups<R>>,
     places: Vec<Place>,
     own: BTreeSet<SocketAddr>,
+    /// The round under way. Kept here, so that whoever waits for it next goes on with it.
+    round: Option<BoxFuture<'static, Brought>>,
+    /// When the last round ended.
     last: Option<Instant>,
-    /// Before the last round, if we knew others then.
+    /// Before the last round that has begun, if we knew others then.
     paused: Duration,
     /// Of the pause, so that nodes that were started together do not ask together.
     jitter: f64,
@@ -100,13 +112,20 @@ struct Place {
     addresses: Vec<SocketAddr>,
 }
 
+impl<R> fmt::Debug for Discovery<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Discovery").field("places", &self.places).finish_non_exhaustive()
+    }
+}
+
 impl<R: Resolver> Discovery<R> {
     /// Will look at `targets`. `own` are the addresses at which we listen and under which we are announced.
     pub fn new(targets: Vec<Target>, own: &[SocketAddr], resolver: R) -> Self {
         Self {
-            resolver: Arc::new(resolver),
+            lookups: Arc::new(Lookups::new(resolver)),
             places: targets.into_iter().map(|target| Place { target, addresses: Vec::new() }).collect(),
             own: own.iter().copied().collect(),
+            round: None,
             last: None,
             paused: Duration::ZERO,
             jitter: 1.0,
@@ -114,47 +133,47 @@ impl<R: Resolver> Discovery<R> {
     }
 
     /// Waits until it is time for a round (the first one is at once), and looks at all places. Safe to drop and to call
-    /// again with another pace; without any place it never returns.
+    /// again with another pace: a round that has begun then goes on, and its end is what the pause after it is counted from.
+    /// Without any place it never returns.
     pub async fn next(&mut self, pace: Pace) -> Found {
         if self.places.is_empty() {
             std::future::pending::<()>().await;
         }
-        let pause = match pace {
-            Pace::Alone => PAUSE_ALONE,
-            Pace::Settled => (2 * self.paused).clamp(PAUSE_ALONE, PAUSE_SETTLED_MAX),
-        };
-        if let Some(last) = self.last {
-            sleep_until(last + pause.mul_f64(self.jitter)).await;
+        if self.round.is_none() {
+            let pause = match pace {
+                Pace::Alone => PAUSE_ALONE,
+                Pace::Settled => (2 * self.paused).clamp(PAUSE_ALONE, PAUSE_SETTLED_MAX),
+            };
+            if let Some(last) = self.last {
+                sleep_until(last + pause.mul_f64(self.jitter)).await;
+            }
+            let has_waited = self.last.is_some();
+            self.paused = if has_waited && pace == Pace::Settled { pause } else { Duration::ZERO };
         }
-        let found = self.round().await;
-        let has_waited = self.last.replace(Instant::now()).is_some();
-        self.paused = if has_waited && pace == Pace::Settled { pause } else { Duration::ZERO };
+        let round = self.round.get_or_insert_with(|| {
+            let targets = self.places.iter().map(|place| place.target.clone()).collect();
+            look_everywhere(Arc::clone(&self.lookups), targets).boxed()
+        });
+        let brought = round.await;
+        // From here on nothing is waited for: a round that has ended cannot be lost.
+        self.round = None;
+        self.last = Some(Instant::now());
         self.jitter = rand::rng().random_range(0.75..1.25);
-        found
+        self.found(brought)
     }
 
-    async fn round(&mut self) -> Found {
-        let resolver = &*self.resolver;
-        let lookups: Vec<_> = self
-            .places
-            .iter_mut()
-            .map(|place| async move {
-                match look(resolver, &place.target).await {
-                    Ok(addresses) => {
-                        place.addresses = addresses;
-                        (&place.addresses, None)
-                    }
-                    Err(error) => (&place.addresses, Some((place.target.clone(), error))),
-                }
-            })
-            .collect();
-        let mut addresses = BTreeSet::new();
+    /// Remembers what a round has brought, and puts it together.
+    fn found(&mut self, brought: Brought) -> Found {
         let mut problems = Vec::new();
-        let mut results = stream::iter(lookups).buffer_unordered(LOOKUPS_MAX);
-        while let Some((found, problem)) = results.next().await {
-            addresses.extend(found.iter().copied());
-            problems.extend(problem);
+        for (place, outcome) in brought {
+            let place = &mut self.places[place];
+            match outcome {
+                Ok(addresses) => place.addresses = addresses,
+                Err(error) => problems.push((place.target.clone(), error)),
+            }
         }
+        let addresses: BTreeSet<_> =
+            self.places.iter().flat_map(|place| place.addresses.iter().copied()).collect();
         let mut addresses: Vec<_> = addresses.difference(&self.own).copied().collect();
         // A thousand nodes that start together do not all call the same one first.
         rand::seq::SliceRandom::shuffle(&mut addresses[..], &mut rand::rng());
@@ -162,15 +181,24 @@ impl<R: Resolver> Discovery<R> {
     }
 }
 
+/// What is behind all targets.
+async fn look_everywhere<R: Resolver>(lookups: Arc<Lookups<R>>, targets: Vec<Target>) -> Brought {
+    let looks = targets.into_iter().enumerate().map(|(place, target)| {
+        let lookups = Arc::clone(&lookups);
+        async move { (place, look(&lookups, &target).await) }
+    });
+    stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(LOOKUPS_MAX).collect().await
+}
+
 /// The addresses behind one target.
-async fn look<R: Resolver>(resolver: &R, target: &Target) -> Result<Vec<SocketAddr>, LookupError> {
+async fn look<R: Resolver>(lookups: &Lookups<R>, target: &Target) -> Result<Vec<SocketAddr>, LookupError> {
     let addresses = match target {
         Target::Address(address) => vec![*address],
-        Target::Name { name, port } => named(resolver, name, *port).await?,
+        Target::Name { name, port } => named(lookups, name, *port).await?,
         Target::Service(service) => {
-            let nodes = in_time(resolver.service(service)).await?;
-            let lookups = nodes.iter().take(ANSWERS_MAX).map(|(name, port)| named(resolver, name, *port));
-            let found: Vec<_> = stream::iter(lookups.collect::<Vec<_>>())
+            let nodes = lookups.service(service).await?;
+            let looks = nodes.iter().take(ANSWERS_MAX).map(|(name, port)| named(lookups, name, *port));
+            let found: Vec<_> = stream::iter(looks.collect::<Vec<_>>())
                 .buffer_unordered(LOOKUPS_MAX)
                 // A node of a service may be gone by now.
                 .filter_map(|found| async { found.ok() })
@@ -182,16 +210,16 @@ async fn look<R: Resolver>(resolver: &R, target: &Target) -> Result<Vec<SocketAd
     if addresses.is_empty() { Err(LookupError::Nobody) } else { Ok(addresses) }
 }
 
-async fn named<R: Resolver>(resolver: &R, name: &str, port: u16) -> Result<Vec<SocketAddr>, LookupError> {
+async fn named<R: Resolver>(
+    lookups: &Lookups<R>,
+    name: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, LookupError> {
     if let Ok(ip) = name.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    let ips = in_time(resolver.addresses(name)).await?;
+    let ips = lookups.addresses(name).await?;
     Ok(ips.into_iter().take(ANSWERS_MAX).map(|ip| SocketAddr::new(ip.to_canonical(), port)).collect())
-}
-
-async fn in_time<T>(lookup: BoxFuture<'_, Result<T, LookupError>>) -> Result<T, LookupError> {
-    timeout(LOOKUP_TIMEOUT, lookup).await.unwrap_or(Err(LookupError::Late))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use futures_util::FutureExt;
 use parking_lot::Mutex;
+use tokio::time::{sleep, timeout};
 
 use super::*;
 
@@ -26,6 +26,46 @@ impl Resolver for Arc<Tables> {
 
     fn service<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<(String, u16)>, LookupError>> {
         std::future::ready(self.services.lock().get(name).cloned().ok_or(LookupError::Nobody)).boxed()
+    }
+}
+
+/// Takes its time for every name, however soon nobody waits any more, and writes down what it is asked.
+#[derive(Debug)]
+struct Slow {
+    takes: Duration,
+    asked: Mutex<Vec<String>>,
+}
+
+/// Longer than any test.
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
+
+impl Slow {
+    fn new(takes: Duration) -> Arc<Self> {
+        Arc::new(Slow { takes, asked: Mutex::default() })
+    }
+
+    fn discovery(self: &Arc<Self>, targets: &[&str]) -> Discovery<Arc<Slow>> {
+        let targets = targets.iter().map(|text| Target::parse(text, 5002).unwrap()).collect();
+        Discovery::new(targets, &[], Arc::clone(self))
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.lock().len()
+    }
+}
+
+impl Resolver for Arc<Slow> {
+    fn addresses<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>> {
+        self.asked.lock().push(name.to_owned());
+        async move {
+            sleep(self.takes).await;
+            Ok(vec![IpAddr::from([10, 0, 0, 1])])
+        }
+        .boxed()
+    }
+
+    fn service<'a>(&'a self, _name: &'a str) -> BoxFuture<'a, Result<Vec<(String, u16)>, LookupError>> {
+        std::future::ready(Err(LookupError::Nobody)).boxed()
     }
 }
 
@@ -167,4 +207,73 @@ async fn what_a_name_brings_is_bounded() {
     tables.names.lock().insert("nodes".into(), Ok(many));
     let found = discovery(&tables, &["nodes"], &[]).next(Pace::Alone).await;
     assert_eq!(found.addresses.len(), ANSWERS_MAX);
+}
+
+/// A member is spoken to several times a second, and looks for others in between.
+#[tokio::test(start_paused = true)]
+async fn a_round_goes_on_although_nobody_waits_for_its_end() {
+    let resolver = Slow::new(Duration::from_secs(1));
+    let mut discovery = resolver.discovery(&["nodes"]);
+    let mut rounds = 0;
+    for _ in 0..50 {
+        if let Ok(found) = timeout(Duration::from_millis(100), discovery.next(Pace::Alone)).await {
+            assert_eq!(sorted(&found), ["10.0.0.1:5002"]);
+            rounds += 1;
+        }
+    }
+    // Five seconds: a round takes one, and the pause after it about two.
+    assert!((1..=2).contains(&rounds), "{rounds}");
+    assert!((rounds..=rounds + 1).contains(&resolver.asked()), "{} in {rounds} rounds", resolver.asked());
+}
+
+/// The pause is that after the end of a round, and grows once for each, however often nobody waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_round_that_is_left_alone_counts_once_for_the_pace() {
+    let mut discovery = Slow::new(Duration::from_secs(1)).discovery(&["nodes"]);
+    for (round, pause) in [0, 2, 4, 8].into_iter().enumerate() {
+        let start = Instant::now();
+        while timeout(Duration::from_millis(100), discovery.next(Pace::Settled)).await.is_err() {}
+        let (pause, took) = (Duration::from_secs(pause), start.elapsed() - Duration::from_secs(1));
+        assert!(took >= pause * 3 / 4 && took <= pause * 5 / 4 + 2 * GRAIN, "round {round}: {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_not_answered_is_not_asked_for_again() {
+    let resolver = Slow::new(FOR_EVER);
+    let mut discovery = resolver.discovery(&["nodes", "nodes:1", "10.0.0.9"]);
+    for _ in 0..3 {
+        let start = Instant::now();
+        let found = discovery.next(Pace::Alone).await;
+        assert!(start.elapsed() <= LOOKUP_TIMEOUT + PAUSE_ALONE * 5 / 4 + 2 * GRAIN, "{:?}", start.elapsed());
+        assert_eq!(sorted(&found), ["10.0.0.9:5002"]);
+        assert!(found.problems.iter().all(|(_, error)| matches!(error, LookupError::Late)));
+        assert_eq!(found.problems.len(), 2);
+    }
+    assert_eq!(*resolver.asked.lock(), ["nodes"]);
+}
+
+/// An answer that is late for one round is that of the next one.
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_counts_and_then_the_name_is_asked_for_again() {
+    let resolver = Slow::new(LOOKUP_TIMEOUT + Duration::from_secs(5));
+    let mut discovery = resolver.discovery(&["nodes"]);
+    assert_eq!(discovery.next(Pace::Alone).await.problems.len(), 1);
+    let found = discovery.next(Pace::Alone).await;
+    assert_eq!((sorted(&found), found.problems.len()), (vec!["10.0.0.1:5002".to_owned()], 0));
+    assert_eq!(resolver.asked(), 1);
+    assert_eq!(discovery.next(Pace::Alone).await.problems.len(), 1);
+    assert_eq!(resolver.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_that_are_not_answered_take_a_bounded_number_of_threads() {
+    let resolver = Slow::new(FOR_EVER);
+    let names: Vec<_> = (0..LOOKUPS_MAX + 4).map(|n| format!("node-{n}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let mut discovery = resolver.discovery(&names);
+    for _ in 0..2 {
+        assert_eq!(discovery.next(Pace::Alone).await.problems.len(), names.len());
+    }
+    assert_eq!(resolver.asked(), LOOKUPS_MAX);
 }
