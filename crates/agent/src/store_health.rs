@@ -2,16 +2,19 @@
 //!
 //! Answer: the last error says why; a success takes an error of the disk back, and room for a blob of that size, or some
 //! minutes without another refusal, take back that the store is full: a small blob that fits proves nothing for a large one.
-//! Prevents: an operator who replaces a good disk because `store.capacity` is too small, and a log that says the same for
-//! every request.
+//! A disk that does not answer counts as one with errors, until it has answered all that it was asked.
+//! Prevents: an operator who replaces a good disk because `store.capacity` is too small, a log that says the same for
+//! every request, and pulls and threads that wait for a disk that hangs.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
-use shoal_store::{FullCause, Store, StoreError};
+use shoal_store::{BrokenCause, FullCause, Store, StoreError};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::causes::chain;
@@ -21,6 +24,11 @@ use crate::metrics::Metrics;
 const FULL_FOR: Duration = Duration::from_secs(10 * 60);
 /// Pause between two lines of the log that give the same reason.
 const LOG_EVERY: Duration = Duration::from_secs(60);
+/// How long the disk may take. One under load takes seconds; what has waited longer would have no time left to come from upstream
+/// within `registry.answer_timeout`.
+const DISK_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Calls that wait for the disk at a time: half of the threads that may, so that a disk that hangs leaves some for all else.
+const DISK_CALLS_MAX: usize = 64;
 
 /// Why the store does not take a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -30,7 +38,7 @@ pub enum Reason {
     Capacity,
     /// The file system has no space left, or no more than `store.disk_free_min`.
     DiskFull,
-    /// The disk or the index answers with errors.
+    /// The disk or the index answers with errors, or not at all.
     DiskError,
 }
 
@@ -70,13 +78,25 @@ struct Inner {
     store: Store,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
+    /// Places for calls that wait for the disk.
+    places: Arc<Semaphore>,
 }
 
 #[derive(Default)]
 struct State {
     trouble: Option<Trouble>,
+    /// Calls of the store under way by when they were asked for, oldest first, each with a number of its own.
+    calls: BTreeSet<(Instant, u64)>,
+    calls_begun: u64,
     /// For each reason: when it was last logged, and how often it was not since.
     logged: [Option<(Instant, u64)>; Reason::ALL.len()],
+}
+
+impl State {
+    /// Whether something has waited for the disk for too long, and still does.
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.calls.first().is_some_and(|(asked_at, _)| now - *asked_at >= DISK_ANSWER_MAX)
+    }
 }
 
 struct Trouble {
@@ -86,28 +106,82 @@ struct Trouble {
     at: Instant,
 }
 
+/// A call of the store under way. Ends with the call, whoever has stopped to wait for it meanwhile.
+struct Call {
+    health: StoreHealth,
+    key: (Instant, u64),
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut state = self.health.0.state.lock();
+        let was_overdue = state.is_overdue(Instant::now());
+        state.calls.remove(&self.key);
+        if was_overdue {
+            // It may answer again. If it does so with an error, that is noted next.
+            self.health.recover_in(&mut state, |trouble| trouble.reason == Reason::DiskError);
+        }
+    }
+}
+
 impl StoreHealth {
     /// Of a store of which nothing bad is known.
     pub fn new(store: Store, metrics: Arc<Metrics>) -> Self {
         metrics.store_degraded(None);
-        StoreHealth(Arc::new(Inner { store, metrics, state: Mutex::default() }))
+        let places = Arc::new(Semaphore::new(DISK_CALLS_MAX));
+        StoreHealth(Arc::new(Inner { store, metrics, state: Mutex::default(), places }))
     }
 
-    /// Runs a call of the store on a thread that may wait for the disk. `None` stands for a store that cannot be used; that is
-    /// noted here, and said as often as anything else of it.
+    /// Runs a call of the store on a thread that may wait for the disk. `None` stands for a store that cannot be used, or does
+    /// not answer in time; that is noted here, and said as often as anything else of it. While something waits for a disk that
+    /// hangs, nothing else is asked of it.
     pub async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Option<T> {
-        let store = self.0.store.clone();
-        match tokio::task::spawn_blocking(move || work(&store)).await {
-            Ok(Ok(value)) => Some(value),
-            Ok(Err(error)) => {
-                self.failed(&error);
+        if self.hangs() {
+            return None;
+        }
+        let asked_at = Instant::now();
+        let answered = async {
+            let place = Arc::clone(&self.0.places).acquire_owned().await.ok()?;
+            let call = self.begin(asked_at);
+            let working = tokio::task::spawn_blocking(move || {
+                let done = work(&call.health.0.store);
+                let health = call.health.clone();
+                drop((call, place));
+                // Noted here and not where it is waited for: whoever asked may have given up.
+                done.map_err(|error| health.failed(&error)).ok()
+            });
+            working.await.ok().flatten()
+        };
+        match tokio::time::timeout_at(asked_at + DISK_ANSWER_MAX, answered).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                // Unless it was too busy with others, and answers these.
+                self.hangs();
                 None
             }
-            Err(_) => None,
         }
+    }
+
+    fn begin(&self, asked_at: Instant) -> Call {
+        let mut state = self.0.state.lock();
+        state.calls_begun += 1;
+        let key = (asked_at, state.calls_begun);
+        state.calls.insert(key);
+        Call { health: self.clone(), key }
+    }
+
+    /// Whether the disk does not answer; that is noted. Whoever would have to wait for it goes past it.
+    pub fn hangs(&self) -> bool {
+        let state = self.0.state.lock();
+        let hangs = state.is_overdue(Instant::now());
+        if hangs {
+            let error = format!("the disk has not answered for {} s", DISK_ANSWER_MAX.as_secs());
+            self.note(state, Reason::DiskError, None, error);
+        }
+        hangs
     }
 
     /// The disk did what it was asked.
@@ -122,13 +196,17 @@ impl StoreHealth {
 
     /// The store said no.
     pub fn failed(&self, error: &StoreError) {
+        if let StoreError::Broken { cause: BrokenCause::Closed(_), .. } = error {
+            // Another writer has come before this one, which no disk is to blame for.
+            return tracing::debug!(%error, "a partial blob belongs to somebody else by now");
+        }
         let (reason, needed) = why(error);
-        self.fails(reason, needed, chain(error));
+        self.note(self.0.state.lock(), reason, needed, chain(error));
     }
 
     /// What was written cannot be read.
     pub fn unreadable(&self, error: &dyn Error) {
-        self.fails(Reason::DiskError, None, chain(error));
+        self.note(self.0.state.lock(), Reason::DiskError, None, chain(error));
     }
 
     /// Why blobs go past the store, if they do.
@@ -145,15 +223,21 @@ impl StoreHealth {
     }
 
     fn recover(&self, is_over: impl FnOnce(&Trouble) -> bool) {
-        let mut state = self.0.state.lock();
+        self.recover_in(&mut self.0.state.lock(), is_over);
+    }
+
+    fn recover_in(&self, state: &mut State, is_over: impl FnOnce(&Trouble) -> bool) {
+        // That it has answered somebody says nothing about those who still wait for it.
+        if state.is_overdue(Instant::now()) {
+            return;
+        }
         if state.trouble.take_if(|trouble| is_over(trouble)).is_some() {
             self.0.metrics.store_degraded(None);
         }
     }
 
-    fn fails(&self, reason: Reason, needed: Option<u64>, error: String) {
+    fn note(&self, mut state: MutexGuard<'_, State>, reason: Reason, needed: Option<u64>, error: String) {
         let now = Instant::now();
-        let mut state = self.0.state.lock();
         self.0.metrics.store_degraded(Some(reason));
         // The largest that found no room decides when there is room again.
         let before = state.trouble.take().filter(|before| before.reason == reason);
@@ -207,10 +291,44 @@ fn why(error: &StoreError) -> (Reason, Option<u64>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::sync::mpsc;
+
     use shoal_store::Options;
+    use tempfile::TempDir;
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
 
     use super::*;
+
+    /// Of a store that is empty.
+    pub(crate) fn healthy() -> (TempDir, StoreHealth) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(Options { disk_free_min: 0, ..Options::new(folder.path()) }).unwrap().store;
+        (folder, StoreHealth::new(store, Metrics::new()))
+    }
+
+    /// A call of the store that has begun, and does not return before the sender is dropped.
+    pub(crate) async fn hang(health: &StoreHealth) -> (mpsc::Sender<()>, JoinHandle<Option<()>>) {
+        let (end, ended) = mpsc::channel::<()>();
+        let (begin, begun) = oneshot::channel();
+        let health = health.clone();
+        let asked = tokio::spawn(async move {
+            let answer = health.on_disk(move |_| {
+                let _ = begin.send(());
+                let _ = ended.recv();
+                Ok(())
+            });
+            answer.await
+        });
+        begun.await.unwrap();
+        (end, asked)
+    }
+
+    /// How long a disk that hangs counts as one.
+    pub(crate) async fn pass_the_deadline() {
+        tokio::time::advance(DISK_ANSWER_MAX).await;
+    }
 
     fn full(needed: u64) -> StoreError {
         let cause = FullCause::Capacity { needed, stored: 50, capacity: 100 };
@@ -253,14 +371,70 @@ mod tests {
         health.works();
         assert_eq!((reason(), gauge("disk-error")), (None, "0".into()));
     }
+
     #[tokio::test]
     async fn a_call_that_fails_is_noted_and_costs_its_caller_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(Options { disk_free_min: 0, ..Options::new(folder.path()) }).unwrap().store;
-        let health = StoreHealth::new(store, Metrics::new());
+        let (_folder, health) = healthy();
         assert_eq!(health.on_disk(|store| Ok(store.usage()?.blobs)).await, Some(0));
         assert!(health.trouble().is_none());
         assert_eq!(health.on_disk(|_| Err::<(), _>(full(80))).await, None);
         assert_eq!(health.trouble().unwrap().needed, Some(80));
+    }
+
+    /// Two that receive one blob are no fault of the disk.
+    #[test]
+    fn a_partial_that_belongs_to_somebody_else_is_no_trouble() {
+        let (_folder, health) = healthy();
+        let cause = BrokenCause::Closed("taken over by another writer");
+        health.failed(&StoreError::Broken { operation: "write a partial blob", path: "/data".into(), cause });
+        assert!(health.trouble().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_is_waited_for_once() {
+        let (_folder, health) = healthy();
+        for gives_up in [false, true] {
+            let (end, asked) = hang(&health).await;
+            assert!(!health.hangs() && health.trouble().is_none());
+            if gives_up {
+                asked.abort();
+            }
+            pass_the_deadline().await;
+            assert_eq!(asked.await.ok(), (!gives_up).then_some(None));
+            // Nobody waits for it any more.
+            assert_eq!(health.on_disk(|_| Ok(())).await, None);
+            let trouble = health.trouble().unwrap();
+            let told = (trouble.reason, trouble.error.as_str());
+            assert_eq!(told, (Reason::DiskError, "the disk has not answered for 10 s"));
+            health.works();
+            assert!(health.trouble().is_some(), "it has answered somebody else");
+
+            drop(end);
+            let patience = std::time::Instant::now() + Duration::from_secs(30);
+            while health.hangs() {
+                assert!(std::time::Instant::now() < patience, "it has returned, and counts all the same");
+                std::thread::yield_now();
+            }
+            assert!(health.trouble().is_none());
+            assert_eq!(health.on_disk(|_| Ok(())).await, Some(()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_does_not_get_all_threads() {
+        let (_folder, health) = healthy();
+        let mut hanging = Vec::new();
+        for _ in 0..DISK_CALLS_MAX {
+            hanging.push(hang(&health).await);
+        }
+        let one_more = tokio::spawn({
+            let health = health.clone();
+            async move { health.on_disk(|_| Ok(())).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(health.0.state.lock().calls.len(), DISK_CALLS_MAX);
+        // As soon as one of them returns it has its turn.
+        drop(hanging.pop());
+        assert_eq!(one_more.await.unwrap(), Some(()));
     }
 }

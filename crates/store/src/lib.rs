@@ -15,7 +15,8 @@
 //! <path>/index.new/                an index that is being made; it gets its name when it is complete and synced
 //! <path>/index.broken-<unix time>  the last index that could not be read, for whoever wants to know why
 //! ```
-//! Blobs up to `inline_max` live in the index itself: a manifest costs no file, no directory and one sync.
+//! Blobs up to `inline_max` live in the index itself: a manifest costs no file, no directory and one sync. So does a larger one that
+//! is put while somebody else receives it.
 //!
 //! # Order of writes
 //! A crash is the death of the process (what the kernel was given survives) or the loss of power (only what was synced

@@ -139,16 +139,17 @@ impl<'a> World<'a> {
         let names: Vec<_> = self.contents.iter().map(|bytes| digest(bytes)).collect();
         match *step {
             Step::Put(which) => {
+                // A file goes through a partial, unless it is there already or somebody has one of it open, who keeps that.
+                let takes_partial = SIZES[which] > 4096
+                    && !self.partials.contains_key(&which)
+                    && self.store().peek(&names[which]).unwrap().is_none();
                 let done = self.store().put(&names[which], Some("m/t"), &self.contents[which], now);
+                if takes_partial {
+                    // Also where it found no room: it may have replaced the one before.
+                    self.recorded.remove(&which);
+                }
                 if self.full_is_allowed(done).is_some() {
-                    // A file goes through a partial of its own, if it is not there yet.
-                    if SIZES[which] > 4096 && !self.must_have(which) {
-                        self.partials.remove(&which);
-                        self.recorded.remove(&which);
-                    }
                     self.stored.insert(which);
-                } else {
-                    self.forget_if_gone(which);
                 }
             }
             Step::Get(which) => drop(self.get(which)),
@@ -254,14 +255,6 @@ impl<'a> World<'a> {
             }
         }
         found
-    }
-
-    /// A put that found no room may have replaced a partial before it did.
-    fn forget_if_gone(&mut self, which: usize) {
-        if SIZES[which] > 4096 {
-            self.partials.remove(&which);
-            self.recorded.remove(&which);
-        }
     }
 
     fn check(&mut self) {

@@ -1,6 +1,8 @@
 //! What the store promises, one promise a test.
 
 mod fixture;
+#[path = "store/together.rs"]
+mod together;
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -202,32 +204,6 @@ fn a_partial_of_another_size_is_another_partial() {
     assert_eq!(store.partial(&digest, 2 * PIECE + 1).unwrap().have(), []);
     assert_eq!(store.partial(&digest, 2 * PIECE).unwrap().have(), [], "the old record is gone for good");
     assert_eq!(store.usage().unwrap().partial_bytes, 2 * PIECE);
-}
-
-#[test]
-fn a_partial_has_one_writer() {
-    let dir = tempdir().unwrap();
-    let store = open(dir.path()).store;
-    let bytes = content(1, 2 * PIECE);
-    let digest = digest(&bytes);
-    let first = Arc::new(store.partial(&digest, 2 * PIECE).unwrap());
-    first.write_at(0, &[bytes.slice(..PIECE as usize)]).unwrap();
-    first.checkpoint(std::slice::from_ref(&(0..PIECE))).unwrap();
-    let second = Arc::new(store.partial(&digest, 2 * PIECE).unwrap());
-    assert_eq!(second.have(), std::slice::from_ref(&(0..PIECE)));
-    let closed = |result: Result<(), StoreError>| {
-        assert!(
-            matches!(result, Err(StoreError::Broken { cause: BrokenCause::Closed(_), .. })),
-            "{result:?}"
-        );
-    };
-    closed(first.write_at(0, &[Bytes::from_static(b"wrong")]));
-    closed(first.checkpoint(std::slice::from_ref(&(0..2 * PIECE))));
-    closed(Arc::clone(&first).commit(None, at(0)).map(drop));
-    first.discard().unwrap();
-    drop(first);
-    second.write_at(PIECE, &[bytes.slice(PIECE as usize..)]).unwrap();
-    assert_eq!(read(&second.commit(None, at(0)).unwrap()), bytes);
 }
 
 #[test]
@@ -606,47 +582,6 @@ fn a_second_put_teaches_the_media_type() {
         let info = store.peek(&digest(&bytes)).unwrap().unwrap();
         assert_eq!(info.media_type.as_deref(), Some("m/right"));
     }
-}
-
-/// Readers, writers and removers of few digests in a store that is always too small: whatever is handed out is right.
-#[test]
-fn everybody_at_once() {
-    let dir = tempdir().unwrap();
-    let store = Store::open(capped(dir.path(), 400_000)).unwrap().store;
-    let work = |thread: u64| {
-        let mut seen = 0;
-        for step in 0..150_u64 {
-            let seed = (step * 7 + thread * 3) % 11;
-            let bytes = content(seed, if seed < 4 { 1_000 } else { 50_000 + seed });
-            let name = digest(&bytes);
-            match (step + thread) % 5 {
-                0 | 1 => match store.put(&name, None, &bytes, at(step)) {
-                    // Full: the others use too much. Broken: another one has taken the same partial over.
-                    Ok(()) | Err(StoreError::Full { .. }) => {}
-                    Err(StoreError::Broken { cause: BrokenCause::Closed(_), .. }) => {}
-                    Err(error) => panic!("{error:?}"),
-                },
-                2 => drop(store.remove(&name).unwrap()),
-                3 => drop(store.sweep(at(step)).unwrap()),
-                _ => {}
-            }
-            if let Some(blob) = store.get(&name, at(step)).unwrap() {
-                assert_eq!(read(&blob), bytes);
-                seen += 1;
-            }
-            assert!(store.usage().unwrap().bytes() <= 400_000);
-        }
-        seen
-    };
-    let seen: Vec<u64> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4).map(|thread| scope.spawn(move || work(thread))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    assert!(seen.iter().all(|seen| *seen > 0), "{seen:?}");
-    let listed: u64 = store.list(None, 99).unwrap().iter().map(|info| info.size).sum();
-    let usage = store.usage().unwrap();
-    assert_eq!(usage.file_bytes + usage.inline_bytes, listed, "the sums have kept up");
-    assert_eq!(usage.partials, 0);
 }
 
 /// A pin with an end keeps a blob until then, also over a restart, and the longer one counts.

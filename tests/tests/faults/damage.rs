@@ -1,8 +1,12 @@
 //! Files that others have broken or removed.
 
+use std::path::PathBuf;
+use std::process::Command;
+
 use shoal_tests::agent::{Agent, Setup};
 use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::Origin;
+use shoal_tests::place;
 
 use super::{REPOSITORY, pull};
 
@@ -114,4 +118,45 @@ async fn content_of_the_runtime_is_used() {
     // The runtime collects its garbage: a miss like any other.
     std::fs::remove_dir_all(&runtime).expect("ours");
     agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
+}
+
+/// Can be read, and not be mapped, as all that the kernel tells of itself.
+const UNMAPPABLE: &str = "/sys/devices/system/cpu/online";
+
+/// A file that shows another one, until this is dropped.
+struct Bound(PathBuf);
+
+impl Bound {
+    fn new(path: PathBuf, shows: &str) -> Self {
+        place::needs_root();
+        std::fs::write(&path, "").expect("ours");
+        let mounted = Command::new("mount").args(["--bind", shows]).arg(&path).status();
+        assert!(mounted.expect("mount is there").success(), "{shows} cannot be mounted");
+        Bound(path)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// A stored file that cannot be handed out fails no pull: the bytes come from upstream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_mapped_comes_straight_through() {
+    let origin = Origin::start().await;
+    let content = place::scratch();
+    let blobs = content.path().join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).expect("ours");
+    // As long as the file claims to be.
+    let len = std::fs::metadata(UNMAPPABLE).expect("the kernel tells").len();
+    let blob = Blob::noise(267, usize::try_from(len).expect("it is a page"));
+    origin.add_blob(&blob);
+    let _bound = Bound::new(blobs.join(blob.digest.trim_start_matches("sha256:")), UNMAPPABLE);
+    let path = content.path().display().to_string();
+    let agent = Setup::new(&origin.url()).set("store.runtime_content", path).start().await;
+    agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
+    assert_eq!(agent.metric("store_degraded", &["disk-error"]).await, 1.0);
+    assert!(agent.metric("served_bytes_total", &["pass-through"]).await >= 4096.0);
 }

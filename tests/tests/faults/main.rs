@@ -1,8 +1,9 @@
-//! The store on disks that are full, sick, cut off, cleaned up behind its back, or simply small. Whatever happens to
+//! The store on disks that are full, sick, silent, cut off, cleaned up behind its back, or simply small. Whatever happens to
 //! it, pulls go on and no wrong byte is served (rows L3, L5, C14; invariants I2, I3).
 
 mod capacity;
 mod damage;
+mod hang;
 
 use std::time::Duration;
 

@@ -307,6 +307,10 @@ async fn on_disk<T: Send + 'static>(
     health: &StoreHealth,
     work: impl FnOnce() -> Result<T, EffectError> + Send + 'static,
 ) -> Result<T, LocalFault> {
+    // A thread that waits for it would be one fewer for all else.
+    if health.hangs() {
+        return Err(LocalFault::StoreBroken);
+    }
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(value)) => {
             health.works();

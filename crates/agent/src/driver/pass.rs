@@ -3,9 +3,10 @@
 //! Invariants: memory is bounded by one piece and a few chunks; a transfer that breaks goes on at the byte reached; a
 //! reader that gets the blob from its first byte on gets the last piece only after the digest has matched (I2). For a
 //! range that begins later nothing here has seen the beginning, and the client's own check is the check, as it would
-//! be without us.
+//! be without us. Of the transfers that may run at a time, one whose client reads slowly is none (I7).
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use shoal_engine::Digest;
 use shoal_engine::pieces::last_piece_start;
 use shoal_engine::retry::{self, Verdict, View};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tracing::Instrument as _;
 
 use super::Command;
@@ -31,6 +32,10 @@ const TOLD_EVERY_BYTES: u64 = 1 << 20;
 /// How long a client waits for a free transfer.
 const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a transfer waits for its client before it gives its place to another one. A client that keeps up takes a chunk within
+/// milliseconds.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+
 #[derive(Clone)]
 pub(crate) struct PassThrough {
     sources: Sources,
@@ -38,6 +43,7 @@ pub(crate) struct PassThrough {
     driver: mpsc::Sender<Command>,
     /// Pass-through has no singleflight: this bound is what keeps a node with a sick disk from storming upstream.
     permits: Arc<Semaphore>,
+    transfers_max: usize,
 }
 
 /// What a client still needs.
@@ -70,7 +76,7 @@ pub(crate) enum PassError {
 
 impl PassThrough {
     pub fn new(sources: Sources, transfers_max: usize, driver: mpsc::Sender<Command>) -> Self {
-        PassThrough { sources, driver, permits: Arc::new(Semaphore::new(transfers_max)) }
+        PassThrough { sources, driver, permits: Arc::new(Semaphore::new(transfers_max)), transfers_max }
     }
 
     /// Starts the transfer. Chunks come out of the channel; it closes after the last byte or after an error.
@@ -97,14 +103,14 @@ impl PassThrough {
         rest: &Rest,
         chunks: &mpsc::Sender<Result<Bytes, PassError>>,
     ) -> Result<(), PassError> {
-        let permit = tokio::time::timeout(PERMIT_TIMEOUT, self.permits.acquire()).await;
-        let Ok(Ok(_permit)) = permit else { return Err(PassError::Busy(self.permits.available_permits())) };
+        let mut outlet = Outlet::new(chunks, &self.permits, self.transfers_max);
+        outlet.take_place().await?;
         let mut gate = Gate::new(rest).await;
         let mut at = rest.from;
         let mut failures = 0;
         while at < rest.range.end {
             let began_at = at;
-            let Err(error) = self.transfer(rest, &mut at, &mut gate, chunks).await else { break };
+            let Err(error) = self.transfer(rest, &mut at, &mut gate, &mut outlet).await else { break };
             let progressed = at > began_at;
             failures = if progressed { 0 } else { failures + 1 };
             let view = View {
@@ -116,12 +122,15 @@ impl PassThrough {
                 jitter: at,
             };
             match retry::after_fault(&error.fault(), view) {
-                Verdict::Again(pause) => tokio::time::sleep(pause).await,
+                Verdict::Again(pause) => {
+                    tokio::time::sleep(pause).await;
+                    outlet.take_place().await?;
+                }
                 Verdict::NextScope | Verdict::GiveUp(_) => return Err(PassError::Source(error.cause())),
             }
         }
         let senders = std::mem::take(&mut gate.senders);
-        let opened = gate.open(rest, chunks).await;
+        let opened = gate.open(rest, &mut outlet).await;
         if matches!(opened, Err(PassError::WrongContent)) {
             self.sources.blame(&rest.digest, &senders).await;
         }
@@ -133,7 +142,7 @@ impl PassThrough {
         rest: &Rest,
         at: &mut u64,
         gate: &mut Gate,
-        chunks: &mpsc::Sender<Result<Bytes, PassError>>,
+        outlet: &mut Outlet<'_>,
     ) -> Result<(), crate::upstream::UpstreamError> {
         let mut stream = self.sources.open_blob(&rest.asked, &rest.digest, *at, Some(rest.range.end)).await?;
         if !gate.senders.contains(&stream.sender) {
@@ -144,9 +153,50 @@ impl PassThrough {
             let offset = *at;
             *at += chunk.len() as u64;
             tally.add(chunk.len() as u64);
-            gate.pass(offset, chunk, chunks).await;
+            gate.pass(offset, chunk, outlet).await;
         }
         Ok(())
+    }
+}
+
+/// The way to the client, and the place among the transfers that may run: for opening one, and for as long as its source is what
+/// it waits for.
+struct Outlet<'p> {
+    chunks: &'p mpsc::Sender<Result<Bytes, PassError>>,
+    permits: &'p Semaphore,
+    transfers_max: usize,
+    permit: Option<SemaphorePermit<'p>>,
+}
+
+impl<'p> Outlet<'p> {
+    fn new(
+        chunks: &'p mpsc::Sender<Result<Bytes, PassError>>,
+        permits: &'p Semaphore,
+        transfers_max: usize,
+    ) -> Self {
+        Outlet { chunks, permits, transfers_max, permit: None }
+    }
+
+    /// Waits for a place, unless it has one.
+    async fn take_place(&mut self) -> Result<(), PassError> {
+        if self.permit.is_none() {
+            let permit = tokio::time::timeout(PERMIT_TIMEOUT, self.permits.acquire()).await;
+            let Ok(Ok(permit)) = permit else { return Err(PassError::Busy(self.transfers_max)) };
+            self.permit = Some(permit);
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, chunk: Bytes) {
+        // A client that has gone ends the whole task.
+        let mut sending = pin!(self.chunks.send(Ok(chunk)));
+        if tokio::time::timeout(SLOW_AFTER, sending.as_mut()).await.is_err() {
+            self.permit = None;
+            let _ = sending.await;
+        } else if self.permit.is_none() {
+            // It keeps up again. Where there is no place it goes on without: its connection is there, and asks for no other one.
+            self.permit = self.permits.try_acquire().ok();
+        }
     }
 }
 
@@ -207,7 +257,7 @@ impl Gate {
         Gate { hash, sealed_from, held: Vec::new(), senders: Vec::new() }
     }
 
-    async fn pass(&mut self, offset: u64, mut chunk: Bytes, chunks: &mpsc::Sender<Result<Bytes, PassError>>) {
+    async fn pass(&mut self, offset: u64, mut chunk: Bytes, outlet: &mut Outlet<'_>) {
         if let Some(hash) = &mut self.hash {
             hash.update(&chunk);
         }
@@ -216,23 +266,18 @@ impl Gate {
             self.held.push(chunk.split_off(free));
         }
         if !chunk.is_empty() {
-            // A client that has gone ends the whole task.
-            let _ = chunks.send(Ok(chunk)).await;
+            outlet.send(chunk).await;
         }
     }
 
-    async fn open(
-        self,
-        rest: &Rest,
-        chunks: &mpsc::Sender<Result<Bytes, PassError>>,
-    ) -> Result<(), PassError> {
+    async fn open(self, rest: &Rest, outlet: &mut Outlet<'_>) -> Result<(), PassError> {
         if let Some(hash) = self.hash
             && hash.finish().as_ref() != rest.digest.hash()
         {
             return Err(PassError::WrongContent);
         }
         for chunk in self.held {
-            let _ = chunks.send(Ok(chunk)).await;
+            outlet.send(chunk).await;
         }
         Ok(())
     }
@@ -245,5 +290,46 @@ impl PassError {
             PassError::Source(cause) => cause,
             other => Cause { source: "pass-through".into(), reason: other.to_string() },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_place_is_told_how_many_there_are() {
+        let permits = Semaphore::new(2);
+        let (chunks, _client) = mpsc::channel(CHUNKS_MAX);
+        let _taken = permits.acquire_many(2).await.unwrap();
+        let error = Outlet::new(&chunks, &permits, 2).take_place().await.unwrap_err();
+        assert_eq!(error.to_string(), "all 2 pass-through transfers are busy");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_slowly_leaves_its_place_to_others() {
+        let permits = Semaphore::new(1);
+        let (chunks, mut client) = mpsc::channel(1);
+        let mut outlet = Outlet::new(&chunks, &permits, 1);
+        let chunk = Bytes::from_static(b"chunk");
+        outlet.take_place().await.unwrap();
+        outlet.send(chunk.clone()).await;
+        assert_eq!(permits.available_permits(), 0, "it keeps up");
+        {
+            let mut sending = pin!(outlet.send(chunk.clone()));
+            assert!(tokio::time::timeout(2 * SLOW_AFTER, sending.as_mut()).await.is_err());
+            assert_eq!(permits.available_permits(), 1);
+            client.recv().await.unwrap().unwrap();
+            sending.await;
+        }
+        // Another one has the place; this one's transfer goes on, and does not open another one.
+        let taken = permits.try_acquire().unwrap();
+        client.recv().await.unwrap().unwrap();
+        outlet.send(chunk.clone()).await;
+        assert!(outlet.take_place().await.is_err());
+        drop(taken);
+        client.recv().await.unwrap().unwrap();
+        outlet.send(chunk).await;
+        assert_eq!(permits.available_permits(), 0, "it keeps up again");
     }
 }

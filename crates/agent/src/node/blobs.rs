@@ -1,8 +1,10 @@
 //! Blobs: from the store, from the flight that brings them, or straight through.
 
+use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use shoal_engine::Digest;
 use shoal_engine::io::{Outcome, PullFault};
 use shoal_store::{Blob, Content, Home, Visibility};
@@ -19,6 +21,27 @@ use crate::trace::TARGET;
 /// use, so once is already unlikely.
 const LOOKS_MAX: usize = 3;
 
+/// Where a blob is that has been asked for.
+pub(super) enum Come {
+    /// In the store, or the runtime's.
+    Stored {
+        blob: Blob,
+        visibility: Visibility,
+        /// For this request.
+        is_brought: bool,
+    },
+    /// On its way.
+    Reply(BlobReply),
+}
+
+/// A stored blob that is a file cannot be handed out as one.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot map the stored blob {digest}; the file system maps no files, or vm.max_map_count is reached")]
+struct Unmapped {
+    digest: Digest,
+    source: io::Error,
+}
+
 impl Inner {
     pub(super) async fn open_blob(
         &self,
@@ -26,17 +49,41 @@ impl Inner {
         digest: Digest,
         part: Part,
     ) -> Result<BlobReply, PullError> {
+        let (blob, visibility, is_brought) = match self.come(admitted, digest, part).await? {
+            Come::Reply(reply) => return Ok(reply),
+            Come::Stored { blob, visibility, is_brought } => (blob, visibility, is_brought),
+        };
+        match self.stored_reply(blob, part, visibility, is_brought)? {
+            Some(reply) => Ok(reply),
+            None => {
+                admitted.local()?;
+                self.pass_through(admitted, digest, part).await
+            }
+        }
+    }
+
+    /// Has the blob come, unless it is here.
+    pub(super) async fn come(
+        &self,
+        admitted: &Admitted,
+        digest: Digest,
+        part: Part,
+    ) -> Result<Come, PullError> {
         if !admitted.stores {
-            return self.pass_through(admitted, digest, part).await;
+            return self.pass_through(admitted, digest, part).await.map(Come::Reply);
         }
         let asked = &admitted.asked;
         let mut is_brought = false;
         for _ in 0..LOOKS_MAX {
             if let Some((blob, standing)) = self.stored(admitted, digest).await {
                 let visibility = self.prove(admitted, &blob, standing, Kind::Blob).await?;
-                return self.stored_reply(blob, part, visibility, is_brought);
+                return Ok(Come::Stored { blob, visibility, is_brought });
             }
             admitted.local()?;
+            if self.parts.health().hangs() {
+                // A flight begins with a look at the disk, and would wait for it.
+                break;
+            }
             let timeout = self.settings.body_idle_timeout;
             match self.parts.driver.open(asked, digest, part).await.opened(asked, digest, timeout).await {
                 Opened::Reply { size, range, body, joined, proof } => {
@@ -44,16 +91,14 @@ impl Inner {
                     let visibility = self.prove_flight(admitted, digest, &proof).await?;
                     self.parts.metrics.miss();
                     let source = if joined { Served::Shared } else { Served::Upstream };
-                    return Ok(BlobReply { size, range, body, source, visibility });
+                    return Ok(Come::Reply(BlobReply { size, range, body, source, visibility }));
                 }
                 Opened::Ended(Ending { outcome: Outcome::Stored, brought, .. }) => is_brought |= brought,
-                Opened::Ended(Ending { outcome: Outcome::PassThrough, .. }) => {
-                    return self.pass_through(admitted, digest, part).await;
-                }
+                Opened::Ended(Ending { outcome: Outcome::PassThrough, .. }) => break,
                 Opened::Ended(ending) => return Err(ended(ending)),
             }
         }
-        self.pass_through(admitted, digest, part).await
+        self.pass_through(admitted, digest, part).await.map(Come::Reply)
     }
 
     pub(super) async fn blob_size(
@@ -110,34 +155,45 @@ impl Inner {
         found
     }
 
-    /// What is in the store; whether it was `brought` there for this request.
+    /// What is in the store; whether it was `brought` there for this request. `None` if it cannot be handed out, which is noted.
     fn stored_reply(
         &self,
         blob: Blob,
         part: Part,
         visibility: Visibility,
         brought: bool,
-    ) -> Result<BlobReply, PullError> {
+    ) -> Result<Option<BlobReply>, PullError> {
         let size = blob.size;
-        let source = if brought { Served::Upstream } else { home(&blob) };
-        match brought {
-            true => self.parts.metrics.miss(),
-            false => self.parts.metrics.hit(source),
-        }
-        let range = part.resolve(size).ok_or(PullError::Unsatisfiable { size })?;
-        let body = match &blob.content {
-            Content::Inline(bytes) => BlobBody::from_bytes(bytes.clone(), range.clone()),
+        let mapped = match &blob.content {
             // An empty file cannot be mapped, and there is nothing to send.
-            Content::File(_) if size == 0 => BlobBody::from_bytes(bytes::Bytes::new(), 0..0),
-            Content::File(file) => match MappedFile::new(Arc::clone(file), size) {
-                Ok(mapped) => BlobBody::from_file(mapped, range.clone(), blob),
-                Err(error) => {
-                    tracing::error!(%error, %size, "cannot map a stored blob");
-                    return Err(PullError::Exhausted(Vec::new()));
+            Content::File(file) if size > 0 => match MappedFile::new(Arc::clone(file), size) {
+                Ok(mapped) => Some(mapped),
+                Err(source) => {
+                    self.parts.health().unreadable(&Unmapped { digest: blob.digest, source });
+                    return Ok(None);
                 }
             },
+            Content::File(_) | Content::Inline(_) => None,
         };
-        Ok(BlobReply { size, range, body, source, visibility })
+        let source = self.count(&blob, brought);
+        let range = part.resolve(size).ok_or(PullError::Unsatisfiable { size })?;
+        let body = match (mapped, blob.content.clone()) {
+            (Some(mapped), _) => BlobBody::from_file(mapped, range.clone(), blob),
+            (None, Content::Inline(bytes)) => BlobBody::from_bytes(bytes, range.clone()),
+            (None, Content::File(_)) => BlobBody::from_bytes(Bytes::new(), 0..0),
+        };
+        Ok(Some(BlobReply { size, range, body, source, visibility }))
+    }
+
+    /// Counts a blob that is served from the store; whether it was `brought` there for this request. Says where it comes from.
+    pub(super) fn count(&self, blob: &Blob, brought: bool) -> Served {
+        if brought {
+            self.parts.metrics.miss();
+            return Served::Upstream;
+        }
+        let source = home(blob);
+        self.parts.metrics.hit(source);
+        source
     }
 
     async fn pass_through(

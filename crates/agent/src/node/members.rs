@@ -3,20 +3,30 @@
 //! Invariants: a member is believed about what a tag points to, because it belongs to the cluster, and about a manifest's
 //! bytes only as far as they match their digest; a request with a client's token is not passed on.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Collected};
 use shoal_engine::{Digest, Reference, Scope, SourceFault, Tag};
-use shoal_store::{TagRecord, Visibility};
+use shoal_store::{Blob, Content, TagRecord, Visibility};
 
 use super::access::Admitted;
+use super::blobs::Come;
 use super::manifests::Fetched;
 use super::{Asked, Cause, FetchError, Inner, Node, Part};
-use crate::driver::is_named;
+use crate::driver::{is_named, read_at};
 use crate::swarm::{Answer, SMALL_BLOB_BYTES_MAX};
 use crate::upstream::{Sought, own_type};
+
+/// A stored blob cannot be read for another member.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the stored blob {digest}")]
+struct Unreadable {
+    digest: Digest,
+    source: io::Error,
+}
 
 impl Node {
     /// What another member asks for: it is looked up here or, unless only what is `stored` counts, upstream, never at a
@@ -133,12 +143,18 @@ impl Node {
         // Nobody has to be asked for it then.
         self.0.parts.driver.described(digest, size, None).await;
         let come = self.in_time(async {
-            let reply = self.0.open_blob(&admitted, digest, Part::Whole).await?;
-            if reply.size > SMALL_BLOB_BYTES_MAX {
-                return Ok(None);
-            }
-            let bytes = reply.body.collect().await.ok().map(Collected::to_bytes);
-            Ok(bytes.map(|bytes| (bytes, reply.visibility)))
+            Ok(match self.0.come(&admitted, digest, Part::Whole).await? {
+                Come::Stored { blob, .. } if blob.size > SMALL_BLOB_BYTES_MAX => None,
+                Come::Stored { blob, visibility, is_brought } => {
+                    self.0.count(&blob, is_brought);
+                    self.0.small_bytes(blob).await.map(|bytes| (bytes, visibility))
+                }
+                Come::Reply(reply) if reply.size > SMALL_BLOB_BYTES_MAX => None,
+                Come::Reply(reply) => {
+                    let bytes = reply.body.collect().await.ok().map(Collected::to_bytes);
+                    bytes.map(|bytes| (bytes, reply.visibility))
+                }
+            })
         });
         let (bytes, visibility) = come.await.ok().flatten()?;
         if let Some(swarm) = &self.0.parts.swarm {
@@ -156,6 +172,18 @@ impl Node {
 }
 
 impl Inner {
+    /// The bytes of a small blob that is stored; `None` if they cannot be read, which is noted.
+    async fn small_bytes(&self, blob: Blob) -> Option<Bytes> {
+        let digest = blob.digest;
+        match read(blob).await? {
+            Ok(bytes) => Some(bytes),
+            Err(source) => {
+                self.parts.health().unreadable(&Unreadable { digest, source });
+                None
+            }
+        }
+    }
+
     /// What the home of a tag or manifest says; `None` if upstream is to be asked.
     pub(super) async fn from_home(
         self: &Arc<Self>,
@@ -245,6 +273,18 @@ impl Inner {
     }
 }
 
+/// The bytes of a stored blob that go over TLS. They are read: of a mapping, an error of the disk or a file that has been shortened
+/// would end the process.
+async fn read(blob: Blob) -> Option<io::Result<Bytes>> {
+    match &blob.content {
+        Content::Inline(bytes) => Some(Ok(bytes.clone())),
+        Content::File(file) => {
+            let file = Arc::clone(file);
+            tokio::task::spawn_blocking(move || read_at(&file, 0..blob.size)).await.ok()
+        }
+    }
+}
+
 /// A visibility as members write it.
 pub(crate) fn written(visibility: Visibility) -> &'static str {
     match visibility {
@@ -261,7 +301,30 @@ pub(crate) fn visibility_of(text: &str) -> Option<Visibility> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
+    use shoal_engine::Algorithm;
+    use shoal_store::{Options, Store};
+
     use super::*;
+
+    /// Where a mapping was touched, this would be the end of the process.
+    #[tokio::test]
+    async fn a_stored_file_that_has_been_shortened_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { disk_free_min: 0, inline_max: 0, ..Options::new(folder.path()) };
+        let store = Store::open(options).unwrap().store;
+        let (bytes, now) = (Bytes::from(vec![7; 20_000]), SystemTime::now());
+        let hash = ring::digest::digest(&ring::digest::SHA256, &bytes);
+        let digest = Digest::new(Algorithm::Sha256, hash.as_ref());
+        store.put(&digest, None, &bytes, now).unwrap();
+        let blob = store.get(&digest, now).unwrap().unwrap();
+        assert_eq!(read(blob.clone()).await.unwrap().unwrap(), bytes);
+        let hex = digest.hex();
+        let path = folder.path().join("blobs/sha256").join(&hex[..2]).join(&hex);
+        File::options().write(true).open(path).unwrap().set_len(100).unwrap();
+        assert_eq!(read(blob).await.unwrap().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
 
     #[test]
     fn a_manifest_knows_its_type_better_than_a_member() {

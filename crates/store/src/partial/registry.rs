@@ -57,6 +57,11 @@ impl Registry {
         (table.len() as u64, table.values().map(|entry| entry.reserved).sum())
     }
 
+    /// The one that somebody has open.
+    fn live(&self, digest: &Digest) -> Option<Arc<Shared>> {
+        self.table.lock().get(digest).and_then(|entry| entry.live.upgrade())
+    }
+
     /// Whether it is this one that is open.
     pub(crate) fn is_live(&self, digest: &Digest, shared: &Arc<Shared>) -> bool {
         self.table.lock().get(digest).is_some_and(|entry| entry.live.as_ptr() == Arc::as_ptr(shared))
@@ -101,21 +106,42 @@ impl Inner {
         size: Option<u64>,
     ) -> Result<Partial, StoreError> {
         let hold = self.claims.hold(digest);
-        let live = self.partials.table.lock().get(digest).and_then(|entry| entry.live.upgrade());
-        if let Some(before) = live {
+        if let Some(before) = self.partials.live(digest) {
             // Waits for writes under way; from here on there is one writer.
             let mut state = before.state.write();
             if matches!(*state, State::Open | State::Sealed | State::Poisoned) {
                 *state = State::TakenOver;
             }
         }
+        self.open_held_partial(&hold, digest, size)
+    }
+
+    /// The same, unless somebody has it open.
+    pub(crate) fn open_idle_partial(
+        self: &Arc<Self>,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<Option<Partial>, StoreError> {
+        let hold = self.claims.hold(digest);
+        if self.partials.live(digest).is_some() {
+            return Ok(None);
+        }
+        self.open_held_partial(&hold, digest, Some(size)).map(Some)
+    }
+
+    fn open_held_partial(
+        self: &Arc<Self>,
+        hold: &Hold,
+        digest: &Digest,
+        size: Option<u64>,
+    ) -> Result<Partial, StoreError> {
         if let Some(size) = size
-            && let Some(partial) = self.continue_partial(&hold, digest, size)?
+            && let Some(partial) = self.continue_partial(hold, digest, size)?
         {
             return Ok(partial);
         }
-        self.delete_partial(&hold, digest)?;
-        self.new_partial(&hold, digest, size)
+        self.delete_partial(hold, digest)?;
+        self.new_partial(hold, digest, size)
     }
 
     fn continue_partial(
