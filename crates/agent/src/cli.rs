@@ -10,6 +10,8 @@ mod config;
 mod doctor;
 mod explain;
 pub(crate) mod failure;
+#[cfg(test)]
+mod fixture;
 mod import;
 mod manual;
 mod mirrors;

@@ -30,7 +30,7 @@ pub struct Peers {
 #[utoipa::path(get, path = "/v1/blobs/{digest}/story", operation_id = "blob_story", tag = "swarm", params(OfBlob), responses(
     (status = 200, description = "What is known of it.", body = BlobStory),
     (status = 400, description = "That is no digest.", body = Refusal),
-    (status = 503, description = "The disk does not answer, or the agent is ending.", body = Refusal),
+    (status = 503, description = "The agent is ending.", body = Refusal),
 ))]
 pub(super) async fn story(
     State(state): State<AdminState>,
@@ -40,7 +40,8 @@ pub(super) async fn story(
     let story = state.driver.explain(digest).await;
     let mut story =
         story.ok_or_else(|| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending"))?;
-    if let Some(blob) = on_disk(&state.store, move |store| store.peek(&digest)).await? {
+    // A sick disk says nothing of what the driver and other members know.
+    if let Ok(Some(blob)) = on_disk(&state.store, move |store| store.peek(&digest)).await {
         story.state = "stored".into();
         story.size = Some(blob.size);
         story.stored_at = Some(blobs::unix_seconds(blob.stored_at));

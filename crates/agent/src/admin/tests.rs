@@ -176,6 +176,21 @@ async fn blobs_are_listed_verified_pinned_and_removed() {
     assert!(stand.client.blobs(None).await.unwrap().blobs.is_empty());
 }
 
+/// Where bytes came from is known without the disk, and asked for where it is sick.
+#[tokio::test]
+async fn a_story_is_told_without_the_disk() {
+    let stand = Stand::start().await;
+    let digest = stand.put(&vec![7; 200_000]);
+    assert_eq!(stand.client.explain(&digest).await.unwrap().state, "stored");
+    let file = stand.content_file(&digest);
+    let folder = file.parent().unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+    std::fs::write(folder, "not a folder").unwrap();
+    assert!(stand.store.peek(&digest).is_err());
+    let story = stand.client.explain(&digest).await.unwrap();
+    assert_eq!((story.state.as_str(), story.stored_at), ("absent", None));
+}
+
 #[tokio::test]
 async fn lists_come_in_pages() {
     let stand = Stand::start().await;

@@ -12,7 +12,7 @@ use clap::{Args, ValueHint};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output::Output;
-use super::{AgentSocket, Failure};
+use super::{ConfigArgs, Failure};
 use crate::config::NodeFacts;
 use crate::doctor::{Group, Level, PROXY_VARIABLES, Patient, examine};
 
@@ -37,7 +37,10 @@ const TICK: Duration = Duration::from_millis(120);
 #[command(after_help = HELP)]
 pub(super) struct DoctorArgs {
     #[command(flatten)]
-    agent: AgentSocket,
+    config: ConfigArgs,
+    /// The agent's admin socket. Without it: the one that the configuration names.
+    #[arg(long, value_name = "SOCKET", value_hint = ValueHint::FilePath)]
+    socket: Option<PathBuf>,
     /// Where the root of the node's file system is mounted, for the configuration of container runtimes.
     #[arg(long, value_name = "DIR", default_value = "/", value_hint = ValueHint::DirPath)]
     root: PathBuf,
@@ -51,9 +54,9 @@ pub(super) struct DoctorArgs {
 
 pub(super) async fn run(args: &DoctorArgs, out: &mut Output) -> Result<ExitCode, Failure> {
     let patient = Patient {
-        config: args.agent.config.read(&NodeFacts::default()),
-        config_path: args.agent.config.path().map(ToOwned::to_owned),
-        socket: args.agent.socket.clone(),
+        config: args.config.read(&NodeFacts::default()),
+        config_path: args.config.path().map(ToOwned::to_owned),
+        socket: args.socket.clone(),
         root: args.root.clone(),
         proxies: proxies(),
     };

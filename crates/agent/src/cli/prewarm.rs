@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueHint};
+use http::StatusCode;
 use shoal_engine::limits::WARM_DEADLINE_MAX;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -397,9 +398,24 @@ async fn follow(
         () = signals.any() => {}
     }
     progress.say("interrupted: the nodes are told to stop; what has come stays there");
-    client.cancel_warm(&id).await.map_err(|error| lost(Some(error)))?;
-    match tokio::time::timeout(LAST_NEWS_MAX, last_of(client.warm_events(&id).await?)).await {
-        Ok(Ok(Some(status))) => Ok((status, true)),
+    let (last, interrupted) = stop(client, &id).await?;
+    if !interrupted {
+        progress.say("all was decided already, so nothing is cancelled");
+    }
+    Ok((last, interrupted))
+}
+
+/// Cancels it. How it has ended, and whether that is because of this.
+async fn stop(client: &AdminClient, id: &str) -> Result<(WarmStatus, bool), Failure> {
+    let lost = |source: Option<ClientError>| Failure::WarmLost { source };
+    let interrupted = match client.cancel_warm(id).await {
+        Ok(()) => true,
+        // All is decided, and the last figures are on their way.
+        Err(ClientError::Refused { status, .. }) if status == StatusCode::CONFLICT => false,
+        Err(error) => return Err(lost(Some(error))),
+    };
+    match tokio::time::timeout(LAST_NEWS_MAX, last_of(client.warm_events(id).await?)).await {
+        Ok(Ok(Some(status))) => Ok((status, interrupted)),
         Ok(Err(error)) => Err(lost(Some(error))),
         Ok(Ok(None)) | Err(_) => Err(lost(None)),
     }
@@ -416,7 +432,28 @@ async fn last_of(mut events: WarmEvents) -> Result<Option<WarmStatus>, ClientErr
 
 #[cfg(test)]
 mod tests {
-    use super::mistyped;
+    use super::*;
+    use crate::cli::fixture::{Answer, FakeAgent};
+
+    /// A request that is over, or about to be, is not lost because it cannot be cancelled.
+    #[tokio::test]
+    async fn a_signal_that_comes_too_late() {
+        let news = |phase| {
+            let status = WarmStatus { id: "0a1b2c3d".into(), phase, ..WarmStatus::default() };
+            format!("{}\n", serde_json::to_string(&status).unwrap())
+        };
+        let table = [(204, "", Phase::Cancelled, true), (409, "{\"error\":\"\"}", Phase::Done, false)];
+        for (code, body, phase, expected) in table {
+            let news = format!("{}{}", news(Phase::Warming), news(phase));
+            let agent = FakeAgent::start(move |asked| match asked {
+                "DELETE /v1/warm/0a1b2c3d" => Answer::new(code, body.into()),
+                "GET /v1/warm/0a1b2c3d/events" => Answer::new(200, news.clone()),
+                other => panic!("{other}"),
+            });
+            let (last, interrupted) = stop(&agent.client(), "0a1b2c3d").await.unwrap();
+            assert_eq!((last.phase, interrupted), (phase, expected), "{code}");
+        }
+    }
 
     #[test]
     fn words_that_are_no_images() {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use shoal_engine::Registry;
 
 use super::output::Output;
-use super::{AgentSocket, Failure};
+use super::{AgentSocket, ConfigArgs, Failure};
 use crate::config::Config;
 use crate::runtime::{
     Change, DEFAULT_RECORD, Done, EVERY_REGISTRY, FileStatus, Kind, Own, Root, Site, Survey, Trap, Version,
@@ -78,11 +78,9 @@ impl NodeArgs {
     }
 }
 
-/// Where the agent is, and which containerd it is for.
+/// What the runtimes reach the agent by, and which containerd it is for.
 #[derive(Debug, Args)]
-struct AgentArgs {
-    #[command(flatten)]
-    agent: AgentSocket,
+struct ReachArgs {
     /// The agent's address as the runtimes reach it. Without it: the first listener of the configuration.
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
@@ -96,7 +94,9 @@ pub(super) struct InstallArgs {
     #[command(flatten)]
     node: NodeArgs,
     #[command(flatten)]
-    agent: AgentArgs,
+    agent: AgentSocket,
+    #[command(flatten)]
+    reach: ReachArgs,
     /// A registry whose images are asked of the agent. Can be given several times. Without it: every registry.
     #[arg(long, value_name = "REGISTRY", value_parser = registry)]
     registry: Vec<String>,
@@ -130,7 +130,9 @@ pub(super) struct StatusArgs {
     #[command(flatten)]
     node: NodeArgs,
     #[command(flatten)]
-    agent: AgentArgs,
+    config: ConfigArgs,
+    #[command(flatten)]
+    reach: ReachArgs,
 }
 
 /// What `install` and `uninstall` have to say.
@@ -186,10 +188,10 @@ struct Plan {
 }
 
 fn plan(args: &InstallArgs) -> Result<Plan, Failure> {
-    let config = args.agent.agent.config.load()?;
+    let config = args.agent.config.load()?;
     let wish = wish(args, &config)?;
     let own = own(&config, &wish.mirror);
-    let mut survey = args.node.survey(&own, args.agent.containerd_version);
+    let mut survey = args.node.survey(&own, args.reach.containerd_version);
     if args.node.runtime.is_empty() {
         // It is there for docker alone.
         survey
@@ -209,7 +211,7 @@ async fn install(args: &InstallArgs, out: &mut Output) -> Result<ExitCode, Failu
         return tell(&report, args.node.json, out);
     }
     if !args.unchecked {
-        let client = args.agent.agent.client()?;
+        let client = args.agent.client()?;
         for mirror in mirrors(&report) {
             prove(&client, mirror).await?;
         }
@@ -218,11 +220,11 @@ async fn install(args: &InstallArgs, out: &mut Output) -> Result<ExitCode, Failu
 }
 
 fn status(args: &StatusArgs, out: &mut Output) -> Result<ExitCode, Failure> {
-    let config = args.agent.agent.config.load()?;
-    let mirror = mirror(args.agent.mirror.as_deref(), &config)?;
+    let config = args.config.load()?;
+    let mirror = mirror(args.reach.mirror.as_deref(), &config)?;
     let written = args.node.site().written()?;
     let own = written.iter().fold(own(&config, &mirror), |own, file| own.and(&file.mirror));
-    let survey = args.node.survey(&own, args.agent.containerd_version);
+    let survey = args.node.survey(&own, args.reach.containerd_version);
     let using =
         survey.runtimes.iter().filter(|runtime| runtime.uses_agent()).map(|runtime| runtime.kind).collect();
     let standing = Standing { survey, using, written };
@@ -255,11 +257,11 @@ fn mirrors(report: &Report) -> std::collections::BTreeSet<&str> {
 }
 
 fn wish(args: &InstallArgs, config: &Config) -> Result<Wish, Failure> {
-    let mirror = mirror(args.agent.mirror.as_deref(), config)?;
+    let mirror = mirror(args.reach.mirror.as_deref(), config)?;
     let is_hub = |name: &Registry| name.as_str() == Registry::DOCKER_HUB;
     let hub =
         config.listeners().iter().find(|listener| listener.default_registry.as_ref().is_some_and(is_hub));
-    let hub_mirror = match &args.agent.mirror {
+    let hub_mirror = match &args.reach.mirror {
         // Whoever speaks of docker alone means the address for docker.
         Some(mirror) if args.node.runtime == [Kind::Docker] => Some(mirror.clone()),
         _ => hub.map(|listener| Own::url(listener.address)),

@@ -8,12 +8,15 @@ mod screen;
 mod tests;
 
 use std::io::IsTerminal as _;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::{Stream, StreamExt as _, stream};
 use ratatui::crossterm::event::{self, Event as Typed, KeyCode, KeyEventKind, KeyModifiers};
 use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::output::Output;
 use super::{AgentSocket, Failure};
@@ -112,25 +115,46 @@ enum Wish {
 
 async fn live(client: &AdminClient, events: Events) -> Result<(), Failure> {
     let mut terminal = Terminal::take()?;
-    let mut wishes = keys();
-    let (mut screen, mut events) = (Screen::default(), Some(events));
+    show(client, events, keys(), |screen| terminal.draw(screen)).await
+}
+
+/// Has each picture drawn, until somebody wants no more.
+async fn show(
+    client: &AdminClient,
+    events: Events,
+    mut wishes: mpsc::Receiver<Wish>,
+    mut draw: impl FnMut(&mut Screen) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut screen = Screen::default();
+    // Both outlive a turn: waiting for the agent takes longer than one, and begun anew with each it would never end.
+    let mut news = pin!(follow(client, events));
+    let mut redraw = interval(REDRAW_EVERY);
+    redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        terminal.draw(&mut screen)?;
+        draw(&mut screen)?;
         tokio::select! {
             // What is over goes after a while, also where nothing else happens.
-            () = tokio::time::sleep(REDRAW_EVERY) => {}
+            _ = redraw.tick() => {}
             wish = wishes.recv() => match wish {
                 None | Some(Wish::End) => return Ok(()),
                 Some(Wish::Hold) => screen.hold(),
                 Some(Wish::Move(by)) => screen.scroll(by),
                 Some(Wish::Redraw) => {}
             },
-            event = next(client, &mut events) => match event {
+            Some(event) = news.next() => match event {
                 Ok(event) => screen.take(event),
                 Err(error) => screen.lose(&error),
             },
         }
     }
+}
+
+/// All events from now on, without an end.
+fn follow(client: &AdminClient, events: Events) -> impl Stream<Item = Result<Event, ClientError>> {
+    stream::unfold(Some(events), move |mut events| async move {
+        let event = next(client, &mut events).await;
+        Some((event, events))
+    })
 }
 
 /// The next event; an error each time that the agent cannot be reached, at a bounded rate.

@@ -7,6 +7,7 @@ mod access;
 mod admin;
 mod mirrors;
 mod object_store;
+mod ports;
 mod registries;
 mod swarm;
 mod traces;
@@ -32,6 +33,8 @@ use crate::swarm::SwarmSettings;
 use crate::tier::TierSettings;
 use crate::trace::{self, TraceSettings};
 use crate::upstream::{MirrorSettings, RegistrySettings};
+
+use ports::Ports;
 
 /// Longest duration of anything: beyond it a typing error is more likely than an intention.
 const PERIOD_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -73,8 +76,12 @@ pub(super) fn resolve(
 ) -> (Checked, Vec<Problem>) {
     let mut findings = Findings { document, problems: known };
     let found = &mut findings;
+    let mut ports = Ports::of_swarm(&file.swarm);
     let observe = found.address("observe.address", Some(&file.observe.address));
-    let listeners = listeners(&file.registry, observe, found);
+    if let Some(address) = observe {
+        ports.take("observe.address", address, found);
+    }
+    let listeners = listeners(&file.registry, &mut ports, found);
     front(&file.registry, found);
     store(&file.store, found);
     let registries = registries::resolve(&file.upstream, found);
@@ -86,8 +93,7 @@ pub(super) fn resolve(
     let log = log(&file.log, found);
     let instance = listeners.first().map(|listener| listener.address);
     let traces = traces::resolve(file, instance, trace::IS_BUILT_IN, found);
-    let taken: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).chain(observe).collect();
-    let remote = admin::resolve(&file.admin, &taken, found);
+    let remote = admin::resolve(&file.admin, &mut ports, found);
     found.period("shutdown.drain_deadline", file.shutdown.drain_deadline, Duration::ZERO, TIMEOUT_MAX);
     let observe = observe.unwrap_or_else(unused_address);
     let checked =
@@ -104,7 +110,7 @@ pub(super) fn places(
     known: Vec<Problem>,
 ) -> (Vec<Listener>, Vec<Problem>) {
     let mut found = Findings { document: Some(document), problems: known };
-    let listeners = listeners(&file.registry, None, &mut found);
+    let listeners = listeners(&file.registry, &mut Ports::default(), &mut found);
     store(&file.store, &mut found);
     socket(&file.admin.socket, &mut found);
     (listeners, found.problems)
@@ -188,11 +194,7 @@ fn unused_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-fn listeners(
-    registry: &schema::Registry,
-    observe: Option<SocketAddr>,
-    found: &mut Findings<'_, '_>,
-) -> Vec<Listener> {
+fn listeners(registry: &schema::Registry, ports: &mut Ports, found: &mut Findings<'_, '_>) -> Vec<Listener> {
     if registry.listeners.is_empty() {
         found.add(
             "registry.listeners",
@@ -207,16 +209,7 @@ fn listeners(
         let default = listener.default_registry.as_deref();
         let default_registry = default.and_then(|name| found.registry(&key("default_registry"), name));
         let Some(address) = address else { continue };
-        // Port 0 is a new port each time.
-        let is_taken = listeners.iter().any(|other| other.address == address) || observe == Some(address);
-        if is_taken && address.port() != 0 {
-            let shown = quoted(&address.to_string());
-            found.add(
-                &key("address"),
-                Some(shown),
-                "is used by another listener or by observe.address; choose another port",
-            );
-        }
+        ports.take(&key("address"), address, found);
         listeners.push(Listener { address, default_registry });
     }
     listeners

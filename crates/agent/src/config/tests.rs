@@ -83,6 +83,7 @@ fn single_problems() {
         ("[store]\ninline_max = '8MiB'", "store.inline_max", "at most 1MiB"),
         ("[store]\nruntime_content = '/var/lib/shoal/blobs'", "store.runtime_content", "not inside"),
         ("[traces]\nendpoint = 'collector:4318'", "traces.endpoint", "http or https"),
+        ("[traces]\nendpoint = 'http://u:p@c'", "traces.endpoint", "; use traces.headers_file"),
         ("[traces]\nratio = 0.5", "traces.ratio", "traces.endpoint"),
         ("[traces]\nendpoint = 'http://c'\nratio = 5", "traces.ratio", "from 0"),
         ("[traces]\nendpoint = 'http://c'\nheaders_file = 'h'", "traces.headers_file", "absolute"),
@@ -253,6 +254,66 @@ fn single_problems() {
     }
     let long = format!("[admin]\nsocket = '/{}'", "x".repeat(120));
     assert!(problems(&long)[0].remedy.contains("121 bytes"), "{:?}", problems(&long));
+}
+
+#[test]
+fn no_two_ports_are_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    let member = format!("[swarm]\nsecret_file = '{}'\n", secret.display());
+    let (alone, member) = ("", member.as_str());
+    let first = "registry.listeners[0].address";
+    // Who is alone or a member, what else the file says, and which key collides with which.
+    let table: &[(&str, &str, Option<(&str, &str)>)] = &[
+        (alone, "[[registry.listeners]]\naddress = '127.0.0.1:5001'", None),
+        (member, "", None),
+        (member, "[[registry.listeners]]\naddress = '127.0.0.1:5001'", Some((first, "swarm.port"))),
+        (member, "[[registry.listeners]]\naddress = '127.0.0.1:5002'", Some((first, "swarm.data_port"))),
+        (member, "[[registry.listeners]]\naddress = '127.0.0.1:5003'", None),
+        (member, "port = 5000", Some((first, "swarm.port"))),
+        (member, "port = 0\n[[registry.listeners]]\naddress = '127.0.0.1:0'", None),
+        (member, "listen = ['10.0.0.7']\n[[registry.listeners]]\naddress = '127.0.0.1:5001'", None),
+        (
+            member,
+            "listen = ['10.0.0.7']\n[[registry.listeners]]\naddress = '0.0.0.0:5001'",
+            Some((first, "swarm.port")),
+        ),
+        // Clients of `[::]` come over both families, members over one.
+        (member, "[[registry.listeners]]\naddress = '[::1]:5001'", None),
+        (member, "[[registry.listeners]]\naddress = '[::]:5001'", Some((first, "swarm.port"))),
+        (member, "listen = ['::']\n[[registry.listeners]]\naddress = '0.0.0.0:5001'", None),
+        (
+            member,
+            "listen = ['::']\n[[registry.listeners]]\naddress = '[::1]:5001'",
+            Some((first, "swarm.port")),
+        ),
+        (member, "[observe]\naddress = '127.0.0.1:5002'", Some(("observe.address", "swarm.data_port"))),
+        (member, "[admin]\naddress = '0.0.0.0:5001'", Some(("admin.address", "swarm.port"))),
+        (alone, "[admin]\naddress = '0.0.0.0:5080'", Some(("admin.address", "observe.address"))),
+        (alone, "[admin]\naddress = '[::]:5000'", Some(("admin.address", first))),
+        (alone, "[[registry.listeners]]\naddress = '0.0.0.0:5080'", Some((first, "observe.address"))),
+        (alone, "[[registry.listeners]]\naddress = '[::1]:5080'", None),
+        (
+            alone,
+            "[[registry.listeners]]\naddress = '127.0.0.1:1'\n[[registry.listeners]]\naddress = '[::]:1'",
+            Some(("registry.listeners[1].address", first)),
+        ),
+        (
+            alone,
+            "[[registry.listeners]]\naddress = '127.0.0.1:1'\n[[registry.listeners]]\naddress = '[::1]:1'",
+            None,
+        ),
+    ];
+    for (swarm, rest, expected) in table {
+        let found = problems(&format!("{swarm}{rest}\n"));
+        let collision = |problem: &&Problem| problem.remedy.starts_with("collides with ");
+        let told = found.iter().find(collision).map(|problem| (problem.key.as_str(), &problem.remedy));
+        assert_eq!(told.map(|(key, _)| key), expected.map(|(key, _)| key), "{swarm}{rest}: {found:?}");
+        if let (Some((_, remedy)), Some((_, other))) = (told, expected) {
+            assert!(remedy.contains(&format!(" with {other}, which takes ")), "{swarm}{rest}: {remedy}");
+        }
+    }
 }
 
 #[test]

@@ -21,6 +21,9 @@ pub(super) const REGISTRIES_DROP_IN: &str = "/etc/containers/registries.conf.d/z
 const CONTAINERD_DROP_IN: &str = "shoal.toml";
 /// Where k0s looks for drop-ins.
 const K0S_DROP_INS: &str = "/etc/k0s/containerd.d";
+/// The listener that docker needs, at a port that nothing of the agent has by default: 5001 and 5002 are the swarm's.
+const HUB_LISTENER: &str =
+    "[[registry.listeners]]\naddress = \"127.0.0.1:5003\"\ndefault_registry = \"docker.io\"\n";
 
 /// What shall be written.
 #[derive(Clone, Debug, Default)]
@@ -167,8 +170,8 @@ fn docker_plan(runtime: &Runtime, wish: &Wish, restart: Option<&'static str>, pl
     }
     let Some(mirror) = &wish.hub_mirror else {
         plan.advice.push(Advice::new(
-            "docker does not say which registry it means: add a listener that takes such requests for docker.io to the agent's configuration, then install again",
-            Some("[[registry.listeners]]\naddress = \"127.0.0.1:5001\"\ndefault_registry = \"docker.io\"\n".into()),
+            "docker does not say which registry it means: add a listener that takes such requests for docker.io to the agent's configuration, beside the one for other runtimes, then install again",
+            Some(HUB_LISTENER.into()),
         ));
         return;
     };
@@ -311,4 +314,24 @@ fn tables(root: &Root, wish: &Wish, advice: &mut Vec<Advice>) -> Vec<toml::Table
         tables.push(table.unwrap_or_else(|| wish.table(&registry)));
     }
     tables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// Also where the agent is a member of a swarm, which has ports of its own.
+    #[test]
+    fn the_listener_that_docker_needs_can_be_added() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+        let text = format!(
+            "[swarm]\nsecret_file = '{}'\n[[registry.listeners]]\naddress = '127.0.0.1:5000'\n{HUB_LISTENER}",
+            secret.display()
+        );
+        let config = Config::parse(&text, None).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.listeners().len(), 2);
+    }
 }

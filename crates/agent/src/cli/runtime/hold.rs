@@ -127,8 +127,8 @@ impl Holder<'_> {
     /// Whether the agent serves where the runtimes ask it.
     async fn look(&mut self) -> Result<(), Failure> {
         if self.agent.is_none() {
-            let config = self.args.agent.agent.config.load()?;
-            self.agent = Some((self.args.agent.agent.client()?, wish(self.args, &config)?));
+            let config = self.args.agent.config.load()?;
+            self.agent = Some((self.args.agent.client()?, wish(self.args, &config)?));
         }
         let Some((agent, wish)) = &self.agent else { return Ok(()) };
         let look_max = LOOK_MAX.min(self.args.hold.unable_after);

@@ -2,6 +2,7 @@ use ratatui::crossterm::event::KeyEvent;
 use shoal_engine::{Algorithm, Digest};
 
 use super::*;
+use crate::cli::fixture::{Answer, FakeAgent};
 use crate::driver::FlightStatus;
 use crate::warm::{Outcome, Phase};
 use crate::watch::{
@@ -92,6 +93,54 @@ fn followed() -> Followed {
     followed
 }
 
+fn draw(screen: &mut Screen, width: u16, height: u16) -> String {
+    let mut terminal = ratatui::Terminal::new(ratatui::backend::TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| screen.draw(frame)).unwrap();
+    terminal.backend().to_string()
+}
+
+/// What an agent of this version says first.
+fn first_words(version: &str) -> Answer {
+    let mut snapshot = snapshot();
+    snapshot.node.version = version.to_owned();
+    Answer::new(200, format!("event: snapshot\ndata: {}\n\n", serde_json::to_string(&snapshot).unwrap()))
+}
+
+/// Watches an agent until these words are in a picture; fails after `most`.
+async fn until_shown(agent: &FakeAgent, events: Events, words: &str, most: Duration) {
+    let (ends, wishes) = mpsc::channel(KEYS_MAX);
+    let client = agent.client();
+    let shown = show(&client, events, wishes, |screen| {
+        if draw(screen, 300, 40).contains(words) {
+            // A full queue has the wish in it already.
+            let _ = ends.try_send(Wish::End);
+        }
+        Ok(())
+    });
+    let ended = tokio::time::timeout(most, shown).await;
+    ended.unwrap_or_else(|_| panic!("{words:?} is never shown")).unwrap();
+}
+
+/// An upgrade of the agent itself is something to watch, too.
+#[tokio::test]
+async fn an_agent_that_comes_back_is_followed_again() {
+    let mut starts = 0;
+    let agent = FakeAgent::start(move |_| {
+        starts += 1;
+        first_words(&format!("0.{starts}.0"))
+    });
+    let events = agent.client().events().await.unwrap();
+    until_shown(&agent, events, "shoal 0.2.0 on", 30 * AGAIN_EVERY).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_hangs_is_found_out() {
+    let agent = FakeAgent::start(|_| Answer { is_open: true, ..first_words("0.1.0") });
+    let events = agent.client().events().await.unwrap();
+    tokio::time::pause();
+    until_shown(&agent, events, "did not answer within 30s; trying again", Duration::from_secs(600)).await;
+}
+
 #[test]
 fn a_look_as_text() {
     insta::assert_snapshot!(screen::text(&followed()));
@@ -144,11 +193,6 @@ fn a_picture_can_be_held_and_moved() {
     screen.take(Event::Snapshot(Box::new(snapshot())));
     screen.hold();
     screen.take(Event::Change(Box::new(Change { left: vec![1], ..Change::default() })));
-    let draw = |screen: &mut Screen, width, height| {
-        let mut terminal = ratatui::Terminal::new(ratatui::backend::TestBackend::new(width, height)).unwrap();
-        terminal.draw(|frame| screen.draw(frame)).unwrap();
-        terminal.backend().to_string()
-    };
     assert!(draw(&mut screen, 110, 40).contains("10.0.0.1:5001"));
     screen.hold();
     assert!(!draw(&mut screen, 110, 40).contains("10.0.0.1:5001"));

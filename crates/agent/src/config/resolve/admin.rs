@@ -1,17 +1,17 @@
 //! The admin API: where it is, and what it needs to be served to other machines. The files are read here, so that an agent
 //! that could not serve it does not start.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use super::ports::Ports;
 use super::{Findings, quoted, socket};
 use crate::admin::remote::{Material, RemoteSettings};
 use crate::config::schema;
 
-/// `None` where it is not served to others. `taken` are the addresses of the other ports.
+/// `None` where it is not served to others. `ports` are all others of this agent.
 pub(super) fn resolve(
     admin: &schema::Admin,
-    taken: &[SocketAddr],
+    ports: &mut Ports,
     found: &mut Findings<'_, '_>,
 ) -> Option<RemoteSettings> {
     socket(&admin.socket, found);
@@ -30,12 +30,8 @@ pub(super) fn resolve(
         return None;
     };
     let address = found.address("admin.address", Some(text));
-    if address.is_some_and(|address| address.port() != 0 && taken.contains(&address)) {
-        found.add(
-            "admin.address",
-            Some(quoted(text)),
-            "is used by another port of this agent; choose another one",
-        );
+    if let Some(address) = address {
+        ports.take("admin.address", address, found);
     }
     let [certificate, key, token_file] = files.map(|(key, path)| named(key, path.as_deref(), found));
     let settings =

@@ -76,7 +76,9 @@ fn registry(
     found: &mut Findings<'_, '_>,
 ) -> RegistrySettings {
     let key = |name: &str| format!("{table}.{name}");
-    let endpoint = settings.endpoint.as_deref().and_then(|text| endpoint(&key("endpoint"), text, found));
+    let written = settings.endpoint.as_deref();
+    let endpoint =
+        written.and_then(|text| endpoint(&key("endpoint"), text, "username and password_file", found));
     let is_plain = endpoint.as_ref().is_some_and(|url| url.scheme() == "http");
     let ca = settings.ca.as_deref().and_then(|path| certificates(&key("ca"), path, found));
     if is_plain {
@@ -110,7 +112,8 @@ fn registry(
     }
 }
 
-pub(super) fn endpoint(key: &str, text: &str, found: &mut Findings<'_, '_>) -> Option<Url> {
+/// `instead` are the keys for what a URL must not have in it.
+pub(super) fn endpoint(key: &str, text: &str, instead: &str, found: &mut Findings<'_, '_>) -> Option<Url> {
     const FORM: &str = "must be a URL such as \"https://registry.example.com:8443\": http or https, a host, perhaps a port and a path";
     // A URL that does not parse may still have a password in it.
     let may_show = !text.contains('@');
@@ -120,7 +123,7 @@ pub(super) fn endpoint(key: &str, text: &str, found: &mut Findings<'_, '_>) -> O
         return None;
     };
     if !url.username().is_empty() || url.password().is_some() {
-        found.add(key, None, "must not have credentials in it; use username and password_file");
+        found.add(key, None, format!("must not have credentials in it; use {instead}"));
         return None;
     }
     let is_usable = matches!(url.scheme(), "http" | "https")

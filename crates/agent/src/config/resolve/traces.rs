@@ -22,7 +22,8 @@ pub(super) fn resolve(
         refuse(traces, found);
         return None;
     }
-    let url = traces.endpoint.as_deref().map(|text| endpoint("traces.endpoint", text, found));
+    let written = traces.endpoint.as_deref();
+    let url = written.map(|text| endpoint("traces.endpoint", text, "traces.headers_file", found));
     ratio(traces.ratio, found);
     let headers_file = traces.headers_file.as_deref();
     if let Some(path) = headers_file {
