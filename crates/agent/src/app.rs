@@ -148,7 +148,7 @@ impl App {
             swarm.clone(),
         );
         let (swarming, leaving) = (TaskTracker::new(), CancellationToken::new());
-        let listings = Listings::new(upstream.clone(), ListingSettings::default());
+        let listings = Listings::new(upstream.clone(), ListingSettings::from(config.node_settings().tags));
         let parts = Parts {
             store: store.clone(),
             sources,

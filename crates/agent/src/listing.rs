@@ -1,8 +1,9 @@
 //! Lists of tags and referrers: passed through from upstream, kept for a short time.
 //!
 //! Both are mutable, so a copy is fresh only for [`ListingSettings::ttl`]; after that it is served only while the
-//! source cannot be asked, marked stale, and not longer than [`ListingSettings::stale_max`]. One request goes
-//! upstream for all clients that ask the same at the same time, and goes on when the client that caused it leaves.
+//! source cannot be asked, marked stale, and not longer than [`ListingSettings::stale_max`]. Both come from
+//! `[tags]` of the configuration, but no list is fresh for longer than [`TTL_MAX`]. One request goes upstream for all
+//! clients that ask the same at the same time, and goes on when the client that caused it leaves.
 //! The cache is bounded in bytes; one list is bounded by [`LIST_BYTES_MAX`](crate::upstream::LIST_BYTES_MAX).
 
 mod page;
@@ -16,6 +17,7 @@ use moka::future::Cache;
 use moka::ops::compute::Op;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use shoal_engine::tags::TagPolicy;
 use shoal_engine::{Scope, SourceFault};
 use tokio::time::Instant;
 
@@ -31,6 +33,9 @@ const ENTRY_OVERHEAD_BYTES: usize = 1024;
 /// one after the other, short enough that nobody takes it for knowledge: a signature or tag may be pushed at any time.
 /// For the same reason a list is kept at least this long, even if upstream says that it is out of date at once.
 pub const FAILURE_TTL: Duration = Duration::from_secs(2);
+/// Longest time for which a list is fresh, whatever `tags.ttl` and upstream say: in lists people and programs look for what was
+/// just pushed, and a list says of what it lacks that it is not there.
+pub const TTL_MAX: Duration = Duration::from_secs(30);
 const INDEX_MEDIA_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 const JSON_MEDIA_TYPE: &str = "application/json";
 
@@ -40,13 +45,20 @@ pub struct ListingSettings {
     /// A copy is served without asking for this long, or shorter if upstream says so. Longer saves requests, and
     /// shows a new tag or signature later.
     pub ttl: Duration,
-    /// A copy of at most this age is served while the source is down or limits us.
+    /// How long after that a copy is still served while the source is down or limits us. Zero makes its outage ours.
     pub stale_max: Duration,
+}
+
+/// From `tags.ttl` and `tags.stale_max`. A `ttl` below [`FAILURE_TTL`] counts as that: clients that wait for one answer share it.
+impl From<TagPolicy> for ListingSettings {
+    fn from(tags: TagPolicy) -> Self {
+        ListingSettings { ttl: tags.ttl.clamp(FAILURE_TTL, TTL_MAX), stale_max: tags.stale_max }
+    }
 }
 
 impl Default for ListingSettings {
     fn default() -> Self {
-        ListingSettings { ttl: Duration::from_secs(30), stale_max: Duration::from_secs(3600) }
+        ListingSettings { ttl: TTL_MAX, stale_max: Duration::from_secs(24 * 60 * 60) }
     }
 }
 
@@ -123,8 +135,8 @@ struct Kept {
     outcome: Result<List, PullError>,
     /// Served without asking until then.
     fresh_until: Instant,
-    /// When upstream gave the list.
-    listed_at: Instant,
+    /// The list was fresh until then when upstream gave it.
+    good_until: Instant,
     /// What went wrong when it was last asked for, if that is later.
     stale: Option<String>,
 }
@@ -223,7 +235,8 @@ impl<L: Lister> Listings<L> {
         let failure = match answer {
             Ok(list) => {
                 let ttl = max_age.unwrap_or(self.settings.ttl).max(FAILURE_TTL).min(self.settings.ttl);
-                return Kept { outcome: Ok(list), fresh_until: now + ttl, listed_at: now, stale: None };
+                let good_until = now + ttl;
+                return Kept { outcome: Ok(list), fresh_until: good_until, good_until, stale: None };
             }
             Err(failure) => failure,
         };
@@ -234,7 +247,7 @@ impl<L: Lister> Listings<L> {
         if let Some(known) = known
             && known.outcome.is_ok()
             && cannot_answer
-            && now < known.listed_at + self.settings.stale_max
+            && now < known.good_until + self.settings.stale_max
         {
             let Cause { source, reason } = failure.cause;
             let stale = Some(format!("{source} could not be asked: {reason}"));
@@ -252,7 +265,7 @@ impl<L: Lister> Listings<L> {
             | SourceFault::WrongContent
             | SourceFault::Stopped => PullError::Exhausted(causes),
         };
-        Kept { outcome: Err(error), fresh_until, listed_at: now, stale: None }
+        Kept { outcome: Err(error), fresh_until, good_until: fresh_until, stale: None }
     }
 }
 

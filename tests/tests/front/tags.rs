@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use shoal_tests::agent::REGISTRY;
 use shoal_tests::http;
 use shoal_tests::image::Image;
 use shoal_tests::origin::{Kind, Match, Plan, Seen};
@@ -164,6 +165,21 @@ async fn configured_times() {
     })
     .await;
     wait::until("stale answers to end", Duration::from_secs(30), || async {
+        stand.client.get(&url).await.status == 502
+    })
+    .await;
+}
+
+/// The configured times are also those of lists: without stale answers a list ends soon after its source.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn configured_times_of_lists() {
+    let stand = Stand::with(|setup| setup.set("tags.ttl", "1s").set("tags.stale_max", "0s")).await;
+    let (image, _) = images();
+    stand.origin.add_image(REPOSITORY, "v1", &image);
+    let url = format!("{}/v2/{REPOSITORY}/tags/list?ns={REGISTRY}", stand.agent.url());
+    assert_eq!(stand.client.get(&url).await.status, 200);
+    stand.origin.refuse().await;
+    wait::until("the list to end", Duration::from_secs(60), || async {
         stand.client.get(&url).await.status == 502
     })
     .await;

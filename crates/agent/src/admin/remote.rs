@@ -1,7 +1,8 @@
 //! The admin API for other machines: the same paths as on the socket, over TLS, for whoever shows the token.
 //!
 //! Invariants: without an address in the configuration nobody listens; no request is looked at before its token has matched,
-//! and how much of a wrong one was right cannot be told from the time that takes; the token and the key are never shown.
+//! and how much of a wrong one was right cannot be told from the time that takes; a token that was replaced opens nothing
+//! once that has been seen ([`LOOK_EVERY`]), on no connection, however old; the token and the key are never shown.
 
 use std::fmt;
 use std::io;
@@ -32,8 +33,10 @@ use crate::tls;
 
 /// Connections at a time: some people, and some pipelines.
 const CONNECTIONS_MAX: usize = 128;
-/// Pause between two looks at the files: a certificate that was renewed is used after so long.
+/// Pause between two looks at the files: a certificate or token that was renewed is used after so long.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long a caller waits for such a look, which takes less than a millisecond when the disk is well.
+const LOOK_MAX: Duration = Duration::from_secs(3);
 /// Least length of a token: 128 bits in hex.
 const TOKEN_BYTES_MIN: usize = 32;
 /// Most bytes that are read of any of the files.
@@ -142,45 +145,60 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(unreadable)
 }
 
-/// What is used, and what was seen last.
-struct Current {
+/// What was seen last.
+struct Seen {
     looked: Instant,
     /// Of files that may be of no use.
     stamps: Stamps,
-    material: Arc<Material>,
 }
 
 /// The material, read again when a file changes; what is wrong then leaves the last that was right in use.
 struct Renewed {
     settings: RemoteSettings,
-    state: Mutex<Current>,
+    /// What is used.
+    material: Mutex<Arc<Material>>,
+    /// Held by whoever looks, to the end of the look: all others wait for what it brings, and a disk that does not answer costs
+    /// one thread.
+    seen: Arc<tokio::sync::Mutex<Seen>>,
 }
 
 impl Renewed {
     fn new(settings: RemoteSettings, material: Material) -> Self {
-        let current =
-            Current { looked: Instant::now(), stamps: material.stamps, material: Arc::new(material) };
-        Renewed { settings, state: Mutex::new(current) }
-    }
-
-    fn current(&self) -> Arc<Material> {
-        let mut current = self.state.lock();
-        if current.looked.elapsed() >= LOOK_EVERY {
-            current.looked = Instant::now();
-            self.look(&mut current);
+        let seen = Seen { looked: Instant::now(), stamps: material.stamps };
+        Renewed {
+            settings,
+            material: Mutex::new(Arc::new(material)),
+            seen: Arc::new(tokio::sync::Mutex::new(seen)),
         }
-        Arc::clone(&current.material)
     }
 
-    fn look(&self, current: &mut Current) {
+    /// What counts now: of files that were looked at within the last [`LOOK_EVERY`], if they can be.
+    async fn current(self: &Arc<Self>) -> Arc<Material> {
+        let looked = async {
+            let mut seen = Arc::clone(&self.seen).lock_owned().await;
+            if seen.looked.elapsed() >= LOOK_EVERY {
+                let this = Arc::clone(self);
+                let look = tokio::task::spawn_blocking(move || this.look(&mut seen));
+                // It ends early only with the runtime.
+                let _ = look.await;
+            }
+        };
+        if tokio::time::timeout(LOOK_MAX, looked).await.is_err() {
+            tracing::debug!("the files of the admin API could not be looked at in time");
+        }
+        Arc::clone(&self.material.lock())
+    }
+
+    fn look(&self, seen: &mut Seen) {
+        seen.looked = Instant::now();
         let stamps = stamps(&self.settings);
-        if stamps == current.stamps {
+        if stamps == seen.stamps {
             return;
         }
-        current.stamps = stamps;
+        seen.stamps = stamps;
         match Material::read(&self.settings) {
             Ok(new) => {
-                current.material = Arc::new(new);
+                *self.material.lock() = Arc::new(new);
                 tracing::info!(
                     "certificate, key or token of the admin API have changed and are used from now on"
                 );
@@ -204,34 +222,39 @@ pub async fn serve(
 ) {
     let renewed = Arc::new(Renewed::new(settings, material));
     let stopped = stop.clone();
-    let each = move |tcp, from| connection(tcp, from, renewed.current(), router.clone(), stopped.clone());
+    let each = move |tcp, from| connection(tcp, from, Arc::clone(&renewed), router.clone(), stopped.clone());
     accept_each(move |cx| listener.poll_accept(cx), each, CONNECTIONS_MAX, stop).await;
 }
 
 async fn connection(
     tcp: TcpStream,
     from: SocketAddr,
-    material: Arc<Material>,
+    renewed: Arc<Renewed>,
     router: Router,
     stop: CancellationToken,
 ) {
     super::observe::give_up_on_the_stalled(&tcp);
-    let acceptor = TlsAcceptor::from(Arc::clone(&material.tls));
+    let acceptor = TlsAcceptor::from(Arc::clone(&renewed.current().await.tls));
     let tls = match tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(tcp)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => return tracing::debug!(%from, %error, "a caller of the admin API was refused"),
         Err(_) => return tracing::debug!(%from, "a caller of the admin API said nothing"),
     };
-    let router = router.layer(middleware::from_fn_with_state((material, from), admit));
-    caller::answer(tls, from, router, stop).await;
+    caller::answer(tls, from, guarded(router, renewed, from), stop).await;
+}
+
+/// Answers those who show the token, and refuses the rest.
+fn guarded(router: Router, renewed: Arc<Renewed>, from: SocketAddr) -> Router {
+    router.layer(middleware::from_fn_with_state((renewed, from), admit))
 }
 
 async fn admit(
-    State((material, from)): State<(Arc<Material>, SocketAddr)>,
+    State((renewed, from)): State<(Arc<Renewed>, SocketAddr)>,
     request: Request,
     next: Next,
 ) -> Response {
-    if material.admits(request.headers()) {
+    // With each request: a connection may be older than the token.
+    if renewed.current().await.admits(request.headers()) {
         return next.run(request).await;
     }
     tracing::info!(client = %from.ip(), "a caller without the admin API's token was refused");
@@ -244,31 +267,40 @@ async fn admit(
 
 #[cfg(test)]
 mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
     use super::*;
 
-    #[test]
-    fn only_the_token_is_admitted() {
-        let folder = tempfile::tempdir().unwrap();
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+    /// The files of an API in `folder`.
+    fn settings(folder: &Path) -> RemoteSettings {
         let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-        let path = |name: &str| folder.path().join(name);
-        let token = "0123456789abcdef0123456789abcdef";
+        let path = |name: &str| folder.join(name);
         std::fs::write(path("certificate"), certified.cert.pem()).unwrap();
         std::fs::write(path("key"), certified.signing_key.serialize_pem()).unwrap();
-        std::fs::write(path("token"), format!("{token}\n")).unwrap();
-        let settings = RemoteSettings {
+        std::fs::write(path("token"), format!("{TOKEN}\n")).unwrap();
+        RemoteSettings {
             address: "127.0.0.1:0".parse().unwrap(),
             certificate: path("certificate"),
             key: path("key"),
             token_file: path("token"),
-        };
+        }
+    }
+
+    #[test]
+    fn only_the_token_is_admitted() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
         let material = Material::read(&settings).unwrap();
         let table = [
-            (format!("Bearer {token}"), true),
-            (format!("bearer {token}"), true),
-            (format!("Bearer {token}0"), false),
-            (format!("Bearer {}", &token[1..]), false),
-            (token.to_owned(), false),
-            (format!("Basic {token}"), false),
+            (format!("Bearer {TOKEN}"), true),
+            (format!("bearer {TOKEN}"), true),
+            (format!("Bearer {TOKEN}0"), false),
+            (format!("Bearer {}", &TOKEN[1..]), false),
+            (TOKEN.to_owned(), false),
+            (format!("Basic {TOKEN}"), false),
             ("Bearer ".to_owned(), false),
             (String::new(), false),
         ];
@@ -277,13 +309,72 @@ mod tests {
             assert_eq!(material.admits(&headers), expected, "{shown:?}");
         }
         assert!(!material.admits(&HeaderMap::new()));
-        assert!(!format!("{material:?}").contains(token));
+        assert!(!format!("{material:?}").contains(TOKEN));
 
-        std::fs::write(path("token"), "short").unwrap();
+        std::fs::write(&settings.token_file, "short").unwrap();
         assert_eq!(Material::read(&settings).unwrap_err().key, "admin.token_file");
-        std::fs::write(path("key"), certified.cert.pem()).unwrap();
+        std::fs::copy(&settings.certificate, &settings.key).unwrap();
         assert_eq!(Material::read(&settings).unwrap_err().key, "admin.key");
-        std::fs::remove_file(path("certificate")).unwrap();
+        std::fs::remove_file(&settings.certificate).unwrap();
         assert_eq!(Material::read(&settings).unwrap_err().key, "admin.certificate");
+    }
+
+    /// The status of the answer to one more request on the connection, with `token`.
+    async fn ask(connection: &mut DuplexStream, token: &str) -> u16 {
+        let request = format!("GET / HTTP/1.1\r\nHost: agent\r\nAuthorization: Bearer {token}\r\n\r\n");
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(connection.read_u8().await.expect("the connection stays open"));
+        }
+        let head = String::from_utf8(head).unwrap();
+        head.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    /// A client that asks often enough keeps its connection for days, and the token that it came with as long, if nobody looks.
+    #[tokio::test(start_paused = true)]
+    async fn a_replaced_token_is_refused_on_a_connection_that_is_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let material = Material::read(&settings).unwrap();
+        let renewed = Arc::new(Renewed::new(settings.clone(), material));
+        let from = settings.address;
+        let router = Router::new().route("/", get(|| async { StatusCode::NO_CONTENT }));
+        let router = guarded(router, renewed, from);
+        let connect = || {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            tokio::spawn(caller::answer(theirs, from, router.clone(), CancellationToken::new()));
+            ours
+        };
+        let mut open = connect();
+        assert_eq!(ask(&mut open, TOKEN).await, 204);
+
+        let other = format!("{TOKEN}{TOKEN}");
+        std::fs::write(&settings.token_file, &other).unwrap();
+        // Two steps: a connection on which nobody asks for so long as between two looks is closed.
+        for expected in [204, 401] {
+            tokio::time::advance(LOOK_EVERY * 3 / 5).await;
+            assert_eq!(ask(&mut open, TOKEN).await, expected);
+        }
+        assert_eq!(ask(&mut connect(), &other).await, 204);
+    }
+
+    /// A disk that hangs is asked once, and meanwhile what was right last counts.
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_does_not_end_delays_callers_and_is_the_only_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let material = Material::read(&settings).unwrap();
+        let renewed = Arc::new(Renewed::new(settings.clone(), material));
+        let look = Arc::clone(&renewed.seen).lock_owned().await;
+        std::fs::write(&settings.token_file, format!("{TOKEN}{TOKEN}")).unwrap();
+        tokio::time::advance(LOOK_EVERY).await;
+        let before = Instant::now();
+        let token = blake3::hash(TOKEN.as_bytes());
+        let (one, two) = tokio::join!(renewed.current(), renewed.current());
+        assert!(one.token == token && two.token == token);
+        assert_eq!(before.elapsed().as_secs(), LOOK_MAX.as_secs());
+        drop(look);
+        assert!(renewed.current().await.token != token);
     }
 }

@@ -138,6 +138,39 @@ async fn a_copy_outlives_its_source_for_a_bounded_time() {
     }
 }
 
+#[test]
+fn the_configuration_of_tags_is_that_of_lists() {
+    let (seconds, day) = (Duration::from_secs, Duration::from_secs(24 * 60 * 60));
+    for (ttl, kept) in [(0, 2), (1, 2), (5, 5), (30, 30), (60, 30)] {
+        let tags = TagPolicy { ttl: seconds(ttl), ttl_max: day, stale_max: seconds(7) };
+        let settings = ListingSettings::from(tags);
+        assert_eq!((settings.ttl, settings.stale_max), (seconds(kept), seconds(7)), "{ttl}");
+    }
+    let settings = ListingSettings::from(crate::config::Config::default().node_settings().tags);
+    let default = ListingSettings::default();
+    assert_eq!((settings.ttl, settings.stale_max), (default.ttl, default.stale_max));
+}
+
+/// Nobody who wants no stale answers gets one, and who wants them gets them for so long beyond the list's own time.
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_stale_for_as_long_as_is_configured() {
+    let seconds = Duration::from_secs;
+    for (stale_max, is_served) in [(0, false), (1, false), (3, true)] {
+        let policy = TagPolicy { ttl: seconds(10), ttl_max: seconds(60), stale_max: seconds(stale_max) };
+        let script = Script::new([ok(TAGS), failed(SourceFault::Transient)]);
+        let listings = Listings::new(script.clone(), policy.into());
+        listings.get(&asked(), &tags()).await.unwrap();
+        tokio::time::advance(seconds(9)).await;
+        assert_eq!(listings.get(&asked(), &tags()).await.unwrap().source, Served::Store);
+        tokio::time::advance(seconds(3)).await;
+        match listings.get(&asked(), &tags()).await {
+            Ok(reply) => assert!(is_served && reply.source == Served::Stale, "{stale_max}: {reply:?}"),
+            Err(error) => assert!(!is_served && matches!(error, PullError::Exhausted(_)), "{stale_max}"),
+        }
+        assert_eq!(script.asked().len(), 2);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_source_that_says_no_is_believed() {
     let table = [
