@@ -104,6 +104,12 @@ pub const FOREST_DEPTH_MAX: u32 = 64;
 /// 1 Gbit/s, and no registry takes 16 connections of a cluster amiss.
 pub const LEASES_PER_BLOB_MAX: usize = 16;
 
+/// Leases of other homes that a home lets go on at a time: four may have granted as many as they can. It remembers as many members.
+pub const LEASES_ADOPTED_MAX: usize = 4 * LEASES_PER_BLOB_MAX;
+
+/// Those of one member, as long as no piece comes of them: it has one at a time, and may have to tell of it again.
+pub const LEASES_ADOPTED_IN_VAIN_MAX: u32 = 4;
+
 /// Time without progress after which a lease is given to somebody else. Longer than a registry's pauses between two
 /// packets, shorter than a runtime's patience.
 pub const LEASE_STALL: Duration = Duration::from_millis(1500);

@@ -7,6 +7,7 @@
 //! Invariant: a piece is in `have` only if this node fetched it upstream or it matched the list.
 
 mod deaf;
+mod leases;
 mod life;
 mod outrun;
 mod ports;
@@ -371,19 +372,6 @@ impl Exchange {
                 self.set_feeds(class, feeds, mail);
             }
         }
-    }
-
-    /// See [`Message::Lease`]. False if this node works on it already.
-    pub fn handle_lease(&mut self, now: Time, lease: LeaseId, run: Run, mail: &mut Mail) -> bool {
-        self.heard = now;
-        let end = run.end.min(self.have.total());
-        let fresh = !run.is_empty() && run.first < end && !self.leases.contains_key(&lease);
-        if fresh {
-            let at = self.have.first_missing(run.first).unwrap_or(end).min(end);
-            self.leases.insert(lease, Work { run: Run { first: run.first, end }, at });
-            self.end_leases(mail);
-        }
-        fresh
     }
 
     /// See [`Message::Trim`].

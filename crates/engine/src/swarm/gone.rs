@@ -1,8 +1,8 @@
 //! Members that could not be reached a moment ago.
 //!
 //! Question: whom does a node not ask, that the list of members still names? Answer: those whom it could not reach, until
-//! they say something, the list changes, or some time has passed: a link that was down for a second must not take a node
-//! out of the swarm for good.
+//! they say something, the list names another life of them or none, or some time has passed: a link that was down for a second
+//! must not take a node out of the swarm for good.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -54,9 +54,9 @@ impl Gone {
         self.contains(now, peer) || self.returned.get(peer).is_some_and(|at| now < *at + took)
     }
 
-    /// There are other members.
-    pub fn clear(&mut self) {
-        self.absent.clear();
+    /// The list of members has changed: nothing is known of those who do not live on.
+    pub fn retain(&mut self, lives_on: impl Fn(&PeerId) -> bool) {
+        self.absent.retain(|peer, _| lives_on(peer));
     }
 
     /// Whether a member is not to be asked.
@@ -101,7 +101,9 @@ mod tests {
         assert!(gone.was_away(&peer, back, took), "what it was asked before took so long because of that");
         assert!(!gone.was_away(&peer, back + took, took), "and what it was asked after that did not");
         gone.lost(start, peer);
-        gone.clear();
-        assert!(!gone.contains(start, &peer), "the list is new");
+        gone.retain(|_| true);
+        assert!(gone.contains(start, &peer), "others come and go");
+        gone.retain(|_| false);
+        assert!(!gone.contains(start, &peer), "it begins another life");
     }
 }

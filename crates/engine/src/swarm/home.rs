@@ -50,6 +50,8 @@ pub type Mail = VecDeque<(PeerId, Message)>;
 /// The book of one blob with members that are receiving it.
 struct Book {
     me: PeerId,
+    /// See [`Home`].
+    life: u64,
     digest: Digest,
     size: u64,
     pieces: u32,
@@ -112,6 +114,8 @@ struct Known {
 /// All books that this node keeps.
 pub struct Home {
     me: PeerId,
+    /// Where the numbers of lists and of leases begin in this life of the node; 0 until the list of members names it.
+    life: u64,
     books: BTreeMap<Digest, Book>,
     known: BTreeMap<Digest, Known>,
     distrusts: BTreeMap<Digest, Distrust>,
@@ -122,7 +126,7 @@ impl Home {
     /// The books of `me`: none yet.
     pub fn new(me: PeerId) -> Self {
         let (books, known, distrusts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Home { me, books, known, distrusts, rivals: Rivals::default() }
+        Home { me, life: 0, books, known, distrusts, rivals: Rivals::default() }
     }
 
     // ---- getters ----
@@ -164,7 +168,7 @@ impl Home {
             return mail.push_back((from, Message::Alone { digest, end: LeaseEnd::Denied }));
         }
         let is_new = !self.books.contains_key(&digest);
-        let (me, known, distrusts) = (self.me, self.known.get(&digest), &mut self.distrusts);
+        let (me, known, distrusts) = ((self.me, self.life), self.known.get(&digest), &mut self.distrusts);
         let book = self.books.entry(digest).or_insert_with(|| {
             let mut book = Book::new(now, me, digest, joining.size);
             if let Some(distrust) = distrusts.remove(&digest) {
@@ -385,11 +389,12 @@ impl Home {
 }
 
 impl Book {
-    fn new(now: Time, me: PeerId, digest: Digest, size: u64) -> Self {
+    fn new(now: Time, (me, life): (PeerId, u64), digest: Digest, size: u64) -> Self {
         let pieces = piece_count(size) as u32;
-        let epoch = now.since_origin().as_nanos() as u64;
+        let epoch = trust::number(now, life);
         Book {
             me,
+            life,
             digest,
             size,
             pieces,
@@ -456,8 +461,10 @@ impl Book {
             self.forest.add(from, zone);
         }
         for (lease, run) in joining.leases {
-            let adopted =
-                if self.has_elsewhere(run) { None } else { self.leases.adopt(now, lease, from, run) };
+            let adopted = match self.has_elsewhere(run) || self.distrusted.contains(&from) {
+                true => None,
+                false => self.leases.adopt(now, lease, from, run),
+            };
             let Some(run) = adopted else {
                 mail.push_back((from, Message::Trim { digest: self.digest, lease, end: 0 }));
                 continue;

@@ -149,7 +149,11 @@ impl Uploads {
         let mine = |piece: &u32| class_of(*piece, classes) == class;
         let end = wanted.iter().map(|run| run.end).max().unwrap_or(0);
         let offered = PieceSet::new(end.div_ceil(u32::from(classes)));
-        let left = wanted.iter().flat_map(|run| run.first..run.end).filter(mine).count() as u32;
+        // None is sent twice, however often the runs name it.
+        let mut named = offered.clone();
+        let pieces = wanted.iter().flat_map(|run| run.first..run.end).filter(mine);
+        pieces.for_each(|piece| _ = named.insert(piece / u32::from(classes)));
+        let left = named.count();
         let (waiting, queued, held) = (VecDeque::new(), false, false);
         let mut sub = Sub { to, digest, class, classes, wanted, waiting, offered, left, queued, held };
         for run in sub.wanted.clone() {

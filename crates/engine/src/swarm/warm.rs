@@ -150,12 +150,8 @@ impl Warming {
 
     /// See [`Input::Warm`](crate::Input::Warm).
     pub fn ask(&mut self, desk: &mut Desk<'_>, id: WarmSetId, asked: Asked) {
-        let too_large = asked.blobs.len() > WARM_BLOBS_MAX || asked.targets.len() > MEMBERS_MAX;
-        let fault = match () {
-            () if self.draining => Some(WarmFault::Draining),
-            () if too_large || !self.make_room(id) => Some(WarmFault::Busy),
-            () => None,
-        };
+        let has_room = |set: &Set| set.begins_afresh() || set.has_room(&asked.targets);
+        let fault = self.fault_of(id, (&asked.scope, &asked.blobs, &asked.targets), has_room);
         if let Some(fault) = fault {
             return desk.outputs.push_back(Output::Warmed { set: id, tally: asked.refused(fault) });
         }
@@ -241,18 +237,42 @@ impl Warming {
             (Ok(registry), Ok(repository)) => Some(Scope { registry, repository }),
             _ => None,
         };
-        let too_large = order.blobs.len() > WARM_BLOBS_MAX || order.targets.len() > MEMBERS_MAX;
-        let why = match &scope {
-            None => WarmFault::Malformed,
-            Some(_) if self.draining => WarmFault::Draining,
-            Some(scope) if !too_large && self.make_room(id) => {
+        let has_room = |set: &Set| set.has_room(&order.targets);
+        let fault = match &scope {
+            None => Some(WarmFault::Malformed),
+            Some(scope) => self.fault_of(id, (scope, &order.blobs, &order.targets), has_room),
+        };
+        match (fault, &scope) {
+            (None, Some(scope)) => {
                 let new = || Set::new(self.me, id, scope, &order.blobs);
                 self.sets.entry(id).or_insert_with(new).handle_order(desk, from, order);
-                return self.advance_set(desk, id);
+                self.advance_set(desk, id);
             }
-            Some(_) => WarmFault::Busy,
-        };
-        desk.mail.push_back((from, Message::WarmRefuse { set: id, order: order.order, why }));
+            (fault, _) => {
+                let why = fault.unwrap_or(WarmFault::Malformed);
+                desk.mail.push_back((from, Message::WarmRefuse { set: id, order: order.order, why }));
+            }
+        }
+    }
+
+    /// Why this node does not work on a set, if it does not. Its name stands for its blobs and where they come from: others
+    /// under a name that is known would be reported as if they had come.
+    fn fault_of(
+        &mut self,
+        id: WarmSetId,
+        (scope, blobs, targets): (&Scope, &[(Digest, u64)], &[PeerId]),
+        has_room: impl Fn(&Set) -> bool,
+    ) -> Option<WarmFault> {
+        let known = self.sets.get(&id);
+        let is_another = known.is_some_and(|set| !set.is_of(scope, blobs));
+        let is_full = known.is_some_and(|set| !has_room(set));
+        let too_large = blobs.len() > WARM_BLOBS_MAX || targets.len() > MEMBERS_MAX;
+        match () {
+            () if self.draining => Some(WarmFault::Draining),
+            () if is_another => Some(WarmFault::Malformed),
+            () if too_large || is_full || !self.make_room(id) => Some(WarmFault::Busy),
+            () => None,
+        }
     }
 
     /// A member cannot be reached, or is none any more.

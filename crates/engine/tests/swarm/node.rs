@@ -188,6 +188,7 @@ impl Node {
     /// The agent starts; it knows nobody yet.
     pub fn start(&mut self) {
         self.life += 1;
+        self.member = Arc::new(Member { generation: u64::from(self.life), ..Member::clone(&self.member) });
         self.engine = Some(Engine::new(Settings { peer: Some(self.peer()), ..Settings::default() }));
         (self.draining, self.members) = (false, 0);
     }

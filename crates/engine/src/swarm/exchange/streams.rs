@@ -17,7 +17,8 @@ impl Exchange {
         let mut sources: Vec<Source> = Vec::new();
         let total = self.have.total();
         for Feed { peer, run } in feeds {
-            let run = Run { first: run.first, end: run.end.min(total) };
+            // Whoever counts on from its first piece must not run out of numbers.
+            let run = Run { first: run.first.min(total), end: run.end.min(total) };
             match sources.iter_mut().find(|s| s.peer == peer) {
                 Some(source) => source.runs.push(run),
                 None => {

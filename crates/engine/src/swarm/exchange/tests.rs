@@ -159,6 +159,18 @@ fn whoever_is_no_feed_is_not_complained_about() {
 }
 
 #[test]
+fn of_pieces_that_do_not_exist_a_feed_is_asked_for_none() {
+    for first in [PIECES, u32::MAX - 1, u32::MAX] {
+        let (mut exchange, mut mail) = joined(true);
+        let run = Run { first, end: u32::MAX };
+        let feeds = (0..4).map(|class| ClassFeeds { class, feeds: vec![Feed { peer: feed(class), run }] });
+        exchange.handle_feeds(Time::ZERO, feeds.collect(), &mut mail);
+        let is_closed = |(_, message): &(PeerId, Message)| matches!(message, Message::Unsubscribe { .. });
+        assert!(mail.len() == 4 && mail.iter().all(is_closed), "from {first}: {mail:?}");
+    }
+}
+
+#[test]
 fn each_piece_that_is_kept_aside_gets_one_word() {
     let (mut exchange, mut mail) = joined(false);
     let pending = |e: &mut Exchange, from, piece, mail: &mut Mail| {

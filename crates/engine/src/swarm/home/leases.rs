@@ -8,6 +8,8 @@
 //! without progress is taken away and given to somebody else. Prevents: a copy for each member, one slow member between
 //! the origin and everybody, and a hundred requests for one layer.
 
+mod adopters;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -16,12 +18,14 @@ use crate::limits::{
     LEASE_MEASURE_PIECES_MIN, LEASE_MEASURE_TIME, LEASE_PIECE_TIME, LEASE_PIECE_TIME_MAX, LEASE_REGATHER,
     LEASE_RUN_TIME_MIN, LEASE_SHARE_TIME_MIN, LEASE_STALL, LEASE_SURPLUS_PIECES, LEASE_WIDEN_GAIN_MIN,
     LEASE_WIDEN_TIME_MIN, LEASE_WIDTH_PIECES_MIN, LEASE_WIDTH_TIME_MAX, LEASE_WIDTH_TIME_MIN,
-    LEASES_GRANTED_MAX, LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST, RESUME_PAUSE_MAX,
+    LEASES_ADOPTED_MAX, LEASES_GRANTED_MAX, LEASES_PER_BLOB_MAX, RESUME_PAUSE_FIRST, RESUME_PAUSE_MAX,
 };
 use crate::peer::PeerId;
 use crate::swarm::pieces::PieceSet;
 use crate::time::Time;
 use crate::wire::{LeaseEnd, LeaseId, Run};
+
+use adopters::Adopters;
 
 /// A lease that is worked on.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +35,8 @@ pub struct Active {
     /// What.
     pub run: Run,
     /// When a piece came last.
+    came: Time,
+    /// The same, or when its holder said last that it is slow on purpose.
     seen: Time,
     /// When bytes came last, as far as was told.
     alive: Time,
@@ -42,7 +48,7 @@ pub struct Active {
 
 impl Active {
     fn new(now: Time, holder: PeerId, run: Run, begun: bool) -> Self {
-        Active { holder, run, seen: now, alive: now, breathed: None, begun }
+        Active { holder, run, came: now, seen: now, alive: now, breathed: None, begun }
     }
 
     /// Whether anything has arrived.
@@ -105,6 +111,7 @@ pub struct Leases {
     rate: f64,
     /// Members that could not fetch it.
     failed: BTreeSet<PeerId>,
+    adopters: Adopters,
     /// Lease holders that are busy.
     busy: BTreeSet<PeerId>,
     failures: u32,
@@ -134,6 +141,7 @@ impl Leases {
             rate_before: 0.0,
             rate: 0.0,
             failed: BTreeSet::new(),
+            adopters: Adopters::default(),
             busy: BTreeSet::new(),
             failures: 0,
             stalls: 0,
@@ -247,7 +255,8 @@ impl Leases {
     pub fn adopt(&mut self, now: Time, lease: LeaseId, holder: PeerId, run: Run) -> Option<Run> {
         let known = self.active.get(&lease).map(|active| active.holder);
         let takes = known.is_none() && lease.epoch != self.epoch && !run.is_empty();
-        if takes && run.end <= self.there.total() {
+        let fits = run.end <= self.there.total() && self.active.len() < LEASES_ADOPTED_MAX;
+        if takes && fits && self.adopters.admit(holder) {
             self.active.insert(lease, Active::new(now, holder, run, true));
         }
         self.active.get(&lease).filter(|active| active.holder == holder).map(|active| active.run)
@@ -270,7 +279,8 @@ impl Leases {
         let mine = self.active.get_mut(&lease).filter(|a| a.holder == *from);
         let known = mine.is_some();
         if let Some(active) = mine.filter(|_| progress) {
-            (active.seen, active.begun) = (now, true);
+            (active.came, active.seen, active.begun) = (now, now, true);
+            self.adopters.has_brought(from);
             (self.failures, self.stalls) = (0, 0);
             let (from, look) = (before, now + LEASE_MEASURE_TIME);
             self.measure.get_or_insert(Measure { since: now, from, look });
@@ -286,12 +296,13 @@ impl Leases {
         }
     }
 
-    /// A lease holder is slow on purpose, and says that it lives.
+    /// A lease holder is slow on purpose, and says that it lives: it has as long for a piece as anybody ever has, and twice as long each
+    /// time that nobody was faster.
     pub fn lives(&mut self, now: Time, holder: &PeerId) {
-        self.active
-            .values_mut()
-            .filter(|active| active.holder == *holder)
-            .for_each(|active| active.seen = now);
+        let piece = LEASE_PIECE_TIME_MAX.saturating_mul(1 << self.stalls.min(8));
+        for active in self.active.values_mut().filter(|active| active.holder == *holder) {
+            active.seen = active.seen.max(now.min(active.came + piece));
+        }
     }
 
     /// Whether a lease holder is busy: it is left behind by what is new to all, or its readers take less than it has. As long as it is, upstream is
@@ -370,7 +381,8 @@ impl Leases {
     pub fn restart(&mut self, epoch: u64) {
         let mut failed = std::mem::take(&mut self.failed);
         failed.extend(self.active.values().map(|a| a.holder));
-        *self = Leases { failed, ..Leases::new(epoch, self.there.total()) };
+        let adopters = std::mem::take(&mut self.adopters);
+        *self = Leases { failed, adopters, ..Leases::new(epoch, self.there.total()) };
     }
 
     // ---- what follows ----
@@ -382,7 +394,10 @@ impl Leases {
         for (lease, holder) in &ended {
             self.active.remove(lease);
             self.failed.insert(*holder);
-            self.stalls = self.stalls.saturating_add(1);
+            // Those that it has made up are no sign that nobody is faster.
+            if lease.epoch == self.epoch || self.adopters.was_silent(*holder) {
+                self.stalls = self.stalls.saturating_add(1);
+            }
         }
         ended.into_iter().map(|(lease, holder)| Action::Trim { holder, lease, end: 0 }).collect()
     }

@@ -6,6 +6,9 @@
 //! the next, so with one of them two lists are wrong at most. Each time the list begins anew, under a new number, with
 //! what the others have reported; after [`LIST_REPAIRS_MAX`] times everybody has to see for itself. Prevents: a member
 //! that blocks a blob with wrong hashes, and pieces that are fetched without end because none fits.
+//!
+//! Invariant: the numbers of a home's lists grow, also over its lives. Members keep what an earlier life has signed, and believe nothing
+//! that has a smaller number.
 
 use std::collections::BTreeSet;
 
@@ -17,6 +20,18 @@ use crate::swarm::list::{PieceList, Via};
 use crate::time::Time;
 use crate::wire::{Entry, LeaseId, Message, Run};
 
+/// Generations are in milliseconds, numbers in nanoseconds.
+const NANOS_PER_MILLISECOND: u64 = 1_000_000;
+
+/// Where numbers begin at most: the rest is for what a life of 292 years adds. A generation stands for that many nanoseconds in the year
+/// 2262.
+const LIFE_MAX: u64 = u64::MAX / 2;
+
+/// The number of what begins now in a life: the driver's clock begins anew with each.
+pub(super) fn number(now: Time, life: u64) -> u64 {
+    life.saturating_add(now.since_origin().as_nanos() as u64)
+}
+
 /// What a home remembers of a blob when its book is closed.
 pub(super) struct Distrust {
     members: BTreeSet<PeerId>,
@@ -26,6 +41,24 @@ pub(super) struct Distrust {
 }
 
 impl Home {
+    /// The list of members names this node with this generation, in milliseconds. Books that were opened before it was known begin
+    /// their lists anew.
+    pub fn begin_life(&mut self, now: Time, generation: u64, mail: &mut Mail) {
+        let life = generation.saturating_mul(NANOS_PER_MILLISECOND).min(LIFE_MAX);
+        if life <= self.life {
+            return;
+        }
+        let was_unknown = self.life == 0;
+        self.life = life;
+        for book in self.books.values_mut() {
+            book.life = life;
+            if was_unknown {
+                book.renumber_list(now);
+                book.spread_all(mail);
+            }
+        }
+    }
+
     /// Ends a book. Who has told something wrong is remembered for a while.
     pub(super) fn close(&mut self, digest: &Digest) {
         let Some(book) = self.books.remove(digest) else { return };
@@ -148,7 +181,7 @@ impl Book {
         self.distrusted.extend(reporters);
         self.distrusted_at = Some(now);
         self.brought.clear();
-        self.leases.restart(now.since_origin().as_nanos() as u64);
+        self.leases.restart(number(now, self.life));
         if self.forest.has_seeds() {
             self.leases.has(&[self.all()]);
             self.wait_for_list();
@@ -166,11 +199,83 @@ impl Book {
 
     fn renew_list(&mut self, now: Time) {
         self.repairs += 1;
-        self.list_number = (now.since_origin().as_nanos() as u64).max(self.list_number + 1);
+        self.renumber_list(now);
         (self.attested, self.mismatched) = (false, BTreeSet::new());
-        // They know another list.
-        self.unlisted.values_mut().for_each(|follows| *follows = false);
         // Pieces may have been right, and the list wrong.
         self.accusers.clear();
+    }
+
+    fn renumber_list(&mut self, now: Time) {
+        self.list_number = number(now, self.life).max(self.list_number + 1);
+        // They know another list.
+        self.unlisted.values_mut().for_each(|follows| *follows = false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ids::Algorithm;
+    use crate::peer::{Member, Roster};
+    use crate::swarm::home::Joining;
+
+    const JOINER: PeerId = PeerId([2; 32]);
+
+    /// Numbers of the list and of the first lease of a book that is opened then. The list of members names the home with this
+    /// generation; before, or when the book is open already.
+    fn numbers(opened: Time, generation: u64, is_known: bool) -> (u64, u64) {
+        let (me, digest) = (PeerId([1; 32]), Digest::new(Algorithm::Sha256, &[7; 32]));
+        let (mut home, mut mail) = (Home::new(me), Mail::new());
+        if is_known {
+            home.begin_life(opened, generation, &mut mail);
+        }
+        // A book that is taken over lets everybody in at once.
+        let joining = Joining { insists: true, ..Joining::fresh() };
+        home.join(opened, JOINER, digest, joining, &roster(generation), &mut mail);
+        home.begin_life(opened, generation, &mut mail);
+        let list = home.books[&digest].list_number;
+        loop {
+            let lease = mail.iter().find_map(|(_, message)| match message {
+                Message::Lease { lease, .. } => Some(lease.epoch),
+                _ => None,
+            });
+            if let Some(epoch) = lease {
+                return (list, epoch);
+            }
+            let at = home.next_wakeup().expect("a lease is to be granted");
+            home.advance(at, &mut mail);
+        }
+    }
+
+    fn roster(generation: u64) -> Roster {
+        let member = |number| Member {
+            peer: PeerId([number; 32]),
+            generation,
+            addresses: Box::default(),
+            data_port: 1,
+            zone: "".into(),
+            labels: Box::default(),
+            version: "".into(),
+        };
+        Roster::new([1, 2].map(|number| Arc::new(member(number))))
+    }
+
+    #[test]
+    fn a_home_that_was_started_again_numbers_its_lists_higher() {
+        let (hour, start) = (Duration::from_secs(3600), 1_700_000_000_000);
+        let first = numbers(Time::ZERO + hour, start, true);
+        // Its clock begins anew, and the node was down for a second.
+        let (again, soon) = (start + hour.as_millis() as u64 + 1000, Time::ZERO + Duration::from_secs(3));
+        let second = numbers(soon, again, true);
+        assert!(second.0 > first.0, "lists: {first:?}, {second:?}");
+        assert!(second.1 != first.1, "leases: {first:?}, {second:?}");
+        let late = numbers(soon, again, false);
+        assert!(late.0 > first.0, "it learns when the book is open which life it is: {first:?}, {late:?}");
+        // A generation that is no time leaves room for what follows.
+        let absurd = numbers(soon, u64::MAX, true);
+        assert!(absurd.0 > second.0 && number(Time::ZERO + 2 * hour, LIFE_MAX) > absurd.0, "{absurd:?}");
     }
 }

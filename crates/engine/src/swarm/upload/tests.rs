@@ -79,6 +79,14 @@ fn a_stream_on_which_everything_has_been_sent_closes_unless_it_relays() {
 }
 
 #[test]
+fn a_piece_that_is_named_twice_is_sent_once_and_keeps_no_stream_open() {
+    let (mut uploads, run) = (Uploads::default(), Run { first: 1, end: 2 });
+    uploads.subscribe(peer(1), blob(), 1, 4, vec![run, run], |_| true);
+    assert!(uploads.next(at(0), relays).is_some());
+    assert!(uploads.is_empty());
+}
+
+#[test]
 fn what_is_not_wanted_is_not_sent() {
     let mut uploads = Uploads::default();
     uploads.subscribe(peer(1), blob(), 1, 4, vec![Run { first: 5, end: 10 }], |_| false);

@@ -58,6 +58,13 @@ impl Blobs {
         self.blobs.iter().map(|b| (b.digest, b.size)).collect()
     }
 
+    /// Whether these are the same, in whatever order.
+    pub fn are(&self, blobs: &[(Digest, u64)]) -> bool {
+        let own: BTreeSet<_> = self.blobs.iter().map(|b| b.digest).collect();
+        let others: BTreeSet<_> = blobs.iter().map(|(digest, _)| *digest).collect();
+        own == others
+    }
+
     /// Size of all of them, bytes.
     pub fn size(&self) -> u64 {
         self.blobs.iter().fold(0, |sum, b| sum.saturating_add(b.size))

@@ -11,8 +11,8 @@ use std::time::Duration;
 use crate::ids::{Digest, WarmSetId};
 use crate::io::{Output, WarmTally};
 use crate::limits::{
-    PACE_LOOK, WARM_CALM_PAUSE, WARM_DEADLINE_MAX, WARM_FAILURES_MAX, WARM_GRACE, WARM_PARENTS_MAX,
-    WARM_REMEMBERED, WARM_REPORT_PAUSE, WARM_RUNS_MAX,
+    MEMBERS_MAX, PACE_LOOK, WARM_CALM_PAUSE, WARM_DEADLINE_MAX, WARM_FAILURES_MAX, WARM_GRACE,
+    WARM_PARENTS_MAX, WARM_REMEMBERED, WARM_REPORT_PAUSE, WARM_RUNS_MAX,
 };
 use crate::name::Scope;
 use crate::peer::PeerId;
@@ -177,6 +177,23 @@ impl Set {
         Some((self.id, Pace { upstream, ..pace }))
     }
 
+    /// Whether the set is of these blobs, in whatever order, and comes from there.
+    pub(super) fn is_of(&self, scope: &Scope, blobs: &[(Digest, u64)]) -> bool {
+        self.scope == *scope && self.blobs.are(blobs)
+    }
+
+    /// Whether members can be added that are not known yet. One that stands twice counts twice.
+    pub(super) fn has_room(&self, targets: &[PeerId]) -> bool {
+        let is_new = |peer: &&PeerId| **peer != self.me && !self.targets.contains_key(*peer);
+        self.targets.len() + targets.iter().filter(is_new).count() <= MEMBERS_MAX
+    }
+
+    /// Whether who asks now asks for other members than those before: that has ended. Meanwhile it asks for more.
+    pub(super) fn begins_afresh(&self) -> bool {
+        let under_way = self.asker.as_ref().is_some_and(|asker| !asker.over);
+        !under_way && self.over_since.is_some() && self.parents.is_empty()
+    }
+
     fn standing(&self, peer: &PeerId) -> Standing {
         match *peer == self.me {
             true => self.own(),
@@ -195,11 +212,10 @@ impl Set {
     // ---- handlers ----
 
     pub(super) fn ask(&mut self, desk: &mut Desk<'_>, asked: &Asked) {
-        // Who asks again after the end asks for these targets; meanwhile, for more.
-        let under_way = self.asker.take().filter(|asker| !asker.over);
-        if under_way.is_none() && self.over_since.is_some() && self.parents.is_empty() {
+        if self.begins_afresh() {
             self.forget_targets();
         }
+        let under_way = self.asker.take().filter(|asker| !asker.over);
         let mut targets = under_way.map(|asker| asker.targets).unwrap_or_default();
         let mut seen: BTreeSet<_> = targets.iter().copied().collect();
         targets.extend(asked.targets.iter().copied().filter(|peer| seen.insert(*peer)));
@@ -295,7 +311,7 @@ impl Set {
         if self.stopped.is_some() || self.is_decided() {
             return Vec::new();
         }
-        self.stopped = Some(WarmFault::Cancelled);
+        (self.stopped, self.begin_again_at) = (Some(WarmFault::Cancelled), None);
         for peer in self.children.keys().filter(|peer| desk.roster.contains(peer)) {
             desk.mail.push_back((*peer, Message::WarmCancel { set: self.id }));
         }
@@ -315,7 +331,8 @@ impl Set {
 
     /// Nobody is a target any more: whoever was one before has nothing to do with what is asked for next.
     fn forget_targets(&mut self) {
-        self.takes_part = false;
+        // What was put off here is not begun any more, and nobody is to be woken for it.
+        (self.takes_part, self.begin_again_at) = (false, None);
         self.targets.clear();
         self.missed.clear();
         self.children.clear();
@@ -360,7 +377,7 @@ impl Set {
             self.dirty |= !landed.is_empty();
         }
         if now >= self.deadline && self.stopped.is_none() {
-            self.stopped = Some(WarmFault::Deadline);
+            (self.stopped, self.begin_again_at) = (Some(WarmFault::Deadline), None);
             self.dirty = true;
             landed.append(&mut self.blobs.stop(WarmFault::Deadline));
         }

@@ -15,6 +15,8 @@ use crate::time::Time;
 use crate::wire::{Message, Pace, WarmFault};
 use crate::{LocalFault, TicketId};
 
+mod orders;
+
 const SET: WarmSetId = WarmSetId(7);
 const LINK_DELAY: Duration = Duration::from_millis(1);
 

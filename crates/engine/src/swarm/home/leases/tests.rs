@@ -322,3 +322,101 @@ fn what_a_member_says_takes_no_lease_whose_time_is_up() {
     assert!(leases.report(late, id, &peer(1), 0..8));
     assert_eq!(leases.take_stalled(late), []);
 }
+
+/// It says that a home has granted them that died a moment ago; or that it is slow on purpose.
+#[test]
+fn a_member_that_makes_leases_up_does_not_keep_a_blob_from_the_others() {
+    type Says = fn(&mut Leases, Time, LeaseId);
+    let (all, piece) = (Run { first: 0, end: 100 }, LEASE_PIECE_TIME_MAX.as_secs());
+    let ends_the_last: Says = |leases, now, id| {
+        let last = LeaseId { epoch: id.epoch - 1, ..id };
+        leases.over(now, last, &peer(1), 0, LeaseEnd::Done);
+    };
+    let has_bytes: Says = |leases, now, _| {
+        let ids: Vec<_> = leases.active.keys().copied().collect();
+        ids.iter().for_each(|id| leases.breathes(now, id, &peer(1)));
+    };
+    let is_held: Says = |leases, now, _| leases.lives(now, &peer(1));
+    // Whether it has a fresh one each second, or one.
+    let table: [(u64, bool, Says, &str); 5] = [
+        (60, true, |_, _, _| {}, "and it is silent"),
+        (60, true, ends_the_last, "and the last one ends"),
+        (60, true, has_bytes, "and bytes come of all"),
+        (piece + 10, true, is_held, "and it is slow on purpose"),
+        (piece + 10, false, is_held, "one, and it is slow on purpose"),
+    ];
+    for (seconds, is_fresh, says, why) in table {
+        let mut leases = Leases::new(7, 100);
+        let goes_to_another = (0..seconds).any(|second| {
+            let now = at(1000 * second);
+            let id = LeaseId { epoch: 1000 + if is_fresh { second } else { 0 }, number: 0 };
+            if is_fresh || second == 0 {
+                leases.adopt(now, id, peer(1), all);
+            }
+            says(&mut leases, now, id);
+            let actions = advance(&mut leases, now, |avoid| (1..3).map(peer).find(|p| !avoid(p)));
+            actions.iter().any(|action| matches!(action, Action::Grant { to, .. } if *to == peer(2)))
+        });
+        assert!(goes_to_another, "{why}");
+    }
+}
+
+#[test]
+fn leases_of_a_home_that_died_go_on() {
+    let mut leases = Leases::new(7, 128);
+    let adopts = |leases: &mut Leases, number: u32| {
+        let (id, run) = (LeaseId { epoch: 6, number }, Run { first: number, end: number + 1 });
+        leases.adopt(at(0), id, peer(number as u8), run) == Some(run)
+    };
+    let most = LEASES_ADOPTED_MAX as u32;
+    assert!((0..most).all(|number| adopts(&mut leases, number)));
+    assert!((0..most).all(|number| adopts(&mut leases, number)), "they are told once more");
+    assert!(!adopts(&mut leases, most), "that is more than homes grant");
+    // One that goes from home to home, and has a piece to show each time.
+    let mut leases = Leases::new(7, 128);
+    for number in 0..100u32 {
+        let (now, id) = (at(1000 * u64::from(number)), LeaseId { epoch: 100, number });
+        let run = Run { first: number, end: number + 2 };
+        assert_eq!(leases.adopt(now, id, peer(1), run), Some(run));
+        assert!(leases.report(now, id, &peer(1), number..number + 1));
+        leases.over(now, id, &peer(1), number + 1, LeaseEnd::Done);
+    }
+    // One that is lost twice before a piece has come, and then stands still.
+    let (id, run) = (LeaseId { epoch: 200, number: 0 }, Run { first: 120, end: 128 });
+    for now in [200_000, 201_000] {
+        assert_eq!(leases.adopt(at(now), id, peer(2), run), Some(run));
+        leases.lost(&peer(2));
+    }
+    assert_eq!(leases.adopt(at(202_000), id, peer(2), run), Some(run));
+    assert_eq!(leases.take_stalled(at(204_000)), [Action::Trim { holder: peer(2), lease: id, end: 0 }]);
+    assert_eq!(leases.adopt(at(204_000), id, peer(2), run), None, "what was taken away stays so");
+}
+
+/// At a pace at which a piece takes a minute the first holder goes on; where it takes two the second one has the time.
+#[test]
+fn whoever_is_slow_on_purpose_has_long_for_a_piece() {
+    for (piece, expected) in [(60, 1), (120, 2)] {
+        let mut leases = Leases { settled: true, ..Leases::new(7, 4) };
+        let (mut holder, mut since, mut holders) = (None, 0, 0);
+        for second in 0..300 {
+            let now = at(1000 * second);
+            for action in advance(&mut leases, now, |avoid| (1..9).map(peer).find(|p| !avoid(p))) {
+                match action {
+                    Action::Grant { to, lease, .. } => {
+                        (holder, since) = (Some((to, lease)), second);
+                        holders += 1;
+                    }
+                    Action::Trim { .. } => holder = None,
+                    Action::GiveUp(_) => panic!("gave up"),
+                }
+            }
+            let Some((to, lease)) = holder else { continue };
+            leases.lives(now, &to);
+            if second == since + piece {
+                assert!(leases.report(now, lease, &to, 0..1));
+                break;
+            }
+        }
+        assert_eq!((leases.there.count(), holders), (1, expected), "{piece} s a piece");
+    }
+}
