@@ -35,8 +35,9 @@ use crate::trace;
 
 /// Bytes in one frame: large enough that frames cost nothing, small enough that a piece leaves evenly.
 const FRAME_BYTES_MAX: usize = 256 << 10;
-/// Bytes of a piece that are read from the disk at once: the fewer, the less a slow reader keeps in memory, twice.
-const READ_BYTES_MAX: u64 = 512 << 10;
+/// Bytes of a piece that are read from the disk at once: the fewer, the less a slow reader keeps in memory, twice. Below what
+/// the allocator maps anew for each buffer, whose every page would cost a fault.
+const READ_BYTES_MAX: u64 = FRAME_BYTES_MAX as u64;
 
 /// Name of a stream: to whom, of which blob, for which class.
 pub type StreamKey = (PeerId, Digest, u8);
