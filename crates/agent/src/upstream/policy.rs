@@ -47,7 +47,7 @@ impl Upstream {
 
     /// Whether the operator has named the registry.
     pub fn is_configured(&self, registry: &Registry) -> bool {
-        self.inner.registries.get(registry).is_some()
+        self.inner.registries.contains_key(registry)
     }
 }
 
