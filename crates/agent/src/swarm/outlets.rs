@@ -33,11 +33,10 @@ use crate::metrics::Metrics;
 use crate::rate::Throttle;
 use crate::trace;
 
-/// Bytes in one frame: large enough that frames cost nothing, small enough that a piece leaves evenly.
-const FRAME_BYTES_MAX: usize = 256 << 10;
-/// Bytes of a piece that are read from the disk at once: the fewer, the less a slow reader keeps in memory, twice. Below what
-/// the allocator maps anew for each buffer, whose every page would cost a fault.
-const READ_BYTES_MAX: u64 = FRAME_BYTES_MAX as u64;
+/// Bytes of a piece that are read from the disk at once and leave as one frame: large enough that frames cost nothing, small enough
+/// that a piece leaves evenly and a slow reader keeps little in memory, twice. Below what the allocator maps anew for each buffer,
+/// whose every page would cost a fault.
+const READ_BYTES_MAX: u64 = 256 << 10;
 
 /// Name of a stream: to whom, of which blob, for which class.
 pub type StreamKey = (PeerId, Digest, u8);
@@ -295,11 +294,9 @@ impl Outlet {
                 return Ok(Some(frame));
             }
             if let Some(sending) = &mut self.sending {
-                if let Some(mut part) = sending.parts.next().await? {
+                if let Some(part) = sending.parts.next().await? {
                     let is_last = sending.parts.coming.is_none();
-                    while !part.is_empty() {
-                        self.frames.push_back(part.split_to(part.len().min(FRAME_BYTES_MAX)));
-                    }
+                    self.frames.push_back(part);
                     if is_last {
                         self.look_behind().await;
                     }
