@@ -506,9 +506,26 @@ pub const GOSSIP_FANOUT: usize = 3;
 /// miss it and find out by comparing lists.
 pub const GOSSIP_COPIES: u8 = 8;
 
+/// Members that news is told to in turn, once there are enough: those that were heard last.
+pub const PARTNERS_MAX: usize = 64;
+
+/// With fewer, news goes to members that may have to be connected to first. Each node has this many and is had by as many: in a
+/// random graph with sixteen edges at each of its nodes no part is far from the rest.
+pub const PARTNERS_MIN: usize = 8;
+
+/// How long the list has to be calm before members are asked for a sign of life only to be connected to them: what happens when
+/// many start together is urgent, and this is not.
+pub const ACQUAINTANCE_CALM: Duration = Duration::from_secs(3);
+
+/// Pause between two of them, on average. With as many that ask this node, four handshakes a second: half a percent of a core.
+pub const ACQUAINTANCE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Members that are connected to in this way. In a larger cluster the others are met by probing, and when they are needed.
+pub const ACQUAINTANCES_MAX: usize = 256;
+
 /// Members of whom a sign of life is wanted because their connection broke, at a time. A node that loses its own link
 /// loses all its connections; the others are found by probing.
-pub const DOUBTS_MAX: usize = 64;
+pub const DOUBTS_MAX: usize = 128;
 
 /// A node that hears nothing from anybody for this long doubts everybody, so that one whose link is cut knows that it is
 /// alone in seconds, and not after as many probe periods as there are members. Each node's own probes are answered six

@@ -12,6 +12,7 @@
 //! Admission is not decided here: whoever has a connection is a member, and a member is believed when it says that
 //! another is gone. The other will object, and come back as its next generation.
 
+mod acquaintances;
 mod book;
 mod chance;
 mod clock;
@@ -20,6 +21,7 @@ mod details;
 mod doubts;
 mod identity;
 mod io;
+mod partners;
 mod probes;
 mod reach;
 mod settle;
@@ -39,6 +41,7 @@ use crate::limits::{
 use crate::peer::{Member, PeerId};
 use crate::time::Time;
 
+use acquaintances::Acquaintances;
 use book::Book;
 use chance::Chance;
 use clock::Clock;
@@ -46,6 +49,7 @@ pub use details::MemberFault;
 use doubts::Doubts;
 use identity::Identity;
 pub use io::{Event, Input, Output};
+use partners::Partners;
 use probes::Probes;
 use reach::Reach;
 use suspects::Suspects;
@@ -65,6 +69,8 @@ pub struct Membership {
     doubts: Doubts,
     suspects: Suspects,
     probes: Probes,
+    partners: Partners,
+    acquaintances: Acquaintances,
     /// When those that are gone are looked through next.
     forget_due: Time,
     /// When something last came from a member.
@@ -99,6 +105,8 @@ impl Membership {
             doubts: Doubts::default(),
             suspects: Suspects::default(),
             probes: Probes::default(),
+            partners: Partners::default(),
+            acquaintances: Acquaintances::default(),
             forget_due: now,
             heard: now,
             chance,
@@ -172,6 +180,7 @@ impl Membership {
         }
         if !self.has_left {
             self.reach.plan(now, &self.book, &mut self.chance);
+            self.acquaintances.plan(now, self.changed, &self.book, &mut self.chance);
             self.hand_out(now);
         }
         self.plan();
@@ -225,6 +234,8 @@ impl Membership {
             self.tell_of_later_life(now, &header.src);
             return Ok(());
         }
+        self.partners.add(from);
+        self.acquaintances.heard(from);
         if self.me().generation != generation {
             // It said that this node is dead, which is all it has to say.
             return Ok(());
@@ -241,9 +252,16 @@ impl Membership {
     }
 
     fn handle_unreachable(&mut self, now: Time, peer: PeerId) {
-        let Some(entry) = self.book.get(&peer).filter(|entry| entry.living) else { return };
-        let to = Identity::new(Arc::clone(&entry.member));
-        if self.doubts.begin(now, peer) {
+        self.partners.end(&peer);
+        if self.book.is_living(&peer) && self.doubts.begin(now, peer) {
+            self.ask(now, &peer);
+        }
+    }
+
+    /// Asks a member for a sign of life.
+    fn ask(&mut self, now: Time, peer: &PeerId) {
+        if let Some(entry) = self.book.get(peer) {
+            let to = Identity::new(Arc::clone(&entry.member));
             self.compose(now, KIND_PING, &to, &[]);
         }
     }
@@ -269,6 +287,8 @@ impl Membership {
         self.doubts = Doubts::default();
         self.suspects = Suspects::default();
         self.probes = Probes::default();
+        self.partners = Partners::default();
+        self.acquaintances = Acquaintances::default();
         (self.show_due, self.roster_due) = (None, None);
     }
 
@@ -276,7 +296,11 @@ impl Membership {
 
     fn plan(&mut self) {
         let of_parts = [self.timers.next_wakeup(), self.reach.next_wakeup(), self.doubts.next_wakeup()];
-        let of_parts = of_parts.into_iter().chain([self.suspects.next_wakeup(), self.probes.next_wakeup()]);
+        let of_parts = of_parts.into_iter().chain([
+            self.suspects.next_wakeup(),
+            self.probes.next_wakeup(),
+            self.acquaintances.next_wakeup(),
+        ]);
         let wakeups = of_parts.chain([self.show_due, self.roster_due, self.silence_due()]);
         self.clock.plan(wakeups.flatten().min());
     }
@@ -312,6 +336,9 @@ impl Membership {
         }
         for peer in self.reach.due(now, &self.book, &mut self.chance) {
             self.announce(now, peer);
+        }
+        if let Some(peer) = self.acquaintances.due(now, self.changed, &self.book, &mut self.chance) {
+            self.ask(now, &peer);
         }
     }
 

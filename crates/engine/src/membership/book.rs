@@ -62,6 +62,11 @@ impl Book {
         self.get(peer).is_some_and(|entry| entry.living)
     }
 
+    /// The others that are alive, ascending by name.
+    pub fn living_peers(&self) -> impl Iterator<Item = PeerId> + Clone {
+        self.entries.iter().filter(|(_, entry)| entry.living).map(|(peer, _)| *peer)
+    }
+
     /// Number of the others that are alive.
     pub fn living(&self) -> usize {
         self.living

@@ -10,7 +10,7 @@ use crate::limits::{FORGET_PAUSE, LOST_MAX};
 use crate::membership::Membership;
 use crate::membership::identity::Identity;
 use crate::membership::io::{Event, Output};
-use crate::membership::wire::{self, ENVELOPE_BYTES, KIND_FEED, KIND_PING};
+use crate::membership::wire::{self, ENVELOPE_BYTES, KIND_FEED, KIND_GOSSIP, KIND_PING, KIND_PING_REQ};
 use crate::peer::PeerId;
 use crate::time::Time;
 
@@ -25,10 +25,10 @@ impl Membership {
             renewed |= self.settle_notification(now, notification);
         }
         while let Some((to, data)) = self.wishes.to_send() {
-            if data.first() == Some(&KIND_FEED) {
-                self.send_list(now, &to);
-            } else {
-                self.send(now, &to, &data);
+            match data.first() {
+                Some(&KIND_FEED) => self.send_list(now, &to),
+                Some(&(KIND_GOSSIP | KIND_PING_REQ)) => self.send_to_partner(now, &to, &data),
+                _ => self.send(now, &to, &data),
             }
         }
         if renewed {
@@ -63,6 +63,8 @@ impl Membership {
                 self.book.fall(&id.peer(), now);
                 self.doubts.dispel(&id.peer());
                 self.suspects.end(&id.peer());
+                self.partners.end(&id.peer());
+                self.acquaintances.end(&id.peer());
                 Event::Down(Arc::clone(id.member()))
             }
             OwnedNotification::Rename(_, id) => {
@@ -116,6 +118,17 @@ impl Membership {
             .cloned()
             .collect();
         self.compose(now, KIND_FEED, to, &everybody);
+    }
+
+    /// Sends what any member may get to a partner instead of the one that `foca` has chosen.
+    fn send_to_partner(&mut self, now: Time, chosen: &Identity, data: &[u8]) {
+        let partner = self.partners.instead_of(chosen.peer());
+        let entry = self.book.get(&partner).filter(|_| partner != chosen.peer());
+        let partner = entry.map(|entry| Identity::new(Arc::clone(&entry.member)));
+        match partner.and_then(|to| Some((wire::readdress(data, &to)?, to))) {
+            Some((data, to)) => self.send(now, &to, &data),
+            None => self.send(now, chosen, data),
+        }
     }
 
     /// Sends packets of this node's own making.

@@ -34,6 +34,9 @@ pub(super) const ENVELOPE_BYTES: usize = 1 + 8;
 /// Number of the header's kind that asks for a sign of life.
 pub(super) const KIND_PING: u8 = 1;
 
+/// Number of the header's kind that asks for help with a probe.
+pub(super) const KIND_PING_REQ: u8 = 3;
+
 /// Number of the header's kind that carries a list of members.
 pub(super) const KIND_FEED: u8 = 8;
 
@@ -125,7 +128,7 @@ fn encode_header(header: &Header<Identity>) -> Result<Vec<u8>, MemberFault> {
     let (kind, probe, third) = match &header.message {
         Message::Ping(probe) => (KIND_PING, *probe, None),
         Message::Ack(probe) => (2, *probe, None),
-        Message::PingReq { target, probe_number } => (3, *probe_number, Some(target)),
+        Message::PingReq { target, probe_number } => (KIND_PING_REQ, *probe_number, Some(target)),
         Message::IndirectPing { origin, probe_number } => (4, *probe_number, Some(origin)),
         Message::IndirectAck { target, probe_number } => (5, *probe_number, Some(target)),
         Message::ForwardedAck { origin, probe_number } => (6, *probe_number, Some(origin)),
@@ -141,6 +144,19 @@ fn encode_header(header: &Header<Identity>) -> Result<Vec<u8>, MemberFault> {
     put_name(&header.dst, &mut bytes);
     third.into_iter().for_each(|third| put_name(third, &mut bytes));
     Ok(bytes)
+}
+
+/// A packet without its envelope, for another receiver; nothing if that is the third party, who cannot help to probe itself.
+pub(super) fn readdress(packet: &[u8], to: &Identity) -> Option<Vec<u8>> {
+    let mut rest = packet;
+    let header = decode_header(&mut rest).ok()?;
+    let third = match &header.message {
+        Message::PingReq { target, .. } => Some(target.peer()),
+        _ => None,
+    };
+    let header = Header { dst: to.clone(), ..header };
+    let header = (third != Some(to.peer())).then(|| encode_header(&header).ok()).flatten()?;
+    Some([&header, rest].concat())
 }
 
 fn put_name(identity: &Identity, bytes: &mut Vec<u8>) {
@@ -230,7 +246,7 @@ fn decode_header(rest: &mut &[u8]) -> Result<Header<Identity>, PacketFault> {
     let message = match kind {
         KIND_PING => Message::Ping(probe_number),
         2 => Message::Ack(probe_number),
-        3 => Message::PingReq { target: take_bare(rest)?, probe_number },
+        KIND_PING_REQ => Message::PingReq { target: take_bare(rest)?, probe_number },
         4 => Message::IndirectPing { origin: take_bare(rest)?, probe_number },
         5 => Message::IndirectAck { target: take_bare(rest)?, probe_number },
         6 => Message::ForwardedAck { origin: take_bare(rest)?, probe_number },

@@ -7,7 +7,7 @@ mod properties;
 use std::time::Duration;
 
 use shoal_engine::Member;
-use shoal_engine::limits::{PROBE_PERIOD, PROBE_UNANSWERED_MAX};
+use shoal_engine::limits::{ACQUAINTANCE_CALM, ACQUAINTANCE_PAUSE, PROBE_PERIOD, PROBE_UNANSWERED_MAX};
 use shoal_engine::membership::{Event, Input};
 
 use net::{DELAY_MIN, Net, member};
@@ -37,6 +37,38 @@ fn nodes_that_start_together_agree_within_five_seconds() {
         assert!(rosters as u128 <= took.as_millis() / 50 + 2, "{rosters} lists in {took:?}");
         println!("seed {seed}: {NODES} nodes agree after {took:?}; {rosters} lists at the first");
     }
+}
+
+#[test]
+fn news_makes_few_connections_and_calm_makes_the_rest() {
+    const PAIRS: usize = NODES * (NODES - 1) / 2;
+    let mut net = Net::new(NODES, 2);
+    net.start_all(5 * SECOND);
+    net.run(5 * SECOND);
+    net.run_until(5 * SECOND, Net::agrees).expect("agreement");
+    let meeting = net.connections.len();
+    assert!(meeting < PAIRS / 5, "{meeting} of {PAIRS}, if news goes to members that are connected to");
+    println!("{NODES} nodes agree with {meeting} of {PAIRS} connections");
+    net.run(ACQUAINTANCE_CALM);
+    // Each asks others in its own turn and is asked by as many; its probes come on top of that.
+    let asked =
+        SECOND.as_secs_f64() * (1.0 / ACQUAINTANCE_PAUSE.as_secs_f64() + 1.0 / PROBE_PERIOD.as_secs_f64());
+    let mut all_after = None;
+    for second in 0..90 {
+        let before = net.connections.len();
+        net.run(SECOND);
+        let new = (net.connections.len() - before) as f64;
+        assert!(new <= 1.2 * asked * NODES as f64, "{new} connections in a second");
+        if net.connections.len() == PAIRS {
+            all_after.get_or_insert(second);
+        }
+    }
+    println!("all of them are connected {all_after:?} s later");
+    assert!(all_after.is_some_and(|seconds| seconds < 75), "{all_after:?}");
+    let idle = net.nodes[0].packets_sent;
+    net.run(60 * SECOND);
+    let rate = (net.nodes[0].packets_sent - idle) as f64 / 60.0;
+    assert!(rate < 3.5, "a probe and an answer in each period, and no more: {rate} packets/s");
 }
 
 #[test]
@@ -245,22 +277,26 @@ fn figures() {
         let agree = net.run_until(10 * SECOND, Net::agrees).expect("agreement");
         let (packets, bytes) = net.sent();
         let joining = (packets / nodes as u64, bytes / nodes as u64);
-        net.run(30 * SECOND);
+        let connections = 2 * net.connections.len() / nodes;
+        net.run(120 * SECOND);
         let before = net.sent();
         net.run(60 * SECOND);
         let after = net.sent();
         let idle = |a: u64, b: u64| (b - a) as f64 / 60.0 / nodes as f64;
         let (packets, bytes) = (idle(before.0, after.0), idle(before.1, after.1));
         let mut deaths = Vec::new();
-        for dead in 1..=5 {
+        for dead in 1..=25 {
             net.kill(dead * 7);
             deaths.push(net.run_until(15 * SECOND, |net| net.is_gone(dead * 7)).expect("a death"));
             net.run(10 * SECOND);
         }
         println!(
-            "{nodes} nodes: agree {agree:?} after the last; joining cost {joining:?} packets, bytes each"
+            "{nodes} nodes: agree {agree:?} after the last; joining cost {joining:?} packets, bytes each, {connections} connections"
         );
-        println!("  idle: {packets:.2} packets/s, {bytes:.0} bytes/s sent per node; deaths {deaths:?}");
+        deaths.sort_unstable();
+        let (half, last) = (deaths[deaths.len() / 2], deaths[deaths.len() - 1]);
+        println!("  idle: {packets:.2} packets/s, {bytes:.0} bytes/s sent per node");
+        println!("  deaths: half of them are known to all after {half:?}, each after {last:?}");
         println!("  largest packet {} bytes", net.nodes.iter().map(|n| n.largest).max().unwrap());
         assert!(agree <= 5 * SECOND && deaths.iter().all(|took| *took <= 10 * SECOND));
     }

@@ -52,6 +52,8 @@ pub struct Net {
     pub loss: u64,
     /// Two nodes between which everything is lost, and nobody is told.
     pub cut: Option<(usize, usize)>,
+    /// Pairs of nodes that had something to say to each other: each would need a connection.
+    pub connections: BTreeSet<(usize, usize)>,
     /// Fingerprint of every packet so far.
     pub transcript: u64,
     agenda: BTreeMap<(Time, u64), Happening>,
@@ -112,6 +114,7 @@ impl Net {
             tells: false,
             loss: 0,
             cut: None,
+            connections: BTreeSet::new(),
             transcript: 0,
             agenda: BTreeMap::new(),
             happened: 0,
@@ -334,6 +337,7 @@ impl Net {
         });
         let (from, side) = (node.peer, node.side);
         let target = self.by_peer[&to.peer];
+        self.connections.insert((at.min(target), at.max(target)));
         let arrives = self.nodes[target].machine.is_some() && self.nodes[target].side == side;
         if self.cut.is_some_and(|pair| pair == (at, target) || pair == (target, at)) {
             return;
