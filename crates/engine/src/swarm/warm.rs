@@ -232,27 +232,27 @@ impl Warming {
     }
 
     fn handle_order(&mut self, desk: &mut Desk<'_>, from: PeerId, order: WarmOrder) {
-        let id = order.set;
-        let scope = match (order.registry.parse(), order.repository.parse()) {
-            (Ok(registry), Ok(repository)) => Some(Scope { registry, repository }),
-            _ => None,
-        };
-        let has_room = |set: &Set| set.has_room(&order.targets);
-        let fault = match &scope {
-            None => Some(WarmFault::Malformed),
-            Some(scope) => self.fault_of(id, (scope, &order.blobs, &order.targets), has_room),
-        };
-        match (fault, &scope) {
-            (None, Some(scope)) => {
-                let new = || Set::new(self.me, id, scope, &order.blobs);
-                self.sets.entry(id).or_insert_with(new).handle_order(desk, from, order);
-                self.advance_set(desk, id);
-            }
-            (fault, _) => {
-                let why = fault.unwrap_or(WarmFault::Malformed);
-                desk.mail.push_back((from, Message::WarmRefuse { set: id, order: order.order, why }));
-            }
+        let (set, number) = (order.set, order.order);
+        if let Err(why) = self.take_on(desk, from, order) {
+            desk.mail.push_back((from, Message::WarmRefuse { set, order: number, why }));
         }
+    }
+
+    /// Works on what a member orders, or says why not.
+    fn take_on(&mut self, desk: &mut Desk<'_>, from: PeerId, order: WarmOrder) -> Result<(), WarmFault> {
+        let id = order.set;
+        let (Ok(registry), Ok(repository)) = (order.registry.parse(), order.repository.parse()) else {
+            return Err(WarmFault::Malformed);
+        };
+        let scope = Scope { registry, repository };
+        let has_room = |set: &Set| set.has_room(&order.targets);
+        if let Some(fault) = self.fault_of(id, (&scope, &order.blobs, &order.targets), has_room) {
+            return Err(fault);
+        }
+        let new = || Set::new(self.me, id, &scope, &order.blobs);
+        self.sets.entry(id).or_insert_with(new).handle_order(desk, from, order);
+        self.advance_set(desk, id);
+        Ok(())
     }
 
     /// Why this node does not work on a set, if it does not. Its name stands for its blobs and where they come from: others
