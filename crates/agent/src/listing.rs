@@ -56,12 +56,6 @@ impl From<TagPolicy> for ListingSettings {
     }
 }
 
-impl Default for ListingSettings {
-    fn default() -> Self {
-        ListingSettings { ttl: TTL_MAX, stale_max: Duration::from_secs(24 * 60 * 60) }
-    }
-}
-
 /// A list for a client.
 #[derive(Clone, Debug)]
 pub struct ListingReply {

@@ -46,6 +46,14 @@ impl Served {
             Served::Stale => "stale",
         }
     }
+
+    /// Whether the content was on this node, so that nothing had to be fetched.
+    pub const fn is_hit(self) -> bool {
+        match self {
+            Served::Store | Served::Runtime | Served::Stale => true,
+            Served::Upstream | Served::Shared | Served::PassThrough => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -185,10 +193,14 @@ impl Metrics {
         );
         let hits = add!(
             "hits",
-            "Requests answered without asking upstream, by where the content was",
+            "GETs for blobs and manifests, of the whole or from the first byte on, answered with what was on the node, by where it was",
             Family::default()
         );
-        let misses = add!("misses", "Requests that needed upstream", Counter::default());
+        let misses = add!(
+            "misses",
+            "GETs for blobs and manifests, of the whole or from the first byte on, answered with what had to be fetched",
+            Counter::default()
+        );
         let verify_failures =
             add!("verify_failures", "Blobs whose bytes did not match their digest", Counter::default());
         let tier_requests = add!(
@@ -332,12 +344,12 @@ impl Metrics {
         self.upstream_retries.get_or_create(&ByRegistry { registry: registry.to_owned() }).inc();
     }
 
-    /// A request found its content on this node.
+    /// A client was answered with what was on this node.
     pub fn hit(&self, source: Served) {
         self.hits.get_or_create(&BySource { source: source.as_str() }).inc();
     }
 
-    /// A request needed upstream.
+    /// A client was answered with what had to be fetched.
     pub fn miss(&self) {
         self.misses.inc();
     }

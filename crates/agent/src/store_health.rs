@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
+use shoal_engine::LocalFault;
 use shoal_store::{BrokenCause, FullCause, Store, StoreError};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -27,6 +28,9 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 /// How long the disk may take. One under load takes seconds; what has waited longer would have no time left to come from upstream
 /// within `registry.answer_timeout`.
 const DISK_ANSWER_MAX: Duration = Duration::from_secs(10);
+/// What a disk reads or takes of one blob while others want it as well, bytes per second; a slower one counts as one that hangs.
+/// What `fsync` waits for grows with the blob: a bound for all sizes would make a large one on a slow disk an outage.
+const DISK_BYTES_PER_SECOND_MIN: u64 = 8 << 20;
 /// Calls that wait for the disk at a time: half of the threads that may, so that a disk that hangs leaves some for all else.
 const DISK_CALLS_MAX: usize = 64;
 
@@ -70,6 +74,17 @@ pub struct StoreTrouble {
     pub seconds_ago: u64,
 }
 
+/// Why work on this node's disk failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DiskError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Reading back what was written.
+    #[error("cannot read back what was received: {0}")]
+    ReadBack(#[from] std::io::Error),
+}
+
 /// See the module's head. Cheap to clone.
 #[derive(Clone)]
 pub struct StoreHealth(Arc<Inner>);
@@ -85,7 +100,7 @@ struct Inner {
 #[derive(Default)]
 struct State {
     trouble: Option<Trouble>,
-    /// Calls of the store under way by when they were asked for, oldest first, each with a number of its own.
+    /// Calls of the store under way by when they are due, the first one first, each with a number of its own.
     calls: BTreeSet<(Instant, u64)>,
     calls_begun: u64,
     /// For each reason: when it was last logged, and how often it was not since.
@@ -95,7 +110,7 @@ struct State {
 impl State {
     /// Whether something has waited for the disk for too long, and still does.
     fn is_overdue(&self, now: Instant) -> bool {
-        self.calls.first().is_some_and(|(asked_at, _)| now - *asked_at >= DISK_ANSWER_MAX)
+        self.calls.first().is_some_and(|(due_at, _)| now >= *due_at)
     }
 }
 
@@ -139,36 +154,49 @@ impl StoreHealth {
         &self,
         work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Option<T> {
+        self.on_disk_by_size(0, move |store| Ok(work(store)?)).await.ok()
+    }
+
+    /// The same for work that may have to read so many bytes or to bring them onto the disk, and gets the time for that. An
+    /// error is what a flight is told.
+    pub(crate) async fn on_disk_by_size<T: Send + 'static>(
+        &self,
+        bytes: u64,
+        work: impl FnOnce(&Store) -> Result<T, DiskError> + Send + 'static,
+    ) -> Result<T, LocalFault> {
         if self.hangs() {
-            return None;
+            return Err(LocalFault::StoreBroken);
         }
-        let asked_at = Instant::now();
+        let patience = DISK_ANSWER_MAX + Duration::from_secs(bytes / DISK_BYTES_PER_SECOND_MIN);
+        let due_at = Instant::now() + patience;
         let answered = async {
-            let place = Arc::clone(&self.0.places).acquire_owned().await.ok()?;
-            let call = self.begin(asked_at);
+            let place = Arc::clone(&self.0.places).acquire_owned().await;
+            let place = place.map_err(|_| LocalFault::StoreBroken)?;
+            let call = self.begin(due_at);
             let working = tokio::task::spawn_blocking(move || {
                 let done = work(&call.health.0.store);
                 let health = call.health.clone();
                 drop((call, place));
                 // Noted here and not where it is waited for: whoever asked may have given up.
-                done.map_err(|error| health.failed(&error)).ok()
+                done.map_err(|error| health.fault_of(&error))
             });
-            working.await.ok().flatten()
+            // An error means that it panicked.
+            working.await.unwrap_or(Err(LocalFault::StoreBroken))
         };
-        match tokio::time::timeout_at(asked_at + DISK_ANSWER_MAX, answered).await {
+        match tokio::time::timeout_at(due_at, answered).await {
             Ok(answer) => answer,
             Err(_) => {
                 // Unless it was too busy with others, and answers these.
                 self.hangs();
-                None
+                Err(LocalFault::StoreBroken)
             }
         }
     }
 
-    fn begin(&self, asked_at: Instant) -> Call {
+    fn begin(&self, due_at: Instant) -> Call {
         let mut state = self.0.state.lock();
         state.calls_begun += 1;
-        let key = (asked_at, state.calls_begun);
+        let key = (due_at, state.calls_begun);
         state.calls.insert(key);
         Call { health: self.clone(), key }
     }
@@ -202,6 +230,20 @@ impl StoreHealth {
         }
         let (reason, needed) = why(error);
         self.note(self.0.state.lock(), reason, needed, chain(error));
+    }
+
+    /// What a flight is told of work that failed. Why it did is noted.
+    fn fault_of(&self, error: &DiskError) -> LocalFault {
+        match error {
+            DiskError::Store(error) => {
+                self.failed(error);
+                error.fault()
+            }
+            DiskError::ReadBack(_) => {
+                self.unreadable(error);
+                LocalFault::StoreBroken
+            }
+        }
     }
 
     /// What was written cannot be read.
@@ -379,6 +421,43 @@ pub(crate) mod tests {
         assert!(health.trouble().is_none());
         assert_eq!(health.on_disk(|_| Err::<(), _>(full(80))).await, None);
         assert_eq!(health.trouble().unwrap().needed, Some(80));
+    }
+
+    #[tokio::test]
+    async fn what_a_flight_is_told_of_work_that_fails() {
+        let (_folder, health) = healthy();
+        let told = health.on_disk_by_size(1, |_| Err::<(), _>(full(80).into())).await;
+        let reason = || health.trouble().unwrap().reason;
+        assert_eq!((told, reason()), (Err(LocalFault::StoreFull), Reason::Capacity));
+        let unread = std::io::Error::from_raw_os_error(libc::EIO);
+        let told = health.on_disk_by_size(1, move |_| Err::<(), _>(unread.into())).await;
+        assert_eq!((told, reason()), (Err(LocalFault::StoreBroken), Reason::DiskError));
+        assert!(health.trouble().unwrap().error.contains("cannot read back"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_blob_takes_its_time_and_not_for_ever() {
+        let (_folder, health) = healthy();
+        let (end, ended) = mpsc::channel::<()>();
+        let (begin, begun) = oneshot::channel();
+        let asked = tokio::spawn({
+            let health = health.clone();
+            async move {
+                let work = move |_: &Store| {
+                    let _ = begin.send(());
+                    let _ = ended.recv();
+                    Ok(())
+                };
+                health.on_disk_by_size(5 * DISK_BYTES_PER_SECOND_MIN, work).await
+            }
+        });
+        begun.await.unwrap();
+        pass_the_deadline().await;
+        assert!(!health.hangs(), "it has no more time than a small one");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(health.hangs());
+        assert_eq!(asked.await.unwrap(), Err(LocalFault::StoreBroken));
+        drop(end);
     }
 
     /// Two that receive one blob are no fault of the disk.

@@ -18,6 +18,15 @@ async fn private() -> Stand {
     stand
 }
 
+/// Pulls an image, and waits until all of it is stored.
+async fn bring(stand: &Stand, image: &Image) {
+    stand.agent.get_manifest(REPOSITORY, "v1").await.expect(200, &image.manifest.bytes);
+    for blob in image.blobs() {
+        stand.agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
+    }
+    stand.settled().await;
+}
+
 fn asked_for(origin: &Origin, method: &str, digest: &str) -> usize {
     let fits = |seen: &&shoal_tests::origin::Seen| {
         seen.method == method && seen.reference == digest && seen.header("authorization").is_some()
@@ -32,13 +41,11 @@ async fn another_repository_of_the_same_registry() {
     let stand = private().await;
     let image = Image::new(540, &[3_000_000, 1000]);
     stand.origin.add_private_image(REPOSITORY, "v1", &image);
-    stand.agent.get_manifest(REPOSITORY, "v1").await.expect(200, &image.manifest.bytes);
+    bring(&stand, &image).await;
     for blob in image.blobs() {
-        stand.agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
         assert_eq!(stand.origin.blob_gets(&blob.digest), 1, "a plain pull costs more than its transfer");
         assert_eq!(asked_for(&stand.origin, "HEAD", &blob.digest), 0, "a plain pull asks twice");
     }
-    stand.settled().await;
     for _ in 0..2 {
         for blob in image.blobs() {
             let path = format!("team/other/blobs/{}", blob.digest);
@@ -113,11 +120,7 @@ async fn a_registry_that_a_client_has_made_up() {
     let made_up = format!("localhost:{}", evil.address().port());
     let image = Image::new(542, &[3_000_000, 1000]);
     stand.origin.add_image(REPOSITORY, "v1", &image);
-    stand.agent.get_manifest(REPOSITORY, "v1").await.expect(200, &image.manifest.bytes);
-    for blob in image.blobs() {
-        stand.agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
-    }
-    stand.settled().await;
+    bring(&stand, &image).await;
     // It knows names and sizes, as anybody may who has seen a manifest or a log, and has other bytes.
     for blob in image.blobs() {
         evil.add_bytes(&blob.digest, vec![b'x'; blob.bytes.len()].into());
@@ -168,11 +171,7 @@ async fn a_page_for_people_proves_nothing() {
     let stand = private().await;
     let image = Image::new(546, &[3_000_000]);
     stand.origin.add_private_image(REPOSITORY, "v1", &image);
-    stand.agent.get_manifest(REPOSITORY, "v1").await.expect(200, &image.manifest.bytes);
-    for blob in image.blobs() {
-        stand.agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
-    }
-    stand.settled().await;
+    bring(&stand, &image).await;
     let page = "<html>Who are you?</html>";
     for plan in [Plan::status_with(200, page), Plan::status_with(200, page).without("content-length")] {
         stand.origin.heal();
@@ -303,11 +302,7 @@ async fn what_is_public_is_public_under_every_name() {
     let stand = Stand::with(|setup| setup.registry("other.test", &url)).await;
     let image = Image::new(547, &[100_000]);
     stand.origin.add_private_image(REPOSITORY, "v1", &image);
-    stand.agent.get_manifest(REPOSITORY, "v1").await.expect(200, &image.manifest.bytes);
-    for blob in image.blobs() {
-        stand.agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
-    }
-    stand.settled().await;
+    bring(&stand, &image).await;
     let before = stand.origin.seen().len();
     for registry in [REGISTRY, "other.test"] {
         for blob in image.blobs() {

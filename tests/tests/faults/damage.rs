@@ -114,7 +114,7 @@ async fn content_of_the_runtime_is_used() {
     assert_eq!(agent.metric("store_bytes", &[]).await, 0.0, "the runtime's blob was stored again");
     // The index makes room for its log ahead of time.
     assert!(agent.disk_usage() < 8_000_000, "the runtime's blob was stored again");
-    assert!(agent.metric("hits_total", &["runtime"]).await >= 3.0);
+    assert_eq!(agent.metric("hits_total", &["runtime"]).await, 2.0, "without the further range");
     // The runtime collects its garbage: a miss like any other.
     std::fs::remove_dir_all(&runtime).expect("ours");
     agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);

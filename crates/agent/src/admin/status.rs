@@ -37,9 +37,9 @@ pub struct Status {
     pub flights: Vec<FlightStatus>,
     /// Bytes sent to clients, by where they came from.
     pub served_bytes: BTreeMap<String, u64>,
-    /// Requests answered without asking upstream, by where the content was.
+    /// GETs for blobs and manifests, of the whole or from the first byte on, answered with what was on this node, by where it was.
     pub hits: BTreeMap<String, u64>,
-    /// Requests that needed upstream.
+    /// GETs for blobs and manifests, of the whole or from the first byte on, answered with what had to be fetched.
     pub misses: u64,
     /// Body bytes received, by registry.
     pub upstream_bytes: BTreeMap<String, u64>,

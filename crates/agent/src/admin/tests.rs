@@ -45,15 +45,16 @@ struct Stand {
 fn state(store: &Store, metrics: &Arc<Metrics>) -> AdminState {
     let upstream = Upstream::new(upstream::Settings::default(), Arc::clone(metrics)).unwrap();
     let driver = driver_of(store, &upstream, metrics);
+    let settings = Config::default().node_settings();
     let parts = Parts {
         store: store.clone(),
         sources: upstream.clone().into(),
         driver: driver.clone(),
         swarm: None,
-        listings: Listings::new(upstream.clone(), ListingSettings::default()),
+        listings: Listings::new(upstream.clone(), ListingSettings::from(settings.tags)),
         metrics: Arc::clone(metrics),
     };
-    let node = Node::new(parts, Config::default().node_settings());
+    let node = Node::new(parts, settings);
     let warmer = Warmer::new(node.clone(), None, None);
     let look = AgentLook::new(watch::Parts {
         store: store.clone(),

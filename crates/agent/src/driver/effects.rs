@@ -11,7 +11,6 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use shoal_engine::io::{FetchFault, FetchReason, Found};
 use shoal_engine::{ByteRanges, Digest, FetchId, Input, LocalFault, Scope, SourceFault};
-use shoal_store::StoreError;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, field};
@@ -23,7 +22,7 @@ use super::story::OnItsOwn;
 use super::{Driver, Handle, Running};
 use crate::node::{Asked, Cause};
 use crate::sources::{Incoming, Sources};
-use crate::store_health::StoreHealth;
+use crate::store_health::{DiskError, StoreHealth};
 use crate::trace::{self, TARGET};
 use crate::upstream::{MANIFEST_BYTES_MAX, UpstreamError};
 
@@ -38,7 +37,7 @@ impl Driver {
         let span = tracing::info_span!(target: TARGET, parent: &flight, "look", shoal.found = field::Empty);
         let (store, handle) = (self.store.clone(), self.handle.clone());
         let registry = self.engine.flight(&digest).and_then(|flight| flight.registry()).cloned();
-        let looked = move || -> Result<(Found, Option<FlightIo>), EffectError> {
+        let looked = move || -> Result<(Found, Option<FlightIo>), DiskError> {
             if store.get(&digest, SystemTime::now())?.is_some() {
                 return Ok((Found::Whole, None));
             }
@@ -54,7 +53,7 @@ impl Driver {
         };
         let small = self.small_blob(digest);
         let looking = async move {
-            let looked = on_disk(handle.store_health(), looked).await;
+            let looked = on_disk(handle.store_health(), 0, looked).await;
             let (mut found, io) = looked.unwrap_or_else(|fault| (Found::Broken(fault), None));
             if let (Found::Absent, Some(small)) = (&found, small) {
                 let driver = handle.clone();
@@ -76,7 +75,7 @@ impl Driver {
         }
         let (store, handle) = (self.store.clone(), self.handle.clone());
         let health = handle.store_health().clone();
-        let prepared = move || -> Result<FlightIo, EffectError> {
+        let prepared = move || -> Result<FlightIo, DiskError> {
             let partial = match size {
                 Some(size) => {
                     let partial = store.partial(&digest, size)?;
@@ -88,6 +87,7 @@ impl Driver {
             Ok(FlightIo::in_file(digest, Arc::new(partial)))
         };
         self.blocking(
+            0,
             prepared,
             move |prepared| match prepared {
                 Ok(io) => (Input::Prepared { digest, result: Ok(()) }, Some(io)),
@@ -264,17 +264,19 @@ impl Driver {
 
     // ---- how effects run and answer ----
 
-    /// Runs something on a thread of the disk and answers with what comes out; an error becomes a local fault.
+    /// Runs something that reads or syncs up to so many bytes on a thread of the disk, and answers with what comes out; an
+    /// error becomes a local fault.
     fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<T, EffectError> + Send + 'static,
+        bytes: u64,
+        work: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
         answer: impl FnOnce(Result<T, LocalFault>) -> (Input, Option<FlightIo>) + Send + 'static,
         handle: Handle,
         span: Span,
     ) {
         let health = self.handle.store_health().clone();
         let done = async move {
-            let (input, io) = answer(on_disk(&health, work).await);
+            let (input, io) = answer(on_disk(&health, bytes, work).await);
             handle.answer(input, io).await;
         };
         tokio::spawn(done.instrument(span));
@@ -283,13 +285,15 @@ impl Driver {
     fn on_flight<T: Send + 'static>(
         &self,
         digest: Digest,
-        work: impl FnOnce(&FlightIo) -> Result<T, EffectError> + Send + 'static,
+        work: impl FnOnce(&FlightIo) -> Result<T, DiskError> + Send + 'static,
         input: impl FnOnce(Result<T, LocalFault>) -> Input + Send + 'static,
         span: Span,
     ) {
         match self.flights.get(&digest).cloned() {
             Some(flight) => {
-                self.blocking(move || work(&flight), |r| (input(r), None), self.handle.clone(), span);
+                // Any of it may not have been hashed or synced yet.
+                let bytes = flight.size().unwrap_or(0);
+                self.blocking(bytes, move || work(&flight), |r| (input(r), None), self.handle.clone(), span);
             }
             None => self.answer(input(Err(LocalFault::StoreBroken)), None),
         }
@@ -302,50 +306,17 @@ impl Driver {
     }
 }
 
-/// Runs something on a thread of the disk. An error becomes a local fault, and is told to the operator.
+/// [`StoreHealth::on_disk_by_size`] for a flight: what one gets done there shows that the disk is well.
 async fn on_disk<T: Send + 'static>(
     health: &StoreHealth,
-    work: impl FnOnce() -> Result<T, EffectError> + Send + 'static,
+    bytes: u64,
+    work: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
 ) -> Result<T, LocalFault> {
-    // A thread that waits for it would be one fewer for all else.
-    if health.hangs() {
-        return Err(LocalFault::StoreBroken);
+    let done = health.on_disk_by_size(bytes, move |_| work()).await;
+    if done.is_ok() {
+        health.works();
     }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(value)) => {
-            health.works();
-            Ok(value)
-        }
-        Ok(Err(error)) => Err(error.told_to(health)),
-        Err(_) => Err(LocalFault::StoreBroken),
-    }
-}
-
-/// Why an effect on this node's disk failed.
-#[derive(Debug, thiserror::Error)]
-enum EffectError {
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Reading back what was written.
-    #[error("cannot read back what was received: {0}")]
-    ReadBack(#[from] std::io::Error),
-}
-
-impl EffectError {
-    /// What the engine is told; the operator learns it too.
-    fn told_to(&self, health: &StoreHealth) -> LocalFault {
-        match self {
-            EffectError::Store(error) => {
-                health.failed(error);
-                error.fault()
-            }
-            EffectError::ReadBack(_) => {
-                health.unreadable(self);
-                LocalFault::StoreBroken
-            }
-        }
-    }
+    done
 }
 
 /// One transfer from upstream into the place of its flight.

@@ -163,7 +163,7 @@ fn kubernetes_objects() {
         ["mirror.example.com:8443/ocp/release", "backup.example.com/ocp/release"]
     );
     assert!(asked(&config, release, Asking::Tag).is_empty());
-    // The old object and the new one, composed.
+    // M6: the old object and the new one, composed.
     assert_eq!(
         asked(&config, "registry.redhat.io/ubi9", Asking::Digest),
         ["older.example.com/redhat/ubi9", "mirror.example.com:8443/redhat/ubi9", "registry.redhat.io/ubi9"]

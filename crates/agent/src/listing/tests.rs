@@ -146,9 +146,6 @@ fn the_configuration_of_tags_is_that_of_lists() {
         let settings = ListingSettings::from(tags);
         assert_eq!((settings.ttl, settings.stale_max), (seconds(kept), seconds(7)), "{ttl}");
     }
-    let settings = ListingSettings::from(crate::config::Config::default().node_settings().tags);
-    let default = ListingSettings::default();
-    assert_eq!((settings.ttl, settings.stale_max), (default.ttl, default.stale_max));
 }
 
 /// Nobody who wants no stale answers gets one, and who wants them gets them for so long beyond the list's own time.

@@ -89,7 +89,6 @@ impl Inner {
                 Opened::Reply { size, range, body, joined, proof } => {
                     // Nothing of the body has been read yet.
                     let visibility = self.prove_flight(admitted, digest, &proof).await?;
-                    self.parts.metrics.miss();
                     let source = if joined { Served::Shared } else { Served::Upstream };
                     return Ok(Come::Reply(BlobReply { size, range, body, source, visibility }));
                 }
@@ -111,7 +110,6 @@ impl Inner {
             return Ok((blob.size, home(&blob)));
         }
         admitted.local()?;
-        self.parts.metrics.miss();
         let (size, _) = self.upstream_size(admitted, digest).await?;
         self.parts.driver.described(digest, size, None).await;
         Ok((size, Served::Upstream))
@@ -175,7 +173,7 @@ impl Inner {
             },
             Content::File(_) | Content::Inline(_) => None,
         };
-        let source = self.count(&blob, brought);
+        let source = if brought { Served::Upstream } else { home(&blob) };
         let range = part.resolve(size).ok_or(PullError::Unsatisfiable { size })?;
         let body = match (mapped, blob.content.clone()) {
             (Some(mapped), _) => BlobBody::from_file(mapped, range.clone(), blob),
@@ -185,24 +183,12 @@ impl Inner {
         Ok(Some(BlobReply { size, range, body, source, visibility }))
     }
 
-    /// Counts a blob that is served from the store; whether it was `brought` there for this request. Says where it comes from.
-    pub(super) fn count(&self, blob: &Blob, brought: bool) -> Served {
-        if brought {
-            self.parts.metrics.miss();
-            return Served::Upstream;
-        }
-        let source = home(blob);
-        self.parts.metrics.hit(source);
-        source
-    }
-
     async fn pass_through(
         &self,
         admitted: &Admitted,
         digest: Digest,
         part: Part,
     ) -> Result<BlobReply, PullError> {
-        self.parts.metrics.miss();
         let (size, visibility) = self.upstream_size(admitted, digest).await?;
         let range = part.resolve(size).ok_or(PullError::Unsatisfiable { size })?;
         match self.parts.driver.pass_through(&admitted.asked, digest, size, range.clone()).await {

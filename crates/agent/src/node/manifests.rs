@@ -75,11 +75,9 @@ impl Inner {
         digest: Digest,
     ) -> Result<ManifestReply, PullError> {
         if let Some(reply) = self.stored_manifest(admitted, digest).await? {
-            self.parts.metrics.hit(reply.source);
             return Ok(reply);
         }
         admitted.local()?;
-        self.parts.metrics.miss();
         // A `HEAD` by digest is followed by its `GET`, so one request upstream brings both.
         let fetched =
             self.fetch_manifest(admitted, Reference::Digest(digest), true).await.map_err(|e| e.pull)?;
@@ -102,11 +100,9 @@ impl Inner {
             && let Some(reply) = self.remembered(admitted, record, body).await
         {
             let left = ttl.saturating_sub(age.unwrap_or_default());
-            self.parts.metrics.hit(reply.source);
             return Ok(ManifestReply { max_age: Some(left), ..reply });
         }
         admitted.local()?;
-        self.parts.metrics.miss();
         // With a digest in hand, or when only the digest is asked for, a `HEAD` is enough, and registries do not
         // count it as a pull.
         let needs_body = body && record.is_none();
@@ -145,7 +141,6 @@ impl Inner {
         let asked = &admitted.asked;
         let Some(reply) = self.remembered(admitted, record, body).await else { return Err(error.pull) };
         tracing::warn!(scope = %asked.scope, %tag, error = %error.pull, "the tag's source cannot be asked; the last known digest is served");
-        self.parts.metrics.hit(Served::Stale);
         let why = format!("{} could not be asked; this is the last known digest", asked.scope.registry);
         // Not to be remembered by anybody: the next request asks the source again.
         Ok(ManifestReply { max_age: Some(Duration::ZERO), stale: Some(why), source: Served::Stale, ..reply })

@@ -145,8 +145,7 @@ impl Node {
         let come = self.in_time(async {
             Ok(match self.0.come(&admitted, digest, Part::Whole).await? {
                 Come::Stored { blob, .. } if blob.size > SMALL_BLOB_BYTES_MAX => None,
-                Come::Stored { blob, visibility, is_brought } => {
-                    self.0.count(&blob, is_brought);
+                Come::Stored { blob, visibility, .. } => {
                     self.0.small_bytes(blob).await.map(|bytes| (bytes, visibility))
                 }
                 Come::Reply(reply) if reply.size > SMALL_BLOB_BYTES_MAX => None,

@@ -290,7 +290,8 @@ impl<P: Pulls> Front<P> {
         };
         // The first part is opened before the head is sent, so that what fails can still be told by a status.
         let first = self.open(call, digest, bounded(&ranges[0]), record).await?;
-        record.sent = Some(Sent::Parts(ranges.len()));
+        let has_start = ranges.iter().any(|range| range.start == 0);
+        record.sent = Some(Sent::Parts { count: ranges.len(), has_start });
         let body =
             Multipart::new(self.pulls.clone(), call.asked.clone(), digest, content.size, ranges, first);
         Ok(content.multipart(body.media_type(), body.length(), Body::new(body)))

@@ -47,8 +47,23 @@ impl fmt::Display for Named {
 pub enum Sent {
     /// One range and the size of the whole.
     Range(Range<u64>, u64),
-    /// This many ranges.
-    Parts(usize),
+    /// Several ranges.
+    Parts {
+        /// How many.
+        count: usize,
+        /// Whether one of them begins at 0.
+        has_start: bool,
+    },
+}
+
+impl Sent {
+    /// Whether the first byte is part of it.
+    fn has_start(&self) -> bool {
+        match self {
+            Sent::Range(range, _) => range.start == 0,
+            Sent::Parts { has_start, .. } => *has_start,
+        }
+    }
 }
 
 /// What is known of one request. Dropping it writes the line.
@@ -103,10 +118,25 @@ impl Record {
     pub fn answered(mut self, status: StatusCode, body: Body) -> Body {
         let seconds_to_head = self.begun.elapsed();
         self.metrics.request(self.kind.as_str(), status.as_u16(), seconds_to_head.as_secs_f64());
+        if status.is_success() {
+            self.count_content();
+        }
         self.answered = Some((status, seconds_to_head));
         // Every body here has an exact length; without one, only its end would tell that it is complete.
         self.bytes_expected = body.size_hint().exact().unwrap_or(u64::MAX);
         Body::new(Watched { body, record: self })
+    }
+
+    /// Counts a hit or a miss for each time that somebody gets a blob or a manifest. A `HEAD` is the question whether to get
+    /// it, and of the ranges that a client takes one by one only the first stands for the whole.
+    fn count_content(&self) {
+        let is_content = matches!(self.kind, Kind::Blob | Kind::Manifest) && self.method == Method::GET;
+        let is_first = self.sent.as_ref().is_none_or(Sent::has_start);
+        match self.source.filter(|_| is_content && is_first) {
+            Some(source) if source.is_hit() => self.metrics.hit(source),
+            Some(_) => self.metrics.miss(),
+            None => {}
+        }
     }
 
     fn ended(&self) -> &'static str {
@@ -137,7 +167,7 @@ impl Drop for Record {
         });
         let range = self.sent.as_ref().map(|sent| match sent {
             Sent::Range(range, size) => format!("{}-{}/{size}", range.start, range.end.saturating_sub(1)),
-            Sent::Parts(parts) => format!("{parts} parts"),
+            Sent::Parts { count, .. } => format!("{count} parts"),
         });
         tracing::info!(
             target: TARGET,

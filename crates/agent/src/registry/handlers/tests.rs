@@ -1,3 +1,4 @@
+mod hits;
 mod lines;
 
 use std::collections::VecDeque;
