@@ -1,4 +1,4 @@
-//! Duplicate suppression: one transfer per digest, shared by everybody, harmed by nobody (rows C3, C7, D1-D5).
+//! Duplicate suppression: one transfer per digest, shared by everybody, harmed by nobody (rows C3, C6, C7, D1-D5).
 
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ fn gets(urls: impl IntoIterator<Item = String>) -> Vec<JoinHandle<Answer>> {
     urls.into_iter().map(|url| tokio::spawn(async move { Client::new().get(&url).await })).collect()
 }
 
-/// D3, C7: twenty clients, one GET; and every one has bytes in hand while the transfer is still held up half-way,
-/// so nobody waits for the end.
+/// D3, C6, C7: twenty clients that have nothing, one GET, and every byte leaves the origin once; and every one has bytes in
+/// hand while the transfer is still held up half-way, so nobody waits for the end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d3_twenty_clients_cost_one_get() {
     let stand = Stand::new().await;

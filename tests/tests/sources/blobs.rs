@@ -1,8 +1,8 @@
-//! Fallback of single blobs (rows F1 to F11).
+//! Fallback of single blobs (rows F1 to F12, M5).
 
 use std::time::{Duration, Instant};
 
-use shoal_tests::http::{Answer, Client, finish, read_some};
+use shoal_tests::http::{self, Answer, Client, finish, read_some};
 use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::{Gate, Kind, Match, Plan};
 use shoal_tests::wait;
@@ -28,7 +28,8 @@ async fn f1_a_blob_falls_back_and_not_the_image() {
     assert_eq!(at_origin, std::slice::from_ref(&failed.digest), "F1: the failed blob alone");
 }
 
-/// F3: whatever a mirror says about what it does not have, the next source is asked, at once and without a second try.
+/// F3, M5: a mirror may have some of it only. Whatever it says about what it does not have, the next source is asked, at
+/// once and without a second try.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f3_a_partial_mirror() {
     let stand = Stand::new(1).await;
@@ -232,6 +233,56 @@ async fn a_body_that_never_begins_comes_from_elsewhere() {
         assert_eq!(stand.origin.blob_gets(&blob.digest), 1);
         assert!(stand.mirrors[0].blob_gets(&blob.digest) >= 1, "the mirror was not asked");
     }
+}
+
+/// F12: whom the agent asks is its own affair. A client whose blobs come by way of a mirror that fails gets the answers, to
+/// the header, that it would get without any mirror.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f12_a_fallback_changes_no_answer() {
+    let (plain, falling) = (Stand::new(0).await, Stand::new(1).await);
+    let (image, missing) = (Image::new(607, &[300_000]), Blob::noise(608, 100));
+    falling.mirrors[0].script(Match::kind(Kind::Blob), Plan::status(503));
+    let (mut told, mut refusals) = (Vec::new(), Vec::new());
+    for stand in [&plain, &falling] {
+        stand.add_image(REPOSITORY, "v1", &image);
+        let manifest = stand.agent.manifest(REPOSITORY, &image.manifest.digest);
+        let layer = stand.agent.blob(REPOSITORY, &image.layers[0].digest);
+        let mut answers: Vec<Answer> = Vec::new();
+        for (method, url, range) in [
+            ("HEAD", &manifest, None),
+            ("GET", &manifest, None),
+            // The layer is not there yet.
+            ("GET", &layer, Some("bytes=1000-")),
+            ("GET", &layer, None),
+            ("HEAD", &layer, None),
+        ] {
+            let request = stand.client.request(method, url);
+            let request = match range {
+                Some(range) => request.header("Range", range),
+                None => request,
+            };
+            answers.push(http::read(request).await);
+        }
+        told.push(answers);
+        // What each source said about it stands in the body, so there the code alone can be the same.
+        let refused = stand.agent.get_blob(REPOSITORY, &missing.digest).await;
+        refusals.push((refused.status, refused.error_code()));
+    }
+    let statuses: Vec<u16> = told[0].iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [200, 200, 206, 200, 200]);
+    let headers = |answer: &Answer| {
+        let mut headers = answer.headers.clone();
+        headers.remove("date");
+        headers
+    };
+    for (without, with) in told[0].iter().zip(&told[1]) {
+        with.expect(without.status, &without.body);
+        assert_eq!(headers(with), headers(without), "F12");
+    }
+    assert_eq!(refusals[0], (404, "BLOB_UNKNOWN".to_owned()));
+    assert_eq!(refusals[1], refusals[0], "F12");
+    assert_eq!(falling.requests(Kind::Manifest), [1, 0]);
+    assert!(falling.requests(Kind::Blob)[0] > 0, "the mirror was not asked for blobs");
 }
 
 /// What has been received from a mirror is not lost with the agent: it goes on at another source.

@@ -1,16 +1,18 @@
 //! Several sets, nested scopes and whole domains: who is asked under which name, and that `shoal mirrors explain` says
-//! what really happens (rows M1, M2, T2).
+//! what really happens (rows M1, M2, M6, T2).
 
 use std::time::Instant;
 
 use shoal_tests::agent::{REGISTRY, Setup, shoal};
 use shoal_tests::image::Blob;
 use shoal_tests::origin::{Kind, Origin};
+use shoal_tests::place;
+use toml::Table;
 
 use super::{Set, Stand, mirror};
 
 /// Whom the command line says the agent asks for digests, as numbers of the stand's servers.
-async fn explained(stand: &Stand, image: &str, what: &str) -> Vec<usize> {
+pub(super) async fn explained(stand: &Stand, image: &str, what: &str) -> Vec<usize> {
     let config = stand.agent.setup().write().display().to_string();
     let said = shoal(&["mirrors", "explain", image, "--config", &config, "--json"]).await;
     let said = said.expect_ok("shoal mirrors explain");
@@ -42,6 +44,44 @@ async fn m1_two_sets_for_one_source() {
         assert_eq!(asked, [0, 1, 2, 3], "M1");
         assert_eq!(explained(&stand, &format!("{REGISTRY}/team/app:v1"), "digests").await, asked);
         assert_eq!(explained(&stand, &format!("{REGISTRY}/team/app:v1"), "tags").await, [3]);
+    }
+}
+
+/// What `shoal config import` makes of OpenShift's objects.
+async fn imported(objects: &[&str]) -> Table {
+    let folder = place::scratch();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (input, output) = (path("objects.yaml"), path("mirrors.toml"));
+    std::fs::write(&input, objects.join("---\n")).expect("the folder is ours");
+    let made = shoal(&["config", "import", "--kubernetes", &input, "--output", &output]).await;
+    made.expect_ok("shoal config import");
+    let text = std::fs::read_to_string(&output).expect("it has been written");
+    toml::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+/// M6: OpenShift's old object counts as long as it is there, alone and beside the new one that is added for the same
+/// source; when it is gone, the new one counts alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m6_old_objects_count_while_they_are_there() {
+    let object = |kind: &str, entries: &str, mirrors: [usize; 2]| {
+        let mirrors = mirrors.map(mirror).join(", ");
+        format!(
+            "kind: {kind}\nmetadata: {{name: {kind}}}\nspec:\n  {entries}:\n  - source: {REGISTRY}\n    mirrors: [{mirrors}]\n"
+        )
+    };
+    let old = object("ImageContentSourcePolicy", "repositoryDigestMirrors", [0, 1]);
+    let new = object("ImageDigestMirrorSet", "imageDigestMirrors", [1, 2]);
+    let (old, new) = (old.as_str(), new.as_str());
+    let table = [(vec![old], vec![0, 1, 3]), (vec![old, new], vec![0, 1, 2, 3]), (vec![new], vec![1, 2, 3])];
+    for (objects, expected) in table {
+        let tables = imported(&objects).await;
+        let stand = Stand::with(3, Vec::new(), |setup| setup.merge(tables)).await;
+        let blob = Blob::noise(950, 100);
+        let asked = walked(&stand, &stand.agent.blob("team/app", &blob.digest)).await;
+        assert_eq!(asked, expected, "M6: {objects:?}");
+        let name = format!("{REGISTRY}/team/app:v1");
+        assert_eq!(explained(&stand, &name, "digests").await, asked);
+        assert_eq!(explained(&stand, &name, "tags").await, [3], "both are for digests only");
     }
 }
 

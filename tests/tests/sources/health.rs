@@ -1,4 +1,4 @@
-//! Sources that are dead, limited, or this agent itself (rows F4, F14, C17, and Docker Hub's limits).
+//! Sources that are dead, limited, or this agent itself (rows F4, F14, C17, M7, and Docker Hub's limits).
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -123,6 +123,53 @@ async fn limits_are_metrics() {
     stand.agent.get_manifest(REPOSITORY, &other.manifest.digest).await.expect(200, &other.manifest.bytes);
     assert_eq!(remaining(&mirror(0)).await, (100.0, 12.0));
     assert_eq!(remaining(REGISTRY).await, (100.0, 76.0), "each its own");
+}
+
+/// Pulls an image by its digest.
+async fn pull_by_digest(agent: &Agent, image: &Image) {
+    let digest = &image.manifest.digest;
+    agent.get_manifest(REPOSITORY, digest).await.expect(200, &image.manifest.bytes);
+    for blob in image.blobs() {
+        agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
+    }
+}
+
+/// Pulls an image as containerd does: the tag by HEAD, which registries do not count, and the rest by digest.
+async fn pull_by_tag(agent: &Agent, image: &Image) {
+    let head = agent.client().head(&agent.manifest(REPOSITORY, "v1")).await;
+    assert_eq!((head.status, head.header("Docker-Content-Digest")), (200, image.manifest.digest.as_str()));
+    pull_by_digest(agent, image).await;
+}
+
+/// M7: a pull-through proxy before a registry that everybody can reach, but not as often as they like. Nodes that pull at once
+/// cost it one pull; when it gives no more, whoever comes late still gets all that the proxy has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m7_a_pull_through_proxy_spares_the_registrys_limit() {
+    const NODES: usize = 4;
+    let origin = Origin::start().await;
+    let image = Image::new(760, &[2_000_000, 100_000]);
+    origin.add_image(REPOSITORY, "v1", &image);
+    let proxy = Agent::start(&origin.url()).await;
+    let node = || {
+        let setup = with_endpoints(Setup::new(&origin.url()), [proxy.url().as_str()]);
+        with_sets(setup, vec![Set::first(1)]).start()
+    };
+    let mut nodes = Vec::new();
+    for _ in 0..NODES {
+        nodes.push(node().await);
+    }
+    futures_util::future::join_all(nodes.iter().map(|agent| pull_by_tag(agent, &image))).await;
+    assert_eq!(origin.count(Kind::Manifest, "GET"), 1, "M7: what a registry counts as a pull");
+    for blob in image.blobs() {
+        assert_eq!(origin.blob_gets(&blob.digest), 1, "M7: {}", blob.digest);
+    }
+
+    proxy.until_idle().await;
+    let asked = origin.seen().len();
+    origin.script(Match::any(), Plan::status(429).header("Retry-After", "600"));
+    let late = node().await;
+    pull_by_digest(&late, &image).await;
+    assert_eq!(origin.seen().len(), asked, "M7: the registry was asked again");
 }
 
 /// C17: a mirror that is the agent itself is passed over.

@@ -1,10 +1,10 @@
-//! Real clients, real registries: a mirror that serves manifests and fails blobs must fail no pull (row F13), and one
-//! that refuses leaves the runtime its own way (row F5).
+//! Real clients, real registries: a mirror that serves manifests and fails blobs must fail no pull (rows F12, F13), and
+//! one that refuses leaves the runtime its own way (row F5).
 
 use std::path::Path;
 
 use shoal_tests::agent::{Agent, Setup};
-use shoal_tests::clients::skopeo_copy;
+use shoal_tests::clients::{Puller, skopeo_copy};
 use shoal_tests::containerd::{Containerd, REGISTRY, Version};
 use shoal_tests::docker_registry::DockerRegistry;
 use shoal_tests::image::Image;
@@ -95,6 +95,31 @@ impl Scene {
             assert_eq!(self.origin.blob_gets(&layer.digest), 1, "{}", layer.digest);
         }
     }
+}
+
+/// F12: podman, buildah and skopeo as they are. None of them has a second place to ask, and to none is said that there is
+/// one: parts of a pull come from here, others from there, and the client sees one registry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f12_plain_clients_notice_no_fallback() {
+    place::needs_root();
+    // Each has a scene of its own: a mirror that has failed another one is left alone for a while.
+    for puller in [Puller::Podman, Puller::Buildah] {
+        let scene = Scene::new(&BlobFault::Status(503), 1, |setup| setup).await;
+        let folder = place::scratch();
+        let name = format!("{REPOSITORY}:v0");
+        let pulled = puller.pull(scene.agent.address(), REGISTRY, &name, folder.path()).await;
+        pulled.expect_ok(&format!("the pull by {puller:?}"));
+        let images = puller.images(folder.path()).await;
+        assert!(images.contains(&scene.images[0].manifest.digest), "{puller:?}: {images}");
+        scene.expect_from_origin(1).await;
+        assert!(scene.mirror.answered("blobs", 503) >= 1, "{puller:?}: the mirror was not asked");
+    }
+    let scene = Scene::new(&BlobFault::Status(503), 1, |setup| setup).await;
+    let folder = place::scratch();
+    scene.copy(folder.path(), 0).await;
+    scene.expect_from_origin(1).await;
+    let (manifests, blobs) = (scene.mirror.answered("manifests", 200), scene.mirror.answered("blobs", 503));
+    assert!(manifests >= 1 && blobs >= 1, "the mirror was not asked: {manifests} manifests, {blobs} blobs");
 }
 
 /// F13: ten pulls in a row by each of two clients, from a mirror that has every manifest and answers 503 for every blob.

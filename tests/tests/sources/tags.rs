@@ -1,13 +1,14 @@
-//! Tags and mirrors: whom a tag is asked of, and that it does not go back (rows T1, T3, T4, M3).
+//! Tags and mirrors: whom a tag is asked of, and that it does not go back (rows T1, T3, T4, T5, M3).
 
 use std::time::{Duration, Instant};
 
-use shoal_tests::agent::Setup;
+use shoal_tests::agent::{REGISTRY, Setup};
 use shoal_tests::image::Image;
 use shoal_tests::origin::Kind;
 use shoal_tests::wait;
 
-use super::{REPOSITORY, Set, Stand};
+use super::composition::explained;
+use super::{REPOSITORY, Set, Stand, mirror};
 
 async fn expect_tag(stand: &Stand, image: &Image) {
     let url = stand.agent.manifest(REPOSITORY, "v1");
@@ -126,5 +127,80 @@ async fn t4_a_tag_does_not_go_back() {
             body == newest.manifest.bytes
         })
         .await;
+    }
+}
+
+/// T5: mirrors are trusted with tags and with digests apart. One that has digests never tells what a tag is, however much it
+/// would like to, and one that has tags is not asked for what they point to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t5_tags_and_digests_are_trusted_apart() {
+    let names = [mirror(0), mirror(1)];
+    // Without a word about it, a mirror is for digests.
+    let [digests, tags] = names.each_ref().map(|name| Set::new(REGISTRY, [name.as_str()]));
+    let tags = tags.key("serves", "tags").key("tag_order", "mirror-first");
+    let stand = Stand::with(2, vec![digests, tags], |setup| setup).await;
+    let [image, trusted, hijack] = [840, 841, 842].map(|seed| Image::new(seed, &[100_000]));
+    stand.add_image(REPOSITORY, "v1", &image);
+    stand.add_image(REPOSITORY, "other", &trusted);
+    stand.mirrors[0].add_image(REPOSITORY, "v1", &hijack);
+    stand.mirrors[1].tag(REPOSITORY, "v1", &trusted.manifest.digest);
+
+    let began = Instant::now();
+    expect_tag(&stand, &trusted).await;
+    let asked = asked_for_tag(&stand, began);
+    assert!(!asked.is_empty() && asked.iter().all(|n| *n == 1), "T5: whom tags are entrusted to: {asked:?}");
+    let list = format!("{}/v2/{REPOSITORY}/tags/list?ns={REGISTRY}", stand.agent.url());
+    assert_eq!(stand.client.get(&list).await.status, 200);
+    assert_eq!(stand.requests(Kind::Tags), [0, 1, 0], "T5: lists of tags are about tags");
+    for blob in trusted.blobs() {
+        stand.agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
+    }
+    let asked = stand.order(began, |seen| seen.reference.starts_with("sha256:"));
+    assert!(!asked.is_empty() && asked.iter().all(|n| *n == 0), "T5: whom digests are asked of: {asked:?}");
+
+    // Who reviews the configuration is told the same.
+    let name = format!("{REGISTRY}/{REPOSITORY}:v1");
+    assert_eq!(explained(&stand, &name, "tags").await, [1, 2]);
+    assert_eq!(explained(&stand, &name, "digests").await, [0, 2]);
+}
+
+/// T5: the worst that a mirror for digests can do is to fail. What it says of tags is not even heard, and other bytes under a
+/// digest reach nobody whole, also while nobody else can be asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t5_a_mirror_for_digests_can_only_fail() {
+    let stand = Stand::new(1).await;
+    let [image, hijack] = [843, 844].map(|seed| Image::new(seed, &[100_000]));
+    stand.add_image(REPOSITORY, "v1", &image);
+    let (manifest, layer, hostile) = (&image.manifest, &image.layers[0], &stand.mirrors[0]);
+    hostile.add_image(REPOSITORY, "v1", &hijack);
+    hostile.add_manifest_as(REPOSITORY, &manifest.digest, &hijack.manifest);
+    hostile.add_bytes(&layer.digest, hijack.layers[0].bytes.clone());
+    stand.origin.refuse().await;
+
+    let url = |path: &str| format!("{}/v2/{REPOSITORY}/{path}?ns={REGISTRY}", stand.agent.url());
+    for path in ["manifests/v1", "tags/list", &format!("referrers/{}", manifest.digest)] {
+        let answer = stand.client.get(&url(path)).await;
+        assert_ne!(answer.status, 200, "{path}");
+    }
+    let heard: Vec<String> = hostile.seen().into_iter().map(|seen| seen.path).collect();
+    assert!(heard.is_empty(), "T5: asked for what may change: {heard:?}");
+
+    let by_digest =
+        [(format!("manifests/{}", manifest.digest), manifest), (format!("blobs/{}", layer.digest), layer)];
+    for (path, _) in &by_digest {
+        let answer = stand.client.get(&url(path)).await;
+        assert!(answer.status != 200 || answer.cut.is_some(), "T5: {path} is whole: {:?}", answer.headers);
+    }
+    assert_eq!((hostile.count(Kind::Manifest, "GET"), hostile.blob_gets(&layer.digest)), (1, 1));
+
+    stand.origin.recover().await;
+    for (path, right) in &by_digest {
+        let url = url(path);
+        // The registry may be left alone for a while after it was down.
+        wait::until(format!("{path} to be there"), Duration::from_secs(40), async || {
+            stand.client.get(&url).await.status == 200
+        })
+        .await;
+        stand.client.get(&url).await.expect(200, &right.bytes);
     }
 }

@@ -19,7 +19,7 @@ const ONE_GO_BYTES: u64 = 1 << 20;
 /// How long it may take until what has happened is told.
 const TOLD_MAX: Duration = Duration::from_secs(30);
 
-/// The mission: everybody at once, and a real registry sends each blob once.
+/// The mission (C6): everybody at once, cold, and a real registry sends each blob once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cold_image_is_fetched_once() {
     let registry = DockerRegistry::start().await;
