@@ -42,7 +42,7 @@ use crate::peer::{Member, PeerId};
 use crate::time::Time;
 
 use acquaintances::Acquaintances;
-use book::Book;
+use book::{Book, Entry};
 use chance::Chance;
 use clock::Clock;
 pub use details::MemberFault;
@@ -260,8 +260,7 @@ impl Membership {
 
     /// Asks a member for a sign of life.
     fn ask(&mut self, now: Time, peer: &PeerId) {
-        if let Some(entry) = self.book.get(peer) {
-            let to = Identity::new(Arc::clone(&entry.member));
+        if let Some(to) = self.book.get(peer).map(Entry::identity) {
             self.compose(now, KIND_PING, &to, &[]);
         }
     }
@@ -420,7 +419,7 @@ impl Membership {
     fn tell_of_later_life(&mut self, now: Time, sender: &Identity) {
         let Some(entry) = self.book.get(&sender.peer()) else { return };
         if entry.member.generation > sender.generation() {
-            let later = foca::Member::alive(Identity::new(Arc::clone(&entry.member)));
+            let later = foca::Member::alive(entry.identity());
             self.compose(now, wire::KIND_GOSSIP, sender, &[later]);
         }
     }

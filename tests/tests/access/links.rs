@@ -6,8 +6,10 @@ use shoal_tests::cluster::Cluster;
 use shoal_tests::http::{self, Client};
 use shoal_tests::image::{self, Blob, Image};
 use shoal_tests::origin::{Auth, Gate, Kind, Match, Origin, Plan};
+use shoal_tests::place;
 use shoal_tests::tls::Authority;
 use shoal_tests::wait;
+use tempfile::TempDir;
 
 use super::{REPOSITORY, Stand, expect_not_served};
 
@@ -104,20 +106,45 @@ async fn a_flight_under_way() {
     assert_eq!(stand.origin.seen().len(), before, "asked again");
 }
 
+/// A registry with a password, and one that a client has made up, with the client's own server behind the name.
+struct TwoRegistries {
+    origin: Origin,
+    evil: Origin,
+    folder: TempDir,
+}
+
+impl TwoRegistries {
+    async fn start() -> Self {
+        let authority = Authority::new();
+        let evil = Origin::start_tls(authority.server(&[b"http/1.1"], false)).await;
+        let origin = Origin::start().await;
+        origin.require(Auth::Basic { user: "robot".into(), password: "secret".into() });
+        let folder = place::scratch();
+        std::fs::write(folder.path().join("ca.pem"), authority.pem()).expect("ours");
+        TwoRegistries { origin, evil, folder }
+    }
+
+    /// An agent that has the password of the one and trusts the certificate of the other.
+    fn reached_by(&self, setup: Setup) -> Setup {
+        let ca = self.folder.path().join("ca.pem");
+        setup.credentials(REGISTRY, "robot", "secret").env("SSL_CERT_FILE", &ca.display().to_string())
+    }
+
+    /// What a client calls the one that it has made up.
+    fn made_up(&self) -> String {
+        format!("localhost:{}", self.evil.address().port())
+    }
+}
+
 /// A registry that a client has made up, with the client's own server behind the name, says that it has everything. It gets
 /// nothing of what others have brought: not from the store, not by a tag, not from a transfer under way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_a_client_has_made_up() {
-    let authority = Authority::new();
-    let evil = Origin::start_tls(authority.server(&[b"http/1.1"], false)).await;
-    let origin = Origin::start().await;
-    origin.require(Auth::Basic { user: "robot".into(), password: "secret".into() });
-    let setup = Setup::new(&origin.url()).credentials(REGISTRY, "robot", "secret");
-    let ca = setup.folder().join("ca.pem");
-    std::fs::write(&ca, authority.pem()).expect("ours");
-    let agent = setup.env("SSL_CERT_FILE", &ca.display().to_string()).start().await;
+    let registries = TwoRegistries::start().await;
+    let agent = registries.reached_by(Setup::new(&registries.origin.url())).start().await;
+    let made_up = registries.made_up();
+    let TwoRegistries { origin, evil, folder: _folder } = registries;
     let stand = Stand { origin, agent, client: Client::new() };
-    let made_up = format!("localhost:{}", evil.address().port());
     let image = Image::new(542, &[3_000_000, 1000]);
     stand.origin.add_image(REPOSITORY, "v1", &image);
     bring(&stand, &image).await;
@@ -188,17 +215,10 @@ async fn a_page_for_people_proves_nothing() {
 /// A made-up registry, where it is other members that have the blob: what they hand on goes to those whose registry has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_made_up_registry_and_what_members_have() {
-    let authority = Authority::new();
-    let evil = Origin::start_tls(authority.server(&[b"http/1.1"], false)).await;
-    let origin = Origin::start().await;
-    origin.require(Auth::Basic { user: "robot".into(), password: "secret".into() });
-    let folder = shoal_tests::place::scratch();
-    let ca = folder.path().join("ca.pem");
-    std::fs::write(&ca, authority.pem()).expect("ours");
-    let cluster = Cluster::start_with(&origin.url(), 2, |_, setup| {
-        setup.credentials(REGISTRY, "robot", "secret").env("SSL_CERT_FILE", &ca.display().to_string())
-    })
-    .await;
+    let registries = TwoRegistries::start().await;
+    let cluster =
+        Cluster::start_with(&registries.origin.url(), 2, |_, setup| registries.reached_by(setup)).await;
+    let (origin, evil) = (&registries.origin, &registries.evil);
     let [asker, holder] = [&cluster.agents[0], &cluster.agents[1]];
     let have = async |blob: &Blob| {
         origin.add_blob(blob);
@@ -218,8 +238,7 @@ async fn a_made_up_registry_and_what_members_have() {
         }
     }
     evil.add_bytes(&secret.digest, vec![b'x'; secret.bytes.len()].into());
-    let path =
-        format!("{}/v2/evil/x/blobs/{}?ns=localhost:{}", asker.url(), secret.digest, evil.address().port());
+    let path = format!("{}/v2/evil/x/blobs/{}?ns={}", asker.url(), secret.digest, registries.made_up());
     let before = origin.seen().len();
     for _ in 0..2 {
         let answer = Client::new().get(&path).await;

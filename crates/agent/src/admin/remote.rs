@@ -331,13 +331,19 @@ mod tests {
         head.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
-    /// A client that asks often enough keeps its connection for days, and the token that it came with as long, if nobody looks.
-    #[tokio::test(start_paused = true)]
-    async fn a_replaced_token_is_refused_on_a_connection_that_is_open() {
+    /// Files with a token and a certificate, and who looks at them again and again.
+    fn renewed() -> (tempfile::TempDir, RemoteSettings, Arc<Renewed>) {
         let folder = tempfile::tempdir().unwrap();
         let settings = settings(folder.path());
         let material = Material::read(&settings).unwrap();
         let renewed = Arc::new(Renewed::new(settings.clone(), material));
+        (folder, settings, renewed)
+    }
+
+    /// A client that asks often enough keeps its connection for days, and the token that it came with as long, if nobody looks.
+    #[tokio::test(start_paused = true)]
+    async fn a_replaced_token_is_refused_on_a_connection_that_is_open() {
+        let (_folder, settings, renewed) = renewed();
         let from = settings.address;
         let router = Router::new().route("/", get(|| async { StatusCode::NO_CONTENT }));
         let router = guarded(router, renewed, from);
@@ -362,10 +368,7 @@ mod tests {
     /// A disk that hangs is asked once, and meanwhile what was right last counts.
     #[tokio::test(start_paused = true)]
     async fn a_look_that_does_not_end_delays_callers_and_is_the_only_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let settings = settings(folder.path());
-        let material = Material::read(&settings).unwrap();
-        let renewed = Arc::new(Renewed::new(settings.clone(), material));
+        let (_folder, settings, renewed) = renewed();
         let look = Arc::clone(&renewed.seen).lock_owned().await;
         std::fs::write(&settings.token_file, format!("{TOKEN}{TOKEN}")).unwrap();
         tokio::time::advance(LOOK_EVERY).await;

@@ -94,7 +94,7 @@ pub const GOSSIP_FANOUT: usize = 3;
 /// miss it and find out by comparing lists.
 pub const GOSSIP_COPIES: u8 = 8;
 
-/// Members that news is told to in turn, once there are enough: those that were heard last.
+/// Members that news is told to in turn, once there are enough: those that something was last sent to or heard from.
 pub const PARTNERS_MAX: usize = 64;
 
 /// With fewer, news goes to members that may have to be connected to first. Each node has this many and is had by as many: in a

@@ -47,10 +47,11 @@ impl Acquaintances {
         if changed + ACQUAINTANCE_CALM > now {
             return None;
         }
-        let strangers = book.living_peers().filter(|peer| !self.known.contains(peer));
+        let mut strangers = book.living_peers().filter(|peer| !self.known.contains(peer));
         let at = chance.below(strangers.clone().count());
-        let chosen = strangers.clone().nth(at);
-        chosen.inspect(|peer| self.heard(*peer))
+        let chosen = strangers.nth(at)?;
+        self.heard(chosen);
+        Some(chosen)
     }
 
     /// Decides about the next one after something may have changed.

@@ -30,6 +30,13 @@ pub(super) struct Entry {
     listed: Option<Time>,
 }
 
+impl Entry {
+    /// Its newest life, for `foca`.
+    pub fn identity(&self) -> Identity {
+        Identity::new(Arc::clone(&self.member))
+    }
+}
+
 /// All members but this one, and this one.
 pub(super) struct Book {
     me: Arc<Member>,

@@ -8,6 +8,7 @@ use foca::{OwnedNotification, Timer};
 
 use crate::limits::{FORGET_PAUSE, LOST_MAX};
 use crate::membership::Membership;
+use crate::membership::book::Entry;
 use crate::membership::identity::Identity;
 use crate::membership::io::{Event, Output};
 use crate::membership::wire::{self, ENVELOPE_BYTES, KIND_FEED, KIND_GOSSIP, KIND_PING, KIND_PING_REQ};
@@ -124,8 +125,7 @@ impl Membership {
     fn send_to_partner(&mut self, now: Time, chosen: &Identity, data: &[u8]) {
         let partner = self.partners.instead_of(chosen.peer());
         let entry = self.book.get(&partner).filter(|_| partner != chosen.peer());
-        let partner = entry.map(|entry| Identity::new(Arc::clone(&entry.member)));
-        match partner.and_then(|to| Some((wire::readdress(data, &to)?, to))) {
+        match entry.map(Entry::identity).and_then(|to| Some((wire::readdress(data, &to)?, to))) {
             Some((data, to)) => self.send(now, &to, &data),
             None => self.send(now, chosen, data),
         }
