@@ -1,6 +1,7 @@
 //! The agent as a child process: `shoal agent --config`, with a configuration, a data directory and an address of its
 //! own, all of which survive its being killed and started again.
 
+use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -149,6 +150,11 @@ impl Setup {
         self
     }
 
+    /// The variables that it has been given, for whoever starts the program by other means than [`Setup::start`].
+    pub fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Where its data lies.
     pub fn data_dir(&self) -> &Path {
         &self.data
@@ -196,7 +202,7 @@ impl Setup {
         let mut command = Command::new(place::shoal_bin());
         command.arg("agent").arg("--config").arg(self.write());
         command.env("RUST_BACKTRACE", "1");
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.envs(self.environment());
         if self.path_entry {
             let path = std::env::var("PATH").unwrap_or_default();
             command.env("PATH", format!("{}:{path}", self.folder.path().display()));
@@ -412,17 +418,18 @@ impl Agent {
         logs.map(|path| std::fs::metadata(path).map_or(0, |data| data.len())).sum()
     }
 
-    /// Waits until what has arrived of a transfer that is now held up is in a checkpoint, as writes to the index show.
-    ///
-    /// The first write may end a checkpoint that was begun before; the second one, if there is one, was begun after
-    /// it. If there is none within ten times the age at which a checkpoint is due, the first one had everything.
+    /// Waits until what has arrived of a transfer that is now held up is in a checkpoint: for some seconds, which is longer
+    /// than a checkpoint is put off, nothing has been written to the index.
     pub async fn until_checkpoint(&self) {
-        let before = self.index_log_bytes();
-        assert!(before > 0, "no write-ahead log of the index found");
-        wait::until_true("a checkpoint", Duration::from_secs(30), || self.index_log_bytes() > before).await;
-        let (first, since) = (self.index_log_bytes(), std::time::Instant::now());
-        wait::until_true("a second checkpoint, or none", Duration::from_secs(30), || {
-            self.index_log_bytes() > first || since.elapsed() > Duration::from_secs(10)
+        /// Ten milliseconds apart, or more. The agent has to answer at each, so that no time counts in which it stands still.
+        const QUIET_LOOKS_MIN: u32 = 400;
+        let seen = Cell::new((self.index_log_bytes(), 0));
+        assert!(seen.get().0 > 0, "no write-ahead log of the index found");
+        wait::until("nothing to be written to the index", 2 * wait::START_MAX, || async {
+            self.metrics().await;
+            let ((before, quiet), now) = (seen.get(), self.index_log_bytes());
+            seen.set((now, if now == before { quiet + 1 } else { 0 }));
+            quiet >= QUIET_LOOKS_MIN
         })
         .await;
     }

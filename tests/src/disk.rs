@@ -102,7 +102,7 @@ fn expect(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// System calls of a process that fail, until this is dropped.
+/// System calls of a process that fail or take long, until this is dropped.
 pub struct Injection {
     strace: Process,
     _folder: TempDir,
@@ -125,12 +125,28 @@ impl Injection {
     /// Lets system calls of a running process and all its threads fail: `inject` in strace's words, for example
     /// `fsync,fdatasync:error=EIO`.
     pub async fn into(pid: i32, inject: &str) -> Self {
+        Injection::start(pid, None, &[inject]).await
+    }
+
+    /// The same for calls that concern one file, several kinds of failure at a time. They can also take long: `pread64:delay_enter=60s`.
+    pub async fn into_file(pid: i32, file: &Path, injects: &[&str]) -> Self {
+        Injection::start(pid, Some(file), injects).await
+    }
+
+    async fn start(pid: i32, file: Option<&Path>, injects: &[&str]) -> Self {
         place::needs_root();
         let folder = place::scratch();
         let log = folder.path().join("strace");
-        let calls = inject.split(':').next().unwrap_or_default();
+        let calls: Vec<_> =
+            injects.iter().map(|inject| inject.split(':').next().unwrap_or_default()).collect();
         let mut command = Command::new(place::program("strace", "strace"));
-        command.args(["-f", "-e", &format!("trace={calls}"), "-e", &format!("inject={inject}")]);
+        command.args(["-f", "-e", &format!("trace={}", calls.join(","))]);
+        for inject in injects {
+            command.args(["-e", &format!("inject={inject}")]);
+        }
+        if let Some(file) = file {
+            command.arg("-P").arg(file);
+        }
         command.args(["-p", &pid.to_string()]);
         let strace = Process::spawn("strace", &mut command, &log).unwrap_or_else(|e| panic!("{e}"));
         wait::until_true("strace to hold every thread", wait::START_MAX, || all_traced(pid)).await;

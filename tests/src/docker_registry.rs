@@ -185,12 +185,18 @@ impl DockerRegistry {
         log.lines().filter(is_meant).count()
     }
 
-    /// Bytes of one blob that were handed to connections, from the access log: what was on its way when one broke is among them.
+    /// Bytes of one blob that were handed to connections, from the access log: what was on its way when one broke is among them, and
+    /// what the kernel had taken and not yet sent, which never left (on a link of 10 Mbit/s a megabyte).
     pub fn blob_bytes(&self, digest: &str) -> u64 {
         let wanted = format!("/blobs/{digest}");
         let log = self.process.log();
         let is_meant = |line: &&str| line.contains("\"GET /v2/") && line.contains(&wanted);
         log.lines().filter(is_meant).filter_map(body_bytes).sum()
+    }
+
+    /// The same of all blobs of an image.
+    pub fn image_bytes(&self, image: &Image) -> u64 {
+        image.blobs().map(|blob| self.blob_bytes(&blob.digest)).sum()
     }
 
     /// Requests of manifests, from the access log.

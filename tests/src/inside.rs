@@ -30,7 +30,7 @@ impl<'n> Node<'n> {
     /// Starts it, and waits for nothing.
     pub fn start(network: &'n Network, number: usize, setup: Setup) -> Self {
         let mut command = network.command(number, &place::shoal_bin());
-        command.arg("agent").arg("--config").arg(setup.write());
+        command.arg("agent").arg("--config").arg(setup.write()).envs(setup.environment());
         let process = Process::spawn("shoal agent", &mut command, &setup.folder().join("log"));
         Node { process: process.expect("the agent starts"), setup, number, network, spent: 0.0 }
     }

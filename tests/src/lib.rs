@@ -12,6 +12,7 @@ pub mod clock;
 pub mod cluster;
 pub mod collector;
 pub mod containerd;
+pub mod control;
 pub mod cri;
 pub mod disk;
 pub mod dns;

@@ -19,6 +19,9 @@ pub const NODES_MAX: usize = 1000;
 const BURST: &str = "64kb";
 /// Longest time a packet waits in a shaped link's queue: what a switch has, not the seconds of a modem.
 const QUEUE: &str = "20ms";
+/// Bytes of a packet of TCP before what it carries: Ethernet, IPv4, and TCP with the time stamps that Linux sends. The kernel counts
+/// several segments that it hands over together as one packet with one head.
+const HEAD_BYTES: u64 = 14 + 20 + 32;
 
 /// A network of its own.
 pub struct Network {
@@ -164,6 +167,14 @@ impl Network {
         ip(&[&inside[..], &["-j", "DROP"]].concat())
     }
 
+    /// Bytes that have left a node by its link so far, less the heads of its packets. What was lost behind the link and sent again counts
+    /// twice; what was still in the node's memory when a connection broke does not count.
+    pub fn sent_bytes(&self, node: usize) -> Result<u64> {
+        let space = self.space(node);
+        let bytes = counter(&space, "eth0", "tx_bytes")?;
+        Ok(bytes.saturating_sub(HEAD_BYTES * counter(&space, "eth0", "tx_packets")?))
+    }
+
     /// Pulls a node's plug: nothing gets to it or from it, and nobody is told.
     pub fn unplug(&self, node: usize) -> Result<()> {
         ip(&["-n", &self.hub(), "link", "set", &format!("p{node}"), "down"])
@@ -241,9 +252,7 @@ impl Zone {
 
     /// Bytes that have come into the zone from all others so far, headers included.
     pub fn entered_bytes(&self) -> Result<u64> {
-        let counter = format!("/sys/class/net/{}/statistics/tx_bytes", self.link);
-        let text = output("ip", &["netns", "exec", &self.hub, "cat", &counter])?;
-        text.trim().parse().with_context(|| format!("{counter} is odd"))
+        counter(&self.hub, &self.link, "tx_bytes")
     }
 }
 
@@ -271,6 +280,13 @@ impl Drop for Network {
 /// Where a namespace's own files lie, which `ip netns exec` puts in the place of those in /etc.
 fn own_files(space: &str) -> PathBuf {
     Path::new("/etc/netns").join(space)
+}
+
+/// What the kernel counts of a device in a namespace.
+fn counter(space: &str, device: &str, what: &str) -> Result<u64> {
+    let path = format!("/sys/class/net/{device}/statistics/{what}");
+    let text = output("ip", &["netns", "exec", space, "cat", &path])?;
+    text.trim().parse().with_context(|| format!("{path} is odd"))
 }
 
 fn shape(space: &str, device: &str, rate: u64) -> Result<()> {

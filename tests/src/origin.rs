@@ -10,13 +10,13 @@ mod script;
 mod serve;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -86,7 +86,7 @@ impl Seen {
 enum Mode {
     /// Answers.
     Up,
-    /// Nobody listens: connections are refused, open ones are reset.
+    /// Nobody listens: connections are refused, open ones are reset. The port stays the origin's.
     Refusing,
     /// Accepts and never reads or answers.
     BlackHole,
@@ -129,6 +129,8 @@ pub struct Origin {
     mode: watch::Sender<Mode>,
     task: JoinHandle<()>,
     tls: bool,
+    /// Has the port also while nobody listens, so that no other test is given it: it never listens itself.
+    _port: TcpSocket,
 }
 
 impl Origin {
@@ -143,9 +145,11 @@ impl Origin {
     }
 
     async fn serve(tls: Option<tokio_rustls::TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port is free");
+        let port = TcpSocket::new_v4().expect("there are sockets");
+        port.set_reuseaddr(true).expect("a socket can share its address");
+        port.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a loopback port is free");
         let shared = Arc::new(Shared {
-            address: listener.local_addr().expect("a bound socket has an address"),
+            address: port.local_addr().expect("a bound socket has an address"),
             content: Mutex::default(),
             script: Mutex::default(),
             seen: Mutex::default(),
@@ -157,8 +161,9 @@ impl Origin {
         });
         let (mode, modes) = watch::channel(Mode::Up);
         let is_tls = tls.is_some();
+        let listener = listen(shared.address).await;
         let task = tokio::spawn(accept(listener, Arc::clone(&shared), modes, tls));
-        Origin { shared, mode, task, tls: is_tls }
+        Origin { shared, mode, task, tls: is_tls, _port: port }
     }
 
     /// `host:port`.
@@ -345,6 +350,11 @@ impl Drop for Origin {
     }
 }
 
+/// Listens at the address of an origin, whose port it holds. tokio's listeners share their address with who does not listen.
+async fn listen(address: SocketAddr) -> TcpListener {
+    TcpListener::bind(address).await.expect("the port is the origin's")
+}
+
 async fn accept(
     first: TcpListener,
     shared: Arc<Shared>,
@@ -364,8 +374,7 @@ async fn accept(
             continue;
         }
         if listener.is_none() {
-            let bound = TcpListener::bind(shared.address).await;
-            listener = Some(bound.expect("the origin's port is still free"));
+            listener = Some(listen(shared.address).await);
         }
         let bound = listener.as_ref().expect("bound above");
         tokio::select! {

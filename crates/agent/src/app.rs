@@ -197,6 +197,7 @@ impl App {
         });
         let feed = Feed::new(look, &watched, &background);
         feed.spawn();
+        let me = swarm.as_ref().and_then(|swarm| swarm.roster().get(&swarm.me()).cloned());
         let state = AdminState {
             store: store.clone(),
             driver: driver.clone(),
@@ -212,7 +213,15 @@ impl App {
         };
         ports.spawn(&config, state, observing, &watched, &background);
         watched.spawn(sweep(gauges, config.sweep_interval(), background.clone()));
-        tracing::info!(registry = ?addresses, observe = ?observe_address, "ready");
+        tracing::info!(
+            member = me.as_ref().map(|me| driver::brief_name(&me.peer)),
+            registry = ?addresses,
+            observe = ?observe_address,
+            admin = %config.admin_socket().display(),
+            swarm = me.as_ref().map(|me| tracing::field::debug(me.addresses.clone())),
+            data_port = me.as_ref().map(|me| me.data_port),
+            "ready"
+        );
         readiness.ready();
         Running {
             config,

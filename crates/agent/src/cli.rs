@@ -37,6 +37,7 @@ use clap_complete::Shell;
 
 use crate::admin::client::AdminClient;
 use crate::config::{Config, ConfigErrors, DEFAULT_PATH, NodeFacts, Whereabouts};
+use crate::runtime::{ProofError, authority};
 
 pub use failure::{Failure, explain};
 
@@ -45,21 +46,22 @@ pub(crate) use output::member_name;
 
 const EXAMPLES: &str = "\
 Examples:
-  shoal agent --config shoal.toml   run the agent
-  shoal config check                report everything that is wrong with the configuration
-  shoal mirrors explain redis:7     who is asked for an image, and in which order
-  shoal status                      what the agent on this node is doing
-  shoal doctor                      what is wrong with this node, and what to do
-  shoal blob ls --sort size         what it has stored
-  shoal runtime install             have the runtimes of this node ask it
-  shoal prewarm redis:7             bring an image to every node before it is needed
-  shoal explain redis:7             where its blobs are, and what makes them slow
-  shoal demo                        see it work, on this machine, in ten seconds
+  shoal agent --config shoal.toml  run the agent
+  shoal config check               what is wrong with the configuration
+  shoal mirrors explain redis:7    who is asked for an image, in which order
+  shoal status                     what the agent on this node is doing
+  shoal doctor                     what is wrong with this node, what to do
+  shoal blob ls --sort size        what it has stored
+  shoal runtime install            have the runtimes of this node ask it
+  shoal prewarm redis:7            bring an image to all nodes ahead of time
+  shoal explain redis:7            where its blobs are, what makes them slow
+  shoal demo                       see it work, here, in ten seconds
 
 Exit status:
   0  done                    3  the configuration is wrong
   1  failed                  4  no agent answers
-  2  wrong command line      5  what was named is not there, or a blob's bytes do not match
+  2  wrong command line      5  what was named is not there, or a blob's bytes
+                                do not match
 `shoal prewarm` and `shoal pull` have lists of their own.";
 
 /// A registry mirror on every node: each blob comes from upstream once, whoever asks for it.
@@ -225,6 +227,23 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "write it as 24h, 90m, 30s or 7days".into())
 }
 
+/// As [`duration`], and more than nothing: what lasts for no time is no wish that anybody has.
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time < Duration::from_secs(1) { Err("must be at least 1s".into()) } else { Ok(time) }
+}
+
+/// The agent's port for runtimes, as it is written on the command line: http://127.0.0.1:5000, or the address alone.
+fn mirror_url(given: &str) -> Result<String, ProofError> {
+    let bare = given.trim_end_matches('/');
+    let url = if given.contains("://") { bare.to_owned() } else { format!("http://{bare}") };
+    match authority(&url) {
+        Ok(_) => Ok(url),
+        // In the words of whoever wrote it.
+        Err(_) => Err(ProofError::Url(given.to_owned())),
+    }
+}
+
 /// `KEY=VALUE`; nothing at all is no label, because a variable may be set and empty.
 fn label(text: &str) -> Result<Option<(String, String)>, String> {
     match text.split_once('=') {
@@ -299,14 +318,14 @@ impl Cli {
                 outcome
             }
             Command::Prewarm(args) => process::light_runtime()?.block_on(prewarm::run(&args, &mut out)),
-            Command::Pull(args) => process::runtime()?.block_on(pull::run(&args, &mut out)),
+            Command::Pull(args) => process::runtime(0)?.block_on(pull::run(&args, &mut out)),
             Command::Evict(args) => process::light_runtime()?.block_on(stock::evict(&args, &mut out)),
             Command::Pin(args) => process::light_runtime()?.block_on(stock::pin(&args, &mut out)),
             Command::Unpin(args) => process::light_runtime()?.block_on(stock::unpin(&args, &mut out)),
             Command::Gc(args) => process::light_runtime()?.block_on(stock::gc(&args, &mut out)),
             Command::Api(command) => api::run(&command, &mut out),
             Command::Demo(args) => {
-                process::runtime()?.block_on(crate::demo::run(args)).map_err(Failure::Demo)
+                process::runtime(0)?.block_on(crate::demo::run(args)).map_err(Failure::Demo)
             }
             Command::Completion { shell } => {
                 let mut script = Vec::new();
@@ -330,12 +349,15 @@ impl Cli {
     }
 }
 
-/// The help of a command; that of the last one that is known, where a word is none.
+/// The help of a command.
 fn help(words: &[String], out: &mut Output) -> Result<(), Failure> {
     let mut command = Cli::command();
     command.build();
     for word in words {
-        let Some(next) = command.find_subcommand(word).cloned() else { break };
+        let Some(next) = command.find_subcommand(word).cloned() else {
+            let of = command.get_bin_name().unwrap_or(command.get_name()).to_owned();
+            return Err(Failure::NoCommand { name: format!("{of} {word}"), of });
+        };
         command = next;
     }
     out.bytes(command.render_long_help().to_string().as_bytes())

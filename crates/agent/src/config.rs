@@ -11,6 +11,7 @@ mod files;
 mod paths;
 mod problem;
 mod quantity;
+mod regular;
 mod resolve;
 mod schema;
 #[cfg(test)]
@@ -91,7 +92,7 @@ impl Config {
     pub fn without_file(facts: &NodeFacts) -> Result<Self, ConfigErrors> {
         let mut file = schema::File::default();
         facts.apply(&mut file);
-        let (checked, problems) = resolve::resolve(&file, None, Vec::new());
+        let (checked, problems) = resolve::resolve(&file, None, facts, Vec::new());
         if problems.is_empty() {
             Ok(Config { file, checked })
         } else {
@@ -112,7 +113,7 @@ impl Config {
         let document = Document::parse(text).map_err(wrong)?;
         let (mut file, problems) = document.read();
         facts.apply(&mut file);
-        let (checked, problems) = resolve::resolve(&file, Some(&document), problems);
+        let (checked, problems) = resolve::resolve(&file, Some(&document), facts, problems);
         if problems.is_empty() { Ok(Config { file, checked }) } else { Err(wrong(problems)) }
     }
 
@@ -245,6 +246,11 @@ impl Config {
     /// Where the admin API is served to other machines, if it is.
     pub fn remote_settings(&self) -> Option<&RemoteSettings> {
         self.checked.remote.as_ref()
+    }
+
+    /// Transfers from registries and mirrors at once.
+    pub fn transfers_max(&self) -> usize {
+        self.file.upstream.transfers_max
     }
 
     /// How long requests under way may go on after the agent was told to stop.

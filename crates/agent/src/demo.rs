@@ -13,13 +13,13 @@ pub mod proxy;
 pub mod registry;
 pub mod report;
 
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
 use bytesize::ByteSize;
 use futures_util::future::try_join_all;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -47,8 +47,18 @@ const MEET_MAX: Duration = Duration::from_secs(30);
 /// Pause between two looks at something that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Smallest image: three layers and what names them.
+const SIZE_MIN: ByteSize = ByteSize(1_000);
 /// Largest image: it is held in memory, once.
-const SIZE_MAX: u64 = 8_000_000_000;
+const SIZE_MAX: ByteSize = ByteSize(8_000_000_000);
+/// Slowest link: with less the demo takes minutes.
+const LINK_MIN: ByteSize = ByteSize(1_000_000);
+
+/// Columns of what the demo says.
+const WIDTH: usize = 80;
+
+/// What a shell expects of a command that was interrupted.
+const INTERRUPTED: u8 = 130;
 
 /// Options of `shoal demo`.
 #[derive(Clone, Debug, clap::Args)]
@@ -57,40 +67,97 @@ pub struct Args {
     #[arg(long, visible_alias = "clients", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=200))]
     pub nodes: u16,
     /// Size of the image, e.g. 256MB. Held in memory once, and on disk once for each node.
-    #[arg(long, default_value = "128MB")]
+    #[arg(long, default_value = "128MB", value_parser = size)]
     pub size: ByteSize,
     /// Bytes per second that the registry can send to all together.
-    #[arg(long, default_value = "100MB")]
+    #[arg(long, default_value = "100MB", value_parser = link)]
     pub link: ByteSize,
     /// Print one JSON object at the end instead of a table.
     #[arg(long)]
     pub json: bool,
 }
 
-/// Runs the demo. The exit code tells whether every byte was right and the registry sent nothing twice.
+/// A size of an image that the demo can make.
+fn size(text: &str) -> Result<ByteSize, String> {
+    let size = bytes(text)?;
+    match (SIZE_MIN..=SIZE_MAX).contains(&size) {
+        true => Ok(size),
+        false => Err(format!("must be from {} to {}", SIZE_MIN.display().si(), SIZE_MAX.display().si())),
+    }
+}
+
+/// What a link can carry in a second.
+fn link(text: &str) -> Result<ByteSize, String> {
+    let link = bytes(text)?;
+    if link < LINK_MIN { Err(format!("must be at least {}", LINK_MIN.display().si())) } else { Ok(link) }
+}
+
+fn bytes(text: &str) -> Result<ByteSize, String> {
+    text.parse().map_err(|_| "write it as 256MB, 1.5GB or 64MiB".into())
+}
+
+/// Runs the demo. The exit code tells whether every byte was right and the registry sent nothing twice. How far it is goes to
+/// standard error, and what has come of it to standard output: as a table, or as JSON, and then the table is beside it.
 pub async fn run(args: Args) -> Result<ExitCode> {
     let (size, link) = (args.size.as_u64(), args.link.as_u64());
-    ensure!((1_000..=SIZE_MAX).contains(&size), "--size is {size} bytes; use 1kB to {}", ByteSize(SIZE_MAX));
-    ensure!(link >= 1_000_000, "--link is {link} bytes per second; use at least 1MB");
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     // Dropping the demo in the middle ends its children and removes its files.
     let report = tokio::select! {
         report = Box::pin(show(&args, size, link)) => report?,
-        _ = interrupt.recv() => bail!("interrupted"),
-        _ = terminate.recv() => bail!("terminated"),
+        _ = interrupt.recv() => return Ok(interrupted()),
+        _ = terminate.recv() => return Ok(interrupted()),
     };
-    eprintln!(
-        "\n{}\n{}\n{}\n({})",
-        report.table(),
-        report.who_sent_what(),
-        report.verdict(),
-        report.conditions()
-    );
+    eprintln!();
     if args.json {
-        println!("{}", report.json()?);
+        eprintln!("{}", told(&report));
+        print(&report.json()?)?;
+    } else {
+        print(&told(&report))?;
     }
     Ok(if report.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// To standard output; a reader that goes away is no error.
+fn print(text: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn interrupted() -> ExitCode {
+    eprintln!("interrupted: what the demo had started has ended, and its files are gone");
+    ExitCode::from(INTERRUPTED)
+}
+
+/// The tables, and what they come to.
+fn told(report: &Report) -> String {
+    let verdict = report.verdict();
+    // Whether every byte was right stands by itself.
+    let (figures, bytes) = verdict.rsplit_once(". ").unwrap_or(("", &verdict));
+    let figures = wrapped(&format!("{figures}."), WIDTH);
+    let conditions = wrapped(&format!("({})", report.conditions()), WIDTH);
+    format!("{}\n{}\n{figures}\n{bytes}\n{conditions}", report.table(), report.who_sent_what())
+}
+
+/// Lines of so many columns.
+fn wrapped(text: &str, width: usize) -> String {
+    let mut lines = String::new();
+    let mut column = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > width {
+            lines.push('\n');
+            column = 0;
+        } else if column > 0 {
+            lines.push(' ');
+            column += 1;
+        }
+        lines.push_str(word);
+        column += length;
+    }
+    lines
 }
 
 async fn show(args: &Args, size: u64, link: u64) -> Result<Report> {
@@ -205,7 +272,10 @@ async fn follow(what: &str, all: u64, received: &AtomicU64) {
         return std::future::pending().await;
     }
     let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("  {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
+    // In powers of ten, as everything else that the demo says.
+    let style = ProgressStyle::with_template(
+        "  {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}",
+    );
     bar.set_style(style.expect("the template is right"));
     let bar = Cleared(bar);
     bar.0.println(format!("- {what} ..."));
@@ -243,6 +313,22 @@ fn difference(before: &Counted, after: Counted) -> Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_and_links() {
+        assert_eq!(size("128MB"), Ok(ByteSize(128_000_000)));
+        assert_eq!(size("banana"), Err("write it as 256MB, 1.5GB or 64MiB".into()));
+        assert_eq!(size("9GB"), Err("must be from 1.0 kB to 8.0 GB".into()));
+        assert_eq!(size("1B"), Err("must be from 1.0 kB to 8.0 GB".into()));
+        assert_eq!(link("1MB"), Ok(LINK_MIN));
+        assert_eq!(link("1kB"), Err("must be at least 1.0 MB".into()));
+    }
+
+    #[test]
+    fn what_it_comes_to_fits_a_terminal() {
+        assert_eq!(wrapped("a bb ccc dddddd e", 6), "a bb\nccc\ndddddd\ne");
+        assert_eq!(wrapped("", 6), "");
+    }
 
     #[test]
     fn only_what_was_added_is_reported() {

@@ -27,9 +27,28 @@ pub use writer::Flush;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Filter(Targets);
 
+/// What libraries say that concerns nobody who runs an agent, and from which level on they are heard: libp2p's own spelling of
+/// the agent's name, which no command shows, and connections on which the other side was the first to go.
+const QUIET: [(&str, LevelFilter); 2] =
+    [("libp2p_swarm", LevelFilter::WARN), ("yamux::connection", LevelFilter::ERROR)];
+
 impl Default for Filter {
     fn default() -> Self {
-        Filter(Targets::new().with_default(Level::INFO))
+        Filter::new(Targets::new().with_default(Level::INFO))
+    }
+}
+
+impl Filter {
+    /// With [`QUIET`], but for what the filter names itself. Who asks for more than is usual wants to see all of it, and who asks
+    /// for less gets no more.
+    fn new(targets: Targets) -> Self {
+        let usual = [Some(LevelFilter::INFO), Some(LevelFilter::WARN)];
+        let is_usual = usual.contains(&targets.default_level());
+        let is_named = |quiet: &str| {
+            targets.iter().any(|(named, _)| named.starts_with(quiet) || quiet.starts_with(named))
+        };
+        let quiet: Vec<_> = QUIET.into_iter().filter(|(target, _)| is_usual && !is_named(target)).collect();
+        Filter(targets.with_targets(quiet))
     }
 }
 
@@ -71,7 +90,7 @@ pub fn filter(text: &str) -> Result<Filter, FilterError> {
     }
     let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
     Targets::from_str(&compact)
-        .map(Filter)
+        .map(Filter::new)
         .map_err(|_| FilterError { wrong: text.chars().take(40).collect() })
 }
 
@@ -142,5 +161,33 @@ mod tests {
         let mixed = filter("info, shoal::request=warn").unwrap();
         assert!(!mixed.0.would_enable("shoal::request", &Level::INFO));
         assert!(mixed.0.would_enable("shoal_agent", &Level::INFO));
+    }
+
+    #[test]
+    fn what_libraries_say_of_themselves() {
+        let swarm = ("libp2p_swarm", Level::INFO);
+        let swarm_warns = ("libp2p_swarm", Level::WARN);
+        let yamux = ("yamux::connection", Level::WARN);
+        let yamux_fails = ("yamux::connection", Level::ERROR);
+        // What the filter is, what is heard, and what is not.
+        let table: [(&str, &[(&str, Level)], &[(&str, Level)]); 7] = [
+            ("info", &[swarm_warns, yamux_fails], &[swarm, yamux]),
+            ("info,shoal::request=warn", &[swarm_warns, yamux_fails], &[swarm, yamux]),
+            ("warn", &[swarm_warns, yamux_fails], &[swarm, yamux]),
+            ("info,yamux=warn", &[yamux], &[swarm]),
+            ("info,libp2p_swarm=info", &[swarm], &[yamux]),
+            ("debug", &[swarm, yamux], &[]),
+            ("error", &[yamux_fails], &[swarm_warns, yamux]),
+        ];
+        for (text, heard, unheard) in table {
+            let filter = filter(text).unwrap();
+            for (target, level) in heard {
+                assert!(filter.0.would_enable(target, level), "{text}: {target} {level}");
+            }
+            for (target, level) in unheard {
+                assert!(!filter.0.would_enable(target, level), "{text}: {target} {level}");
+            }
+        }
+        assert!(!filter("off").unwrap().0.would_enable("yamux::connection", &Level::ERROR));
     }
 }

@@ -121,6 +121,8 @@ pub struct Metrics {
     pub peer_sent_bytes: Counter,
     /// Members that are believed to be alive, this one included.
     pub members: Gauge,
+    /// Of those, members whose port for pieces could not be connected to at the last attempt.
+    pub members_unreachable: Gauge,
     quarantines: Family<ByRegistry, Counter>,
     source_down: Family<ByRegistry, Gauge>,
     rate_limit: Family<ByRegistry, Gauge>,
@@ -225,6 +227,11 @@ impl Metrics {
             "Members of the swarm that are believed to be alive, this one included",
             Gauge::default()
         );
+        let members_unreachable = add!(
+            "members_unreachable",
+            "Members of the swarm whose port for pieces could not be connected to at the last attempt",
+            Gauge::default()
+        );
         let quarantines = add!(
             "quarantines",
             "Blobs for which a mirror is no longer asked, because it sent wrong bytes",
@@ -288,6 +295,7 @@ impl Metrics {
             peer_received_bytes,
             peer_sent_bytes,
             members,
+            members_unreachable,
             quarantines,
             source_down,
             rate_limit,

@@ -4,11 +4,13 @@
 //! parallelism; each tells when it was begun, when its first byte came, when its last, and afterwards the agent tells who sent
 //! the bytes. Nothing is unpacked and nothing is kept here, so what is left is the network and the agent.
 
+use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -20,8 +22,8 @@ use crate::loopback;
 use crate::manifest::{self, Kind, MANIFEST_BYTES_MAX, Platform};
 use crate::warm::Platforms;
 
-/// Time after which a request that brings nothing is given up: more than the agent gives itself.
-const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// What an agent that meets a deadline of its own may take to say so.
+const SAYING_SO: Duration = Duration::from_secs(5);
 /// Indexes inside indexes that are followed.
 const DEPTH_MAX: usize = 3;
 /// Most of an error's text that is repeated, in characters.
@@ -38,6 +40,23 @@ pub struct Plan {
     pub mirror: String,
     /// Blobs at a time.
     pub parallel: usize,
+    /// How long the agent may say nothing.
+    pub patience: Patience,
+}
+
+/// How long the agent may say nothing. An image that comes slowly is no reason to give up: the agent has deadlines of its
+/// own, and answers when it meets one. Only an agent that hangs says nothing beyond them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    answer: Duration,
+    body: Duration,
+}
+
+impl Patience {
+    /// With an agent whose `registry.answer_timeout` and `registry.body_idle_timeout` these are.
+    pub fn with(answer_timeout: Duration, body_idle_timeout: Duration) -> Self {
+        Patience { answer: answer_timeout + SAYING_SO, body: body_idle_timeout + SAYING_SO }
+    }
 }
 
 /// What a request was for.
@@ -89,6 +108,15 @@ pub struct Progress {
     pub bytes: AtomicU64,
     /// Bytes that are to come, as far as manifests have told.
     pub of: AtomicU64,
+    /// What was asked for last.
+    asked: Mutex<String>,
+}
+
+impl Progress {
+    /// What was asked for last; nothing before the first request.
+    pub fn asked(&self) -> String {
+        self.asked.lock().clone()
+    }
 }
 
 /// Why a pull ended early.
@@ -102,6 +130,32 @@ pub enum PullError {
         /// What the system said.
         source: reqwest::Error,
     },
+    /// Somebody listens there who is no agent.
+    #[error("what answers at {mirror} is no registry: {reason}")]
+    NoRegistry {
+        /// Where.
+        mirror: String,
+        /// By what that is seen.
+        reason: String,
+    },
+    /// The agent does not answer, although its own deadline is over.
+    #[error("the agent at {mirror} did not answer within {waited:?} ({what})")]
+    Late {
+        /// Where.
+        mirror: String,
+        /// What was asked for.
+        what: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// A body stands still, although the agent would have ended it.
+    #[error("nothing came of {what} within {waited:?}")]
+    Silent {
+        /// What was asked for.
+        what: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// A request was answered with an error.
     #[error("{what} was answered {status}: {said}")]
     Status {
@@ -112,7 +166,7 @@ pub enum PullError {
         /// The agent's words, cut.
         said: String,
     },
-    /// A request broke off, or brought nothing for two minutes.
+    /// A request broke off.
     #[error("{what} broke off")]
     Broken {
         /// What was asked for.
@@ -229,9 +283,8 @@ impl Puller<'_> {
         };
         let header = response.headers().get("docker-content-digest").and_then(|digest| digest.to_str().ok());
         let digest = header.and_then(|digest| digest.parse().ok());
-        let Some(digest) = digest else {
-            return Err(PullError::Manifest { what, reason: "its answer has no digest".into() });
-        };
+        // An agent says it with every tag.
+        let digest = digest.ok_or_else(|| self.no_registry(format!("its answer to {what} has no digest")))?;
         let done_ms = self.now_ms();
         steps.push(Step { what: What::Tag, digest, bytes: 0, begun_ms, first_ms: done_ms, done_ms });
         Ok(digest)
@@ -289,23 +342,37 @@ impl Puller<'_> {
             scope.registry
         );
         let what = format!("{scope}: {kind}/{reference}");
+        self.progress.asked.lock().clone_from(&what);
         let begun_ms = self.now_ms();
+        let has_body = method != Method::HEAD;
         let request = self.http.request(method, url).header(ACCEPT, manifest::ACCEPT).send();
-        let response = match tokio::time::timeout(SILENCE_MAX, request).await {
+        let (mirror, waited) = (self.plan.mirror.clone(), self.plan.patience.answer);
+        let response = match tokio::time::timeout(waited, request).await {
             Ok(Ok(response)) => response,
-            Ok(Err(source)) if source.is_connect() => {
-                return Err(PullError::NoAgent { mirror: self.plan.mirror.clone(), source });
+            Ok(Err(source)) if source.is_connect() => return Err(PullError::NoAgent { mirror, source }),
+            Ok(Err(source)) if is_no_http(&source) => {
+                return Err(self.no_registry("it does not speak HTTP".into()));
             }
             Ok(Err(source)) => return Err(PullError::Broken { what, source }),
-            Err(_) => return Err(silent(what)),
+            Err(_) => return Err(PullError::Late { mirror, what, waited }),
         };
         let status = response.status();
         if status == StatusCode::OK {
             return Ok(Answer { response, what, begun_ms });
         }
-        let said = tokio::time::timeout(SILENCE_MAX, response.text()).await;
-        let said = said.ok().and_then(Result::ok).unwrap_or_default();
-        Err(PullError::Status { what, status, said: in_words(said.trim()) })
+        let said = tokio::time::timeout(waited, response.text()).await.ok().and_then(Result::ok);
+        let is_strange = said.as_deref().is_some_and(|said| entry(said).is_none());
+        // A proxy before the agent may say in words of its own that the agent is gone.
+        if is_strange && has_body && status.is_client_error() {
+            return Err(
+                self.no_registry(format!("it answered {status} to {what}, in words that no registry has"))
+            );
+        }
+        Err(PullError::Status { what, status, said: in_words(said.unwrap_or_default().trim()) })
+    }
+
+    fn no_registry(&self, reason: String) -> PullError {
+        PullError::NoRegistry { mirror: self.plan.mirror.clone(), reason }
     }
 
     async fn receive(
@@ -318,12 +385,13 @@ impl Puller<'_> {
         let Answer { mut response, what: name, begun_ms } = answer;
         let mut hash = ring::digest::Context::new(hash_function(digest));
         let (mut bytes, mut first_ms) = (0, None);
+        let waited = self.plan.patience.body;
         loop {
-            let chunk = match tokio::time::timeout(SILENCE_MAX, response.chunk()).await {
+            let chunk = match tokio::time::timeout(waited, response.chunk()).await {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) => break,
                 Ok(Err(source)) => return Err(PullError::Broken { what: name, source }),
-                Err(_) => return Err(silent(name)),
+                Err(_) => return Err(PullError::Silent { what: name, waited }),
             };
             first_ms.get_or_insert_with(|| self.now_ms());
             hash.update(&chunk);
@@ -340,24 +408,43 @@ impl Puller<'_> {
     }
 }
 
-/// What a registry's error says: its message, and what each source said.
-fn in_words(said: &str) -> String {
+/// Whether what came is no answer in HTTP.
+fn is_no_http(error: &reqwest::Error) -> bool {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+/// An error as registries write it.
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    detail: serde_json::Value,
+}
+
+/// The first error of a registry's answer; nothing if it is no answer of a registry.
+fn entry(said: &str) -> Option<Entry> {
     #[derive(Deserialize)]
     struct Envelope {
         errors: Vec<Entry>,
     }
-    #[derive(Deserialize)]
-    struct Entry {
-        #[serde(default)]
-        message: String,
-        #[serde(default)]
-        detail: serde_json::Value,
-    }
+    serde_json::from_str(said).ok().and_then(|of: Envelope| of.errors.into_iter().next())
+}
+
+/// What a registry's error says: its message, and what each source said.
+fn in_words(said: &str) -> String {
     let text = |cause: &serde_json::Value| {
         Some(format!("{}: {}", cause.get("source")?.as_str()?, cause.get("reason")?.as_str()?))
     };
-    let entry = serde_json::from_str(said).ok().and_then(|of: Envelope| of.errors.into_iter().next());
-    let words = entry.filter(|entry| !entry.message.is_empty()).map(|Entry { message, detail }| {
+    let entry = entry(said).filter(|entry| !entry.message.is_empty());
+    let words = entry.map(|Entry { message, detail }| {
         let causes = detail.as_array().map(|causes| causes.iter().filter_map(text).collect::<Vec<_>>());
         match causes.unwrap_or_default() {
             causes if causes.is_empty() => message,
@@ -367,14 +454,65 @@ fn in_words(said: &str) -> String {
     words.as_deref().unwrap_or(said).chars().take(SAID_CHARS_MAX).collect()
 }
 
-fn silent(what: String) -> PullError {
-    let said = format!("nothing within {} s", SILENCE_MAX.as_secs());
-    PullError::Status { what, status: StatusCode::GATEWAY_TIMEOUT, said }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::in_words;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const PATIENCE: Patience = Patience { answer: Duration::from_secs(30), body: Duration::from_secs(65) };
+
+    fn plan(mirror: String) -> Plan {
+        let (image, platforms) = ("redis:7".parse().unwrap(), Platforms::parse(&[]).unwrap());
+        Plan { image, platforms, mirror, parallel: 1, patience: PATIENCE }
+    }
+
+    /// Somebody who says the same to whoever asks.
+    async fn stranger(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        format!("http://{address}")
+    }
+
+    /// The kernel takes the connection; who should answer has been stopped.
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_hangs_is_asked_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let plan = plan(format!("http://{}", listener.local_addr().unwrap()));
+        let (begun, progress) = (tokio::time::Instant::now(), Progress::default());
+        let error = pull(&plan, &progress).await.unwrap_err();
+        assert!(matches!(&error, PullError::Late { waited, .. } if *waited == PATIENCE.answer), "{error}");
+        assert!(error.to_string().contains(" did not answer within 30s "), "{error}");
+        assert!(begun.elapsed() < 2 * PATIENCE.answer, "{:?}", begun.elapsed());
+        assert_eq!(progress.asked(), "docker.io/library/redis: manifests/7");
+    }
+
+    #[tokio::test]
+    async fn what_answers_may_be_no_registry() {
+        let table = [
+            ("SSH-2.0-OpenSSH_9.9\r\n", "does not speak HTTP"),
+            ("HTTP/1.1 404 -\r\nconnection: close\r\n\r\n<html>no</html>", "answered 404"),
+            ("HTTP/1.1 200 -\r\nconnection: close\r\n\r\n<html>yes</html>", "has no digest"),
+        ];
+        for (answer, reason) in table {
+            let error = pull(&plan(stranger(answer).await), &Progress::default()).await.unwrap_err();
+            assert!(matches!(error, PullError::NoRegistry { .. }), "{answer}: {error}");
+            assert!(error.to_string().contains(reason), "{answer}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_agent_has_more_time_than_it_gives_itself() {
+        let seconds = Duration::from_secs;
+        assert_eq!(Patience::with(seconds(25), seconds(60)), PATIENCE);
+    }
 
     #[test]
     fn an_error_in_words() {

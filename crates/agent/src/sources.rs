@@ -244,8 +244,8 @@ impl Sources {
         let tier = self.tier.as_ref()?;
         let blob = given(tier.stat(scope, digest).await)?;
         // What was pulled with credentials is for those who have some themselves.
-        let may_use = blob.visibility == tier::Visibility::Public
-            || self.upstream.has_credentials(&scope.registry).await;
+        let may_use =
+            blob.visibility == tier::Visibility::Public || self.upstream.has_credentials_for(scope).await;
         may_use.then_some((tier, blob))
     }
 }

@@ -11,7 +11,7 @@ mod contents;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::str::FromStr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use shoal_engine::limits::WARM_BLOBS_MAX;
@@ -278,7 +278,7 @@ impl Holdings {
         let mut waiting: VecDeque<_> = roots.iter().copied().collect();
         let mut holdings = Holdings { roots, root, ..Holdings::default() };
         while let Some(digest) = waiting.pop_front() {
-            let Some(blob) = store.get(&digest, SystemTime::now())? else {
+            let Some(blob) = store.look(&digest)? else {
                 holdings.missing.insert(digest);
                 continue;
             };
@@ -372,7 +372,7 @@ fn needed_elsewhere(store: &Store, holdings: &Holdings) -> Result<BTreeSet<Diges
             if !may_name {
                 continue;
             }
-            let Some(parsed) = store.get(&info.digest, SystemTime::now())?.as_ref().and_then(read) else {
+            let Some(parsed) = store.look(&info.digest)?.as_ref().and_then(read) else {
                 continue;
             };
             let named = parsed.descriptors().map(|named| named.digest);

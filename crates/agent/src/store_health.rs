@@ -2,11 +2,14 @@
 //!
 //! Answer: the last error says why; a success takes an error of the disk back, and room for a blob of that size, or some
 //! minutes without another refusal, take back that the store is full: a small blob that fits proves nothing for a large one.
-//! A disk that does not answer counts as one with errors, until it has answered all that it was asked.
+//! A disk that does not answer counts as one with errors, until it has answered all that it was asked. What becomes of single
+//! blobs that cannot be read is for `files.rs` to say.
 //! Prevents: an operator who replaces a good disk because `store.capacity` is too small, a log that says the same for
 //! every request, and pulls and threads that wait for a disk that hangs.
 
-use std::collections::BTreeSet;
+mod files;
+
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +24,8 @@ use tokio::time::Instant;
 use crate::causes::chain;
 use crate::metrics::Metrics;
 
+pub(crate) use files::{StoredFile, overdue};
+
 /// How long a store counts as full after it has last refused a blob.
 const FULL_FOR: Duration = Duration::from_secs(10 * 60);
 /// Pause between two lines of the log that give the same reason.
@@ -33,6 +38,8 @@ const DISK_ANSWER_MAX: Duration = Duration::from_secs(10);
 const DISK_BYTES_PER_SECOND_MIN: u64 = 8 << 20;
 /// Calls that wait for the disk at a time: half of the threads that may, so that a disk that hangs leaves some for all else.
 const DISK_CALLS_MAX: usize = 64;
+/// Reads of stored files that wait for the disk at a time: a quarter of these threads, beside the calls.
+const DISK_READS_MAX: usize = 32;
 
 /// Why the store does not take a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -95,22 +102,31 @@ struct Inner {
     state: Mutex<State>,
     /// Places for calls that wait for the disk.
     places: Arc<Semaphore>,
+    /// The same for reads of stored files.
+    reads: Arc<Semaphore>,
+    doubts: files::Doubts,
 }
 
 #[derive(Default)]
 struct State {
     trouble: Option<Trouble>,
-    /// Calls of the store under way by when they are due, the first one first, each with a number of its own.
-    calls: BTreeSet<(Instant, u64)>,
+    /// Calls of the store under way by when they are due, the first one first, each with a number of its own and with how long
+    /// it may take.
+    calls: BTreeMap<(Instant, u64), Duration>,
     calls_begun: u64,
     /// For each reason: when it was last logged, and how often it was not since.
     logged: [Option<(Instant, u64)>; Reason::ALL.len()],
 }
 
 impl State {
-    /// Whether something has waited for the disk for too long, and still does.
+    /// How long something was to wait for the disk at most that has waited for longer, and still does.
+    fn overdue(&self, now: Instant) -> Option<Duration> {
+        let ((due_at, _), patience) = self.calls.first_key_value()?;
+        (now >= *due_at).then_some(*patience)
+    }
+
     fn is_overdue(&self, now: Instant) -> bool {
-        self.calls.first().is_some_and(|(due_at, _)| now >= *due_at)
+        self.overdue(now).is_some()
     }
 }
 
@@ -143,8 +159,10 @@ impl StoreHealth {
     /// Of a store of which nothing bad is known.
     pub fn new(store: Store, metrics: Arc<Metrics>) -> Self {
         metrics.store_degraded(None);
-        let places = Arc::new(Semaphore::new(DISK_CALLS_MAX));
-        StoreHealth(Arc::new(Inner { store, metrics, state: Mutex::default(), places }))
+        let (places, reads) =
+            (Arc::new(Semaphore::new(DISK_CALLS_MAX)), Arc::new(Semaphore::new(DISK_READS_MAX)));
+        let (state, doubts) = (Mutex::default(), files::Doubts::default());
+        StoreHealth(Arc::new(Inner { store, metrics, state, places, reads, doubts }))
     }
 
     /// Runs a call of the store on a thread that may wait for the disk. `None` stands for a store that cannot be used, or does
@@ -172,7 +190,7 @@ impl StoreHealth {
         let answered = async {
             let place = Arc::clone(&self.0.places).acquire_owned().await;
             let place = place.map_err(|_| LocalFault::StoreBroken)?;
-            let call = self.begin(due_at);
+            let call = self.begin(due_at, patience);
             let working = tokio::task::spawn_blocking(move || {
                 let done = work(&call.health.0.store);
                 let health = call.health.clone();
@@ -193,23 +211,21 @@ impl StoreHealth {
         }
     }
 
-    fn begin(&self, due_at: Instant) -> Call {
+    fn begin(&self, due_at: Instant, patience: Duration) -> Call {
         let mut state = self.0.state.lock();
         state.calls_begun += 1;
         let key = (due_at, state.calls_begun);
-        state.calls.insert(key);
+        state.calls.insert(key, patience);
         Call { health: self.clone(), key }
     }
 
     /// Whether the disk does not answer; that is noted. Whoever would have to wait for it goes past it.
     pub fn hangs(&self) -> bool {
         let state = self.0.state.lock();
-        let hangs = state.is_overdue(Instant::now());
-        if hangs {
-            let error = format!("the disk has not answered for {} s", DISK_ANSWER_MAX.as_secs());
-            self.note(state, Reason::DiskError, None, error);
-        }
-        hangs
+        let Some(patience) = state.overdue(Instant::now()) else { return false };
+        let error = format!("the disk has not answered for {} s", patience.as_secs());
+        self.note(state, Reason::DiskError, None, error);
+        true
     }
 
     /// The disk did what it was asked.
@@ -246,7 +262,7 @@ impl StoreHealth {
         }
     }
 
-    /// What was written cannot be read.
+    /// What was written, or is stored, cannot be read.
     pub fn unreadable(&self, error: &dyn Error) {
         self.note(self.0.state.lock(), Reason::DiskError, None, chain(error));
     }

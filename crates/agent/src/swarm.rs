@@ -218,7 +218,8 @@ impl Swarm {
         let me = Arc::clone(bound.membership.me());
         let proof = bound.settings.admission.proof(&me.peer.0);
         let round_trips = Arc::new(RoundTrips::default());
-        let dialer = Dialer::new(bound.identity.clone(), proof, Arc::clone(&round_trips));
+        let unreachable = metrics.members_unreachable.clone();
+        let dialer = Dialer::new(bound.identity.clone(), proof, Arc::clone(&round_trips), unreachable);
         let dialer = Arc::new(dialer);
         Swarm(Arc::new(Inner {
             roster: RwLock::new(Arc::new(Roster::new([Arc::clone(&me)]))),
@@ -366,4 +367,16 @@ impl Swarm {
 /// A member's name in full, for people and machines.
 pub fn name(peer: &PeerId) -> String {
     peer.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The member that has this [`name`], if one can have it.
+pub fn peer_named(name: &str) -> Option<PeerId> {
+    let mut peer = PeerId([0; 32]);
+    if name.len() != 2 * peer.0.len() || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (at, byte) in peer.0.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&name[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(peer)
 }

@@ -437,7 +437,7 @@ impl Upstream {
             .values()
             .chain(&named)
             .map(|source| SourceStatus {
-                name: source.label.clone(),
+                name: source.registry.to_string(),
                 endpoint: error::redacted(&source.endpoint),
                 state: source.health.look(),
             })
@@ -458,11 +458,16 @@ impl Upstream {
     }
 
     /// Whether a registry is asked with credentials of ours, as of now.
-    pub async fn has_credentials(&self, registry: &Registry) -> bool {
+    async fn has_credentials(&self, registry: &Registry) -> bool {
         match self.source(registry) {
             Ok(source) => source.has_login().await,
             Err(_) => false,
         }
+    }
+
+    /// Whether the registry that stands behind a repository's name is asked with credentials of ours, as of now.
+    pub async fn has_credentials_for(&self, scope: &Scope) -> bool {
+        self.has_credentials(&self.origin(scope, None).registry).await
     }
 
     async fn walk<T, F, Fut>(

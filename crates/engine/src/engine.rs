@@ -8,9 +8,9 @@ use crate::ids::{Digest, FetchId, TicketId, WarmSetId};
 use crate::io::{Input, Outcome, Output, PullFault};
 use crate::limits::{
     ALONE_PAUSE_MAX, ALONE_PAUSE_PER_MEMBER, FETCHES_MAX, FLIGHTS_MAX, PREFETCH_FETCHES_MAX,
-    PREFETCH_FLIGHTS_MAX, SIZES_MAX, TICKETS_MAX,
+    PREFETCH_FLIGHTS_MAX, PREFETCH_FLIGHTS_PER_REGISTRY_MAX, SIZES_MAX, TICKETS_MAX,
 };
-use crate::name::Scope;
+use crate::name::{Registry, Scope};
 use crate::peer::PeerId;
 use crate::pieces::is_large;
 use crate::prefetch::{Large, Prefetches};
@@ -292,7 +292,7 @@ impl Engine {
         self.sizes.remember(digest, size);
         let Some(scope) = prefetch else { return };
         let is_new = !self.flights.contains_key(&digest);
-        if self.draining || (is_new && self.flights.len() >= PREFETCH_FLIGHTS_MAX) {
+        if self.draining || (is_new && !self.may_fetch_ahead(&scope.registry)) {
             return;
         }
         if is_new && is_large(size) && !self.large().has_room() {
@@ -300,6 +300,11 @@ impl Engine {
         }
         self.begin(digest);
         self.with(now, digest, |flight, _| flight.handle_prefetch(scope));
+    }
+
+    fn may_fetch_ahead(&self, registry: &Registry) -> bool {
+        let of_it = self.flights.values().filter(|flight| flight.registry() == Some(registry));
+        self.flights.len() < PREFETCH_FLIGHTS_MAX && of_it.count() < PREFETCH_FLIGHTS_PER_REGISTRY_MAX
     }
 
     /// The large blobs on their way. Without other members there are none that could stand in each other's way.

@@ -77,6 +77,10 @@ pub const PROGRESS_BYTES_MIN: u64 = 64 << 10;
 /// Flights that nobody waits for, at a time: the layers of a few images.
 pub const PREFETCH_FLIGHTS_MAX: usize = 256;
 
+/// The same of one registry, as far as manifests have set them in motion: one that is slow must not keep the images of others from
+/// being fetched ahead. No image has as many layers.
+pub const PREFETCH_FLIGHTS_PER_REGISTRY_MAX: usize = 128;
+
 /// Pause before a source that failed is asked once more, when there are others (`contract.md` F10).
 pub const SAME_SOURCE_PAUSE: Duration = Duration::from_secs(1);
 

@@ -615,8 +615,8 @@ impl Swarm {
                 self.mail.push_back((from, Message::NotHome { digest, home }));
             }
             _ => {
-                // One that is no home of its own blob was never told of it.
-                if let Some(size) = self.announcements.stored(&digest).filter(|_| first != Some(self.me)) {
+                // One that is no home of its own blob was never told of it, and one that was alone had no home to tell.
+                if let Some(size) = self.announcements.stored(&digest) {
                     self.home.announce(self.me, digest, size);
                 }
                 self.home.join(now, from, digest, joining, &self.roster, &mut self.mail);

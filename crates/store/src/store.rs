@@ -143,6 +143,11 @@ impl Store {
         }
     }
 
+    /// The same for somebody who only looks: no use, which would keep it from being evicted.
+    pub fn look(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
+        Ok(self.inner.own_blob(digest)?.or_else(|| self.inner.runtime_blob(digest)))
+    }
+
     /// What is known of a whole blob, without counting it as a use.
     pub fn peek(&self, digest: &Digest) -> Result<Option<BlobInfo>, StoreError> {
         let inner = &*self.inner;

@@ -68,6 +68,7 @@ fn uses_are_counted_and_survive() {
     let digest = put(&store, 1, 50, 0);
     for second in [5, 9, 7] {
         store.get(&digest, at(second)).unwrap().unwrap();
+        store.look(&digest).unwrap().unwrap();
     }
     let seen = |store: &Store| {
         let info = store.peek(&digest).unwrap().unwrap();

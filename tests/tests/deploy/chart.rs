@@ -3,7 +3,9 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
+use shoal_tests::agent::shoal;
 use shoal_tests::helm::{self, Rendered, render};
+use shoal_tests::place;
 
 use super::expect_file;
 
@@ -267,6 +269,89 @@ async fn a_job_that_prewarms() {
     }
 }
 
+/// Who is let into the swarm where a policy can say so: agents of every release in the namespace, and whoever else is named; no Job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_let_into_the_swarm() {
+    let elsewhere = json!({ "ipBlock": { "cidr": "10.0.0.0/16" } });
+    let table =
+        [("", Vec::new()), ("networkPolicy: {swarmFrom: [{ipBlock: {cidr: 10.0.0.0/16}}]}", vec![elsewhere])];
+    for (values, others) in table {
+        let values = format!("{{exposure: {{mode: hostPort}}, prewarm: {{images: [redis:7]}}, {values}}}");
+        let rendered = render(&values).await;
+        let rules = rendered.one("NetworkPolicy")["spec"]["ingress"].as_array().expect("rules");
+        let rule =
+            rules.iter().find(|rule| rule["ports"][0]["port"] == "swarm").expect("a rule for the swarm");
+        let from = rule["from"].as_array().expect("a list");
+        // Without a selector of namespaces it is the policy's own.
+        assert!(from[0].get("namespaceSelector").is_none(), "{rule}");
+        let wanted = from[0]["podSelector"]["matchLabels"].as_object().expect("labels");
+        let is_let_in = |labels: &Value| wanted.iter().all(|(key, value)| labels[key] == *value);
+        let labels = |kind: &str| rendered.one(kind)["spec"]["template"]["metadata"]["labels"].clone();
+        let mut agent = labels("DaemonSet");
+        assert!(is_let_in(&agent), "{rule}");
+        agent["app.kubernetes.io/instance"] = json!("another");
+        assert!(is_let_in(&agent), "{rule}");
+        assert!(!is_let_in(&labels("Job")), "{rule}");
+        assert_eq!(&from[1..], others.as_slice(), "{values}");
+    }
+}
+
+/// Every pod that uses a directory of the node has the label that is asked for, and none has one unasked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_label_for_selinux() {
+    assert_eq!(render("").await.pod()["securityContext"].get("seLinuxOptions"), None);
+    let rendered = render("{seLinuxOptions: {type: spc_t}, prewarm: {images: [redis:7]}}").await;
+    for pod in [rendered.pod(), &rendered.one("Job")["spec"]["template"]["spec"]] {
+        assert_eq!(pod["securityContext"]["seLinuxOptions"], json!({ "type": "spc_t" }), "{pod}");
+    }
+}
+
+/// Whatever the release is called, Prometheus calls its agents what the alert about those that are down looks for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_alert_finds_the_agents() {
+    let rendered = render("{fullnameOverride: mirror, serviceMonitor: {enabled: true}}").await;
+    let label = rendered.one("ServiceMonitor")["spec"]["jobLabel"].as_str().expect("a label's name");
+    let job =
+        rendered.one("Service")["metadata"]["labels"][label].as_str().expect("the Service has the label");
+    let alerts = helm::deploy().join("monitoring/alerts.yaml");
+    let alerts = std::fs::read_to_string(alerts).expect("it is there");
+    let (_, looked_for) = alerts.split_once("up{job=~\".*").expect("the alert goes by the job");
+    let (looked_for, _) = looked_for.split_once(".*\"}").expect("and nothing else");
+    assert!(job.contains(looked_for), "{job:?} has no {looked_for:?}");
+}
+
+/// What the README has people write for k3s and RKE2 is what the program would write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_entries_for_k3s() {
+    let readme = std::fs::read_to_string(helm::chart().join("README.md")).expect("it is there");
+    let (_, entries) = readme.split_once("```yaml\n# /etc/rancher/k3s/registries.yaml").expect("an example");
+    let (_, entries) = entries.split_once('\n').expect("lines");
+    let (entries, _) = entries.split_once("```").expect("it ends");
+    let node = place::scratch();
+    for kind in ["k3s", "rke2"] {
+        let folder = node.path().join("etc/rancher").join(kind);
+        std::fs::create_dir_all(&folder).expect("the folder is ours");
+        std::fs::write(folder.join("registries.yaml"), entries).expect("the folder is ours");
+        let root = node.path().display().to_string();
+        let told =
+            shoal(&["runtime", "install", "--dry-run", "--json", "--root", &root, "--runtime", kind]).await;
+        let told = told.expect_ok("shoal runtime install --dry-run");
+        let told: Value = serde_json::from_str(&told.output).expect("JSON");
+        assert_eq!(told["changed"], false, "{kind}: {told}");
+        assert_eq!(told["runtimes"][0]["files"][0]["change"], "unchanged", "{kind}: {told}");
+    }
+}
+
+/// What the chart asks for unless told otherwise is the image of this version.
+#[test]
+fn the_chart_has_the_version_of_the_agent() {
+    let chart = std::fs::read_to_string(helm::chart().join("Chart.yaml")).expect("it is there");
+    let chart: Value = serde_saphyr::from_str(&chart).expect("it is YAML");
+    for key in ["version", "appVersion"] {
+        assert_eq!(chart[key], env!("CARGO_PKG_VERSION"), "{key}");
+    }
+}
+
 /// An agent is restarted when its configuration changes, and only then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_configuration_restarts_the_agents() {
@@ -302,6 +387,17 @@ async fn values_that_are_refused() {
         ("{runtime: {unableAfter: 60}}", "runtime.unableAfter"),
         ("{credentials: {existingSecret: pull}}", "existingSecret is not allowed"),
         ("{prewarm: {images: [--help]}}", "prewarm.images"),
+        ("{seLinuxOptions: {typ: spc_t}}", "typ is not allowed"),
+        ("{networkPolicy: {swarmFrom: all}}", "networkPolicy.swarmFrom"),
+        ("{terminationGracePeriodSeconds: 15}", "config.shutdown.drain_deadline is 15s"),
+        (
+            "{config: {shutdown: {drain_deadline: 1m 30s}}, terminationGracePeriodSeconds: 90}",
+            "terminationGracePeriodSeconds, which is 90",
+        ),
+        (
+            "{pools: {a: {nodeSelector: {a: b}, config: {shutdown: {drain_deadline: 1hour}}}}}",
+            "drain_deadline is 1hour",
+        ),
     ] {
         let said = helm::template(values, helm::KUBERNETES).await.expect_err(values);
         assert!(said.contains(word), "{values}: {said}");

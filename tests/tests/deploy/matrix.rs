@@ -47,6 +47,7 @@ const MATRIX: &[(&str, &str, u32)] = &[
     (
         "policies",
         "{exposure: {mode: nodePort}, networkPolicy: {registryFrom: [{ipBlock: {cidr: 10.0.0.0/16}}], \
+         swarmFrom: [{ipBlock: {cidr: 10.1.0.0/16}}, {namespaceSelector: {matchLabels: {name: other}}, podSelector: {}}], \
          observeFrom: [{namespaceSelector: {matchLabels: {name: monitoring}}}]}}",
         28,
     ),
@@ -76,6 +77,13 @@ const MATRIX: &[(&str, &str, u32)] = &[
         28,
     ),
     (
+        "traces",
+        "{config: {traces: {endpoint: 'http://collector.example.com:4318', ratio: 0.25}}, \
+         pools: {far: {nodeSelector: {site: far}, config: {traces: {ratio: 1}}}}}",
+        28,
+    ),
+    ("end", "{config: {shutdown: {drain_deadline: 1m 30s}}, terminationGracePeriodSeconds: 100}", 28),
+    (
         "runtime",
         "{runtime: {configure: true, types: [containerd], registries: [docker.io, quay.io], hostPaths: [/etc/containerd/certs.d]}}",
         28,
@@ -90,6 +98,11 @@ const MATRIX: &[(&str, &str, u32)] = &[
         "prewarm",
         "{prewarm: {images: [redis:7, 'registry.example.com/team/app:v2'], select: {pool: gpu, zone: eu-1a}, pin: 7days, deadline: 10m, \
          nodeSelector: {pool: gpu}, tolerations: [{key: gpu, operator: Exists}]}, imagePullSecrets: [pull], podLabels: {a: b}}",
+        28,
+    ),
+    (
+        "selinux",
+        "{seLinuxOptions: {type: spc_t, level: s0}, prewarm: {images: [redis:7]}, runtime: {configure: true}}",
         28,
     ),
     ("prewarm-as-root", "{prewarm: {images: [redis:7], pin: ''}, runtimeContent: {enabled: true}}", 28),

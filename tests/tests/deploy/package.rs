@@ -165,6 +165,24 @@ async fn its_configuration_is_the_defaults() {
     shoal(&["config", "check", "--config", &file]).await.expect_ok("shoal config check");
 }
 
+/// The archive of a release has every file that the manual installs by hand.
+#[test]
+fn the_archive_has_what_is_installed_by_hand() {
+    let read = |file: &str| std::fs::read_to_string(checkout().join(file)).expect("it is there");
+    let (workflow, manual) = (read(".github/workflows/release.yml"), read("docs/OPERATING.md"));
+    let (_, packed) = workflow.split_once("-czf \"out/$NAME.tar.gz\" ").expect("an archive is made");
+    let packed: Vec<&str> = packed.lines().next().expect("a line").split_whitespace().collect();
+    let (_, by_hand) = manual.split_once("\nBy hand, from the archive").expect("the steps by hand");
+    let by_hand = by_hand.split("```").nth(1).expect("commands");
+    let installed = by_hand.lines().filter_map(|line| line.strip_prefix("# install -m "));
+    let installed: Vec<&str> = installed.filter_map(|rest| rest.split_whitespace().nth(1)).collect();
+    assert!(installed.len() >= 5, "{by_hand}");
+    for source in installed {
+        let is_packed = packed.iter().any(|path| Path::new(source).starts_with(path));
+        assert!(is_packed, "{source} is not in the archive: {packed:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_scripts_are_scripts() {
     for name in ["postinst", "prerm", "postrm"] {

@@ -47,6 +47,20 @@ async fn the_units_are_right_and_hardened() {
     }
 }
 
+/// What keeps the agent from starting may be over a minute later, when nobody is there to start it by hand. It has as long as a pod.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_agent_is_never_given_up() {
+    let unit = std::fs::read_to_string(helm::deploy().join("systemd/shoal.service")).expect("it is there");
+    let rendered = helm::render("").await;
+    let probe = &rendered.pod()["containers"][0]["startupProbe"];
+    let count = |key: &str| probe[key].as_u64().expect("a number");
+    let start_max = count("periodSeconds") * count("failureThreshold");
+    let timeout = format!("TimeoutStartSec={}min", start_max / 60);
+    for line in ["Restart=always", "StartLimitIntervalSec=0", "Type=notify", timeout.as_str()] {
+        assert!(unit.lines().any(|of_unit| of_unit == line), "the unit has no {line}");
+    }
+}
+
 /// The command of each unit is one that the program has.
 #[test]
 fn the_units_run_commands_that_there_are() {

@@ -1,6 +1,9 @@
 //! The chart's values: each is explained where it stands, in the README's table, and known to the schema.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
+use shoal_agent::config::SAMPLE;
 use shoal_tests::helm;
 
 use super::expect_file;
@@ -80,6 +83,26 @@ fn unknown(value: &Value, schema: &Value, path: &str, found: &mut Vec<String>) {
     }
 }
 
+fn schema() -> Value {
+    let text = std::fs::read_to_string(helm::chart().join("values.schema.json")).expect("it is there");
+    serde_json::from_str(&text).expect("it is JSON")
+}
+
+/// What the agent can be told, the chart can be told: for all nodes, and for those of a pool.
+#[test]
+fn every_table_of_the_configuration_is_a_value() {
+    let schema = schema();
+    let names = schema["definitions"]["config"]["propertyNames"]["enum"].as_array().expect("a list").iter();
+    let known: BTreeSet<&str> = names.map(|name| name.as_str().expect("text")).collect();
+    let sample: toml::Table = SAMPLE.parse().expect("it is TOML");
+    let tables: BTreeSet<&str> = sample.keys().map(String::as_str).collect();
+    assert_eq!(known, tables, "values.schema.json and config/shoal.toml");
+    let pools = &schema["properties"]["pools"]["additionalProperties"]["properties"]["config"];
+    for place in [&schema["properties"]["config"], pools] {
+        assert_eq!(place["$ref"], "#/definitions/config");
+    }
+}
+
 #[test]
 fn values_are_explained() {
     let yaml = std::fs::read_to_string(helm::chart().join("values.yaml")).expect("it is there");
@@ -90,10 +113,8 @@ fn values_are_explained() {
     unexplained(&values, &mut Vec::new(), &explained, &mut found);
     assert!(found.is_empty(), "not explained in values.yaml: {found:?}");
 
-    let schema = std::fs::read_to_string(helm::chart().join("values.schema.json")).expect("it is there");
-    let schema: Value = serde_json::from_str(&schema).expect("it is JSON");
     let mut found = Vec::new();
-    unknown(&values, &schema, "", &mut found);
+    unknown(&values, &schema(), "", &mut found);
     assert!(found.is_empty(), "not in values.schema.json: {found:?}");
 
     let mut table = String::from("| value | default | |\n| --- | --- | --- |\n");

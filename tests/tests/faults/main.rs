@@ -4,6 +4,7 @@
 mod capacity;
 mod damage;
 mod hang;
+mod unreadable;
 
 use std::time::Duration;
 
@@ -95,6 +96,37 @@ async fn no_space_in_the_middle() {
     gate.open();
     finish(response).await.expect(200, &blob.bytes[first.len()..]);
     agent.get_blob(REPOSITORY, &blob.digest).await.expect(200, &blob.bytes);
+    drop(injection);
+}
+
+/// The same for many clients at a time, from a disk that does not give back either what it has: nobody reads it to verify the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i2_no_space_in_the_middle_for_many() {
+    let origin = Origin::start().await;
+    let agent = Agent::start(&origin.url()).await;
+    let blob = Blob::noise(221, 24_000_000);
+    origin.add_blob(&blob);
+    let gate = Gate::closed();
+    origin.script_times(1, Match::blob(&blob.digest), Plan::pause_after(12_000_000, &gate));
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut response = Client::new().open(&agent.blob(REPOSITORY, &blob.digest)).await;
+        let first = read_some(&mut response, 8_000_000).await;
+        assert_eq!(first, blob.bytes[..first.len()]);
+        clients.push((first.len(), response));
+    }
+    let hex = blob.digest.trim_start_matches("sha256:");
+    let mut files = agent.data_files().into_iter();
+    let file =
+        files.find(|path| path.to_string_lossy().ends_with(hex)).expect("files are named by their digest");
+    let file = file.canonicalize().expect("it is there");
+    let faults = ["pwrite64,pwritev,pwritev2,fallocate:error=ENOSPC", "pread64:error=EIO"];
+    let injection = Injection::into_file(agent.pid(), &file, &faults).await;
+    gate.open();
+    let rest = clients.into_iter().map(|(at, response)| async move { (at, finish(response).await) });
+    for (at, answer) in futures_util::future::join_all(rest).await {
+        answer.expect(200, &blob.bytes[at..]);
+    }
     drop(injection);
 }
 

@@ -102,7 +102,7 @@ async fn runtimes_pull_from_the_registry_directly() {
         containerd.expect_image(&image).await;
         containerd.forget("team/app:v1").await;
     }
-    wait::until_true("the access log", Duration::from_secs(5), || {
+    wait::until_true("the access log", wait::START_MAX, || {
         registry.blob_gets(&image.layers[0].digest) == containerd::at_hand().len()
     })
     .await;

@@ -37,8 +37,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The registry with releases, and nodes on which nothing runs.
-    pub fn new(releases: [&Release; 2]) -> Self {
+    /// The registry with releases, and nodes on which nothing runs. The first release is what the sandboxes of their pods run.
+    pub fn new(releases: &[&Release]) -> Self {
         let folder = place::scratch();
         let network = Arc::new(Network::new(&[LINK; NODES + 1]).unwrap_or_else(|e| panic!("{e:#}")));
         let registry = DockerRegistry::start_in(&network, REGISTRY_NODE, folder.path());

@@ -8,8 +8,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_agent::admin::client::AdminClient;
 use shoal_tests::containerd::Version;
 use shoal_tests::cri::Cri;
+use shoal_tests::helm::{self, Rendered};
 use shoal_tests::netns::{self, Network};
 use shoal_tests::process::{Finished, Process, run};
 use shoal_tests::{place, wait};
@@ -23,6 +25,8 @@ const OWN: [&str; 3] = ["etc/containerd", "var/lib", "run"];
 const PROGRAM: &str = "run/pod/shoal";
 const CONFIG: &str = "run/pod/shoal.toml";
 const SECRET: &str = "run/secrets/shoal/swarm/secret";
+/// The agent's socket, as a path of the node.
+const SOCKET: &str = "run/shoal/admin.sock";
 /// Names that resolvers know in it, in place of the cluster's DNS. Not a file of the node: what a kubelet mounts into a pod.
 const NAMES: &str = "run/pod/hosts";
 /// What the agent has of the node, as paths of the node: its store, and where its socket lies.
@@ -33,6 +37,8 @@ const READ_ONLY: [&str; 4] = ["var/lib", "run", "etc/containerd", ""];
 const AGENT: u32 = 65532;
 /// What takes every right from it, for setpriv(1); and who changes users would otherwise outlive the test.
 const NO_RIGHTS: &str = "--clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all --pdeathsig=KILL";
+/// The field of a pod that says in which zone its node is.
+const ZONE_FIELD: &str = "metadata.labels['topology.kubernetes.io/zone']";
 /// Where the agent's probes are answered.
 const OBSERVE: u16 = 5080;
 /// Longest that one command of the agent's program may take.
@@ -65,8 +71,8 @@ const CONTAINERD: &str = r#"version = 2
 /// A version of the agent's program.
 pub struct Program {
     path: PathBuf,
-    /// Whether it is older than the chart: it does not prepare its directories, does not learn its address from the environment,
-    /// and has no proof for `shoal runtime install`.
+    /// Whether it is older than the chart: it does not prepare its directories, does not learn its address and its zone from the
+    /// environment, and has no proof for `shoal runtime install`.
     pub precedes_chart: bool,
 }
 
@@ -85,6 +91,8 @@ pub struct Node {
     network: Arc<Network>,
     containerd: Option<Process>,
     agent: Option<Process>,
+    /// Whether its agent learns from the environment where it is.
+    is_told: bool,
 }
 
 impl Node {
@@ -100,7 +108,8 @@ impl Node {
         for own in OWN {
             fs::create_dir_all(tree.join(own)).expect("the folder is ours");
         }
-        let node = Node { number, tree, network: Arc::clone(network), containerd: None, agent: None };
+        let network = Arc::clone(network);
+        let node = Node { number, tree, network, containerd: None, agent: None, is_told: false };
         node.write(NAMES, 0o644, "127.0.0.1 localhost\n");
         node.write("etc/containerd/config.toml", 0o640, &CONTAINERD.replace("SANDBOX", sandbox));
         for (registry, text) in hosts {
@@ -124,6 +133,11 @@ impl Node {
     /// Its address in the cluster's network.
     pub fn address(&self) -> String {
         netns::address(self.number).to_string()
+    }
+
+    /// Its zone: it shares it with no other node.
+    fn zone(&self) -> String {
+        format!("zone-{}", self.number)
     }
 
     /// A program inside the node, once the node's own folders are in their places: `then` is what the shell does with `$@`
@@ -187,6 +201,23 @@ impl Node {
         self.write(PROGRAM, 0o444, "");
     }
 
+    /// What an agent's container has in its environment by the chart's manifests, with what Kubernetes knows of a pod on this node.
+    fn environment(&self) -> Vec<(String, String)> {
+        let manifests = fs::read_to_string(helm::deploy().join("manifests/shoal.yaml"));
+        let rendered = Rendered::parse(manifests.expect("the manifests are in the checkout"));
+        let variables = rendered.pod()["containers"][0]["env"].as_array().expect("a list").iter();
+        let known = variables.map(|variable| {
+            let value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+                None => variable["value"].as_str().expect("a value").to_owned(),
+                Some("status.podIP" | "status.podIPs") => self.address(),
+                Some(ZONE_FIELD) => self.zone(),
+                Some(other) => panic!("the pod of a node has no field {other}"),
+            };
+            (variable["name"].as_str().expect("a name").to_owned(), value)
+        });
+        known.collect()
+    }
+
     /// Starts an agent as the chart does: a first container, root's, gives the directories to the user without any right that
     /// the second one runs as, on a root that is read-only.
     pub async fn start_agent(&mut self, program: &Program) {
@@ -196,7 +227,8 @@ impl Node {
         let writable = DIRECTORIES.map(|path| format!("mount --bind /{path} /{path} && ")).concat();
         let rest = READ_ONLY.map(|path| format!("mount -o remount,bind,ro /{path} && ")).concat();
         let mut command = self.in_pod(program, &(writable + &rest), &user);
-        command.arg("agent").arg(format!("--config=/{CONFIG}")).env("SHOAL_ADVERTISE", self.address());
+        command.arg("agent").arg(format!("--config=/{CONFIG}")).envs(self.environment());
+        self.is_told = !program.precedes_chart;
         self.agent = Some(self.spawn("shoal agent", command));
     }
 
@@ -222,7 +254,7 @@ impl Node {
         assert!(status.success(), "node {}: {status}\n{}", self.number, agent.tail());
     }
 
-    /// Waits until the agent is ready and knows so many members.
+    /// Waits until the agent is ready and knows so many members, and expects it to know where it is.
     pub async fn until_member_of(&self, members: usize) {
         let what = format!("node {} to be one of {members} members", self.number);
         let wanted = format!("shoal_members {members}");
@@ -231,6 +263,11 @@ impl Node {
             is_ready && self.says(&wanted)
         })
         .await;
+        if self.is_told {
+            let peers = AdminClient::new(&self.tree.join(SOCKET)).peers().await.expect("the agent runs");
+            let own = peers.members.into_iter().find(|member| member.is_self).expect("it knows itself");
+            assert_eq!(own.zone, self.zone(), "node {}", self.number);
+        }
     }
 
     /// Whether the agent has needed no blob of another member since it was started.

@@ -1,14 +1,18 @@
 //! The command line beside a running agent, and what the agent says about itself.
 
+use std::process::Command;
 use std::time::Duration;
 
 use shoal_tests::agent::{Agent, REGISTRY, Setup, shoal, shoal_within};
 use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::Origin;
+use shoal_tests::place;
+use shoal_tests::process::{Finished, run};
 
 use super::{NOWHERE, REPOSITORY};
 
 /// Exit codes that scripts rely on.
+const WRONG_COMMAND_LINE: i32 = 2;
 const NO_AGENT: i32 = 4;
 const MISSING_OR_WRONG: i32 = 5;
 
@@ -19,8 +23,12 @@ const DEMO_MAX: Duration = Duration::from_secs(120);
 const DEMOS_MAX: usize = 3;
 /// Copies from the registry that still count as one; from here on a demo ends with a failure.
 const ONE_COPY_MAX: f64 = 1.05;
+/// Nodes of a demo of which nobody says how many.
+const DEMO_NODES: usize = 8;
+/// What a terminal shows while the first clients of a demo pull.
+const PROGRESS: &str = "which has nothing ...";
 
-async fn command(agent: &Agent, arguments: &[&str]) -> shoal_tests::process::Finished {
+async fn command(agent: &Agent, arguments: &[&str]) -> Finished {
     let config = agent.setup().folder().join("shoal.toml").display().to_string();
     let mut all = arguments.to_vec();
     all.extend(["--config", &config]);
@@ -194,21 +202,75 @@ async fn a_pull_is_measured() {
     assert_eq!(nobody.code, Some(4), "{}", nobody.output);
 }
 
-/// Copies that leave the registry in a demo with three nodes, of which all else is right.
+/// An agent that hangs is given up soon after its own deadline, and asked once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_from_an_agent_that_hangs() {
+    let agent = Setup::new(NOWHERE).set("registry.answer_timeout", "1s").start().await;
+    let mirror = agent.url();
+    agent.stop();
+    let pull = ["pull", "redis:7", "--mirror", &*mirror];
+    let table: [(&[&str], &str); 2] = [
+        (&pull[..2], "admin.sock did not answer within 5s"),
+        (&pull, "did not answer within 6s (docker.io/library/redis: manifests/7)"),
+    ];
+    for (arguments, told) in table {
+        let finished = command(&agent, arguments).await;
+        assert_eq!(finished.code, Some(1), "{}", finished.output);
+        assert!(finished.output.contains(told), "{told:?} is not said: {}", finished.output);
+        assert!(finished.output.contains("help: it hangs"), "{}", finished.output);
+    }
+    agent.go_on();
+}
+
+/// What is wrong with a command line is told before anybody is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn command_lines_that_are_wrong() {
+    let table: [(&[&str], &str); 7] = [
+        (&["explain", "sha256:aaf"], "give at least 6 digits"),
+        (&["blob", "rm", "foo"], "\"foo\" is no digest"),
+        (&["blob", "verify"], "<DIGEST|--all>"),
+        (&["evict", "sha256:zzz"], "\"sha256:zzz\" is no digest"),
+        (&["pin", "redis:7", "--for", "0s"], "must be at least 1s"),
+        (&["pull", "redis:7", "--mirror", "ftp://x"], "is no http:// address of a host and a port"),
+        (&["help", "nix"], "there is no command `shoal nix`"),
+    ];
+    for (arguments, told) in table {
+        let finished = shoal(arguments).await;
+        assert_eq!(finished.code, Some(WRONG_COMMAND_LINE), "{arguments:?}: {}", finished.output);
+        assert!(finished.output.contains(told), "{arguments:?}: {told:?} is not said: {}", finished.output);
+    }
+}
+
+/// Copies that leave the registry in a demo with as many nodes as it has by itself, of which all else is right.
 async fn copies_in_a_demo() -> f64 {
-    let told = shoal_within(&["demo", "--nodes", "3", "--size", "12MB", "--json"], DEMO_MAX).await;
+    let told = shoal_within(&["demo", "--size", "12MB", "--json"], DEMO_MAX).await;
     let line = told.output.lines().find(|line| line.starts_with('{'));
     let line = line.unwrap_or_else(|| panic!("there is no JSON object: {}", told.output));
     let report: serde_json::Value = serde_json::from_str(line).expect("it is JSON");
-    assert_eq!((&report["nodes"], &report["verified"]), (&3.into(), &true.into()), "{report}");
+    assert_eq!((&report["nodes"], &report["verified"]), (&DEMO_NODES.into(), &true.into()), "{report}");
     let copies = report["upstream_ratio"].as_f64().expect("a number");
-    assert!((1.0..3.0).contains(&copies), "{report}");
+    assert!((1.0..DEMO_NODES as f64).contains(&copies), "{report}");
+    for pulls in ["seconds", "seconds_direct"] {
+        assert!(report[pulls].as_f64().is_some_and(|seconds| seconds > 0.0), "{pulls}: {report}");
+    }
     assert!(report["image_bytes"].as_u64().is_some_and(|bytes| bytes >= 12_000_000), "{report}");
     assert!(told.ok || copies >= ONE_COPY_MAX, "exit code {:?}: {report}", told.code);
+    for node in (0..DEMO_NODES).map(|node| format!("node {node} ")) {
+        assert!(told.output.contains(&node), "{node:?} is not in the table: {}", told.output);
+    }
+    assert!(!told.output.contains(PROGRESS), "this is no terminal: {}", told.output);
     copies
 }
 
-/// The first thing that anybody runs: a real registry and agents that share one copy.
+/// A small demo with two nodes, as somebody sees it who runs it in a terminal.
+async fn demo_in_a_terminal() -> String {
+    let mut command = Command::new(place::program("script", "bsdutils"));
+    command.args(["-qec", r#"exec "$PROGRAM" demo --nodes 2 --size 3MB"#, "/dev/null"]);
+    command.env("PROGRAM", place::shoal_bin()).env("SHELL", "/bin/sh").env("TERM", "xterm");
+    run(&mut command, DEMO_MAX).await.output
+}
+
+/// The first thing that anybody runs: a real registry and agents that share one copy. Whoever looks sees how far the pulls are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_demo_ends_with_one_copy_and_says_who_sent_what() {
     let mut copies = f64::INFINITY;
@@ -220,8 +282,9 @@ async fn the_demo_ends_with_one_copy_and_says_who_sent_what() {
     }
     assert!(copies < ONE_COPY_MAX, "{copies} copies at best");
 
-    let told = shoal_within(&["demo", "--nodes", "2", "--size", "3MB"], DEMO_MAX).await.output;
-    for word in ["from registry", "node 0", "node 1", "Every byte was right."] {
+    let told = demo_in_a_terminal().await;
+    // The bar has its end in it: what both clients receive together.
+    for word in [PROGRESS, "B/6.01 MB", "from registry", "node 0", "node 1", "Every byte was right."] {
         assert!(told.contains(word), "{word:?} is not said: {told}");
     }
 }

@@ -2,6 +2,7 @@
 //! that are no HTTP, and the command line.
 
 mod commands;
+mod manager;
 mod manual;
 mod wire;
 

@@ -175,7 +175,7 @@ async fn f13_every_fault_of_a_mirror() {
         };
         let change = |setup: Setup| {
             // A 403 is passed over only where the operator wants that.
-            setup.set("mirrors.on_denied", "continue").set("mirrors.header_timeout", "500ms")
+            setup.set("mirrors.on_denied", "continue").set("mirrors.header_timeout", "3s")
         };
         let layers = if matches!(fault, BlobFault::Files(_)) { &WITHHELD } else { &LAYERS };
         let scene = Scene::behind(registry, &fault, layers, IMAGES, change).await;

@@ -5,19 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use shoal_net::{Admission, Identity, Secret, client_tls};
+use shoal_net::{Admission, Identity, Secret, client_tls, key_of};
 use shoal_tests::agent::Setup;
 use shoal_tests::cluster::{Cluster, DATA_PORT, PORT};
+use shoal_tests::control::{Control, name_of};
 use shoal_tests::origin::Origin;
 use shoal_tests::{place, wait};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
-use super::{REPOSITORY, one_layer};
+use super::{HEARD_MAX, REPOSITORY, one_layer};
 
 /// The secret of [`Cluster`].
 const SECRET: &[u8] = b"a secret of this test alone";
+
+/// What members of [`Cluster`] show and accept.
+pub(super) fn admission() -> Admission {
+    Admission::new(Secret::new(SECRET).expect("it is long enough"), None)
+}
 
 /// Agents with another secret form a swarm of their own, although they were told where these are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,9 +96,8 @@ async fn the_data_port_is_for_members() {
     let cluster = Cluster::start(&origin.url(), 2).await;
     cluster.pull(0..2, REPOSITORY, &image).await;
     let agent = &cluster.agents[0];
-    let key = Identity::open(&agent.setup().data_dir().join("identity.pem")).expect("it is there").peer();
+    let (key, admission) = (name_of(agent), admission());
     let to = SocketAddr::new(agent.address().ip(), DATA_PORT);
-    let admission = Admission::new(Secret::new(SECRET).expect("it is long enough"), None);
     let stranger = Identity::ephemeral().expect("a key");
     let member = Identity::ephemeral().expect("a key");
 
@@ -114,4 +119,61 @@ async fn the_data_port_is_for_members() {
         assert!(!String::from_utf8_lossy(&answer).contains("HTTP"), "no word in the clear");
     }
     assert!(!agent.log().contains(&of_another), "no proof is in the log");
+}
+
+/// Lets an agent call, as if there were a member with this key. The proof that it shows.
+async fn lure(listener: TcpListener, identity: Identity) -> Vec<u8> {
+    loop {
+        // An agent that stands still for seconds gives this up, and calls again.
+        let Ok(mut control) = Control::accept(&listener, &identity).await else { continue };
+        if let Some(proof) = control.frame().await {
+            return proof;
+        }
+    }
+}
+
+/// A member that is told of a thief calls it, and shows it a proof. That is worth nothing: not at the member that it is of, not at
+/// another one, and not at the ports for pieces.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proof_of_an_agent_is_worth_nothing() {
+    let origin = Origin::start().await;
+    let thief = Identity::ephemeral().expect("a key");
+    let at = SocketAddr::from((place::loopback(), PORT));
+    let listener = TcpListener::bind(at).await.expect("the address is ours");
+    let lured = tokio::spawn(lure(listener, thief.clone()));
+    // The second one is told of the first one alone.
+    let told = |node: usize, setup: Setup| match node {
+        0 => setup.set("swarm.join", vec![at.to_string()]),
+        _ => setup,
+    };
+    let cluster = Cluster::start_with(&origin.url(), 2, told).await;
+    let stolen = tokio::time::timeout(HEARD_MAX, lured).await.expect("it calls").expect("it shows its proof");
+    let names: Vec<_> = cluster.agents.iter().map(name_of).collect();
+    let proof = admission().proof(&names[0]);
+    assert_eq!(stolen, key_of(&proof).expect("64 digits"), "it is the one that members accept");
+
+    for (agent, name) in cluster.agents.iter().zip(&names) {
+        let ip = agent.address().ip();
+        let mut control = Control::reach(SocketAddr::new(ip, PORT), &thief, *name).await;
+        control.tell(&stolen).await;
+        let said = tokio::time::timeout(HEARD_MAX, control.rest()).await.expect("it hangs up");
+        assert_eq!(said, Vec::<u8>::new(), "not a word");
+        let answer = ask(&thief, SocketAddr::new(ip, DATA_PORT), *name, Some(&proof)).await;
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+
+    // What this relies on: whoever has the secret is answered on the very same way, also by the one that was robbed.
+    let (member, ip) = (Identity::ephemeral().expect("a key"), cluster.agents[0].address().ip());
+    let own = key_of(&admission().proof(&member.peer())).expect("64 digits");
+    wait::until("an answer to a member", HEARD_MAX, || async {
+        let mut control = Control::reach(SocketAddr::new(ip, PORT), &member, names[0]).await;
+        control.tell(&own).await;
+        // Nothing, if one of the two has stood still for seconds.
+        control.frame().await.is_some_and(|shown| shown == stolen)
+    })
+    .await;
+    cluster.until_met(2).await;
+    for agent in &cluster.agents {
+        assert!(!agent.log().contains(&proof), "no proof is in the log");
+    }
 }

@@ -11,6 +11,7 @@ use shoal_tests::disk::Disk;
 use shoal_tests::homes::{fetchers, homes};
 use shoal_tests::image::{Blob, Image};
 use shoal_tests::origin::{Gate, Match, Origin, Plan};
+use shoal_tests::proxy::{Faults, Proxy};
 use shoal_tests::wait;
 use tokio::task::JoinHandle;
 
@@ -29,6 +30,8 @@ const NOTICED_MAX: Duration = Duration::from_secs(20);
 /// Copies that may arrive where one is enough: a member that stands still for a moment loses its lease, and still gets what is on
 /// its way to it.
 const COPIES_MAX: f64 = 1.5;
+/// Less than a piece of a layer: all that comes to those who do not fetch it.
+const SMALL_BYTES_MAX: f64 = 200_000.0;
 /// Rollouts until one is seen in the middle: whoever looks, or is asked, may stand still until it is over.
 const ROLLOUTS_MAX: u64 = 4;
 
@@ -375,6 +378,8 @@ async fn a_full_disk_harms_nobody_else() {
     })
     .await;
     cluster.pull(0..4, REPOSITORY, &image).await;
+    println!("{:.2} copies", copies(&origin, &image));
+    // One for all, one for the node that is full, and what was on its way.
     assert!(copies(&origin, &image) < 2.5, "{} copies", copies(&origin, &image));
 }
 
@@ -445,6 +450,20 @@ async fn the_origin_is_away_after_one_copy() {
     cluster.pull([0], REPOSITORY, &image).await;
     origin.refuse().await;
     cluster.pull(1..5, REPOSITORY, &image).await;
+    let late = upstream_bytes(&cluster.agents[1..]).await;
+    println!("{:.2} copies; {late} bytes came to the others from upstream", copies(&origin, &image));
+    assert!(copies(&origin, &image) < COPIES_MAX, "{} copies", copies(&origin, &image));
+    // Homes ask for the manifest and for small blobs, whoever pulls.
+    assert!(late < SMALL_BYTES_MAX, "{late} bytes");
+}
+
+/// Bytes that these agents have received from upstream.
+async fn upstream_bytes(agents: &[Agent]) -> f64 {
+    let mut sum = 0.0;
+    for agent in agents {
+        sum += agent.metric("upstream_bytes_total", &[]).await;
+    }
+    sum
 }
 
 /// Requests of a blob that the origin has sent so many bytes for, after which it resets the connection.
@@ -472,7 +491,7 @@ async fn the_origin_resets_connections() {
 }
 
 /// Whether one of the agents has all of a blob.
-async fn is_whole_somewhere(agents: &[AdminClient], blob: &Blob) -> bool {
+pub(super) async fn is_whole_somewhere(agents: &[AdminClient], blob: &Blob) -> bool {
     for agent in agents {
         let story = story(agent, blob).await;
         if story.state == "stored" || story.received == Some(blob.len()) {
@@ -511,4 +530,28 @@ async fn the_origin_resets_connections_and_goes_away() {
     assert!(received < COPIES_MAX, "{received} copies");
     // What was on its way when a connection was reset: less than a half of what went over it, or there would be no progress.
     assert!(sent < received + resets as f64 / 16.0, "{sent} copies were sent, {received} arrived");
+}
+
+/// The same in the figures of large layers: 64 MB for one node, over connections that are reset after 20 MB each. The others come when
+/// the origin is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_reset_every_20_mb_until_the_origin_is_away() {
+    const NODES: usize = 4;
+    const LARGE_LAYER_BYTES: usize = 64_000_000;
+    const RESET_AFTER: u64 = 20_000_000;
+    let (origin, image) = one_layer(866, LARGE_LAYER_BYTES).await;
+    let faults = Faults { reset_after_bytes: Some(RESET_AFTER), ..Faults::default() };
+    let mut proxy = Proxy::start(origin.address(), faults).await;
+    let cluster = Cluster::start(&proxy.url(), NODES).await;
+    cluster.pull([0], REPOSITORY, &image).await;
+    let resets = proxy.resets();
+    proxy.go_away().await;
+    cluster.pull(1..NODES, REPOSITORY, &image).await;
+    let late = upstream_bytes(&cluster.agents[1..]).await;
+    let received = upstream_bytes(&cluster.agents).await / LARGE_LAYER_BYTES as f64;
+    println!("{resets} resets; {received:.2} copies arrived, {late} bytes of them at the others");
+    assert!(resets >= 1, "no connection was reset");
+    // The one that fetches goes on where it was cut.
+    assert!(received < COPIES_MAX, "{received} copies");
+    assert!(late < SMALL_BYTES_MAX, "{late} bytes");
 }

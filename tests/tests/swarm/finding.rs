@@ -1,6 +1,6 @@
 //! How agents that know nobody find each other: by multicast, by IPv6 addresses, by names and services of a real DNS server. Each
-//! agent has a network namespace of its own, and whatever the test is not about is at its default. Only how long many of them take
-//! is looked at on loopback addresses.
+//! agent has a network namespace of its own, and whatever the test is not about is at its default. Only how long many of them take, and
+//! what they ask for together then, is looked at on loopback addresses.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -18,12 +18,14 @@ use shoal_tests::homes::homes;
 use shoal_tests::image::{Blob, Image};
 use shoal_tests::inside::Node;
 use shoal_tests::netns::{self, Network};
+use shoal_tests::origin::Origin;
 use shoal_tests::{place, wait};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use super::REPOSITORY;
 use super::prewarm::json;
+use super::tags::{asked, resolve};
+use super::{HOMES, REPOSITORY, exact};
 
 /// Bits per second of each node's link.
 const LINK_RATE: u64 = 200_000_000;
@@ -420,20 +422,40 @@ async fn services_and_names_lead_to_members() {
     }
 }
 
-/// Many agents that start at the same time, and are told of the first one of them alone, soon agree on who they are.
+/// Many agents that start at the same time, and are told of the first one of them alone, soon agree on who they are. When all of them ask
+/// for a tag at once then, upstream is asked for it once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_that_start_together_agree_who_they_are() {
     const AGENTS: usize = 24;
+    /// Where nothing stands still.
+    const AGREE_WITHIN: Duration = Duration::from_secs(5);
     /// On cores that have been starting so many programs, each of which may stand still for a second or two.
     const AGREE_MAX: Duration = Duration::from_secs(20);
-    let begun = Instant::now();
-    let (cluster, met) = Cluster::start_together(NOWHERE, AGENTS).await;
-    let counted = Instant::now();
-    until_agreed(&cluster.admins()).await;
-    let agreed = met + counted.elapsed();
-    println!(
-        "{AGENTS} agents agree {agreed:.1?} after the last of them answered, {:.1?} after the first was started",
-        begun.elapsed()
-    );
-    assert!(agreed <= AGREE_MAX, "{agreed:?}");
+    let origin = Origin::start().await;
+    let cluster = exact(1500, async |_| {
+        let begun = Instant::now();
+        let (cluster, met) = Cluster::start_together(&origin.url(), AGENTS).await;
+        let counted = Instant::now();
+        until_agreed(&cluster.admins()).await;
+        let agreed = met + counted.elapsed();
+        println!(
+            "{AGENTS} agents agree {agreed:.1?} after the last of them answered, {:.1?} after the first was started",
+            begun.elapsed()
+        );
+        assert!(agreed <= AGREE_MAX, "{agreed:?}");
+        (agreed <= AGREE_WITHIN).then_some(cluster)
+    })
+    .await;
+
+    exact(1510, async |seed| {
+        let (image, tag) = (Image::new(seed, &[1000]), format!("v{seed}"));
+        origin.add_image(REPOSITORY, &tag, &image);
+        let (told, took) = resolve(cluster.agents.iter(), &tag).await;
+        assert_eq!(told, vec![image.manifest.digest.clone(); AGENTS]);
+        let requests = asked(&origin, &tag);
+        println!("{requests} requests of {tag}, half of the answers after {took:.1?}");
+        assert!((1..=HOMES).contains(&requests), "{requests} requests");
+        (requests == 1).then_some(())
+    })
+    .await;
 }

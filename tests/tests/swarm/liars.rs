@@ -1,6 +1,7 @@
 //! A member that sends wrong bytes: its disk has changed them behind its back.
 
 use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shoal_tests::agent::Agent;
@@ -34,17 +35,32 @@ fn add_image(origin: &Origin, seed: u64) -> Image {
     image
 }
 
-/// Flips a bit in every piece of a stored blob.
+/// Flips a bit in every piece of a blob that an agent has stored.
 pub(super) fn damage(agent: &Agent, blob: &Blob) {
-    let hex = blob.digest.trim_start_matches("sha256:");
-    let is_content =
-        |path: &std::path::PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(hex));
-    let path =
-        agent.data_files().into_iter().find(is_content).expect("content files are named by their digest");
+    damage_below(agent.setup().data_dir(), blob);
+}
+
+/// The same by the folder of an agent's data.
+pub(super) fn damage_below(data: &Path, blob: &Blob) {
+    let path = content(data, blob).expect("content files are named by their digest");
     let file = std::fs::File::options().write(true).open(path).expect("ours");
     for at in (0..blob.bytes.len()).step_by(STRETCH) {
         file.write_all_at(&[blob.bytes[at] ^ 1], at as u64).expect("ours");
     }
+}
+
+/// The file with a blob, somewhere below a folder.
+fn content(folder: &Path, blob: &Blob) -> Option<PathBuf> {
+    let hex = blob.digest.trim_start_matches("sha256:");
+    let mut ahead = vec![folder.to_owned()];
+    while let Some(path) = ahead.pop() {
+        if path.is_dir() {
+            ahead.extend(std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        } else if path.file_name().is_some_and(|name| name.to_string_lossy().contains(hex)) {
+            return Some(path);
+        }
+    }
+    None
 }
 
 /// Waits for the pulls of nodes, of which the first one has this number: each client has got every byte as it is.

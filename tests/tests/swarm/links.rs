@@ -74,7 +74,7 @@ pub(super) async fn start_with<'n>(
 }
 
 /// Waits until each of these knows so many members.
-async fn until_members(nodes: &[Node<'_>], members: usize) {
+pub(super) async fn until_members(nodes: &[Node<'_>], members: usize) {
     for node in nodes {
         node.until_members(members, NOTICE_MAX).await;
     }

@@ -17,6 +17,7 @@ mod prewarm;
 mod rollout;
 mod rotation;
 mod runtime;
+mod second;
 mod slow;
 mod small;
 mod stock;

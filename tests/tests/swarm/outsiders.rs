@@ -1,27 +1,35 @@
-//! curl without the secret, at the ports that are for members: whatever it asks for and whatever it shows, it learns nothing and gets
-//! nothing.
+//! Those who do not have the secret, at the ports that are for members: curl, whatever it asks for and whatever it shows, and a client that
+//! speaks libp2p as members do. They learn nothing and get nothing.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use serde_json::json;
 use shoal_agent::admin::client::AdminClient;
+use shoal_net::{Admission, Class, Identity, Loss, Net, NetConfig, NetEvent, NetLimits, Secret};
 use shoal_tests::agent::{REGISTRY, Setup};
 use shoal_tests::cluster::{Cluster, DATA_PORT, PORT};
+use shoal_tests::control::name_of;
 use shoal_tests::image::Image;
-use shoal_tests::place;
 use shoal_tests::process::run;
 use shoal_tests::tls::Authority;
+use shoal_tests::{place, wait};
 
-use super::{REPOSITORY, one_layer};
+use super::admission::admission;
+use super::{HEARD_MAX, REPOSITORY, one_layer};
 
 /// A zone that members would be known by.
 const ZONE: &str = "the-zone-of-this-test";
 /// What curl says of a request that was never answered.
 const NO_ANSWER: &str = "status=000 bytes=0";
+/// What every member answers at once: version 1 and the number of Hail (docs/WIRE.md).
+const HAIL: [u8; 2] = [1, 33];
+/// What an agent's log says of those who do not have the secret.
+const SENT_AWAY: &str = "somebody who does not belong to this cluster was sent away";
 
 /// What members ask each other for, by the last part of the path.
 fn questions(image: &Image) -> Vec<(&'static str, String)> {
@@ -75,11 +83,12 @@ fn self_made() -> (String, String) {
     (certificate.pem(), key.serialize_pem())
 }
 
-/// Ways to ask: what the URL begins with, and options of curl.
-fn ways(folder: &Path) -> Vec<(&'static str, Vec<String>)> {
+/// Ways to ask: what the URL begins with, and options of curl. `proof` is one of a member.
+fn ways(folder: &Path, proof: &str) -> Vec<(&'static str, Vec<String>)> {
     let insecure = |more: &[&str]| -> Vec<String> {
         [&["--insecure"], more].concat().into_iter().map(str::to_owned).collect()
     };
+    let header = format!("shoal-proof: {proof}");
     vec![
         ("https", Vec::new()),
         ("https", insecure(&[])),
@@ -87,7 +96,9 @@ fn ways(folder: &Path) -> Vec<(&'static str, Vec<String>)> {
         ("https", insecure(&["--tls-max", "1.2"])),
         ("https", shown(folder, "of-an-authority", Authority::new().client())),
         ("https", shown(folder, "self-made", self_made())),
+        ("https", insecure(&["--header", header.as_str()])),
         ("http", Vec::new()),
+        ("http", vec!["--header".to_owned(), header]),
     ]
 }
 
@@ -106,7 +117,7 @@ async fn secrets(cluster: &Cluster, image: &Image) -> Vec<String> {
 }
 
 /// GET and POST of every path at both ports: with the system's authorities and without, by older TLS, with a certificate that
-/// somebody has signed or nobody, and in the clear.
+/// somebody has signed or nobody, and in the clear; also with the proof of a member, which is worth nothing without its key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn curl_learns_nothing() {
     let curl = place::program("curl", "curl");
@@ -118,9 +129,10 @@ async fn curl_learns_nothing() {
     agent.until_idle().await;
     let folder = place::scratch();
     let (questions, secrets) = (questions(&image), secrets(&cluster, &image).await);
+    let proof = admission().proof(&name_of(&cluster.agents[1]));
     let sent = agent.sent_bytes().await;
 
-    for (scheme, options) in &ways(folder.path()) {
+    for (scheme, options) in &ways(folder.path(), &proof) {
         for (port, method) in [(PORT, "GET"), (PORT, "POST"), (DATA_PORT, "GET"), (DATA_PORT, "POST")] {
             let at = SocketAddr::new(agent.address().ip(), port);
             let mut command = Command::new(&curl);
@@ -146,6 +158,59 @@ async fn curl_learns_nothing() {
         }
     }
 
+    cluster.until_met(2).await;
+    assert_eq!(agent.sent_bytes().await, sent, "nothing was sent to anybody");
+    agent.get_blob(REPOSITORY, &image.layers[0].digest).await.expect(200, &image.layers[0].bytes);
+    let log = agent.log();
+    assert!(!log.contains("panicked") && !log.contains(&proof), "{log}");
+}
+
+/// What an agent speaks, spoken with another secret: it dials an agent and has something to say. Nothing comes back, and the cluster is
+/// what it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_libp2p_client_learns_nothing() {
+    let (origin, image) = one_layer(1501, 1000).await;
+    let cluster = Cluster::start(&origin.url(), 2).await;
+    cluster.pull(0..2, REPOSITORY, &image).await;
+    let agent = &cluster.agents[0];
+    agent.until_idle().await;
+    let sent = agent.sent_bytes().await;
+
+    let (name, at) = (name_of(agent), SocketAddr::new(agent.address().ip(), PORT));
+    let secret = Secret::new(b"the secret of somebody else").expect("it is long enough");
+    let (client, mut events) = Net::start(NetConfig {
+        identity: Identity::ephemeral().expect("a key"),
+        admission: Arc::new(Admission::new(secret, None)),
+        listen: Vec::new(),
+        mdns: false,
+        limits: NetLimits::default(),
+    })
+    .await
+    .expect("it listens nowhere");
+    let ask = || client.send(name, &[at], Class::Ordered, HAIL.to_vec()).expect("it may be said");
+    let refused = async {
+        ask();
+        loop {
+            match events.recv().await.expect("the client runs") {
+                NetEvent::Lost { why: Loss::NotAccepted, .. } => break,
+                // One of the two has stood still for seconds before it was known who calls.
+                NetEvent::Lost { why, .. } => {
+                    println!("lost: {why}");
+                    ask();
+                }
+                event @ (NetEvent::Met { .. } | NetEvent::Frame { .. }) => panic!("{event:?}"),
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(HEARD_MAX, refused).await.expect("it is refused");
+
+    wait::until_true("the agent to log it", HEARD_MAX, || agent.log().contains(SENT_AWAY)).await;
+    let admin = AdminClient::new(&agent.setup().socket());
+    wait::until("the agent to say why", HEARD_MAX, || async {
+        admin.peers().await.is_ok_and(|peers| !peers.lately.other_secrets().is_empty())
+    })
+    .await;
     cluster.until_met(2).await;
     assert_eq!(agent.sent_bytes().await, sent, "nothing was sent to anybody");
     agent.get_blob(REPOSITORY, &image.layers[0].digest).await.expect(200, &image.layers[0].bytes);

@@ -1,5 +1,6 @@
 //! The pipeline step of `docs/prewarm-ci.md`, run as it stands there, with stand-ins for helm and for the way to a node.
 
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -8,11 +9,11 @@ use std::process::{Command, Output};
 use shoal_tests::cluster::Cluster;
 use shoal_tests::image::Image;
 use shoal_tests::origin::Origin;
-use shoal_tests::place;
+use shoal_tests::{place, wait};
 use tempfile::TempDir;
 
 use super::REPOSITORY;
-use super::prewarm::{name, socket};
+use super::prewarm::{STEP_MAX, name, socket};
 
 /// The two scripts: the step, and what a step does for which a few nodes may be missing.
 fn scripts() -> [String; 2] {
@@ -81,6 +82,19 @@ impl Runner {
         ran.expect("there is a shell")
     }
 
+    /// The same once every node answers the step's dry run: where one stands still for some seconds, it ends before anything has begun.
+    async fn run_answered(&self, script: &str, images: &[&str]) -> Output {
+        let ran = RefCell::new(None);
+        wait::until("every node to answer a dry run", STEP_MAX, || async {
+            let output = self.run(script, images).await;
+            let is_answered = !String::from_utf8_lossy(&output.stdout).contains("does not answer");
+            *ran.borrow_mut() = Some(output);
+            is_answered
+        })
+        .await;
+        ran.into_inner().expect("it has run")
+    }
+
     fn has_released(&self) -> bool {
         Path::new(&self.path("released")).exists()
     }
@@ -115,7 +129,7 @@ async fn a_release_waits_for_its_images() {
     let [step, lenient] = scripts();
     let (v1, v2, missing) = (name("v1"), name("v2"), name("v9"));
 
-    expect(&runner.run(&step, &[&v1]).await, 0, "3 nodes would receive");
+    expect(&runner.run_answered(&step, &[&v1]).await, 0, "3 nodes would receive");
     assert!(runner.has_released());
     let told: serde_json::Value =
         serde_json::from_slice(&fs::read(runner.path("prewarm.json")).expect("it was written"))

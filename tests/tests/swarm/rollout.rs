@@ -12,6 +12,7 @@ use shoal_tests::origin::{Kind, Origin};
 use shoal_tests::wait;
 
 use super::faults::{names, story};
+use super::prewarm::{json, socket};
 use super::{HOMES, REPOSITORY, are_sent_once, exact, one_layer, paused_image, until_heard, until_logged};
 
 /// Bytes that may come in one go, in which no time passes: a batch from upstream, or a piece.
@@ -218,30 +219,56 @@ async fn a_blob_is_explained() {
     }
 }
 
-/// `shoal peers` shows every member: its zone, its version, how it stands and how far away it is.
+/// `shoal peers` shows every member: its zone, its labels, its version, how it stands and how far away it is. What the environment tells
+/// one node alone, as Kubernetes tells a pod, goes before the file that all nodes share; a variable that is empty says nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_can_be_looked_at() {
     let origin = Origin::start().await;
-    let cluster =
-        Cluster::start_with(&origin.url(), 3, |node, setup| setup.set("swarm.zone", format!("zone-{node}")))
-            .await;
-    let version = cluster.admins()[1].status().await.expect("the agent runs").version;
-    let socket = cluster.agents[1].setup().socket().display().to_string();
+    let cluster = Cluster::start_with(&origin.url(), 3, |node, setup| match node {
+        0 => setup.set("swarm.zone", "zone-0").env("SHOAL_LABELS", ""),
+        1 => setup
+            .set("swarm.zone", "zone-1")
+            .set("swarm.labels.rack", "1")
+            .env("SHOAL_ZONE", "")
+            .env("SHOAL_LABELS", "rack="),
+        _ => setup
+            .set("swarm.zone", "file")
+            .set("swarm.labels.rack", "1")
+            .set("swarm.labels.disk", "ssd")
+            .env("SHOAL_ZONE", "zone-2")
+            .env("SHOAL_LABELS", "pool=gpu,rack=7"),
+    })
+    .await;
+    let told_of_themselves = serde_json::json!([
+        ["zone-0", {}],
+        ["zone-1", {"rack": "1"}],
+        ["zone-2", {"disk": "ssd", "pool": "gpu", "rack": "7"}],
+    ]);
+    let version = cluster.admins()[0].status().await.expect("the agent runs").version;
+    let socket = socket(&cluster.agents[0]);
     let is_near = |member: &serde_json::Value| {
         let milliseconds = member["latency_ms"].as_f64();
         member["is_self"] == true || milliseconds.is_some_and(|ms| ms > 0.0 && ms < 5000.0)
     };
     wait::until("all to be alive, and to have been probed", TOLD_MAX, || async {
-        let told = shoal(&["peers", "--json", "--socket", &socket]).await.expect_ok("shoal peers").output;
-        let told: serde_json::Value = serde_json::from_str(&told).expect("it is JSON");
+        let told = json(&shoal(&["peers", "--json", "--socket", &socket]).await.expect_ok("shoal peers"));
         let members = told["members"].as_array().cloned().unwrap_or_default();
         assert_eq!((members.len(), &members[0]["is_self"]), (3, &true.into()), "{told}");
+        // This one first, the others by their zones.
+        let say: serde_json::Value =
+            members.iter().map(|member| serde_json::json!([member["zone"], member["labels"]])).collect();
+        assert_eq!(say, told_of_themselves, "{told}");
         assert!(members.iter().all(|member| member["version"] == version.as_str()), "{told}");
         members.iter().all(|member| member["state"] == "alive" && is_near(member))
     })
     .await;
     let shown = shoal(&["peers", "--socket", &socket]).await.expect_ok("shoal peers").output;
-    for text in ["zone-0", "zone-1", "zone-2", "STATE", "LATENCY", " ms", "this one", version.as_str()] {
+    for text in ["LABELS", "STATE", "LATENCY", " ms", "this one", version.as_str()] {
         assert!(shown.contains(text), "{text:?} is not in\n{shown}");
+    }
+    for (zone, labels) in [("zone-0", "-"), ("zone-1", "rack=1"), ("zone-2", "disk=ssd,pool=gpu,rack=7")] {
+        let mut rows = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let is_row = |row: Vec<&str>| row.get(2..4).is_some_and(|cells| cells == [zone, labels]);
+        assert!(rows.any(is_row), "{zone} with {labels} is not in\n{shown}");
     }
 }

@@ -18,13 +18,16 @@ const TTL: Duration = Duration::from_secs(8);
 const HOME_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Requests upstream for the manifest of a tag or digest.
-fn asked(origin: &Origin, reference: &str) -> usize {
+pub(super) fn asked(origin: &Origin, reference: &str) -> usize {
     let seen = origin.seen();
     seen.iter().filter(|seen| seen.kind == Kind::Manifest && seen.reference == reference).count()
 }
 
 /// What these agents say a tag points to, all asked at once, and how long it took half of them: a single one may stand still.
-async fn resolve<'a>(agents: impl Iterator<Item = &'a Agent>, tag: &str) -> (Vec<String>, Duration) {
+pub(super) async fn resolve<'a>(
+    agents: impl Iterator<Item = &'a Agent>,
+    tag: &str,
+) -> (Vec<String>, Duration) {
     let asked: Vec<_> = agents
         .map(|agent| {
             let (client, url) = (agent.client(), agent.manifest(REPOSITORY, tag));

@@ -8,12 +8,13 @@ use axum::extract::State;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use shoal_store::{Store, Usage};
+use url::Url;
 
 use super::{AdminState, Instance, Refusal, on_disk};
 use crate::driver::FlightStatus;
 use crate::metrics::Counters;
 use crate::rate::Throttle;
-use crate::store_health::StoreTrouble;
+use crate::store_health::{Reason, StoreTrouble};
 use crate::upstream::SourceStatus;
 
 /// The agent at a glance. Counters count from its start.
@@ -98,6 +99,9 @@ pub struct LimitStatus {
     pub waited_seconds: f64,
 }
 
+/// What metrics call all registries together that clients have named after the first ones.
+pub const OTHER: &str = "other";
+
 /// Waited for so much of the last minute, percent, a limit is what makes transfers slow.
 const HOLDS_BACK_PERCENT: u8 = 50;
 
@@ -157,6 +161,13 @@ pub struct StoreStatus {
 }
 
 impl StoreStatus {
+    /// Bytes of a blob that finds no room because all of the store has less, and how much it has.
+    pub fn larger_than_all(&self) -> Option<(u64, u64)> {
+        let trouble = self.trouble.as_ref().filter(|trouble| trouble.reason == Reason::Capacity)?;
+        let (blob, capacity) = (trouble.needed?, self.capacity?);
+        (blob > capacity).then_some((blob, capacity))
+    }
+
     fn new(trouble: Option<StoreTrouble>, usage: &Usage) -> Self {
         StoreStatus {
             degraded: trouble.is_some(),
@@ -203,7 +214,7 @@ pub(super) async fn status(State(state): State<AdminState>) -> Result<Json<Statu
         hits: counters.by("hits_total", "source"),
         misses: counters.sum("misses_total"),
         upstream_bytes,
-        sources: state.upstream.sources(),
+        sources: state.upstream.sources().into_iter().map(told_apart).collect(),
         rate_limits: rate_limits(&counters),
         limits: limits(&state),
         other_secrets: state.swarm.as_ref().map(|swarm| swarm.lately().other_secrets()).unwrap_or_default(),
@@ -224,6 +235,15 @@ fn limits(state: &AdminState) -> Vec<LimitStatus> {
     all.filter_map(|(key, throttle)| LimitStatus::of(key, throttle)).collect()
 }
 
+/// A source that shares its name with others is called by where it is.
+fn told_apart(source: SourceStatus) -> SourceStatus {
+    let place = Url::parse(&source.endpoint).ok().filter(|_| source.name == OTHER);
+    match place.as_ref().map(Url::authority).filter(|place| !place.is_empty()) {
+        Some(place) => SourceStatus { name: place.to_owned(), ..source },
+        None => source,
+    }
+}
+
 fn rate_limits(counters: &Counters<'_>) -> BTreeMap<String, RateLimit> {
     let remaining = counters.by("upstream_rate_limit_remaining", "registry");
     let limits = counters.by("upstream_rate_limit", "registry").into_iter();
@@ -231,4 +251,31 @@ fn rate_limits(counters: &Counters<'_>) -> BTreeMap<String, RateLimit> {
         .filter_map(|(name, limit)| Some((RateLimit { limit, remaining: *remaining.get(&name)? }, name)))
         .map(|(told, name)| (name, told))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_engine::Scope;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::upstream::{Settings, Upstream};
+
+    /// Names that clients make up take the place of no registry.
+    #[tokio::test]
+    async fn registries_without_a_name_of_their_own_are_told_apart() {
+        let upstream = Upstream::new(Settings::default(), Metrics::new()).unwrap();
+        let labels: Vec<String> = (0..70)
+            .map(|n| {
+                let registry = format!("r{n:02}.test:5000").parse().unwrap();
+                upstream.label(&Scope { registry, repository: "a/b".parse().unwrap() })
+            })
+            .collect();
+        assert_eq!(labels[69], OTHER);
+        let mut names: Vec<String> =
+            upstream.sources().into_iter().map(told_apart).map(|source| source.name).collect();
+        names.sort_unstable();
+        let expected: Vec<String> = (0..70).map(|n| format!("r{n:02}.test:5000")).collect();
+        assert_eq!(names, expected);
+    }
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{ConfigArgs, Failure, NodeArgs, process};
@@ -43,7 +44,7 @@ pub(super) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
     let refused = process::prepare_agent();
     let config = args.config.read(&args.node.facts())?;
     let log = log_settings(args, &config)?;
-    let runtime = process::runtime()?;
+    let runtime = process::runtime(config.transfers_max())?;
     let traces = trace::start(config.traces(), runtime.handle())?;
     // Kept to the end: dropping it writes out the last lines.
     let _flush = logging::init(&log, traces.as_ref().map(trace::Exporter::layer))?;
@@ -97,14 +98,23 @@ async fn live(config: Config) -> Result<ExitCode, Failure> {
         }
     };
     let running = app.spawn();
+    tell_manager(NotifyState::Ready);
     let name = either(&mut terminate, &mut interrupt).await;
     tracing::info!(signal = name, "asked to end");
+    tell_manager(NotifyState::Stopping);
     tokio::select! {
         () = Box::pin(running.drain()) => Ok(ExitCode::SUCCESS),
         name = either(&mut terminate, &mut interrupt) => {
             tracing::warn!(signal = name, "ended at once, in the middle of draining");
             Ok(ExitCode::from(ENDED_AT_ONCE))
         }
+    }
+}
+
+/// Tells the service manager how far the agent is, if one has started it and wants to know (sd_notify(3)).
+fn tell_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager could not be told");
     }
 }
 

@@ -9,14 +9,16 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::output::{Align, Output, Table, bytes, seconds};
+use super::output::{Align, Output, Table, bytes, count, seconds, terminal_width};
 use super::{AgentSocket, Failure};
 use crate::admin::blobs::{BlobEntry, Verified};
-use place::Place;
+use place::{Named, Place};
 
+/// What the kinds of content are called before what tells them apart.
+const MEDIA_TYPE_PREFIX: &str = "application/vnd.";
 /// Exit code for blobs that are missing or wrong.
 const NOT_AS_NAMED: u8 = 5;
 
@@ -84,11 +86,12 @@ pub(super) struct NamedArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).args(["digests", "all"]))]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     agent: AgentSocket,
     /// Digests, or their beginnings if those are unique (at least 6 digits: sha256:4f2a91).
-    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "DIGEST")]
+    #[arg(value_name = "DIGEST")]
     digests: Vec<String>,
     /// Every blob of the store, one after the other.
     #[arg(long)]
@@ -121,9 +124,13 @@ async fn list(args: &LsArgs, out: &mut Output) -> Result<ExitCode, Failure> {
         for blob in &blobs {
             json_line(out, blob)?;
         }
+    } else if blobs.is_empty() {
+        out.line(format_args!("no blob is stored"))?;
     } else {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        out.table(&table(&blobs, now))?;
+        let full = table(&blobs, now, false);
+        let table = if full.fits(terminal_width()) { full } else { table(&blobs, now, true) };
+        out.table(&table)?;
         if std::io::stdout().is_terminal() {
             let sum: u64 = blobs.iter().map(|blob| blob.size).sum();
             out.line(format_args!("{} blobs, {}", blobs.len(), bytes(sum)))?;
@@ -132,7 +139,8 @@ async fn list(args: &LsArgs, out: &mut Output) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(blobs: &[BlobEntry], now: u64) -> Table {
+/// `short` is for a terminal that has no room for all of it.
+fn table(blobs: &[BlobEntry], now: u64, short: bool) -> Table {
     let mut table = Table::new(&[
         ("DIGEST", Align::Left),
         ("SIZE", Align::Right),
@@ -143,20 +151,24 @@ fn table(blobs: &[BlobEntry], now: u64) -> Table {
     ]);
     for blob in blobs {
         table.row([
-            blob.digest.to_string(),
+            if short { blob.digest.short() } else { blob.digest.to_string() },
             bytes(blob.size),
             blob.hits.to_string(),
             format!("{} ago", seconds(now.saturating_sub(blob.used_at))),
             if blob.pinned { "pin".into() } else { String::new() },
-            blob.media_type.clone().unwrap_or_default(),
+            match blob.media_type.as_deref().unwrap_or_default() {
+                kind if short => kind.strip_prefix(MEDIA_TYPE_PREFIX).unwrap_or(kind).to_owned(),
+                kind => kind.to_owned(),
+            },
         ]);
     }
     table
 }
 
 async fn remove(args: &NamedArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    let names = Named::all(&args.digests)?;
     let place = Place::find(&args.agent).await?;
-    for name in &args.digests {
+    for name in &names {
         let digest = place.resolve(name).await?;
         let removed = place.remove(&digest).await?;
         if args.json {
@@ -172,21 +184,26 @@ async fn remove(args: &NamedArgs, out: &mut Output) -> Result<ExitCode, Failure>
 }
 
 async fn verify(args: &VerifyArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    let names = Named::all(&args.digests)?;
     let place = Place::find(&args.agent).await?;
-    let digests = if args.all {
-        place.all().await?.into_iter().map(|blob| blob.digest).collect()
-    } else {
-        let mut digests = Vec::new();
-        for name in &args.digests {
-            digests.push(place.resolve(name).await?);
-        }
-        digests
-    };
+    let mut digests = Vec::new();
+    if args.all {
+        digests.extend(place.all().await?.into_iter().map(|blob| blob.digest));
+    }
+    for name in &names {
+        digests.push(place.resolve(name).await?);
+    }
+    let (mut good, mut good_bytes, mut wrong) = (0_u64, 0_u64, 0_u64);
     let mut all_good = true;
     for digest in digests {
         let verified = place.verify(&digest).await?;
         // A blob of the list may have been evicted meanwhile; only one that was named has to be there.
         all_good &= matches!(verified, Verified::Good { .. }) || (args.all && verified == Verified::Missing);
+        match &verified {
+            Verified::Good { size } => (good, good_bytes) = (good + 1, good_bytes + *size),
+            Verified::Wrong { .. } => wrong += 1,
+            Verified::Missing => {}
+        }
         if args.json {
             json_line(out, &json!({ "digest": digest, "result": verified }))?;
             continue;
@@ -202,12 +219,17 @@ async fn verify(args: &VerifyArgs, out: &mut Output) -> Result<ExitCode, Failure
             Verified::Missing => out.line(format_args!("{digest} is not in the store"))?,
         }
     }
+    if args.all && !args.json {
+        let verified = count(good + wrong, "blob");
+        out.line(format_args!("{verified} verified: {good} good ({}), {wrong} wrong", bytes(good_bytes)))?;
+    }
     Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::from(NOT_AS_NAMED) })
 }
 
 async fn pin(args: &NamedArgs, pinned: bool, out: &mut Output) -> Result<ExitCode, Failure> {
+    let names = Named::all(&args.digests)?;
     let place = Place::find(&args.agent).await?;
-    for name in &args.digests {
+    for name in &names {
         let digest = place.resolve(name).await?;
         place.pin(&digest, pinned).await?;
         if args.json {

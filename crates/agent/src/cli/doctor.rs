@@ -18,9 +18,12 @@ use crate::doctor::{Group, Level, PROXY_VARIABLES, Patient, examine};
 
 const HELP: &str = "\
 Examples:
-  shoal doctor                     look at everything; about two seconds on a node that is well
-  shoal doctor --skip runtimes     on a machine whose runtimes are not meant to ask the agent
-  shoal doctor --root /host        in a pod that has the node's file system mounted at /host
+  shoal doctor                     look at everything; about two seconds on a
+                                   node that is well
+  shoal doctor --skip runtimes     on a machine whose runtimes are not meant
+                                   to ask the agent
+  shoal doctor --root /host        in a pod that has the node's file system
+                                   mounted at /host
   shoal doctor --json | jq -r '.checks[] | select(.level == \"problem\") | .id'
 
 Exit status:

@@ -11,8 +11,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use shoal_engine::Digest;
 
-use super::blob::place::{Place, Prefix};
-use super::output::Output;
+use super::blob::place::{Named, Place};
+use super::output::{Output, terminal_width};
 use super::{AgentSocket, Failure};
 use crate::admin::client::AdminClient;
 use crate::admin::status::{LimitStatus, Status};
@@ -28,20 +28,27 @@ const AT_A_TIME: usize = 4;
 
 const HELP: &str = "\
 Examples:
-  shoal explain sha256:4f2a91                     one blob; the beginning of its digest is enough
-  shoal explain registry.example.com/app:v2       each blob of an image, and which of them to look at
+  shoal explain sha256:4f2a91         one blob; the beginning of its digest is
+                                      enough
+  shoal explain quay.io/team/app:v2   each blob of an image, and which of them
+                                      to look at
 
 What the words mean:
-  count     the members that keep count of who has this blob and who receives it; chosen by its digest
-  members   what they say: how many have all of it, how many receive it, which of these say that it
-            comes slowly, and who fetches which bytes from upstream for all
-  FROM      who sent the bytes that have come: a member, a registry or a mirror, the object store.
-            OF WHAT CAME is the share of these bytes; RATE from its first to its last one
-  PART      blobs move in pieces, and these in parts that different members are asked for: part 2 of 4
-            has the pieces 2, 6, 10, ...  MISSING is what has not come of it, NEXT where that begins,
-            ASKED OF the members that should send it
+  count     the members that keep count of who has this blob and who receives
+            it; chosen by its digest
+  members   what they say: how many have all of it, how many receive it, which
+            of these say that it comes slowly, and who fetches which bytes
+            from upstream for all
+  FROM      who sent the bytes that have come: a member, a registry or a
+            mirror, the object store. OF WHAT CAME is the share of these
+            bytes; RATE from its first to its last one
+  PART      blobs move in pieces, and these in parts that different members
+            are asked for: part 2 of 4 has the pieces 2, 6, 10, ... MISSING is
+            what has not come of it, NEXT where that begins, ASKED OF the
+            members that should send it
 
-Exit status: 0 told; 2 that is no digest and no image; 4 no agent answers; 5 no such blob is known here.";
+Exit status: 0 told; 2 that is no digest and no image; 4 no agent answers;
+5 no such blob is known here.";
 
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
@@ -77,16 +84,17 @@ struct ImageStory<'s> {
 }
 
 pub(super) async fn run(args: &ExplainArgs, out: &mut Output) -> Result<ExitCode, Failure> {
+    let named = named(&args.name)?;
     let client = args.agent.client()?;
     let status = client.status().await?;
-    match meaning(&args.name, &client, &status).await? {
+    match meaning(named, &args.name, &client, &status).await? {
         Meaning::Blob(digest) => {
             let story = client.explain(&digest).await?;
             if args.json {
                 out.json(&story)?;
             } else {
                 let beside = Beside::ask(&client, &status).await?;
-                out.bytes(text::of(&story, &beside).as_bytes())?;
+                out.bytes(text::of(&story, &beside, terminal_width()).as_bytes())?;
             }
         }
         Meaning::Image(parts) => {
@@ -95,7 +103,7 @@ pub(super) async fn run(args: &ExplainArgs, out: &mut Output) -> Result<ExitCode
                 out.json(&ImageStory { image: &args.name, blobs: &blobs })?;
             } else {
                 let beside = Beside::ask(&client, &status).await?;
-                out.bytes(image::text(&args.name, &blobs, &beside).as_bytes())?;
+                out.bytes(image::text(&args.name, &blobs, &beside, terminal_width()).as_bytes())?;
             }
         }
     }
@@ -107,17 +115,31 @@ enum Meaning {
     Image(Vec<Part>),
 }
 
-async fn meaning(name: &str, client: &AdminClient, status: &Status) -> Result<Meaning, Failure> {
-    if let Ok(digest) = name.parse() {
-        return Ok(Meaning::Blob(digest));
+/// The blob that is named, or nothing where it is an image.
+fn named(name: &str) -> Result<Option<Named>, Failure> {
+    match Named::parse(name) {
+        Ok(named) => Ok(Some(named)),
+        Err(wrong) if name.starts_with("sha256:") || name.starts_with("sha512:") => Err(wrong),
+        Err(_) => {
+            name.parse::<crate::image::Image>().map_err(|error: ImageError| Failure::Image(error))?;
+            Ok(None)
+        }
     }
-    if let Some(prefix) = Prefix::parse(name) {
-        return Ok(Meaning::Blob(prefix.only(known(client, status).await?)?));
+}
+
+async fn meaning(
+    named: Option<Named>,
+    name: &str,
+    client: &AdminClient,
+    status: &Status,
+) -> Result<Meaning, Failure> {
+    match named {
+        Some(Named::Digest(digest)) => return Ok(Meaning::Blob(digest)),
+        Some(Named::Prefix(prefix)) => {
+            return Ok(Meaning::Blob(prefix.only(known(client, status).await?)?));
+        }
+        None => {}
     }
-    if name.starts_with("sha256:") || name.starts_with("sha512:") {
-        return Err(Failure::NoSuchPrefix(name.to_owned()));
-    }
-    name.parse::<crate::image::Image>().map_err(|error: ImageError| Failure::Image(error))?;
     let contents = client.contents(name).await?;
     if contents.parts.is_empty() {
         return Err(Failure::NotHere(name.to_owned()));

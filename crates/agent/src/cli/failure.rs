@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rustix::process::{getegid, geteuid};
 use shoal_engine::Digest;
 use shoal_store::{OpenError, StoreError};
 
@@ -20,14 +21,20 @@ use crate::runtime::{ProofError, RuntimeError, TaintError};
 use crate::stock::StockError;
 use crate::trace::TraceError;
 
+/// What to do where no agent answers on its socket.
+const NO_AGENT: &str =
+    "start it with `shoal agent`, or name its socket with --socket or its configuration with --config";
+/// What to do about an agent that says nothing.
+const HANGS: &str = "it hangs, or its disk does: shoal doctor tells more, and the agent's log";
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
-    /// `--log` is wrong.
-    #[error("--log: {0}")]
+    /// `--log` is wrong, or its variable.
+    #[error("--log or SHOAL_LOG: {0}")]
     Filter(#[from] logging::FilterError),
     /// Traces cannot be exported.
     #[error(transparent)]
@@ -61,6 +68,17 @@ pub enum Failure {
         /// The subcommand.
         meant: &'static str,
     },
+    /// Help is wanted for what is no command.
+    #[error("there is no command `{name}`")]
+    NoCommand {
+        /// What was given, with the commands before it.
+        name: String,
+        /// The command that it was looked for at.
+        of: String,
+    },
+    /// Warming was given an option of the list.
+    #[error("--cluster is an option of `shoal prewarm ls`")]
+    NotForWarming,
     /// A file with Kubernetes objects is of no use.
     #[error("{place}: {reason}")]
     Manifest {
@@ -139,8 +157,16 @@ pub enum Failure {
     /// No such blob.
     #[error("{0} is not in the store")]
     Missing(Digest),
+    /// What is neither a digest nor the beginning of one.
+    #[error("{name:?} is no digest: {reason}")]
+    NoDigest {
+        /// What was given.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// The beginning of a digest is that of no blob.
-    #[error("no blob that this node knows has a digest that begins with {0} (it takes at least 6 digits)")]
+    #[error("no blob that this node knows has a digest that begins with {0}")]
     NoSuchPrefix(String),
     /// An image whose manifest is not on this node.
     #[error("{0}: its manifest is not on this node, so its blobs are not known here")]
@@ -202,20 +228,27 @@ impl Failure {
             Failure::Config(ConfigErrors::Wrong { .. }) => {
                 "every key and what it may be: shoal config sample".into()
             }
-            Failure::Agent(ClientError::NoAgent { .. }) | Failure::Proof(ProofError::Agent(ClientError::NoAgent { .. })) => {
-                "start it with `shoal agent`, or name its socket with --socket or its configuration with --config".into()
+            Failure::Agent(ClientError::NoAgent { at, .. })
+            | Failure::Proof(ProofError::Agent(ClientError::NoAgent { at, .. }))
+                if at.starts_with("https://") =>
+            {
+                "it has to run there, with this as its admin.address; name another address with --api".into()
             }
-            Failure::NoStore { .. } => "name the agent's configuration with --config".into(),
+            Failure::Agent(ClientError::NoAgent { .. })
+            | Failure::Proof(ProofError::Agent(ClientError::NoAgent { .. }))
+            | Failure::NoStore { .. } => NO_AGENT.into(),
             Failure::Agent(ClientError::Denied { .. }) => "run the command as the agent's user, or as root".into(),
-            Failure::Agent(ClientError::Late { .. }) => {
-                "it hangs, or its disk does: shoal doctor tells more, and the agent's log".into()
-            }
+            Failure::Agent(ClientError::Late { .. })
+            | Failure::Pull(PullError::Late { .. } | PullError::Silent { .. }) => HANGS.into(),
             Failure::Agent(ClientError::Broken { .. }) => "the agent's log may say why".into(),
             Failure::NoSuchPrefix(_) | Failure::Missing(_) => "list what there is: shoal blob ls".into(),
             Failure::NotHere(_) => {
                 "name one of its blobs by digest, or give its digest (IMAGE@sha256:...); shoal pull fetches it".into()
             }
             Failure::Ambiguous { .. } => "give more of the digest".into(),
+            Failure::NoDigest { .. } => "write it as the commands show it, or its beginning: sha256:4f2a91".into(),
+            Failure::NoCommand { of, .. } => format!("those that there are: {of} --help"),
+            Failure::NotForWarming => "leave it out: without --nodes, all nodes are meant".into(),
             Failure::Store(_) => "look at the disk that the path lies on".into(),
             Failure::Image(_) | Failure::Stock(_) => "write it as for a runtime: redis:7, quay.io/team/app@sha256:...".into(),
             Failure::NothingToWarm => {
@@ -245,6 +278,10 @@ impl Failure {
             Failure::Pull(PullError::NoAgent { .. }) => {
                 "start it with `shoal agent`, or name its address with --mirror".into()
             }
+            Failure::Pull(PullError::NoRegistry { .. }) => "name the agent's address with --mirror".into(),
+            Failure::Pull(PullError::Broken { .. }) => {
+                "the agent's log may say why; if somebody else listens there, name its address with --mirror".into()
+            }
             Failure::Pull(PullError::Status { status, .. }) if status.as_u16() == 404 => {
                 "look at the name; shoal mirrors explain IMAGE tells who is asked".into()
             }
@@ -252,6 +289,10 @@ impl Failure {
             Failure::NoMembers => "start it with `shoal agent`, or leave out --cluster".into(),
             Failure::Exists(_) => "name another file, or overwrite it with --force".into(),
             Failure::Output(_) => "look at where standard output goes".into(),
+            Failure::Start(StartError::Store(error)) => return own_directory(error),
+            Failure::Open { source: OpenError::ForeignOwner { .. } | OpenError::Io { .. }, .. } => {
+                "run the command as the user who owns the store, or start the agent".into()
+            }
             // These say it themselves.
             Failure::Agent(ClientError::Refused { .. })
             | Failure::Remote(_)
@@ -281,6 +322,9 @@ impl Failure {
             | Failure::NoPlatform(_)
             | Failure::NothingToWarm
             | Failure::Mistyped { .. }
+            | Failure::NotForWarming
+            | Failure::NoCommand { .. }
+            | Failure::NoDigest { .. }
             | Failure::Remote(_)
             | Failure::Proof(ProofError::Url(_))
             | Failure::Manifest { .. }
@@ -321,6 +365,28 @@ impl Failure {
             }
         }
         causes
+    }
+}
+
+/// What to do about the agent's own directory, where the error does not say; it does not know its key.
+fn own_directory(error: &OpenError) -> Option<String> {
+    match error {
+        OpenError::Io { operation, path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+            let is_itself = *operation == "make the directory";
+            let directory = path.parent().filter(|_| !is_itself).unwrap_or(path).display();
+            let owner = format!("{}:{}", geteuid().as_raw(), getegid().as_raw());
+            Some(format!(
+                "store.path must be a directory of this user: make it one as root, with `shoal prepare {directory} --owner \
+                 {owner}` or `chown -R {owner} {directory}`, or name another directory in store.path"
+            ))
+        }
+        OpenError::Io { .. } | OpenError::Index { .. } => {
+            Some("look at the disk that it lies on, or name another directory in store.path".into())
+        }
+        OpenError::ForeignOwner { .. } | OpenError::Locked { .. } | OpenError::NotAStore { .. } => {
+            Some("the key that names it is store.path".into())
+        }
+        OpenError::Format { .. } => None,
     }
 }
 

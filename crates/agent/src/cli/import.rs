@@ -17,7 +17,7 @@ const FILE_MODE: u32 = 0o644;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  shoal config import --registries-conf /etc/containers/registries.conf\n  shoal config import --hosts-dir /etc/containerd/certs.d --output mirrors.toml\n  kubectl get imagedigestmirrorset,imagetagmirrorset -o yaml | shoal config import --kubernetes /dev/stdin"
+    after_help = "Examples:\n  shoal config import --registries-conf /etc/containers/registries.conf\n  shoal config import --hosts-dir /etc/containerd/certs.d -o mirrors.toml\n  kubectl get imagedigestmirrorset,imagetagmirrorset -o yaml |\n    shoal config import --kubernetes /dev/stdin"
 )]
 pub(super) struct ImportArgs {
     #[command(flatten)]

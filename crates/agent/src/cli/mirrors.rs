@@ -20,7 +20,7 @@ pub(super) enum MirrorsCommand {
     ///
     /// Reads the configuration, and what it says about credentials; asks nobody.
     #[command(
-        after_help = "Examples:\n  shoal mirrors explain redis:7\n  shoal mirrors explain quay.io/team/app@sha256:... --json | jq '.digests.asked[].endpoint'"
+        after_help = "Examples:\n  shoal mirrors explain redis:7\n  shoal mirrors explain quay.io/team/app --json |\n    jq '.digests.asked[].endpoint'"
     )]
     Explain(ExplainArgs),
 }

@@ -22,7 +22,7 @@ use super::{AgentSocket, Failure};
 use crate::admin::client::{AdminClient, ClientError, WarmEvents};
 use crate::config::Rate;
 use crate::warm::select::{Selection, labelled, term};
-use crate::warm::{Phase, WarmRequest, WarmStatus};
+use crate::warm::{KEEP_MAX, Phase, WarmRequest, WarmStatus};
 
 use progress::Progress;
 
@@ -40,31 +40,36 @@ const LIKENESS_MIN: f64 = 0.7;
 
 const EXAMPLES: &str = "\
 Examples:
-  shoal prewarm redis:7                                    onto every node
-  shoal prewarm registry.example.com/app:v2 --select zone=eu-1a,pool=gpu --pin 24h
-  shoal prewarm -f images.txt --percent 10 --dry-run       what would be done
-  helm template ./chart | shoal prewarm --from-manifest -  all images of a release
+  shoal prewarm redis:7                               onto every node
+  shoal prewarm redis:7 --select zone=eu-1a,pool=gpu --pin 24h
+  shoal prewarm -f images.txt --percent 10 --dry-run  what would be done
+  helm template ./chart | shoal prewarm --from-manifest -
   kubectl get deploy,sts,ds -A -o yaml | shoal prewarm --from-manifest -
-  shoal prewarm ls                                         what is under way on this agent
+  shoal prewarm ls                                    what is under way here
 
-Any agent can be asked: it tells the others, which get each blob once from upstream and all
-else from each other. Give the command again, here or on another node, and it goes on where
-it was. The images are then in the agents' stores and not in the runtimes: the first pod pulls
-from its own node.
+Any agent can be asked: it tells the others, which get each blob once from
+upstream and all else from each other. Give the command again, here or on
+another node, and it goes on where it was. The images are then in the agents'
+stores and not in the runtimes: the first pod pulls from its own node.
 
-A node that is away for a while (its agent restarts, its link is down) is waited for: until the
-deadline if --deadline is given, else for a minute after all others are decided (--grace).
+A node that is away for a while (its agent restarts, its link is down) is
+waited for: until the deadline if --deadline is given, else for a minute after
+all others are decided (--grace).
 
 Exit status:
   0    every node has every image
   1    some are missing; they are listed, with the reason
-  2    no node has any; or the command line, an image's name or the choice of nodes is wrong
-  4    no agent answers, or it ended: give the same command to the agent of another node
+  2    no node has any; or the command line, an image's name or the choice of
+       nodes is wrong
+  4    no agent answers, or it ended: give the same command to the agent of
+       another node
   5    status, cancel: no agent that answers knows a request of that name
-  6    somebody else has cancelled it (shoal prewarm cancel); what has come stays
-  130  interrupted (Ctrl-C, SIGTERM): cancelled on all nodes, what has come stays
-With --dry-run: 0 all can be warmed, 1 some can not or have no room, 2 no image can. With cancel:
-0 cancelled, 1 it had ended before.";
+  6    somebody else has cancelled it (shoal prewarm cancel); what has come
+       stays
+  130  interrupted (Ctrl-C, SIGTERM): cancelled on all nodes, what has come
+       stays
+With --dry-run: 0 all can be warmed, 1 some can not or have no room, 2 no
+image can. With cancel: 0 cancelled, 1 it had ended before.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
@@ -156,7 +161,7 @@ struct WarmArgs {
     /// Keep the blobs from eviction on every one of these nodes, for so long from now: 24h, 7days.
     ///
     /// As long, nodes that join and are meant by --nodes or --select become warm, too (not with --count or --percent).
-    #[arg(long, value_name = "DURATION", value_parser = super::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = keep_time)]
     pin: Option<Duration>,
     /// Time after which whoever is not ready has failed; at most 24h. What has come until then stays. [default: 1h]
     #[arg(long, value_name = "DURATION", value_parser = deadline)]
@@ -185,6 +190,9 @@ struct WarmArgs {
     /// Print one JSON object at the end.
     #[arg(long)]
     json: bool,
+    /// An option of `ls`, for somebody who has written others before that word.
+    #[arg(long, hide = true)]
+    cluster: bool,
     #[command(flatten)]
     agent: AgentSocket,
 }
@@ -266,6 +274,9 @@ async fn warm(args: &WarmArgs, out: &mut Output) -> Result<ExitCode, Failure> {
     if let Some(meant) = args.images.first().and_then(|word| mistyped(word)) {
         return Err(Failure::Mistyped { word: args.images[0].clone(), meant });
     }
+    if args.cluster {
+        return Err(Failure::NotForWarming);
+    }
     let request = args.request()?;
     let client = args.agent.client()?;
     note_if_alone(&client).await?;
@@ -321,6 +332,15 @@ fn mistyped(word: &str) -> Option<&'static str> {
         "ls" | "list" => Some("ls"),
         _ => ["status", "cancel"].into_iter().find(|command| likeness(command) >= LIKENESS_MIN),
     }
+}
+
+/// As [`super::some_time`], and no longer than anything is kept.
+fn keep_time(text: &str) -> Result<Duration, String> {
+    let time = super::some_time(text)?;
+    if time > KEEP_MAX {
+        return Err(format!("{text} is more than {} days", KEEP_MAX.as_secs() / (24 * 60 * 60)));
+    }
+    Ok(time)
 }
 
 /// As [`super::duration`], and no longer than anything may be waited for.

@@ -71,12 +71,14 @@ fn lean_allocator() {
 #[cfg(not(target_env = "gnu"))]
 fn lean_allocator() {}
 
-/// A runtime for the agent, and for the demo, which is a load of clients.
-pub(super) fn runtime() -> Result<Runtime, Failure> {
+/// A runtime for the agent, and for the demo, which is a load of clients. Each of `transfers` under way keeps a thread that writes
+/// what comes: not one of those that look into the store meanwhile.
+pub(super) fn runtime(transfers: usize) -> Result<Runtime, Failure> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(processors.min(WORKERS_MAX));
-    builder.max_blocking_threads(BLOCKING_THREADS_MAX).thread_keep_alive(BLOCKING_THREAD_LIFETIME);
+    builder.max_blocking_threads(BLOCKING_THREADS_MAX + transfers);
+    builder.thread_keep_alive(BLOCKING_THREAD_LIFETIME);
     builder.thread_name("shoal").enable_all().build().map_err(no_runtime)
 }
 

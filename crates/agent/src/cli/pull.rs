@@ -12,14 +12,15 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::output::Output;
-use super::{AgentSocket, Failure};
+use super::output::{Output, terminal_width};
+use super::{AgentSocket, Failure, mirror_url};
 use crate::admin::client::{AdminClient, ClientError};
 use crate::admin::status::{LimitStatus, Status};
+use crate::config::Whereabouts;
 use crate::driver::BlobStory;
 use crate::image::Image;
 use crate::loopback;
-use crate::pull::{self, Plan, Progress, PullError, Pulled, Step, What};
+use crate::pull::{self, Patience, Plan, Progress, PullError, Pulled, Step, What};
 use crate::warm::Platforms;
 use crate::watch::now_ms;
 
@@ -30,13 +31,15 @@ const TICK: Duration = Duration::from_millis(100);
 
 const EXAMPLES: &str = "\
 Examples:
-  shoal pull redis:7                         how long a pull takes on this node, and why
-  shoal pull registry.example.com/app:v2 --json | jq '.steps[] | select(.what == \"layer\")'
+  shoal pull redis:7   how long a pull takes on this node, and why
+  shoal pull redis:7 --json | jq '.steps[] | select(.what == \"layer\")'
 
-The image is pulled from the agent's own port with the requests a runtime makes, hashed, and thrown
-away; the agent keeps it as for any client. Unpacking, which often takes longer, is not in it.
+The image is pulled from the agent's own port with the requests a runtime
+makes, hashed, and thrown away; the agent keeps it as for any client.
+Unpacking, which often takes longer, is not in it.
 
-Exit status: 0 pulled; 1 not; 2 the image's name is wrong; 4 no agent answers.";
+Exit status: 0 pulled; 1 not; 2 the command line or the image's name is wrong;
+4 no agent answers.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -107,15 +110,19 @@ pub(super) async fn run(args: &PullArgs, out: &mut Output) -> Result<ExitCode, F
     let wanted: Vec<String> = args.platform.iter().cloned().collect();
     let platforms = Platforms::parse(&wanted).map_err(Failure::NoPlatform)?;
     let mirror = match &args.mirror {
-        Some(url) if url.contains("://") => url.clone(),
-        Some(address) => format!("http://{address}"),
+        Some(given) => mirror_url(given)?,
         None => mirror_of(args)?,
     };
-    let plan = Plan { image, platforms, mirror, parallel: usize::from(args.parallel) };
+    let (parallel, patience) = (usize::from(args.parallel), patience(args)?);
+    let plan = Plan { image, platforms, mirror, parallel, patience };
     let admin = args.agent.client()?;
     let begun_ms = now_ms();
-    // Without its socket the pull is measured all the same.
-    let before = admin.status().await.ok();
+    let before = match admin.status().await {
+        // It hangs, and so would the pull. An address that was named may be that of another agent.
+        Err(late @ ClientError::Late { .. }) if args.mirror.is_none() => return Err(late.into()),
+        // Without its socket the pull is measured all the same.
+        asked => asked.ok(),
+    };
     let (Pulled { steps, note }, seconds) = measure(&plan).await?;
     let after = admin.status().await.ok();
     let report = Report {
@@ -131,7 +138,7 @@ pub(super) async fn run(args: &PullArgs, out: &mut Output) -> Result<ExitCode, F
     if args.json {
         out.json(&report)?;
     } else {
-        out.bytes(text::of(&report).as_bytes())?;
+        out.bytes(text::of(&report, terminal_width()).as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -142,6 +149,13 @@ fn mirror_of(args: &PullArgs) -> Result<String, Failure> {
     let address = places.listeners().first().map(|listener| listener.address);
     let address = loopback::reachable(address.ok_or(Failure::NoListener)?);
     Ok(format!("http://{address}"))
+}
+
+/// How long this agent may say nothing; one of which nothing is known, as long as by default.
+fn patience(args: &PullArgs) -> Result<Patience, Failure> {
+    let places = args.agent.config.whereabouts().or_else(|_| Whereabouts::load(None))?;
+    let (answer_timeout, body_idle_timeout) = places.deadlines();
+    Ok(Patience::with(answer_timeout, body_idle_timeout))
 }
 
 async fn measure(plan: &Plan) -> Result<(Pulled, f64), PullError> {
@@ -158,19 +172,31 @@ async fn measure(plan: &Plan) -> Result<(Pulled, f64), PullError> {
     Ok((pulled?, seconds))
 }
 
+/// Says what is waited for until bytes come, then how many have come.
 async fn show(progress: Arc<Progress>) {
-    let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template(
+    let mut ticks = tokio::time::interval(TICK);
+    let waiting = shown_as(ProgressBar::new_spinner(), "{spinner} {elapsed} {wide_msg}");
+    while progress.bytes.load(Ordering::Relaxed) == 0 {
+        waiting.0.set_message(format!("waiting for the agent: {}", progress.asked()));
+        waiting.0.tick();
+        ticks.tick().await;
+    }
+    drop(waiting);
+    let bar = shown_as(
+        ProgressBar::new(0),
         "{wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
     );
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let bar = Cleared(bar);
-    let mut ticks = tokio::time::interval(TICK);
     loop {
         ticks.tick().await;
         bar.0.set_length(progress.of.load(Ordering::Relaxed));
         bar.0.set_position(progress.bytes.load(Ordering::Relaxed));
     }
+}
+
+fn shown_as(bar: ProgressBar, template: &str) -> Cleared {
+    let style = ProgressStyle::with_template(template);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    Cleared(bar)
 }
 
 struct Cleared(ProgressBar);

@@ -12,11 +12,11 @@ use serde::Serialize;
 use shoal_engine::Registry;
 
 use super::output::Output;
-use super::{AgentSocket, ConfigArgs, Failure};
+use super::{AgentSocket, ConfigArgs, Failure, mirror_url};
 use crate::config::Config;
 use crate::runtime::{
     Change, DEFAULT_RECORD, Done, EVERY_REGISTRY, FileStatus, Kind, Own, Root, Site, Survey, Trap, Version,
-    Wish, authority, is_plain, prove, survey, survey_of,
+    Wish, is_plain, prove, survey, survey_of,
 };
 
 /// Registries that stand for every one where a runtime wants names.
@@ -81,7 +81,8 @@ impl NodeArgs {
 /// What the runtimes reach the agent by, and which containerd it is for.
 #[derive(Debug, Args)]
 struct ReachArgs {
-    /// The agent's address as the runtimes reach it. Without it: the first listener of the configuration.
+    /// The agent's address as the runtimes reach it: http://127.0.0.1:5000, or the address alone. Without it: the first listener of
+    /// the configuration.
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
     /// The version of containerd, where it cannot be found out: its programs are run only on this machine itself.
@@ -263,7 +264,7 @@ fn wish(args: &InstallArgs, config: &Config) -> Result<Wish, Failure> {
         config.listeners().iter().find(|listener| listener.default_registry.as_ref().is_some_and(is_hub));
     let hub_mirror = match &args.reach.mirror {
         // Whoever speaks of docker alone means the address for docker.
-        Some(mirror) if args.node.runtime == [Kind::Docker] => Some(mirror.clone()),
+        Some(_) if args.node.runtime == [Kind::Docker] => Some(mirror.clone()),
         _ => hub.map(|listener| Own::url(listener.address)),
     };
     let mut registries = args.registry.clone();
@@ -292,13 +293,11 @@ fn wish(args: &InstallArgs, config: &Config) -> Result<Wish, Failure> {
 fn mirror(given: Option<&str>, config: &Config) -> Result<String, Failure> {
     let listeners = config.listeners();
     let plain = listeners.iter().find(|listener| listener.default_registry.is_none()).or(listeners.first());
-    let url = match (given, plain) {
-        (Some(given), _) => given.trim_end_matches('/').to_owned(),
-        (None, Some(listener)) => Own::url(listener.address),
-        (None, None) => String::new(),
-    };
-    authority(&url)?;
-    Ok(url)
+    match (given, plain) {
+        (Some(given), _) => Ok(mirror_url(given)?),
+        (None, Some(listener)) => Ok(Own::url(listener.address)),
+        (None, None) => Err(Failure::NoListener),
+    }
 }
 
 fn own(config: &Config, mirror: &str) -> Own {

@@ -1,6 +1,7 @@
 //! `shoal status`: the agent at a glance.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -8,9 +9,12 @@ use clap::Args;
 
 use super::output::{Align, Output, Table, bytes, count, percent, seconds};
 use super::{AgentSocket, Failure};
-use crate::admin::status::{LimitStatus, Status, StoreStatus};
+use crate::admin::status::{LimitStatus, OTHER, Status, StoreStatus};
 use crate::store_health::{Reason, StoreTrouble};
 use crate::upstream::{SourceState, SourceStatus};
+
+/// Registries that stand in one line. Clients can name any number of them.
+const NAMES_MAX: usize = 5;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  shoal status --json | jq .served_bytes")]
@@ -60,9 +64,10 @@ pub(super) fn summary(status: &Status) -> String {
         let at = status.other_secrets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         line("refused", format!("another secret than this agent's: {at} (in the last ten minutes)"));
     }
-    let unwell: Vec<String> = status.sources.iter().filter_map(unwell).collect();
+    // What several are called by is said once.
+    let unwell: BTreeSet<String> = status.sources.iter().filter_map(unwell).collect();
     if !unwell.is_empty() {
-        line("unwell", unwell.join(", "));
+        line("unwell", listed(&Vec::from_iter(unwell)));
     }
     if status.verify_failures > 0 {
         line(
@@ -110,6 +115,12 @@ pub(in crate::cli) fn in_trouble(store: &StoreStatus, trouble: &StoreTrouble) ->
     let needed =
         trouble.needed.map_or_else(String::new, |needed| format!(", a blob needs {}", bytes(needed)));
     let past = "what finds no room goes straight upstream";
+    if let Some((blob, capacity)) = store.larger_than_all() {
+        let (blob, capacity) = (bytes(blob), bytes(capacity));
+        return format!(
+            "TOO SMALL: a blob of {blob} is larger than store.capacity ({capacity}): {past} (raise store.capacity)"
+        );
+    }
     match (trouble.reason, store.capacity) {
         (Reason::Capacity, Some(capacity)) => {
             let full =
@@ -145,8 +156,17 @@ fn limit(limit: &LimitStatus) -> String {
     }
 }
 
+/// The first few of some things in one line, and how many more there are.
+pub(in crate::cli) fn listed(things: &[String]) -> String {
+    let shown = things[..things.len().min(NAMES_MAX)].join(", ");
+    match things.len().saturating_sub(NAMES_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 fn unwell(source: &SourceStatus) -> Option<String> {
-    let name = &source.name;
+    let name = if source.name == OTHER { &source.endpoint } else { &source.name };
     match source.state {
         SourceState::Well => None,
         SourceState::LeftAlone { seconds } => {
@@ -177,10 +197,14 @@ fn upstream(status: &Status) -> String {
         let _ =
             write!(text, ", {} saved ({})", bytes(status.saved_bytes), percent(status.saved_bytes, served));
     }
-    if !status.upstream_bytes.is_empty() {
+    let mut registries: Vec<(&String, u64)> =
+        status.upstream_bytes.iter().map(|(name, n)| (name, *n)).filter(|(_, n)| *n > 0).collect();
+    if !registries.is_empty() {
+        registries.sort_by_key(|(_, n)| Reverse(*n));
+        let words = |name: &str| if name == OTHER { "all others".to_owned() } else { name.to_owned() };
         let registries: Vec<String> =
-            status.upstream_bytes.iter().map(|(name, n)| format!("{name} {}", bytes(*n))).collect();
-        let _ = write!(text, ": {}", registries.join(", "));
+            registries.into_iter().map(|(name, n)| format!("{} {}", words(name), bytes(n))).collect();
+        let _ = write!(text, ": {}", listed(&registries));
     }
     if status.upstream_resumes > 0 {
         let _ = write!(text, "; transfers that broke and went on: {}", status.upstream_resumes);
@@ -200,7 +224,7 @@ fn shares(parts: &BTreeMap<String, u64>) -> String {
     let sum: u64 = parts.values().sum();
     let mut parts: Vec<(&String, u64)> =
         parts.iter().map(|(name, n)| (name, *n)).filter(|(_, n)| *n > 0).collect();
-    parts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    parts.sort_by_key(|(_, n)| Reverse(*n));
     // What was not here yet may have come from upstream or from other members.
     let words = |name: &str| if name == "upstream" { "as it arrived".to_owned() } else { name.to_owned() };
     let shares: Vec<String> =
@@ -228,4 +252,74 @@ pub(super) fn flights(status: &Status) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(more: serde_json::Value) -> Status {
+        let mut value = json!({
+            "version": "0.1.0", "instance": "00", "pid": 42, "uptime_seconds": 60, "listeners": [], "connections": 0,
+            "store": {
+                "degraded": false, "blobs": 1, "bytes": 8_000_000, "partials": 0, "partial_bytes": 0, "capacity": 20_000_000,
+                "disk_free": 34_000_000_000_u64, "evicted": 0, "expired": 0
+            },
+            "flights": [], "served_bytes": {}, "hits": {}, "misses": 0, "upstream_bytes": {}, "upstream_resumes": 0,
+            "verify_failures": 0
+        });
+        for (key, changed) in more.as_object().unwrap() {
+            value[key] = changed.clone();
+        }
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn line(status: &Status, name: &str) -> String {
+        let text = summary(status);
+        let line = text.lines().find(|line| line.trim_start().starts_with(name)).unwrap_or_default();
+        line.trim_start().to_owned()
+    }
+
+    /// Whatever clients make up, a line is one that can be read.
+    #[test]
+    fn names_that_clients_make_up_are_counted_and_not_told() {
+        let made_up = (0..40).map(|n| (format!("n{n}.invalid"), 0));
+        let real = (0..7).map(|n| (format!("r{n}.test"), 1000 * (n + 1)));
+        let received: BTreeMap<String, u64> = made_up.chain(real).chain([(OTHER.to_owned(), 6500)]).collect();
+        let status = status(json!({
+            "upstream_bytes": received,
+            "sources": (0..9)
+                .map(|n| json!({
+                    "name": OTHER, "endpoint": format!("https://n{}.invalid/", n / 2), "state": "left-alone", "seconds": 5
+                }))
+                .collect::<Vec<_>>(),
+        }));
+        let said = line(&status, "upstream");
+        let of_each =
+            "r6.test 7.0 kB, all others 6.5 kB, r5.test 6.0 kB, r4.test 5.0 kB, r3.test 4.0 kB and 3 more";
+        assert!(said.ends_with(of_each), "{said}");
+        let said = line(&status, "unwell");
+        assert_eq!(said.matches("https://n1.invalid/ does not answer").count(), 1, "{said}");
+        assert_eq!(said.split(", ").count(), 5, "{said}");
+    }
+
+    #[test]
+    fn a_blob_that_no_room_would_do_for() {
+        let trouble = |needed: u64| {
+            let mut status = status(json!({}));
+            status.store.trouble = Some(StoreTrouble {
+                reason: Reason::Capacity,
+                error: "no room".into(),
+                needed: Some(needed),
+                seconds_ago: 1,
+            });
+            in_trouble(&status.store, status.store.trouble.as_ref().unwrap())
+        };
+        let said = trouble(150_000_000);
+        assert!(said.contains("150.0 MB is larger than store.capacity (20.0 MB)"), "{said}");
+        let said = trouble(15_000_000);
+        assert!(said.starts_with("FULL: 8.0 MB of 20.0 MB used, a blob needs 15.0 MB"), "{said}");
+    }
 }

@@ -2,14 +2,16 @@
 //!
 //! As with `shoal blob`, the store is opened here only when nobody answers on the agent's socket.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use serde::Serialize;
 
-use super::blob::place::Place;
-use super::output::{Output, bytes, count, node_name, nodes};
+use super::blob::place::{Named, Place};
+use super::output::{Output, bytes, count, moment, node_name, nodes};
 use super::{AgentSocket, Failure};
 use crate::admin::stock::{GcReport, GcRequest, Removed};
 use crate::stock::{Deed, NodeStock, StockAnswer, StockReport, StockRequest};
@@ -22,13 +24,18 @@ const LISTED_MAX: usize = 20;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  shoal evict registry.example.com/app:v2            from this node
-  shoal evict registry.example.com/app:v2 --cluster  from every node, the tag too: the next pull asks the registry
-  shoal evict sha256:4f2a91                          a manifest with what it names, or one blob
+  shoal evict quay.io/team/app:v2            from this node, the tag too: the
+                                             next pull asks the registry
+  shoal evict quay.io/team/app:v2 --cluster  from every node
+  shoal evict sha256:4f2a91                  a manifest with what it names, or
+                                             one blob
 
-Pinned blobs go too. Layers that another stored image has stay. Whoever reads a blob now can read it to its end.
+Pinned blobs go too. Layers that another stored image has stay. Whoever reads
+a blob now can read it to its end.
 
-Exit status: 0 done, also where nothing was there; 1 some nodes did not answer.")]
+Exit status: 0 done, also where nothing was there; 1 some nodes did not
+answer; 2 that is no image and no digest; 5 no blob here has a digest that
+begins so.")]
 pub(super) struct EvictArgs {
     #[command(flatten)]
     what: WhatArgs,
@@ -42,10 +49,11 @@ Examples:
 
 What is not in the store is not fetched: shoal prewarm --pin does that.
 
-Exit status: 0 all of it is pinned; 1 some nodes did not answer; 5 parts of it are not there.")]
+Exit status: 0 all of it is pinned; 1 some nodes did not answer; 2 that is no
+image and no digest; 5 parts of it are not there.")]
 pub(super) struct PinArgs {
-    /// For so long from now (24h, 7days). Without it: until it is unpinned.
-    #[arg(long = "for", value_name = "DURATION", value_parser = super::duration)]
+    /// For so long from now (24h, 7days). Without it: until it is unpinned. What is pinned longer already stays so.
+    #[arg(long = "for", value_name = "DURATION", value_parser = super::some_time)]
     time: Option<Duration>,
     #[command(flatten)]
     what: WhatArgs,
@@ -107,20 +115,68 @@ pub(super) async fn unpin(args: &UnpinArgs, out: &mut Output) -> Result<ExitCode
 async fn run(args: &WhatArgs, deed: Deed, until: Option<u64>, out: &mut Output) -> Result<ExitCode, Failure> {
     let mut request =
         StockRequest { deed, names: args.names.clone(), also: Vec::new(), until, cluster: args.cluster };
+    let digests: Vec<Option<Named>> = args.names.iter().map(|name| named(name)).collect::<Result<_, _>>()?;
     let place = Place::find(&args.agent).await?;
-    for name in &mut request.names {
-        // The beginning of a digest means a blob of this node.
-        if name.starts_with("sha256:") || name.starts_with("sha512:") {
-            *name = place.resolve(name).await?.to_string();
+    for (name, digest) in request.names.iter_mut().zip(&digests) {
+        if let Some(digest) = digest {
+            *name = place.resolve(digest).await?.to_string();
         }
     }
+    let longer = pinned_longer(&place, &request).await?;
     let answer = place.stock(&request).await?;
+    let ends = Ends { until, longer };
     if args.json {
-        out.json(&answer)?;
+        out.json(&Told { pinned_until: ends.until, answer: &answer })?;
     } else {
-        out.bytes(text(deed, &answer).as_bytes())?;
+        out.bytes(text(deed, &answer, &ends).as_bytes())?;
     }
     Ok(exit_code(deed, &answer))
+}
+
+/// A digest or its beginning, which means a blob of this node; nothing where it is an image.
+fn named(name: &str) -> Result<Option<Named>, Failure> {
+    let is_digest = name.starts_with("sha256:") || name.starts_with("sha512:");
+    is_digest.then(|| Named::parse(name)).transpose()
+}
+
+/// What became of it, for programs.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    answer: &'a StockAnswer,
+    /// The end of the pin that was asked for, if it has one, in Unix seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pinned_until: Option<u64>,
+}
+
+/// When pins end, in Unix seconds.
+#[derive(Debug, Default)]
+struct Ends {
+    /// The one that was asked for; none has no end.
+    until: Option<u64>,
+    /// Those that are there already and outlive it, by the places of their names; none has no end.
+    longer: BTreeMap<usize, Option<u64>>,
+}
+
+/// Which names mean something on this node that is pinned for longer than the request says, by what each stands for itself.
+async fn pinned_longer(
+    place: &Place,
+    request: &StockRequest,
+) -> Result<BTreeMap<usize, Option<u64>>, Failure> {
+    let mut longer = BTreeMap::new();
+    let (Deed::Pin, Some(until), false) = (request.deed, request.until, request.cluster) else {
+        return Ok(longer);
+    };
+    let look = StockRequest { deed: Deed::Look, until: None, ..request.clone() };
+    let here = place.stock(&look).await?.nodes.into_iter().flat_map(|node| node.reports);
+    for (at, report) in here.enumerate() {
+        let Some(digest) = report.digest else { continue };
+        let blob = place.blob(&digest).await?.filter(|blob| blob.pinned);
+        if let Some(blob) = blob.filter(|blob| blob.pinned_until.is_none_or(|end| end > until)) {
+            longer.insert(at, blob.pinned_until);
+        }
+    }
+    Ok(longer)
 }
 
 fn exit_code(deed: Deed, answer: &StockAnswer) -> ExitCode {
@@ -135,13 +191,17 @@ fn exit_code(deed: Deed, answer: &StockAnswer) -> ExitCode {
 }
 
 /// A paragraph for each name: what was done in all, then the nodes that are worth a line.
-fn text(deed: Deed, answer: &StockAnswer) -> String {
+fn text(deed: Deed, answer: &StockAnswer, ends: &Ends) -> String {
     let mut text = String::new();
     let names = answer.nodes.iter().find(|node| node.error.is_none()).map_or(0, |node| node.reports.len());
     for at in 0..names {
         let reports: Vec<_> =
             answer.nodes.iter().filter_map(|node| Some((node, node.reports.get(at)?))).collect();
-        text.push_str(&of_name(deed, &reports));
+        text.push_str(&of_name(deed, ends.until, &reports));
+        if let Some(end) = ends.longer.get(&at) {
+            let end = end.map_or_else(|| "without an end".to_owned(), |end| format!("until {}", moment(end)));
+            let _ = writeln!(text, "  it was pinned {end} already, which stays: shoal unpin ends it");
+        }
     }
     let silent: Vec<_> = answer.nodes.iter().filter(|node| node.error.is_some()).collect();
     for node in silent.iter().take(LISTED_MAX) {
@@ -154,13 +214,14 @@ fn text(deed: Deed, answer: &StockAnswer) -> String {
     text
 }
 
-fn of_name(deed: Deed, reports: &[(&NodeStock, &StockReport)]) -> String {
+fn of_name(deed: Deed, until: Option<u64>, reports: &[(&NodeStock, &StockReport)]) -> String {
     let Some((_, first)) = reports.first() else { return String::new() };
-    let done = match deed {
-        Deed::Look => "here",
-        Deed::Evict => "removed",
-        Deed::Pin => "pinned",
-        Deed::Unpin => "unpinned",
+    let done = match (deed, until) {
+        (Deed::Look, _) => "here".to_owned(),
+        (Deed::Evict, _) => "removed".to_owned(),
+        (Deed::Pin, None) => "pinned".to_owned(),
+        (Deed::Pin, Some(until)) => format!("pinned until {}", moment(until)),
+        (Deed::Unpin, _) => "unpinned".to_owned(),
     };
     let there: Vec<_> = reports.iter().filter(|(_, report)| report.blobs > 0).collect();
     let sum = |of: fn(&StockReport) -> u64| reports.iter().map(|(_, report)| of(report)).sum::<u64>();

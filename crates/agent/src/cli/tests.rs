@@ -1,12 +1,15 @@
 use std::path::Path;
 
 use clap::{CommandFactory as _, Parser as _};
+use shoal_store::OpenError;
 
 use super::failure::Failure;
-use super::{Cli, Command, blob, explain, status};
+use super::{Cli, Command, blob, explain, mirror_url, status};
 use crate::admin::client::ClientError;
 use crate::admin::status::Status;
+use crate::app::StartError;
 use crate::config::{Config, NodeFacts};
+use crate::pull::PullError;
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(line.split_whitespace())
@@ -43,6 +46,7 @@ fn what_can_be_said() {
         "shoal prewarm redis --nodes all --count 3 --dry-run",
         "shoal prewarm redis --percent 10 --detach --socket /run/x.sock",
         "shoal prewarm ls --json",
+        "shoal prewarm redis --pin 366days",
         "shoal prewarm status 0a1b2c3d",
         "shoal prewarm cancel 0a1b2c3d --config x.toml",
         "shoal top",
@@ -92,6 +96,13 @@ fn what_can_be_said() {
         "shoal prewarm redis --select zone",
         "shoal prewarm redis --count 1 --percent 2",
         "shoal prewarm redis --pin soon",
+        "shoal prewarm redis --pin 0s",
+        "shoal prewarm redis --pin 367days",
+        "shoal pin redis --for 0s",
+        "shoal pin redis --for 1ms",
+        "shoal demo --size banana",
+        "shoal demo --size 9GB",
+        "shoal demo --link 1kB",
         "shoal prewarm redis --deadline 48h",
         "shoal prewarm redis --percent 200",
         "shoal doctor --skip moon",
@@ -103,6 +114,56 @@ fn what_can_be_said() {
     ] {
         assert_eq!(parse(bad).unwrap_err().exit_code(), 2, "{bad}");
     }
+}
+
+#[test]
+fn an_agents_address_is_written_with_or_without_its_scheme() {
+    for (given, expected) in [
+        ("127.88.0.2:5000", Some("http://127.88.0.2:5000")),
+        ("http://127.0.0.1:5000/", Some("http://127.0.0.1:5000")),
+        ("[::1]:5000", Some("http://[::1]:5000")),
+        ("localhost:5000", Some("http://localhost:5000")),
+        ("ftp://x", None),
+        ("https://127.0.0.1:5000", None),
+        ("127.0.0.1:5000/v2", None),
+        ("", None),
+    ] {
+        assert_eq!(mirror_url(given).ok().as_deref(), expected, "{given}");
+    }
+}
+
+#[test]
+fn what_is_no_command_is_told() {
+    let failure = |line: &str| parse(line).unwrap().run().unwrap_err();
+    for (line, told) in [
+        ("shoal help nix", "there is no command `shoal nix`"),
+        ("shoal help prewarm nix", "there is no command `shoal prewarm nix`"),
+        ("shoal prewarm -c f ls --cluster", "\"ls\" looks like `shoal prewarm ls`"),
+        ("shoal prewarm redis --cluster", "--cluster is an option of `shoal prewarm ls`"),
+    ] {
+        assert_eq!(failure(line).to_string(), told, "{line}");
+    }
+    let missing = parse("shoal blob verify").unwrap_err().to_string();
+    assert!(missing.contains("--all"), "{missing}");
+}
+
+/// Examples and lists are laid out in columns: where they are broken, they say nothing.
+#[test]
+fn what_help_ends_with_fits_a_terminal() {
+    const COLUMNS_MAX: usize = 78;
+    fn walk(command: &clap::Command, wide: &mut Vec<String>) {
+        let texts = [command.get_after_help(), command.get_after_long_help()]
+            .map(|text| text.map(ToString::to_string));
+        for line in texts.iter().flatten().flat_map(|text| text.lines()) {
+            if line.chars().count() > COLUMNS_MAX {
+                wide.push(format!("{}: {line}", command.get_name()));
+            }
+        }
+        command.get_subcommands().for_each(|sub| walk(sub, wide));
+    }
+    let mut wide = Vec::new();
+    walk(&Cli::command(), &mut wide);
+    assert!(wide.is_empty(), "{}", wide.join("\n"));
 }
 
 #[test]
@@ -182,6 +243,37 @@ fn errors_say_what_and_what_to_do() {
     "#);
 }
 
+/// What would help depends on where the agent was looked for, and on what keeps it from its directory.
+#[test]
+fn remedies_fit() {
+    let io = |kind: std::io::ErrorKind| std::io::Error::from(kind);
+    let nobody = |at: &str| {
+        Failure::Agent(ClientError::NoAgent {
+            at: at.into(),
+            source: io(std::io::ErrorKind::ConnectionRefused),
+        })
+    };
+    let start = |kind| {
+        let (operation, path) = ("make the directory", "/var/lib/shoal".into());
+        Failure::Start(StartError::Store(OpenError::Io { operation, path, source: io(kind) }))
+    };
+    let late =
+        PullError::Late { mirror: "m".into(), what: "w".into(), waited: std::time::Duration::from_secs(30) };
+    let table = [
+        (nobody("https://node-7:5443"), "admin.address"),
+        (nobody("/run/shoal/admin.sock"), "`shoal agent`"),
+        (Failure::NoStore { socket: "/a".into(), store: "/b".into() }, "`shoal agent`"),
+        (start(std::io::ErrorKind::PermissionDenied), "`shoal prepare /var/lib/shoal --owner "),
+        (start(std::io::ErrorKind::ReadOnlyFilesystem), "store.path"),
+        (Failure::Pull(late), "it hangs"),
+        (Failure::Pull(PullError::NoRegistry { mirror: "m".into(), reason: "r".into() }), "--mirror"),
+    ];
+    for (failure, remedy) in table {
+        let (text, _) = explain(&failure, false);
+        assert!(text.split_once("\nhelp: ").is_some_and(|(_, help)| help.contains(remedy)), "{text}");
+    }
+}
+
 #[test]
 fn exit_codes_are_those_of_the_help() {
     use std::process::ExitCode;
@@ -198,6 +290,10 @@ fn exit_codes_are_those_of_the_help() {
         (Failure::WarmLost { source: None }, 4),
         (Failure::NothingToWarm, 2),
         (Failure::NoSuchPrefix("abcdef".into()), 5),
+        (Failure::NoDigest { name: "foo".into(), reason: "no".into() }, 2),
+        (Failure::NoCommand { name: "shoal nix".into(), of: "shoal".into() }, 2),
+        (Failure::NotForWarming, 2),
+        (Failure::Proof(crate::runtime::ProofError::Url("ftp://x".into())), 2),
         (Failure::Config(Config::parse("x", None).unwrap_err()), 3),
         (Failure::Filter(crate::logging::filter("loud").unwrap_err()), 2),
         (Failure::NoStore { socket: "/a".into(), store: "/b".into() }, 4),
@@ -289,6 +385,8 @@ fn blobs_of_an_agent_that_does_not_run() {
     assert_eq!(code(&format!("verify {}", digests[0])), not_as_named);
     assert!(matches!(run(&format!("pin {}", digests[0])), Err(Failure::Missing(_))));
     assert!(matches!(run("rm abcdef"), Err(Failure::NoSuchPrefix(_))));
+    assert!(matches!(run("rm foo"), Err(Failure::NoDigest { .. })));
+    assert_eq!(code("ls"), success, "an empty store is a store");
     assert!(Store::open(options()).unwrap().store.list(None, 10).unwrap().is_empty());
 }
 
@@ -308,7 +406,7 @@ fn commands_of(page: &str) -> Vec<&str> {
     }
     let parts = texts.into_iter().flat_map(|text| text.split("&& ")).flat_map(|text| text.split("| "));
     let inside = parts.map(|part| part.rsplit_once(" -- ").map_or(part, |(_, inside)| inside));
-    let whole = inside.map(|part| part.split(['#', '>', '|', ')', ';']).next().unwrap_or_default());
+    let whole = inside.map(|part| part.split(['#', '<', '>', '|', ')', ';']).next().unwrap_or_default());
     let whole = whole.map(|part| part.split("  ").next().unwrap_or_default());
     whole.filter(|part| part.starts_with("shoal ")).collect()
 }

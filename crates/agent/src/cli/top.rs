@@ -18,7 +18,7 @@ use ratatui::crossterm::event::{self, Event as Typed, KeyCode, KeyEventKind, Key
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::output::Output;
+use super::output::{Output, terminal_width};
 use super::{AgentSocket, Failure};
 use crate::admin::Events;
 use crate::admin::client::{AdminClient, ClientError};
@@ -34,13 +34,18 @@ const KEYS_LOOK: Duration = Duration::from_millis(200);
 const REDRAW_EVERY: Duration = Duration::from_secs(1);
 /// Keys that wait.
 const KEYS_MAX: usize = 16;
+/// Columns of a single look where there is no terminal, and the least where there is one.
+const TEXT_WIDTH: u16 = 110;
+const TEXT_WIDTH_MIN: u16 = 40;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  shoal top                                     q ends, space holds it, arrows move through the members
-  shoal top --once                              one look, as text
-  shoal top --json | jq .traffic.registries     one JSON object whenever something changes")]
+  shoal top                                  q ends, space holds it, arrows
+                                             move through the members
+  shoal top --once                           one look, as text
+  shoal top --json | jq .traffic.registries  one JSON object whenever
+                                             something changes")]
 pub(super) struct TopArgs {
     /// Look once, and print it as text.
     #[arg(long)]
@@ -61,12 +66,18 @@ pub(super) async fn run(args: &TopArgs, out: &mut Output) -> Result<ExitCode, Fa
         if let Some(event) = events.next().await? {
             let mut followed = Followed::default();
             followed.take(event);
-            out.bytes(screen::text(&followed).as_bytes())?;
+            out.bytes(screen::text(&followed, text_width()).as_bytes())?;
         }
     } else {
         live(&client, events).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// As wide as the terminal that it is printed on.
+fn text_width() -> u16 {
+    let terminal = terminal_width().and_then(|width| u16::try_from(width).ok());
+    terminal.map_or(TEXT_WIDTH, |width| width.max(TEXT_WIDTH_MIN))
 }
 
 async fn json(events: &mut Events, once: bool, out: &mut Output) -> Result<(), Failure> {

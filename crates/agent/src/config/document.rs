@@ -39,6 +39,7 @@ impl<'t> Document<'t> {
         }
         let problem = |error: &Error| Problem {
             at: error.span().map(|span| document.place(span.start)),
+            given_by: None,
             key: String::new(),
             value: None,
             remedy: format!("not TOML: {}", syntax(error, text)),
@@ -79,20 +80,32 @@ impl<'t> Document<'t> {
         best.map(|(_, span)| self.place(span.start))
     }
 
+    /// What the file says under such a key, as it was written; nothing for tables and lists.
+    pub fn written(&self, key: &str) -> Option<String> {
+        let mut found = None;
+        walk(self.table.get_ref(), &mut Vec::new(), &mut |path, _, _| {
+            if display(path) == key {
+                found = Some(path.to_vec());
+            }
+        });
+        entry(self.table.get_ref(), &found?).and_then(shown)
+    }
+
     fn explain(&self, error: &Error, path: Option<&[Step]>) -> Problem {
         let at = error.span().map(|span| self.place(span.start));
         let key = path.map(display).unwrap_or_default();
         let message = error.message();
         if message.starts_with("unknown field") {
             // What stands behind a key that we do not know may be anything, a password included.
-            return Problem { at, key: key.clone(), value: None, remedy: unknown_key(&key, message) };
+            let remedy = unknown_key(&key, message);
+            return Problem { at, given_by: None, key, value: None, remedy };
         }
         let value = path.and_then(|path| entry(self.table.get_ref(), path)).and_then(shown);
         let remedy = match message.rsplit_once("expected ") {
             Some((_, expected)) => format!("expected {}", in_toml(expected)),
             None => message.to_owned(),
         };
-        Problem { at, key, value, remedy }
+        Problem { at, given_by: None, key, value, remedy }
     }
 
     fn place(&self, byte: usize) -> (usize, usize) {
@@ -107,7 +120,6 @@ pub(crate) fn line_and_column(text: &str, byte: usize) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-/// `unknown field `x`, expected one of `a`, `b``, in the words of somebody who edits a file.
 /// What the parser says, with the name of a key that is there twice.
 fn syntax(error: &Error, text: &str) -> String {
     let key = error.span().and_then(|span| text.get(span)).filter(|key| !key.contains(['=', '\n']));
@@ -117,6 +129,7 @@ fn syntax(error: &Error, text: &str) -> String {
     }
 }
 
+/// `unknown field `x`, expected one of `a`, `b``, in the words of somebody who edits a file.
 fn unknown_key(key: &str, message: &str) -> String {
     let name = key.rsplit('.').next().unwrap_or(key);
     if name.contains("password") {
@@ -137,7 +150,8 @@ fn in_toml(expected: &str) -> String {
     match expected {
         "a string" | "path string" => "a text in quotes".into(),
         "a boolean" => "true or false".into(),
-        "u16" | "u32" | "u64" | "usize" => "a whole number, 0 or more".into(),
+        "u16" => "a whole number from 0 to 65535".into(),
+        "u32" | "u64" | "usize" => "a whole number, 0 or more".into(),
         "f64" => "a number".into(),
         "a sequence" => "a list".into(),
         "a map" => "a table".into(),
@@ -151,7 +165,7 @@ fn in_toml(expected: &str) -> String {
 fn shown(value: &DeValue<'_>) -> Option<String> {
     Some(match value {
         DeValue::String(text) => quoted(text),
-        DeValue::Integer(number) => number.as_str().to_owned(),
+        DeValue::Integer(number) => number.to_string(),
         DeValue::Float(number) => number.as_str().to_owned(),
         DeValue::Boolean(truth) => truth.to_string(),
         DeValue::Datetime(when) => when.to_string(),

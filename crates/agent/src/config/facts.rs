@@ -2,7 +2,8 @@
 //! collector of traces beside it.
 //!
 //! Kubernetes gives a pod such facts as variables; a configuration mounted from a ConfigMap is the same on every node.
-//! Invariant: a fact is checked like the key that it stands for, and an empty one says nothing.
+//! Invariant: a fact is checked like the key that it stands for, and an empty one says nothing; what is wrong with it is told
+//! with the flag and the variable that said it, and never with a line of the file.
 
 use std::collections::BTreeMap;
 
@@ -36,6 +37,23 @@ impl NodeFacts {
         }
         if let Some(endpoint) = self.traces.as_ref().filter(|endpoint| !endpoint.is_empty()) {
             file.traces.endpoint = Some(endpoint.clone());
+        }
+    }
+
+    /// The flag and the variable, of which one has said what stands under a key now; nothing if the file has.
+    pub(super) fn giver(&self, key: &str) -> Option<&'static str> {
+        let says = |text: &String| !text.is_empty();
+        let is_advertise =
+            key.strip_prefix("swarm.advertise").is_some_and(|rest| rest.is_empty() || rest.starts_with('['));
+        let label = key.strip_prefix("swarm.labels.").and_then(|label| self.labels.get(label));
+        match key {
+            "swarm.zone" if self.zone.as_ref().is_some_and(says) => Some("--zone or SHOAL_ZONE"),
+            "traces.endpoint" if self.traces.as_ref().is_some_and(says) => {
+                Some("--traces or OTEL_EXPORTER_OTLP_ENDPOINT")
+            }
+            _ if is_advertise && self.advertise.iter().any(says) => Some("--advertise or SHOAL_ADVERTISE"),
+            _ if label.is_some_and(says) => Some("--labels or SHOAL_LABELS"),
+            _ => None,
         }
     }
 }

@@ -1,4 +1,5 @@
 //! What is wrong with a configuration, in the operator's words: where, which key, what it says, what would be right.
+//! What a flag or a variable said in the place of a key is told as theirs.
 //!
 //! Invariant: a value that may be secret is not repeated, and neither is a line of the file.
 
@@ -34,6 +35,9 @@ pub enum ConfigErrors {
 pub struct Problem {
     /// Line and column, from 1; `None` for what the file does not have.
     pub at: Option<(usize, usize)>,
+    /// The flag and the variable, of which one has said it in the place of the key; `None` for what the file says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub given_by: Option<&'static str>,
     /// The key with its tables: `store.capacity`, `registry.listeners[0].address`. Empty for an error of syntax.
     pub key: String,
     /// What it says, if that may be repeated.
@@ -47,7 +51,11 @@ impl fmt::Display for Problem {
         if let Some((line, column)) = self.at {
             write!(f, "{line}:{column}: ")?;
         }
-        match (self.key.as_str(), &self.value) {
+        let key = match self.given_by {
+            Some(giver) => format!("{giver} ({})", self.key),
+            None => self.key.clone(),
+        };
+        match (key.as_str(), &self.value) {
             ("", _) => {}
             (key, None) => write!(f, "{key}: ")?,
             (key, Some(value)) => write!(f, "{key} = {value}: ")?,
@@ -58,6 +66,9 @@ impl fmt::Display for Problem {
 
 fn report(path: Option<&Path>, problems: &[Problem]) -> String {
     let file = path.map_or_else(|| "the configuration".to_owned(), |path| path.display().to_string());
+    // A file that is right must not be looked through.
+    let is_elsewhere = problems.iter().all(|problem| problem.given_by.is_some());
+    let file = if is_elsewhere { "flags and variables".to_owned() } else { file };
     let count = match problems.len() {
         1 => "1 problem".to_owned(),
         n => format!("{n} problems"),

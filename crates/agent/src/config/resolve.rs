@@ -24,6 +24,7 @@ use shoal_engine::access::Rules;
 
 use super::Listener;
 use super::document::Document;
+use super::facts::NodeFacts;
 use super::problem::{Problem, quoted};
 use super::quantity::{Period, Rate, Size};
 use super::schema;
@@ -68,13 +69,15 @@ pub(super) struct Checked {
     pub traces: Option<TraceSettings>,
 }
 
-/// Checks everything. `known` are the problems found so far; a key that has one gets no second one.
+/// Checks everything. `facts` have been put into the file already; `known` are the problems found so far, and a key that has one
+/// gets no second one.
 pub(super) fn resolve(
     file: &schema::File,
     document: Option<&Document<'_>>,
+    facts: &NodeFacts,
     known: Vec<Problem>,
 ) -> (Checked, Vec<Problem>) {
-    let mut findings = Findings { document, problems: known };
+    let mut findings = Findings { document, facts, problems: known };
     let found = &mut findings;
     let mut ports = Ports::of_swarm(&file.swarm);
     let observe = found.address("observe.address", Some(&file.observe.address));
@@ -109,7 +112,7 @@ pub(super) fn places(
     document: &Document<'_>,
     known: Vec<Problem>,
 ) -> (Vec<Listener>, Vec<Problem>) {
-    let mut found = Findings { document: Some(document), problems: known };
+    let mut found = Findings { document: Some(document), facts: &NodeFacts::default(), problems: known };
     let listeners = listeners(&file.registry, &mut Ports::default(), &mut found);
     store(&file.store, &mut found);
     socket(&file.admin.socket, &mut found);
@@ -119,6 +122,7 @@ pub(super) fn places(
 /// Collects problems and knows where keys stand.
 struct Findings<'d, 't> {
     document: Option<&'d Document<'t>>,
+    facts: &'d NodeFacts,
     problems: Vec<Problem>,
 }
 
@@ -129,8 +133,12 @@ impl Findings<'_, '_> {
         if self.problems.iter().any(|known| !known.key.is_empty() && is_within(&known.key)) {
             return;
         }
-        let at = self.document.and_then(|document| document.locate(key));
-        self.problems.push(Problem { at, key: key.to_owned(), value, remedy: remedy.into() });
+        let given_by = self.facts.giver(key);
+        let document = self.document.filter(|_| given_by.is_none());
+        let at = document.and_then(|document| document.locate(key));
+        // Sizes and durations as the operator wrote them; what must not be shown is not shown in another way either.
+        let value = value.map(|value| document.and_then(|document| document.written(key)).unwrap_or(value));
+        self.problems.push(Problem { at, given_by, key: key.to_owned(), value, remedy: remedy.into() });
     }
 
     fn period(&mut self, key: &str, value: Period, least: Duration, most: Duration) {

@@ -241,6 +241,7 @@ fn single_problems() {
         ("[observe]\naddress = '5080'", "observe.address", "\"127.0.0.1:5000\""),
         ("[admin]\nsocket = 'admin.sock'", "admin.socket", "absolute"),
         ("[shutdown]\ndrain_deadline = '2h'", "shutdown.drain_deadline", "from 0s to 1h"),
+        ("[swarm]\nport = 99999", "swarm.port", "from 0 to 65535"),
         ("registry = 5", "registry", "a table"),
         ("[stroe]\npath = '/x'", "stroe", "did you mean store?"),
         ("[nothing]", "nothing", "there are registry, store"),
@@ -450,10 +451,38 @@ fn facts_of_the_node_go_before_the_file() {
     assert_eq!((swarm.zone.as_str(), swarm.advertise), ("b", told.advertise.clone()));
     assert_eq!(swarm.labels, labels(&[("pool", "gpu"), ("rack", "7")]));
 
-    // They are checked as the file is, with and without one.
-    let wrong = NodeFacts { advertise: vec!["here".into()], ..NodeFacts::default() };
+    // They are checked as the file is, with and without one, and are no lines of it.
+    let (advertise, traces) = (vec!["here".into()], Some("collector:4318".into()));
+    let wrong = NodeFacts { advertise, traces, ..NodeFacts::default() };
     for refused in [Config::load(&path, &wrong), Config::without_file(&wrong)] {
-        assert!(refused.unwrap_err().to_string().contains("swarm.advertise[0]"));
+        let told = refused.unwrap_err().to_string();
+        assert!(told.starts_with("2 problems in flags and variables\n"), "{told}");
+        for line in [
+            "\n  --advertise or SHOAL_ADVERTISE (swarm.advertise[0]) = \"here\": must be an IP address",
+            "\n  --traces or OTEL_EXPORTER_OTLP_ENDPOINT (traces.endpoint) = \"collector:4318\": must be a URL such as \
+             \"http://collector.example.com:4318\"",
+        ] {
+            assert!(told.contains(line), "{line} is not in {told}");
+        }
+    }
+    // What the file says beside them stands where it did.
+    std::fs::write(&path, "[swarm]\nlisten = ['there']\nadvertise = ['10.0.0.1']\n").unwrap();
+    let told = Config::load(&path, &wrong).unwrap_err().to_string();
+    assert!(
+        told.starts_with(&format!("3 problems in {}\n  2:11: swarm.listen[0]", path.display())),
+        "{told}"
+    );
+}
+
+#[test]
+fn values_are_told_as_they_were_written() {
+    for (text, value) in [
+        ("[store]\ncapacity = '1KB'", "\"1KB\""),
+        ("[store]\ncapacity = 0x10", "0x10"),
+        ("[shutdown]\ndrain_deadline = '120m'", "\"120m\""),
+        ("[upstream]\nrate = '1KB/s'", "\"1KB/s\""),
+    ] {
+        assert_eq!(problems(text)[0].value.as_deref(), Some(value), "{text}");
     }
 }
 

@@ -3,12 +3,14 @@
 //! Invariant: no file that the configuration names is opened, so a user who may not read its secrets is not told that it is
 //! wrong. What stands in the file is checked as far as this needs it: a misspelt key is told, not passed over.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::document::Document;
-use super::{Config, ConfigErrors, Listener, NamedFile, Problem, files, resolve, schema, store_options};
+use super::{
+    Config, ConfigErrors, Listener, NamedFile, Problem, files, regular, resolve, schema, store_options,
+};
 
 /// See the module's head.
 #[derive(Clone, Debug)]
@@ -48,6 +50,11 @@ impl Whereabouts {
         &self.listeners
     }
 
+    /// The agent's own deadlines: from a request to the head of its answer, and from one piece of a body to the next.
+    pub fn deadlines(&self) -> (Duration, Duration) {
+        (self.file.registry.answer_timeout.0, self.file.registry.body_idle_timeout.0)
+    }
+
     /// How the store is opened.
     pub fn store_options(&self) -> shoal_store::Options {
         store_options(&self.file.store)
@@ -56,7 +63,7 @@ impl Whereabouts {
     /// Of these problems of the same file, those that are none but for this user, who may not read a file that it names.
     pub fn denied(&self, problems: &[Problem]) -> Vec<NamedFile> {
         let is_denied = |path: &PathBuf| {
-            File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+            regular::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
         };
         let named = files::named(&self.file).into_iter();
         named

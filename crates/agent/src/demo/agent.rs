@@ -8,6 +8,7 @@ use reqwest::Client;
 use tokio::process::Command;
 
 use super::child::Child;
+use crate::doctor::PROXY_VARIABLES;
 use crate::loopback as http;
 
 /// A running agent with a data directory of its own.
@@ -84,9 +85,7 @@ impl AgentProcess {
         );
         let path = folder.join("shoal.toml");
         std::fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
-        let mut command = Command::new(program);
-        command.arg("agent").arg("--config").arg(&path);
-        let child = Child::spawn("agent", &mut command, folder)?;
+        let child = Child::spawn("agent", &mut command(program, &path), folder)?;
         let mut agent =
             AgentProcess { child, registry, observe, client: http::client("shoal-demo-observer")? };
         let (client, url) = (agent.client.clone(), format!("http://{observe}/readyz"));
@@ -133,6 +132,16 @@ impl AgentProcess {
     }
 }
 
+/// The registry is on this machine, and no proxy of the surroundings leads there.
+fn command(program: PathBuf, config: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.arg("agent").arg("--config").arg(config);
+    for variable in PROXY_VARIABLES {
+        command.env_remove(variable);
+    }
+    command
+}
+
 /// An address that was free a moment ago. Somebody else may take it in between; the agent then says so.
 pub fn free_address() -> Result<SocketAddr> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").context("no loopback port is free")?;
@@ -163,8 +172,20 @@ fn counted(metrics: &str) -> Counted {
 
 #[cfg(test)]
 mod tests {
-    use super::counted;
+    use std::path::Path;
+
+    use super::{command, counted};
     use crate::metrics::{Metrics, Served};
+
+    #[test]
+    fn an_agent_asks_its_registry_without_a_proxy() {
+        let command = command("shoal".into(), Path::new("shoal.toml"));
+        let removed: Vec<_> =
+            command.as_std().get_envs().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect();
+        for variable in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+            assert!(removed.iter().any(|name| *name == variable), "{variable}");
+        }
+    }
 
     #[test]
     fn bytes_by_source_are_read_from_the_metrics() {

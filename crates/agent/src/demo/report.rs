@@ -89,11 +89,10 @@ impl Report {
 
     /// The table.
     pub fn table(&self) -> String {
-        let rounds =
-            [("through shoal, cold", &self.cold), ("once more", &self.warm), ("straight", &self.direct)];
+        let rounds = [("shoal, cold", &self.cold), ("once more", &self.warm), ("straight", &self.direct)];
         let mut text = String::new();
         let mut row = |name: &str, cell: &dyn Fn(&Round) -> String| {
-            let cells: String = rounds.iter().map(|(_, round)| format!("{:>22}", cell(round))).collect();
+            let cells: String = rounds.iter().map(|(_, round)| format!("{:>14}", cell(round))).collect();
             let _ = writeln!(text, "  {name:<34}{cells}");
         };
         row("seconds", &|round| format!("{:.2}", round.took.as_secs_f64()));
@@ -107,7 +106,7 @@ impl Report {
         };
         row("agents: received from the registry", &|round| sum(round, &|agent| agent.upstream));
         row("agents: received from each other", &|round| sum(round, &|agent| agent.from_peers));
-        let heads: String = rounds.iter().map(|(head, _)| format!("{head:>22}")).collect();
+        let heads: String = rounds.iter().map(|(head, _)| format!("{head:>14}")).collect();
         format!("  {:<34}{heads}\n{text}", "")
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -80,6 +81,8 @@ const FILES_PER_CONNECTION: u64 = 3;
 const FILES_BESIDES: u64 = 1024;
 /// Most bytes of an answer's head that are read.
 const HEAD_BYTES_MAX: usize = 4096;
+/// How every answer begins.
+const HTTP: &[u8; 5] = b"HTTP/";
 
 /// What the agent says when it is asked.
 pub(super) enum Answer {
@@ -103,6 +106,8 @@ impl Answer {
 struct Port {
     address: SocketAddr,
     is_open: bool,
+    /// Whether an answer comes, too. Connections are taken by the kernel, also for a process that has been stopped.
+    answers: bool,
     owner: Owner,
     /// The process that listens there, as far as this user can see it.
     holder: Option<Process>,
@@ -147,13 +152,10 @@ pub(super) async fn ask(socket: &Path) -> Answer {
 pub(super) async fn check(config: &Config, socket: &Path, answer: &Answer, pid: Option<u32>) -> Vec<Outcome> {
     let status = answer.status();
     let mut outcomes = judge_answer(answer);
-    for listener in config.listeners().iter().filter(|listener| listener.address.port() != 0) {
-        let address = listener.address;
-        let is_open = is_open(address).await;
-        let owner = if is_open && status.is_some() { owner(socket, address).await } else { Owner::Unknown };
-        let holder = if is_open { process::listener(address) } else { None };
-        outcomes.extend(judge_port(&Port { address, is_open, owner, holder }, answer));
-    }
+    let addresses = config.listeners().iter().map(|listener| listener.address);
+    let ports = addresses.filter(|address| address.port() != 0);
+    let ports = join_all(ports.map(|address| look(address, socket, status.is_some()))).await;
+    outcomes.extend(ports.iter().flat_map(|port| judge_port(port, answer)));
     if let Some(status) = status {
         outcomes.extend(judge_status(status));
         let watch = watch(config.observe_address(), &status.instance).await;
@@ -162,6 +164,15 @@ pub(super) async fn check(config: &Config, socket: &Path, answer: &Answer, pid: 
     let connections = config.connection_limits().connections_max as u64;
     outcomes.extend(process::open_files(pid).and_then(|files| judge_files(files, connections)));
     outcomes
+}
+
+/// Looks at a port; with an agent that answers on its socket, whether it is that one's.
+async fn look(address: SocketAddr, socket: &Path, has_agent: bool) -> Port {
+    let is_open = is_open(address).await;
+    let owner = if is_open && has_agent { owner(socket, address).await } else { Owner::Unknown };
+    let answers = is_open && (has_agent || answers(address, LOCAL_MAX).await);
+    let holder = if is_open { process::listener(address) } else { None };
+    Port { address, is_open, answers, owner, holder }
 }
 
 /// What the agent says of itself, where nothing else can be looked at.
@@ -184,7 +195,7 @@ fn judge_answer(answer: &Answer) -> Vec<Outcome> {
 }
 
 fn judge_port(port: &Port, answer: &Answer) -> Vec<Outcome> {
-    let Port { address, is_open, owner, holder } = port;
+    let Port { address, is_open, answers, owner, holder } = port;
     let mut outcomes = Vec::new();
     if !address.ip().is_loopback() {
         outcomes.push(OPEN.found(format!("the agent listens on {address}")).into());
@@ -213,8 +224,12 @@ fn judge_port(port: &Port, answer: &Answer) -> Vec<Outcome> {
             }
         }
         // There is an agent whom this user may not ask: the port is its own, as far as can be seen.
-        Answer::Denied(_) | Answer::Silent(_) if *is_open => {
+        Answer::Denied(_) | Answer::Silent(_) if *answers => {
             Outcome::well(Group::Agent, format!("somebody answers on {address}"))
+        }
+        Answer::Denied(_) | Answer::Silent(_) if *is_open => {
+            let seconds = LOCAL_MAX.as_secs();
+            SILENT.found(format!("{address} takes connections and answers nothing within {seconds} s")).into()
         }
         _ if *is_open => taken().into(),
         _ => return outcomes,
@@ -254,6 +269,10 @@ fn judge_store(store: &StoreStatus) -> Option<Finding> {
             .needed
             .map_or_else(String::new, |needed| format!("; a blob of {} found no room", size(needed)))
     };
+    if let Some((blob, capacity)) = store.larger_than_all() {
+        let what = format!("a blob of {} is larger than store.capacity, {}", size(blob), size(capacity));
+        return Some(FULL.found(what).remedy("Raise store.capacity."));
+    }
     match (&store.trouble, store.capacity) {
         (Some(trouble), Some(capacity)) if trouble.reason == Reason::Capacity => {
             Some(FULL.found(format!("{}{}", room(capacity), needed(trouble))))
@@ -319,6 +338,18 @@ async fn is_open(address: SocketAddr) -> bool {
         tokio::time::timeout(LOCAL_MAX, TcpStream::connect(loopback::reachable(address))).await,
         Ok(Ok(_))
     )
+}
+
+/// Whether somebody speaks HTTP there.
+async fn answers(address: SocketAddr, within: Duration) -> bool {
+    let asked = async {
+        let mut stream = TcpStream::connect(loopback::reachable(address)).await?;
+        stream.write_all(b"GET /v2/ HTTP/1.1\r\nhost: shoal\r\nconnection: close\r\n\r\n").await?;
+        let mut head = [0; HTTP.len()];
+        stream.read_exact(&mut head).await?;
+        std::io::Result::Ok(head)
+    };
+    matches!(tokio::time::timeout(within, asked).await, Ok(Ok(head)) if head == *HTTP)
 }
 
 /// Who answers on the port for metrics and health: the agent names itself in every answer.
@@ -413,9 +444,30 @@ mod tests {
         for (address, found, answer, expected) in table {
             let (is_open, owner) = (found.is_some(), found.unwrap_or(Owner::Unknown));
             let holder = Some(Process { pid: 9, name: "nginx".into() });
-            let port = Port { address: address.parse().unwrap(), is_open, owner, holder };
+            let address = address.parse().unwrap();
+            let port = Port { address, is_open, answers: is_open, owner, holder };
             assert_eq!(ids(&judge_port(&port, &answer)), expected, "{port:?}");
         }
+        let address = "127.0.0.1:5000".parse().unwrap();
+        let stopped = Port { address, is_open: true, answers: false, owner: Owner::Unknown, holder: None };
+        assert_eq!(ids(&judge_port(&stopped, &Answer::Silent("no answer".into()))), ["admin-silent"]);
+    }
+
+    /// A process that has been stopped has a kernel that goes on.
+    #[tokio::test]
+    async fn a_connection_alone_is_no_answer() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(is_open(address).await);
+        assert!(!answers(address, Duration::from_millis(20)).await);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                // Those who have gone need no answer.
+                let _ = client.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                let _ = client.read(&mut [0; 256]).await;
+            }
+        });
+        assert!(answers(address, LOCAL_MAX).await);
     }
 
     #[test]
@@ -449,6 +501,10 @@ mod tests {
             (
                 store(trouble(Reason::Capacity, 15 * MB), Some(64 * MB), 60 * MB),
                 Some(("store-full", "a blob of 15.0 MB found no room")),
+            ),
+            (
+                store(trouble(Reason::Capacity, 65 * MB), Some(64 * MB), 0),
+                Some(("store-full", "a blob of 65.0 MB is larger than store.capacity, 64.0 MB")),
             ),
             (
                 store(trouble(Reason::DiskFull, 15 * MB), Some(640 * MB), 0),

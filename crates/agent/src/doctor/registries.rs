@@ -1,18 +1,20 @@
 //! Can every registry and mirror be asked: name, connection, certificate, credentials, limits, and is the clock right?
 //!
-//! They are looked at with the agent's own client, all at once; what the running agent knows of them is taken into account.
+//! They are looked at with the agent's own client, many at once; what the running agent knows of them is taken into account.
+//! Clients make up names: what nothing has ever come from is not looked at where it is more than a slip of somebody's pen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 use shoal_engine::mirrors::{Asking, CandidateKind, OnDenied};
 use shoal_engine::{Registry, Scope};
+use tokio::time::Instant;
 
 use super::finding::{Finding, Group, Kind, Level, Outcome, kinds};
-use crate::admin::status::{RateLimit, Status};
+use crate::admin::status::{OTHER, RateLimit, Status};
 use crate::config::Config;
-use crate::upstream::{self, Sight, SourceState, Trouble, Upstream};
+use crate::upstream::{self, AccessMode, Sight, SourceState, SourceStatus, Trouble, Upstream};
 
 kinds! {
     NAME: "name-unresolved", Registries, Problem,
@@ -78,12 +80,25 @@ kinds! {
     NOTHING: "no-registry", Registries, Hint,
         "No registry is configured, and none has been asked since the agent's start: there was nothing to look at.",
         "Run this again after a pull, or configure the registries that matter.";
+    UNPROVEN: "names-without-content", Registries, Hint,
+        "Clients have named registries from which nothing has come since the agent's start, misspelt or made-up ones as a rule. They were not looked at.",
+        "If one of them is real, give it a table in [upstream.registries]; the agent's log names the clients.";
 }
 
-/// Registries that are looked at, all at the same time.
+/// Registries that are looked at.
 const SOURCES_MAX: usize = 64;
+/// Those at the same time: a resolver that answers one after the other still answers each in time, and two rounds of registries that
+/// hang are over in time.
+const LOOKS_AT_ONCE: usize = 32;
 /// Longest time for one of them, all its requests together.
 const SOURCE_MAX: Duration = Duration::from_secs(12);
+/// Longest time for all, so that what was seen is told before this part of the node counts as late.
+const LOOKS_MAX: Duration = Duration::from_secs(13);
+/// Names that clients have used and nothing has come from, up to which they are looked at: with the first pull of a node that
+/// cannot reach its registry there is no other.
+const UNPROVEN_MAX: usize = 4;
+/// Names that stand in one line.
+const LISTED_MAX: usize = 5;
 /// Longest time for a connection, and then for an answer: doctors do not wait like pulls.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// A clock that differs by more makes tokens fail; by more than this, certificates of clusters, which begin at once.
@@ -124,6 +139,15 @@ struct Source {
     sight: Option<Sight>,
     state: Option<SourceState>,
     limit: Option<RateLimit>,
+    /// Who gets its content, of one that is configured.
+    mode: Option<AccessMode>,
+}
+
+/// Who is looked at, and whom clients have named without anything's having come.
+#[derive(Debug, Default)]
+struct Wanted {
+    looked_at: BTreeMap<Registry, Role>,
+    unproven: Vec<String>,
 }
 
 /// Proxies as this command and the agent were told.
@@ -169,51 +193,118 @@ pub(super) async fn check(
     status: Option<&Status>,
     proxies: &Proxies,
 ) -> Vec<Outcome> {
-    let wanted = wanted(config, status);
-    let looks_up = !proxies.are_used();
-    let looks = wanted.into_iter().map(|(registry, role)| async move {
-        let name = registry.to_string();
-        let looked = tokio::time::timeout(SOURCE_MAX, upstream.look_at(&registry, looks_up)).await;
-        let state = status.and_then(|status| status.sources.iter().find(|source| source.name == name));
-        Source {
-            role,
-            sight: looked.ok().and_then(Result::ok),
-            state: state.map(|source| source.state),
-            limit: status.and_then(|status| status.rate_limits.get(&name)).copied(),
-            name,
-        }
-    });
+    let Wanted { looked_at, unproven } = wanted(config, status);
+    let mut unseen: BTreeSet<String> = looked_at.keys().map(ToString::to_string).collect();
+    let looks = looked_at.into_iter().map(|(registry, role)| look(registry, role, upstream, status, proxies));
     let looks: Vec<_> = looks.collect();
-    let (sources, mut outcomes) = tokio::join!(
-        futures_util::stream::iter(looks).buffered(SOURCES_MAX).collect::<Vec<Source>>(),
-        check_proxies(proxies)
-    );
-    if sources.is_empty() {
+    let gathered = async {
+        let mut sources = Vec::new();
+        let mut looks = stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE);
+        let until = Instant::now() + LOOKS_MAX;
+        while let Ok(Some(source)) = tokio::time::timeout_at(until, looks.next()).await {
+            sources.push(source);
+        }
+        sources.sort_by(|one: &Source, other| one.name.cmp(&other.name));
+        sources
+    };
+    let (sources, mut outcomes) = tokio::join!(gathered, check_proxies(proxies));
+    unseen.retain(|name| sources.iter().all(|source| source.name != *name));
+    if sources.is_empty() && unseen.is_empty() && unproven.is_empty() {
         outcomes.push(NOTHING.found("no registry is known yet").into());
     }
+    if !unseen.is_empty() {
+        let unseen: Vec<String> = unseen.into_iter().collect();
+        let what = format!("registries: {} not looked at within {} s", listed(&unseen), LOOKS_MAX.as_secs());
+        outcomes.push(super::LATE.found(what).into());
+    }
     outcomes.extend(sources.iter().flat_map(judge));
+    outcomes.extend(judge_access(&sources));
+    if !unproven.is_empty() {
+        outcomes.push(UNPROVEN.found(format!("nothing has come from {}", listed(&unproven))).into());
+    }
     let clocks: Vec<i64> = sources.iter().filter_map(|source| source.sight.as_ref()?.clock_ahead).collect();
     outcomes.extend(judge_clock(clocks));
     outcomes
 }
 
+async fn look(
+    registry: Registry,
+    role: Role,
+    upstream: &Upstream,
+    status: Option<&Status>,
+    proxies: &Proxies,
+) -> Source {
+    let name = registry.to_string();
+    let until = Instant::now() + SOURCE_MAX;
+    let mode = match upstream.is_configured(&registry) {
+        true => tokio::time::timeout_at(until, upstream.policy(&registry)).await.ok(),
+        false => None,
+    };
+    let looked = tokio::time::timeout_at(until, upstream.look_at(&registry, !proxies.are_used())).await;
+    let state = status.and_then(|status| status.sources.iter().find(|source| source.name == name));
+    Source {
+        role,
+        sight: looked.ok().and_then(Result::ok),
+        state: state.map(|source| source.state),
+        limit: status.and_then(|status| status.rate_limits.get(&name)).copied(),
+        mode: mode.map(|policy| policy.mode),
+        name,
+    }
+}
+
 /// Who is looked at: what is configured, and whom the agent has been asked for, unless it must not be contacted.
-fn wanted(config: &Config, status: Option<&Status>) -> BTreeMap<Registry, Role> {
+fn wanted(config: &Config, status: Option<&Status>) -> Wanted {
     let settings = config.upstream_settings();
     let mirrors = &settings.mirrors.mirrors;
     let refusal_stops = settings.mirrors.on_denied == OnDenied::Stop;
     let at_mirrors: BTreeSet<Registry> =
         mirrors.locations().map(|location| location.registry.clone()).collect();
-    let named = status.iter().flat_map(|status| &status.sources);
-    let named = named.filter_map(|source| source.name.parse::<Registry>().ok());
-    let mut wanted: BTreeMap<Registry, Role> = named.map(|registry| (registry, Role::Named)).collect();
-    wanted.extend(settings.registries.keys().map(|registry| (registry.clone(), Role::Registry)));
-    wanted.extend(at_mirrors.into_iter().map(|registry| (registry, Role::Mirror { refusal_stops })));
-    wanted.retain(|registry, role| matches!(role, Role::Mirror { .. }) || may_contact(mirrors, registry));
-    while wanted.len() > SOURCES_MAX {
-        wanted.pop_last();
+    let mut looked_at: BTreeMap<Registry, Role> =
+        settings.registries.keys().map(|registry| (registry.clone(), Role::Registry)).collect();
+    looked_at.extend(at_mirrors.into_iter().map(|registry| (registry, Role::Mirror { refusal_stops })));
+    let mut unproven = Vec::new();
+    if let Some(status) = status {
+        let others: Vec<&SourceStatus> = status
+            .sources
+            .iter()
+            .filter(|source| !looked_at.keys().any(|registry| registry.as_str() == source.name))
+            .collect();
+        let (named, rest) = worth_a_look(&others, &status.upstream_bytes);
+        looked_at.extend(named.into_iter().map(|registry| (registry, Role::Named)));
+        unproven = rest;
     }
-    wanted
+    looked_at.retain(|registry, role| matches!(role, Role::Mirror { .. }) || may_contact(mirrors, registry));
+    while looked_at.len() > SOURCES_MAX {
+        looked_at.pop_last();
+    }
+    Wanted { looked_at, unproven }
+}
+
+/// Of the registries that clients have named: those that something has come from, or all as long as they are few; and the names
+/// of the others. `received` are bytes by name.
+fn worth_a_look(named: &[&SourceStatus], received: &BTreeMap<String, u64>) -> (Vec<Registry>, Vec<String>) {
+    // Agents of older versions call by the name for all others what is somewhere else.
+    let names: BTreeSet<&str> =
+        named.iter().map(|source| source.name.as_str()).filter(|name| *name != OTHER).collect();
+    let is_proven = |name: &str| received.get(name).is_some_and(|bytes| *bytes > 0);
+    let (mut looked_at, mut unproven): (Vec<&str>, Vec<&str>) =
+        names.into_iter().partition(|name| is_proven(name));
+    if unproven.len() <= UNPROVEN_MAX {
+        looked_at.append(&mut unproven);
+    }
+    (
+        looked_at.into_iter().filter_map(|name| name.parse().ok()).collect(),
+        unproven.into_iter().map(str::to_owned).collect(),
+    )
+}
+
+/// Names in one line: the first of them, and how many more there are.
+fn listed(names: &[String]) -> String {
+    let shown = names[..names.len().min(LISTED_MAX)].join(", ");
+    match names.len().saturating_sub(LISTED_MAX) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// Whether a registry itself is asked for anything.
@@ -258,6 +349,22 @@ fn judge(source: &Source) -> Vec<Outcome> {
         outcomes.push(LIMIT_LOW.found(format!("{name}: {remaining} of {limit} pulls left")).into());
     }
     outcomes
+}
+
+/// Who gets what, as it is in force: without `access` it follows from the credentials that there are.
+fn judge_access(sources: &[Source]) -> Vec<Outcome> {
+    let of = |mode: AccessMode, whose: &str| {
+        let names = sources.iter().filter(|source| source.mode == Some(mode)).map(|source| &*source.name);
+        let names: Vec<&str> = names.collect();
+        let what = format!("{whose}: {}", names.join(", "));
+        (!names.is_empty()).then(|| Outcome::well(Group::Registries, what))
+    };
+    let modes = [
+        (AccessMode::Open, "access = \"open\", whoever reaches the port has everything"),
+        (AccessMode::PublicOnly, "access = \"public-only\", whoever reaches the port has what is public"),
+        (AccessMode::Verify, "access = \"verify\", who shows a token that the registry accepts"),
+    ];
+    modes.into_iter().filter_map(|(mode, whose)| of(mode, whose)).collect()
 }
 
 fn greeting(name: &str, sight: &Sight) -> String {

@@ -102,7 +102,8 @@ impl Handle {
             Some(Err(error)) => return Err(error.into_cause()),
             None => Bytes::new(),
         };
-        Ok(BlobBody { at: range.start, end: range.end, from: From::Pass { first: Some(first), chunks } })
+        let pass = FromPass { first: Some(first), chunks, idle: None };
+        Ok(BlobBody { at: range.start, end: range.end, from: From::Pass(pass) })
     }
 }
 
@@ -121,7 +122,7 @@ enum From {
     /// A flight under way.
     Flight(Box<FromFlight>),
     /// Straight from upstream.
-    Pass { first: Option<Bytes>, chunks: mpsc::Receiver<Result<Bytes, PassError>> },
+    Pass(FromPass),
 }
 
 struct FromFlight {
@@ -130,13 +131,24 @@ struct FromFlight {
     asked: Asked,
     digest: Digest,
     ready_to: u64,
-    /// Runs only while the client waits for us, never while we wait for the client.
-    idle: Pin<Box<Sleep>>,
-    waiting: bool,
-    idle_timeout: Duration,
+    idle: Idle,
     pass: PassThrough,
     /// The request's.
     span: Span,
+}
+
+struct FromPass {
+    first: Option<Bytes>,
+    chunks: mpsc::Receiver<Result<Bytes, PassError>>,
+    /// None until somebody has said how long a client may be kept waiting.
+    idle: Option<Idle>,
+}
+
+/// How long a client has waited for its next bytes. Runs only while the client waits for us, never while we wait for the client.
+struct Idle {
+    timeout: Duration,
+    timer: Pin<Box<Sleep>>,
+    waiting: bool,
 }
 
 impl BlobBody {
@@ -150,6 +162,15 @@ impl BlobBody {
         BlobBody { at: range.start, end: range.end, from: From::File { mapped, _in_use: Box::new(in_use) } }
     }
 
+    /// The same body, which ends if no byte comes straight from upstream for so long while the client waits. One that comes from a
+    /// flight knows that already.
+    pub fn with_idle_timeout(mut self, timeout: Duration) -> Self {
+        if let From::Pass(pass) = &mut self.from {
+            pass.idle = Some(Idle::new(timeout));
+        }
+        self
+    }
+
     fn from_flight(
         serving: Serving,
         ticket: Ticket,
@@ -161,13 +182,11 @@ impl BlobBody {
         let pass = ticket.handle().pass.clone();
         let from = FromFlight {
             ready_to: range.start,
-            idle: Box::pin(tokio::time::sleep(idle_timeout)),
-            waiting: false,
+            idle: Idle::new(idle_timeout),
             serving,
             ticket,
             asked,
             digest,
-            idle_timeout,
             pass,
             span: Span::current(),
         };
@@ -185,24 +204,59 @@ impl BlobBody {
             From::Flight(flight) => match ready!(flight.poll_ready(cx, self.at)) {
                 Ok(ready_to) => Poll::Ready(Ok(flight.serving.flight.bytes(self.at..upto.min(ready_to))?)),
                 Err(Some(chunks)) => {
-                    self.from = From::Pass { first: None, chunks };
+                    let idle = Some(Idle::new(flight.idle.timeout));
+                    self.from = From::Pass(FromPass { first: None, chunks, idle });
                     self.poll_bytes(cx)
                 }
                 Err(None) => Poll::Ready(Err(flight.failure())),
             },
-            From::Pass { first, chunks } => match first
-                .take()
-                .map_or_else(|| chunks.poll_recv(cx), |b| Poll::Ready(Some(Ok(b))))
-            {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Some(Ok(mut bytes))) => {
-                    bytes.truncate(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
-                    Poll::Ready(Ok(bytes))
-                }
-                Poll::Ready(Some(Err(error))) => Poll::Ready(Err(BodyError::PassThrough(error.to_string()))),
-                Poll::Ready(None) => Poll::Ready(Err(BodyError::PassThrough("upstream ended early".into()))),
-            },
+            From::Pass(pass) => {
+                let mut bytes = ready!(pass.poll_next(cx))?;
+                bytes.truncate(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
+                Poll::Ready(Ok(bytes))
+            }
         }
+    }
+}
+
+impl FromPass {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BodyError>> {
+        let next = match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => self.chunks.poll_recv(cx),
+        };
+        let Poll::Ready(next) = next else {
+            let Some(idle) = &mut self.idle else { return Poll::Pending };
+            ready!(idle.poll(cx));
+            return Poll::Ready(Err(BodyError::Idle(idle.timeout)));
+        };
+        if let Some(idle) = &mut self.idle {
+            idle.stop();
+        }
+        Poll::Ready(match next {
+            Some(Ok(bytes)) => Ok(bytes),
+            Some(Err(error)) => Err(BodyError::PassThrough(error.to_string())),
+            None => Err(BodyError::PassThrough("upstream ended early".into())),
+        })
+    }
+}
+
+impl Idle {
+    fn new(timeout: Duration) -> Self {
+        Idle { timeout, timer: Box::pin(tokio::time::sleep(timeout)), waiting: false }
+    }
+
+    /// There are bytes.
+    fn stop(&mut self) {
+        self.waiting = false;
+    }
+
+    /// There is nothing; ready when that has been so for too long.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !std::mem::replace(&mut self.waiting, true) {
+            self.timer.as_mut().reset(tokio::time::Instant::now() + self.timeout);
+        }
+        self.timer.as_mut().poll(cx)
     }
 }
 
@@ -219,26 +273,24 @@ impl FromFlight {
         match self.ticket.shared.poll_ready(cx, at) {
             Poll::Ready(Ok(ready_to)) => {
                 self.ready_to = ready_to;
-                self.waiting = false;
+                self.idle.stop();
                 Poll::Ready(Ok(ready_to))
             }
             Poll::Ready(Err(Ending { outcome: Outcome::PassThrough, .. })) => {
+                let health = self.ticket.handle().store_health().clone();
                 let rest = Rest {
                     asked: self.asked.clone(),
                     digest: self.digest,
                     size: self.serving.size,
                     range: self.serving.range.clone(),
                     from: at,
-                    flight: Some(Arc::clone(&self.serving.flight)),
+                    flight: Some((Arc::clone(&self.serving.flight), health)),
                 };
                 Poll::Ready(Err(Some(self.span.in_scope(|| self.pass.start(rest)))))
             }
             Poll::Ready(Err(_)) => Poll::Ready(Err(None)),
             Poll::Pending => {
-                if !std::mem::replace(&mut self.waiting, true) {
-                    self.idle.as_mut().reset(tokio::time::Instant::now() + self.idle_timeout);
-                }
-                ready!(self.idle.as_mut().poll(cx));
+                ready!(self.idle.poll(cx));
                 Poll::Ready(Err(None))
             }
         }
@@ -247,7 +299,7 @@ impl FromFlight {
     fn failure(&self) -> BodyError {
         match self.ticket.ending() {
             Some(ending) => BodyError::Failed(ending.outcome),
-            None => BodyError::Idle(self.idle_timeout),
+            None => BodyError::Idle(self.idle.timeout),
         }
     }
 }
@@ -277,5 +329,38 @@ impl Body for BlobBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.end - self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    async fn next(body: &mut BlobBody) -> Result<Bytes, BodyError> {
+        let frame = body.frame().await.expect("there is more to come")?;
+        Ok(frame.into_data().expect("there are no trailers"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_straight_from_upstream_is_not_waited_for_for_ever() {
+        let (upstream, chunks) = mpsc::channel(1);
+        let pass = FromPass { first: Some(Bytes::from_static(b"a")), chunks, idle: None };
+        let mut body = BlobBody { at: 0, end: 3, from: From::Pass(pass) }.with_idle_timeout(TIMEOUT);
+        assert_eq!(next(&mut body).await.unwrap(), "a");
+        let late = async {
+            tokio::time::sleep(TIMEOUT / 2).await;
+            assert!(upstream.send(Ok(Bytes::from_static(b"b"))).await.is_ok());
+        };
+        assert_eq!(tokio::join!(next(&mut body), late).0.unwrap(), "b");
+        // It is the client that takes its time.
+        tokio::time::sleep(2 * TIMEOUT).await;
+        let begun = tokio::time::Instant::now();
+        let error = next(&mut body).await.unwrap_err();
+        assert!(matches!(error, BodyError::Idle(timeout) if timeout == TIMEOUT), "{error}");
+        assert!(begun.elapsed() >= TIMEOUT && begun.elapsed() < TIMEOUT + Duration::from_secs(1));
     }
 }

@@ -116,11 +116,20 @@ impl Driver {
             let result = match told.await {
                 Ok(Ok(size)) => Ok(size),
                 Ok(Err(error)) => {
-                    tracing::warn!(digest = %digest.short(), %error, "upstream did not tell the size of a blob");
+                    let fault = error.fault();
+                    match fault {
+                        // An answer like any other; the request's own line says it as well.
+                        SourceFault::Missing => {
+                            tracing::debug!(digest = %digest.short(), %error, "no source has a blob");
+                        }
+                        _ => {
+                            tracing::warn!(digest = %digest.short(), %error, "no source gives a blob");
+                        }
+                    }
                     handle.blame_all(digest, &error).await;
-                    Err(error.fault())
+                    Err(fault)
                 }
-                Err(_) => Err(shoal_engine::SourceFault::Protocol),
+                Err(_) => Err(SourceFault::Protocol),
             };
             handle.input(Input::Sized { digest, result }).await;
         });

@@ -1,13 +1,14 @@
 //! The bytes of one flight: where they are written, how they are hashed, how clients read them.
 //!
 //! Invariants: bytes are readable before anybody is told that they are; the running hash covers a prefix of what has
-//! been written, never more; nobody waits for a hash except the one who asks for the verdict; what a member has sent is
-//! not read by anybody, and never replaces what may be read or what the engine is to judge, before the engine has said that
-//! it is right.
+//! been written, never more; nobody waits for a hash except the one who asks for the verdict and those who go on without
+//! the flight; what a member has sent is not read by anybody, and never replaces what may be read or what the engine is to
+//! judge, before the engine has said that it is right.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::iter;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -37,6 +38,13 @@ const HASH_READ_BYTES: usize = 1 << 20;
 /// The running hash may lag this far behind the received prefix before a thread is set to catch up, bytes. Less is
 /// done in a blink when the verdict is asked for.
 const HASH_LAG_BYTES: u64 = 8 << 20;
+
+/// Bytes between two states of the running hash that are kept.
+const PASSED_EVERY_BYTES: u64 = 2 << 20;
+
+/// States that are kept, the last ones, of some 200 bytes each. 64 MiB back is further than the hash gets while the engine ends a
+/// flight, or in a last piece that nobody may have yet.
+const PASSED_MAX: usize = 32;
 
 /// Repositories that are remembered to have the blob of a flight; more than clients ask through at a time.
 const VOUCHED_MAX: usize = 64;
@@ -85,9 +93,19 @@ pub(crate) enum OfferError {
     Store(#[from] StoreError),
 }
 
+/// A hash over the first `upto` bytes.
 struct Hasher {
     context: ring::digest::Context,
     upto: u64,
+    /// What it was before, ascending: clients that go on without the flight need the hash of where they are.
+    passed: VecDeque<(u64, ring::digest::Context)>,
+}
+
+/// A hash over the first `upto` bytes, for all who go on without the flight there.
+pub(crate) struct Prefix {
+    upto: u64,
+    /// The hash, or why these bytes cannot be read.
+    pub hash: SetOnce<Result<ring::digest::Context, Arc<io::Error>>>,
 }
 
 /// See the module's head.
@@ -103,6 +121,7 @@ pub(crate) struct FlightIo {
     written_down: Condvar,
     hasher: Mutex<Hasher>,
     catching_up: AtomicBool,
+    prefix: Mutex<Option<Arc<Prefix>>>,
     shares: Mutex<Shares>,
     senders: Mutex<Vec<Sender>>,
     /// Whether anything has been written.
@@ -168,8 +187,9 @@ impl FlightIo {
             written: Mutex::new(written),
             offers: Mutex::default(),
             written_down: Condvar::new(),
-            hasher: Mutex::new(Hasher { context: ring::digest::Context::new(function(digest)), upto: 0 }),
+            hasher: Mutex::new(Hasher::new(function(digest))),
             catching_up: AtomicBool::new(false),
+            prefix: Mutex::default(),
             shares: Mutex::default(),
             senders: Mutex::default(),
             begun,
@@ -422,8 +442,7 @@ impl FlightIo {
         let Some(mut hasher) = self.hasher.try_lock() else { return false };
         if hasher.upto == offset {
             for chunk in chunks {
-                hasher.context.update(chunk);
-                hasher.upto += chunk.len() as u64;
+                hasher.update(chunk);
             }
             return false;
         }
@@ -446,26 +465,36 @@ impl FlightIo {
     }
 
     fn hash_written(&self, hasher: &mut Hasher) -> io::Result<()> {
-        let mut buffer = Vec::new();
         loop {
             let end = self.written.lock().contiguous_end(hasher.upto);
-            let len = usize::try_from(end - hasher.upto).unwrap_or(usize::MAX).min(HASH_READ_BYTES);
-            if len == 0 {
+            if end == hasher.upto {
                 return Ok(());
             }
+            self.hash_to(hasher, end, None)?;
+        }
+    }
+
+    /// Hashes what lies before `end`, all of which has been written.
+    fn hash_to(&self, hasher: &mut Hasher, end: u64, due_at: Option<Instant>) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        while hasher.upto < end {
+            if due_at.is_some_and(|due_at| Instant::now() >= due_at) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let len = usize::try_from(end - hasher.upto).unwrap_or(usize::MAX).min(HASH_READ_BYTES);
             match &self.place {
                 Place::File(partial) => {
                     buffer.resize(len, 0);
                     partial.file().read_exact_at(&mut buffer, hasher.upto)?;
-                    hasher.context.update(&buffer);
+                    hasher.update(&buffer);
                 }
                 Place::Memory(bytes) => {
                     let from = usize::try_from(hasher.upto).expect("inside the inline bound");
-                    hasher.context.update(&bytes.lock()[from..from + len]);
+                    hasher.update(&bytes.lock()[from..from + len]);
                 }
             }
-            hasher.upto += len as u64;
         }
+        Ok(())
     }
 
     /// Whether all bytes hash to the digest. Blocks.
@@ -476,27 +505,47 @@ impl FlightIo {
         Ok(complete && hasher.context.clone().finish().as_ref() == self.digest.hash())
     }
 
-    /// A hash context over the first `upto` bytes, if all of them are here. Blocks.
-    pub fn prefix_hash(&self, upto: u64) -> io::Result<Option<ring::digest::Context>> {
-        if !self.written.lock().contains(0..upto) {
-            return Ok(None);
+    /// The hash over the first `upto` bytes, which is the same for all who go on without the flight there; whether the caller is
+    /// the first to ask, and has to see to it that it is set.
+    pub fn prefix(&self, upto: u64) -> (Arc<Prefix>, bool) {
+        let mut last = self.prefix.lock();
+        if let Some(known) = last.as_ref().filter(|known| known.upto == upto) {
+            return (Arc::clone(known), false);
         }
-        let mut hasher = Hasher { context: ring::digest::Context::new(function(self.digest)), upto: 0 };
-        let mut buffer = Vec::new();
-        while hasher.upto < upto {
-            let len = usize::try_from(upto - hasher.upto).unwrap_or(usize::MAX).min(HASH_READ_BYTES);
-            buffer.resize(len, 0);
-            match &self.place {
-                Place::File(partial) => partial.file().read_exact_at(&mut buffer, hasher.upto)?,
-                Place::Memory(bytes) => {
-                    let from = usize::try_from(hasher.upto).expect("inside the inline bound");
-                    buffer.copy_from_slice(&bytes.lock()[from..from + len]);
-                }
-            }
-            hasher.context.update(&buffer);
-            hasher.upto += len as u64;
+        let prefix = Arc::new(Prefix { upto, hash: SetOnce::new() });
+        *last = Some(Arc::clone(&prefix));
+        (prefix, true)
+    }
+
+    /// A hash context over the first `upto` bytes, if the running hash is there or has kept it; otherwise how many bytes have to
+    /// be read for it, at most. Never waits.
+    pub fn kept_hash(&self, upto: u64) -> Result<ring::digest::Context, u64> {
+        let Some(hasher) = self.hasher.try_lock() else { return Err(upto) };
+        let before = hasher.before(upto);
+        if before.upto == upto { Ok(before.context) } else { Err(upto - before.upto) }
+    }
+
+    /// The same, for which what is missing is read until `due_at`. A running hash that is behind goes along, so that nobody has to
+    /// read that again. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Of the file; `TimedOut` if it is too late; `UnexpectedEof` if not all of the bytes have come.
+    pub fn prefix_hash(&self, upto: u64, due_at: Instant) -> io::Result<ring::digest::Context> {
+        if !self.has(0..upto) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(Some(hasher.context))
+        // Whoever catches up may hang in the file.
+        let Some(mut hasher) = self.hasher.try_lock_until(due_at) else {
+            return Err(io::ErrorKind::TimedOut.into());
+        };
+        if hasher.upto <= upto {
+            self.hash_to(&mut hasher, upto, Some(due_at))?;
+            return Ok(hasher.context.clone());
+        }
+        let mut before = hasher.before(upto);
+        drop(hasher);
+        self.hash_to(&mut before, upto, Some(due_at))?;
+        Ok(before.context)
     }
 
     // ---- reading ----
@@ -541,6 +590,34 @@ impl FlightIo {
     pub fn seal(&self) -> Option<Bytes> {
         let Place::Memory(buffer) = &self.place else { return None };
         Some(self.sealed.get_or_init(|| Bytes::from(buffer.lock().clone())).clone())
+    }
+}
+
+impl Hasher {
+    fn new(function: &'static ring::digest::Algorithm) -> Self {
+        Hasher { context: ring::digest::Context::new(function), upto: 0, passed: VecDeque::new() }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.context.update(bytes);
+        self.upto += bytes.len() as u64;
+        let last = self.passed.back().map_or(0, |(upto, _)| *upto);
+        if self.upto >= last + PASSED_EVERY_BYTES {
+            if self.passed.len() == PASSED_MAX {
+                self.passed.pop_front();
+            }
+            self.passed.push_back((self.upto, self.context.clone()));
+        }
+    }
+
+    /// The longest one over no more than the first `upto` bytes that it is or has kept; one over nothing, if there is none.
+    fn before(&self, upto: u64) -> Hasher {
+        let passed = self.passed.iter().rev().map(|(at, context)| (*at, context));
+        let mut known = iter::once((self.upto, &self.context)).chain(passed);
+        match known.find(|(at, _)| *at <= upto) {
+            Some((at, context)) => Hasher { context: context.clone(), upto: at, passed: VecDeque::new() },
+            None => Hasher::new(self.context.algorithm()),
+        }
     }
 }
 
@@ -593,78 +670,4 @@ pub(crate) fn function(digest: Digest) -> &'static ring::digest::Algorithm {
 }
 
 #[cfg(test)]
-mod tests {
-    use shoal_engine::pieces::PIECE_BYTES_MIN;
-    use shoal_store::{Options, Store};
-
-    use super::*;
-
-    const PIECE: u64 = PIECE_BYTES_MIN;
-    const A: PeerId = PeerId([1; 32]);
-    const B: PeerId = PeerId([2; 32]);
-
-    /// Of three pieces, in a file.
-    fn flight() -> (tempfile::TempDir, FlightIo) {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(Options { disk_free_min: 0, ..Options::new(folder.path()) }).unwrap().store;
-        let digest = Digest::new(Algorithm::Sha256, &[1; 32]);
-        let partial = store.partial(&digest, 3 * PIECE).unwrap();
-        (folder, FlightIo::in_file(digest, Arc::new(partial)))
-    }
-
-    fn piece(byte: u8) -> Vec<Bytes> {
-        vec![Bytes::from(vec![byte; PIECE as usize])]
-    }
-
-    /// The byte that a piece begins with in the file; `None` if it may not be read.
-    fn readable(flight: &FlightIo, piece: u64) -> Option<u8> {
-        let mut read = [0];
-        flight.partial().unwrap().file().read_exact_at(&mut read, piece * PIECE).unwrap();
-        flight.has(piece * PIECE..(piece + 1) * PIECE).then_some(read[0])
-    }
-
-    /// One that sends a piece as it is, and again with other bytes before the first has been judged, must not have those believed.
-    #[test]
-    fn of_what_one_member_sends_twice_the_first_counts_until_it_is_judged() {
-        let (_folder, flight) = flight();
-        // The first lies where it belongs, the second comes from somebody else and is kept.
-        let right = flight.offer(0, A, piece(1)).unwrap();
-        assert!(right.is_some());
-        assert!(flight.offer(0, B, piece(2)).unwrap().is_some());
-        for again in [A, B] {
-            assert_eq!(flight.offer(0, again, piece(3)).unwrap(), None);
-        }
-        assert_eq!(readable(&flight, 0), None, "nobody has judged it");
-        assert!(flight.place(0, A).unwrap());
-        flight.discard(0, B);
-        assert_eq!(readable(&flight, 0), Some(1));
-
-        assert!(flight.offer(1, A, piece(4)).unwrap().is_some());
-        assert!(flight.offer(1, B, piece(5)).unwrap().is_some());
-        assert_eq!(flight.offer(1, B, piece(6)).unwrap(), None);
-        assert!(flight.place(1, B).unwrap(), "the one that was kept");
-        flight.discard(1, A);
-        assert_eq!(readable(&flight, 1), Some(5));
-
-        // What has been judged may come again.
-        let wrong = flight.offer(2, A, piece(7)).unwrap();
-        flight.discard(2, A);
-        assert_ne!(flight.offer(2, A, piece(8)).unwrap(), wrong);
-        assert!(flight.place(2, A).unwrap());
-        assert_eq!(readable(&flight, 2), Some(8));
-        let offers = flight.offers.lock();
-        assert!(offers.sent.is_empty() && offers.laid.is_empty() && offers.kept_bytes == 0);
-    }
-
-    #[test]
-    fn what_is_being_written_or_never_came_is_not_believed() {
-        let (_folder, flight) = flight();
-        assert!(!flight.place(0, A).unwrap(), "it never came");
-        flight.offers.lock().sent.insert((0, A), Sent::Coming);
-        flight.offers.lock().laid.insert(0, A);
-        flight.discard(0, A);
-        assert!(!flight.place(0, A).unwrap(), "it is being written");
-        assert_eq!(readable(&flight, 0), None);
-        assert!(!flight.place(3, A).unwrap(), "there is no such piece");
-    }
-}
+mod tests;

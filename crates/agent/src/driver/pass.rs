@@ -1,14 +1,16 @@
 //! Pass-through: straight from upstream to one client, when the store cannot be used.
 //!
 //! Invariants: memory is bounded by one piece and a few chunks; a transfer that breaks goes on at the byte reached; a
-//! reader that gets the blob from its first byte on gets the last piece only after the digest has matched (I2). For a
-//! range that begins later nothing here has seen the beginning, and the client's own check is the check, as it would
-//! be without us. Of the transfers that may run at a time, one whose client reads slowly is none (I7).
+//! reader that gets the blob from its first byte on gets the last piece only after the digest has matched (I2), and nothing
+//! more where what a flight has brought it cannot be hashed. For a range that begins later nothing here has seen the
+//! beginning, and the client's own check is the check, as it would be without us. Of the transfers that may run at a time,
+//! one whose client reads slowly is none, nor is one that waits for the disk (I7).
 
+use std::io;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use shoal_engine::Digest;
@@ -21,6 +23,7 @@ use super::Command;
 use super::flight::{FlightIo, function};
 use crate::node::{Asked, Cause};
 use crate::sources::{Sender, Sources};
+use crate::store_health::{StoreHealth, overdue};
 use crate::trace::TARGET;
 
 /// Chunks between upstream and one client.
@@ -36,6 +39,16 @@ const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// milliseconds.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 
+/// How long it may take to read back what a flight has brought, besides the time for its bytes: as for whatever else waits for the disk.
+const READ_ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes per second that a disk reads at least, or it counts as one that hangs.
+const READ_BYTES_PER_SECOND_MIN: u64 = 8 << 20;
+
+/// Threads that read back what flights have brought, one for each: a few of those that may wait for disks, so that one that hangs
+/// leaves the others.
+const READS_MAX: usize = 8;
+
 #[derive(Clone)]
 pub(crate) struct PassThrough {
     sources: Sources,
@@ -44,6 +57,8 @@ pub(crate) struct PassThrough {
     /// Pass-through has no singleflight: this bound is what keeps a node with a sick disk from storming upstream.
     permits: Arc<Semaphore>,
     transfers_max: usize,
+    /// Places for threads that read back what flights have brought.
+    reads: Arc<Semaphore>,
 }
 
 /// What a client still needs.
@@ -56,8 +71,8 @@ pub(crate) struct Rest {
     pub range: Range<u64>,
     /// The first byte it has not got.
     pub from: u64,
-    /// The flight that brought the bytes before `from`, if one did.
-    pub flight: Option<Arc<FlightIo>>,
+    /// The flight that brought the bytes before `from`, if one did, and the disk that it is on.
+    pub flight: Option<(Arc<FlightIo>, StoreHealth)>,
 }
 
 /// Why pass-through failed.
@@ -72,11 +87,15 @@ pub(crate) enum PassError {
     /// The bytes do not match the digest.
     #[error("the bytes do not match the digest")]
     WrongContent,
+    /// What the client has got from its flight cannot be read back, and the rest not be verified without it.
+    #[error("what has been sent cannot be read back, and the rest not be verified without it: {0}")]
+    Unread(Arc<io::Error>),
 }
 
 impl PassThrough {
     pub fn new(sources: Sources, transfers_max: usize, driver: mpsc::Sender<Command>) -> Self {
-        PassThrough { sources, driver, permits: Arc::new(Semaphore::new(transfers_max)), transfers_max }
+        let (permits, reads) = (Arc::new(Semaphore::new(transfers_max)), Arc::new(Semaphore::new(READS_MAX)));
+        PassThrough { sources, driver, permits, transfers_max, reads }
     }
 
     /// Starts the transfer. Chunks come out of the channel; it closes after the last byte or after an error.
@@ -103,9 +122,10 @@ impl PassThrough {
         rest: &Rest,
         chunks: &mpsc::Sender<Result<Bytes, PassError>>,
     ) -> Result<(), PassError> {
+        // Before it has a place, which is not for those who wait for the disk.
+        let mut gate = Gate::new(rest, &self.reads).await?;
         let mut outlet = Outlet::new(chunks, &self.permits, self.transfers_max);
         outlet.take_place().await?;
-        let mut gate = Gate::new(rest).await;
         let mut at = rest.from;
         let mut failures = 0;
         while at < rest.range.end {
@@ -241,20 +261,17 @@ struct Gate {
 }
 
 impl Gate {
-    async fn new(rest: &Rest) -> Self {
+    async fn new(rest: &Rest, reads: &Arc<Semaphore>) -> Result<Self, PassError> {
         let complete = rest.range == (0..rest.size);
-        let hash = match (&rest.flight, rest.from) {
+        let hash = match &rest.flight {
             _ if !complete => None,
-            (_, 0) => Some(ring::digest::Context::new(function(rest.digest))),
-            (Some(flight), from) => {
-                let flight = Arc::clone(flight);
-                let prefix = tokio::task::spawn_blocking(move || flight.prefix_hash(from)).await;
-                prefix.ok().and_then(Result::ok).flatten()
-            }
-            (None, _) => None,
+            _ if rest.from == 0 => Some(ring::digest::Context::new(function(rest.digest))),
+            Some((flight, health)) => Some(hash_before(rest.from, flight, health, reads).await?),
+            // Nobody has kept what came before.
+            None => return Err(PassError::Unread(Arc::new(io::ErrorKind::NotFound.into()))),
         };
         let sealed_from = if hash.is_some() { last_piece_start(rest.size) } else { u64::MAX };
-        Gate { hash, sealed_from, held: Vec::new(), senders: Vec::new() }
+        Ok(Gate { hash, sealed_from, held: Vec::new(), senders: Vec::new() })
     }
 
     async fn pass(&mut self, offset: u64, mut chunk: Bytes, outlet: &mut Outlet<'_>) {
@@ -283,6 +300,63 @@ impl Gate {
     }
 }
 
+/// A hash over the first `upto` bytes of a flight, where its clients go on without it. What the running hash has not kept is read once
+/// for all of them.
+async fn hash_before(
+    upto: u64,
+    flight: &Arc<FlightIo>,
+    health: &StoreHealth,
+    reads: &Arc<Semaphore>,
+) -> Result<ring::digest::Context, PassError> {
+    let (prefix, is_new) = flight.prefix(upto);
+    if is_new {
+        let kept = flight.kept_hash(upto);
+        let (prefix, flight, health, reads) =
+            (Arc::clone(&prefix), Arc::clone(flight), health.clone(), Arc::clone(reads));
+        // A task of its own: the others still wait for it when the client that was first has left.
+        tokio::spawn(async move {
+            let hash = match kept {
+                Ok(hash) => Ok(hash),
+                Err(unread) => read_back(upto, unread, &flight, reads).await.map_err(|error| {
+                    let (digest, error) = (flight.digest(), Arc::new(error));
+                    tracing::error!(
+                        %digest, sent = upto, %error,
+                        "what clients have got of a blob cannot be read back to verify the rest; they are cut off"
+                    );
+                    health.unreadable(&PassError::Unread(Arc::clone(&error)));
+                    error
+                }),
+            };
+            // Nobody else sets it.
+            let _ = prefix.hash.set(hash);
+        });
+    }
+    prefix.hash.wait().await.clone().map_err(PassError::Unread)
+}
+
+/// The same, with `unread` bytes of it read on a thread of the disk, which get the time for that and no more.
+async fn read_back(
+    upto: u64,
+    unread: u64,
+    flight: &Arc<FlightIo>,
+    reads: Arc<Semaphore>,
+) -> io::Result<ring::digest::Context> {
+    let patience = READ_ANSWER_MAX + Duration::from_secs(unread / READ_BYTES_PER_SECOND_MIN);
+    let (due_at, flight) = (Instant::now() + patience, Arc::clone(flight));
+    let read = async move {
+        let place = reads.acquire_owned().await.map_err(io::Error::other)?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let hash = flight.prefix_hash(upto, due_at);
+            // Not before it has returned, whoever has stopped to wait for it meanwhile.
+            drop(place);
+            hash
+        });
+        // An error means that it panicked.
+        reading.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    };
+    tokio::time::timeout(patience, read).await.unwrap_or_else(|_| Err(overdue(patience)))
+}
+
 impl PassError {
     /// What it means for the client.
     pub fn into_cause(self) -> Cause {
@@ -294,42 +368,4 @@ impl PassError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn who_finds_no_place_is_told_how_many_there_are() {
-        let permits = Semaphore::new(2);
-        let (chunks, _client) = mpsc::channel(CHUNKS_MAX);
-        let _taken = permits.acquire_many(2).await.unwrap();
-        let error = Outlet::new(&chunks, &permits, 2).take_place().await.unwrap_err();
-        assert_eq!(error.to_string(), "all 2 pass-through transfers are busy");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_reads_slowly_leaves_its_place_to_others() {
-        let permits = Semaphore::new(1);
-        let (chunks, mut client) = mpsc::channel(1);
-        let mut outlet = Outlet::new(&chunks, &permits, 1);
-        let chunk = Bytes::from_static(b"chunk");
-        outlet.take_place().await.unwrap();
-        outlet.send(chunk.clone()).await;
-        assert_eq!(permits.available_permits(), 0, "it keeps up");
-        {
-            let mut sending = pin!(outlet.send(chunk.clone()));
-            assert!(tokio::time::timeout(2 * SLOW_AFTER, sending.as_mut()).await.is_err());
-            assert_eq!(permits.available_permits(), 1);
-            client.recv().await.unwrap().unwrap();
-            sending.await;
-        }
-        // Another one has the place; this one's transfer goes on, and does not open another one.
-        let taken = permits.try_acquire().unwrap();
-        client.recv().await.unwrap().unwrap();
-        outlet.send(chunk.clone()).await;
-        assert!(outlet.take_place().await.is_err());
-        drop(taken);
-        client.recv().await.unwrap().unwrap();
-        outlet.send(chunk).await;
-        assert_eq!(permits.available_permits(), 0, "it keeps up again");
-    }
-}
+mod tests;

@@ -1,8 +1,6 @@
 //! Blobs: from the store, from the flight that brings them, or straight through.
 
 use std::io;
-use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use shoal_engine::Digest;
@@ -15,6 +13,7 @@ use super::{BlobReply, Cause, Inner, Part, PullError, pull_error};
 use crate::driver::{BlobBody, Ending, Opened};
 use crate::metrics::Served;
 use crate::registry::sendfile::MappedFile;
+use crate::store_health::StoredFile;
 use crate::trace::TARGET;
 
 /// Times a blob that the engine says is stored may be gone again when it is read. Eviction never takes what is in
@@ -80,8 +79,8 @@ impl Inner {
                 return Ok(Come::Stored { blob, visibility, is_brought });
             }
             admitted.local()?;
-            if self.parts.health().hangs() {
-                // A flight begins with a look at the disk, and would wait for it.
+            if self.parts.health().hangs() || self.parts.health().doubts(&digest) {
+                // A flight begins with a look at the disk, and would wait for it, or find there what cannot be read.
                 break;
             }
             let timeout = self.settings.body_idle_timeout;
@@ -142,9 +141,9 @@ impl Inner {
         if !admitted.stores {
             return None;
         }
-        let terms = admitted.clone();
+        let (terms, health) = (admitted.clone(), self.parts.health().clone());
         let found = self.parts.health().on_disk(move |store| {
-            let Some(blob) = store.get(&digest, SystemTime::now())? else { return Ok(None) };
+            let Some(blob) = health.readable(store, &digest)? else { return Ok(None) };
             Ok(Some((blob, proof::standing(store, &terms, &digest)?)))
         });
         let found = found.await.flatten();
@@ -164,13 +163,17 @@ impl Inner {
         let size = blob.size;
         let mapped = match &blob.content {
             // An empty file cannot be mapped, and there is nothing to send.
-            Content::File(file) if size > 0 => match MappedFile::new(Arc::clone(file), size) {
-                Ok(mapped) => Some(mapped),
-                Err(source) => {
-                    self.parts.health().unreadable(&Unmapped { digest: blob.digest, source });
-                    return Ok(None);
+            Content::File(file) if size > 0 => {
+                let patience = self.settings.body_idle_timeout;
+                let stored = StoredFile::new(self.parts.health(), &blob, file, patience);
+                match MappedFile::of_stored(stored, size) {
+                    Ok(mapped) => Some(mapped),
+                    Err(source) => {
+                        self.parts.health().unreadable(&Unmapped { digest: blob.digest, source });
+                        return Ok(None);
+                    }
                 }
-            },
+            }
             Content::File(_) | Content::Inline(_) => None,
         };
         let source = if brought { Served::Upstream } else { home(&blob) };
@@ -192,7 +195,10 @@ impl Inner {
         let (size, visibility) = self.upstream_size(admitted, digest).await?;
         let range = part.resolve(size).ok_or(PullError::Unsatisfiable { size })?;
         match self.parts.driver.pass_through(&admitted.asked, digest, size, range.clone()).await {
-            Ok(body) => Ok(BlobReply { size, range, body, source: Served::PassThrough, visibility }),
+            Ok(body) => {
+                let body = body.with_idle_timeout(self.settings.body_idle_timeout);
+                Ok(BlobReply { size, range, body, source: Served::PassThrough, visibility })
+            }
             Err(cause) => Err(PullError::Exhausted(vec![cause])),
         }
     }

@@ -58,6 +58,10 @@ function rollout(rollout) {
       element("strong", { textContent: title }), element("span", { textContent: figures.join(", ") })),
     bar(nodes, [["done", ready], ["under-way", phase === "warming" ? partial : 0], ["lost", failed]], figures.join(", ")),
     element("div", { className: "quiet", textContent: notes.join(" · ") }));
+  // Without one of its images a rollout makes no node ready, however much has come.
+  for (const { image, error } of rollout.missing ?? []) {
+    shown.append(element("div", { className: "bad", textContent: `✕ ${image} cannot be warmed: ${error}` }));
+  }
   if (rollout.zones.length > 1) {
     const zones = rollout.zones.map((zone) => element("span", {
       textContent: `${zoneName(zone.zone)} ${zone.ready}/${zone.nodes}${zone.failed ? `, ${zone.failed} failed` : ""}`,

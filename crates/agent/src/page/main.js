@@ -1,13 +1,15 @@
 // The page: listens to the agent's events, keeps what they say, and draws what has changed, once a frame.
 
 import { Chart } from "./chart.js";
-import { bytes, count, duration, percent, setText } from "./format.js";
+import { bytes, count, duration, few, percent, setText } from "./format.js";
 import { drawBlobs, drawFlights, drawRollouts, drawTroubled } from "./lists.js";
 import { MemberMap } from "./map.js";
 import { Story } from "./story.js";
 
 const RETRY_MS = 5_000;
 const CHART_EVERY_MS = 5_000;
+// Clients can name any number of registries.
+const UNWELL_MAX = 5;
 
 const $ = (id) => document.getElementById(id);
 const map = new MemberMap($("map"), $("member"));
@@ -99,7 +101,7 @@ function drawFigures() {
   const full = ["capacity", "disk-full"].includes(node.store_trouble);
   if (node.degraded && full) trouble.push("The store is full: what finds no room goes straight upstream. shoal status says more.");
   else if (node.degraded) trouble.push("The store cannot be used: pulls go straight upstream. The agent’s log says why.");
-  if (node.unwell.length) trouble.push(`Left alone for now: ${node.unwell.join(", ")}.`);
+  if (node.unwell.length) trouble.push(`Left alone for now: ${few([...new Set(node.unwell)], UNWELL_MAX)}.`);
   $("trouble").hidden = trouble.length === 0;
   setText($("trouble"), trouble.join(" "));
 }

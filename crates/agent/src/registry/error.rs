@@ -17,8 +17,9 @@ use crate::registry::respond;
 /// Methods that are answered.
 const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD");
 
-/// The error codes of the distribution specification ("Error Codes"); the list is closed. Those of pushing cannot
-/// occur here.
+/// The error codes of the distribution specification ("Error Codes"), whose list is closed for answers with 4xx. Those of
+/// pushing cannot occur here. [`Code::Unavailable`] is from the registry API that came before it: clients that read the body of
+/// a 502 know and print it (containerd, crane, oras), docker and podman go by the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Code {
@@ -38,8 +39,10 @@ pub enum Code {
     Denied,
     /// The client has to prove its right.
     Unauthorized,
-    /// What was asked is not done here, or cannot be done now.
+    /// What was asked is not done here.
     Unsupported,
+    /// It cannot be done now.
+    Unavailable,
 }
 
 /// A refused request.
@@ -103,7 +106,7 @@ impl Refusal {
     /// The node cannot serve the pull.
     pub fn pull(error: PullError, kind: Kind) -> Self {
         let message = error.to_string();
-        let gateway = |message| Refusal::new(StatusCode::BAD_GATEWAY, Code::Unsupported, message);
+        let gateway = |message| Refusal::new(StatusCode::BAD_GATEWAY, Code::Unavailable, message);
         match error {
             PullError::Unsatisfiable { size } => {
                 let mut refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, Code::SizeInvalid, message);

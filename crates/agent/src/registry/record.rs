@@ -1,6 +1,9 @@
 //! One log line and one set of counts per request, written when the request has really ended: when the last byte of
 //! its body was taken, or the body was dropped before. A request whose client leaves before there is an answer is
 //! written as well.
+//!
+//! A request that failed here is a warning and all others are information, so that whoever wants no line for each request
+//! (`info,shoal::request=warn`) still has those for which somebody looks into the log.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,7 +18,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use shoal_engine::{Digest, Reference, Scope};
-use tracing::{Span, field};
+use tracing::{Level, Span, field};
 
 use crate::metrics::{Metrics, Served};
 use crate::registry::path::Kind;
@@ -23,6 +26,9 @@ use crate::trace;
 
 /// Target of the request lines, for filters.
 pub const TARGET: &str = "shoal::request";
+
+/// Times are told to a tenth of a millisecond. Smaller steps would print the times of hits with an exponent.
+const STEPS_PER_SECOND: f64 = 1e4;
 
 /// What a request named.
 #[derive(Clone, Debug)]
@@ -148,6 +154,16 @@ impl Record {
             "client-left"
         }
     }
+
+    /// Whether the client did not get what it asked for, and that is not its own doing.
+    fn has_failed(&self) -> bool {
+        self.is_cut || self.answered.is_some_and(|(status, _)| status.is_server_error())
+    }
+}
+
+/// For a line of the log.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * STEPS_PER_SECOND).round() / STEPS_PER_SECOND
 }
 
 impl Drop for Record {
@@ -158,7 +174,11 @@ impl Drop for Record {
             self.metrics.served(source, self.bytes);
         }
         self.end_span();
-        if !tracing::enabled!(target: TARGET, tracing::Level::INFO) {
+        let is_told = match self.has_failed() {
+            true => tracing::enabled!(target: TARGET, Level::WARN),
+            false => tracing::enabled!(target: TARGET, Level::INFO),
+        };
+        if !is_told {
             return;
         }
         let named = self.named.as_ref().map(|named| match named {
@@ -169,25 +189,32 @@ impl Drop for Record {
             Sent::Range(range, size) => format!("{}-{}/{size}", range.start, range.end.saturating_sub(1)),
             Sent::Parts { count, .. } => format!("{count} parts"),
         });
-        tracing::info!(
-            target: TARGET,
-            method = %self.method,
-            kind = self.kind.as_str(),
-            registry = self.scope.as_ref().map(|scope| scope.registry.as_str()),
-            repository = self.scope.as_ref().map(|scope| scope.repository.as_str()),
-            reference = named,
-            range,
-            status = self.answered.map(|(status, _)| status.as_u16()),
-            bytes = self.bytes,
-            source = self.source.map(Served::as_str),
-            client = self.client.map(tracing::field::display),
-            seconds_to_head = self.answered.map(|(_, seconds)| seconds.as_secs_f64()),
-            seconds = self.begun.elapsed().as_secs_f64(),
-            error = self.failure.as_deref(),
-            ended = self.ended(),
-            trace = trace::id(&self.span),
-            "request"
-        );
+        // The level of a line is part of its place in the program, so there are two of them.
+        macro_rules! tell {
+            ($level:expr) => {
+                tracing::event!(
+                    target: TARGET,
+                    $level,
+                    method = %self.method,
+                    kind = self.kind.as_str(),
+                    registry = self.scope.as_ref().map(|scope| scope.registry.as_str()),
+                    repository = self.scope.as_ref().map(|scope| scope.repository.as_str()),
+                    reference = named,
+                    range,
+                    status = self.answered.map(|(status, _)| status.as_u16()),
+                    bytes = self.bytes,
+                    source = self.source.map(Served::as_str),
+                    client = self.client.map(field::display),
+                    seconds_to_head = self.answered.map(|(_, time)| seconds(time)),
+                    seconds = seconds(self.begun.elapsed()),
+                    error = self.failure.as_deref(),
+                    ended = self.ended(),
+                    trace = trace::id(&self.span),
+                    "request"
+                )
+            };
+        }
+        if self.has_failed() { tell!(Level::WARN) } else { tell!(Level::INFO) }
     }
 }
 
@@ -212,8 +239,7 @@ impl Record {
         }
         span.record("shoal.bytes", self.bytes);
         span.record("shoal.outcome", self.ended());
-        let is_error = self.is_cut || self.answered.is_some_and(|(status, _)| status.is_server_error());
-        if let Some(failure) = self.failure.as_deref().filter(|_| is_error) {
+        if let Some(failure) = self.failure.as_deref().filter(|_| self.has_failed()) {
             span.record("otel.status_code", "ERROR");
             span.record("otel.status_description", failure);
         }

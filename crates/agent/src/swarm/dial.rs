@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
 use rustls::pki_types::ServerName;
 use shoal_engine::peer::{Member, PeerId};
 use shoal_net::{Identity, client_tls, probe_when_idle};
@@ -149,9 +150,26 @@ struct Unreachable {
     by_peer: HashMap<PeerId, (Arc<Member>, Instant)>,
     /// Whether a task tries them again: when the firewall is gone, the next pull shall not be the one to find out.
     is_tried: bool,
+    /// How many there are.
+    count: Gauge,
 }
 
 impl Unreachable {
+    fn insert(&mut self, member: &Arc<Member>) {
+        self.by_peer.insert(member.peer, (Arc::clone(member), Instant::now()));
+        self.count.set(self.by_peer.len() as i64);
+    }
+
+    fn remove(&mut self, peer: &PeerId) {
+        self.by_peer.remove(peer);
+        self.count.set(self.by_peer.len() as i64);
+    }
+
+    fn clear(&mut self) {
+        self.by_peer.clear();
+        self.count.set(0);
+    }
+
     /// The one that was tried the longest ago. If there is none, nobody tries them any more.
     fn next(&mut self) -> Option<Arc<Member>> {
         let next =
@@ -162,14 +180,15 @@ impl Unreachable {
 }
 
 impl Dialer {
-    pub fn new(identity: Identity, proof: String, round_trips: Arc<RoundTrips>) -> Self {
+    /// `unreachable` counts the members that cannot be connected to.
+    pub fn new(identity: Identity, proof: String, round_trips: Arc<RoundTrips>, unreachable: Gauge) -> Self {
         Dialer {
             identity,
             proof,
             idle: Mutex::default(),
             configs: Mutex::default(),
             latencies: Mutex::default(),
-            unreachable: Mutex::default(),
+            unreachable: Mutex::new(Unreachable { count: unreachable, ..Unreachable::default() }),
             connected: Mutex::default(),
             silent: AtomicUsize::default(),
             round_trips,
@@ -259,7 +278,7 @@ impl Dialer {
         self.configs.lock().retain(|peer, _| is_member(peer));
         self.latencies.lock().retain(|peer, _| is_member(peer));
         // One of them may have come back.
-        self.unreachable.lock().by_peer.clear();
+        self.unreachable.lock().clear();
     }
 
     /// How long the last connection to a member took to open.
@@ -343,8 +362,7 @@ impl Dialer {
         }
         // Only when none of its addresses answers: others do not try it meanwhile.
         if failure.is_closed_port() && !member.addresses.is_empty() {
-            let mut unreachable = self.unreachable.lock();
-            unreachable.by_peer.insert(member.peer, (Arc::clone(member), Instant::now()));
+            self.unreachable.lock().insert(member);
         }
         Err(failure)
     }
@@ -361,7 +379,7 @@ impl Dialer {
         let tcp = connected.map_err(|source| DialError::Connect { address, source })?;
         reached.set();
         self.latencies.lock().insert(member.peer, begun.elapsed());
-        self.unreachable.lock().by_peer.remove(&member.peer);
+        self.unreachable.lock().remove(&member.peer);
         *self.connected.lock() = Some(Instant::now());
         let secured = within(HANDSHAKE_TIMEOUT, self.secure(tcp, address, member.peer)).await;
         secured

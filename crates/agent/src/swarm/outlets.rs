@@ -2,14 +2,13 @@
 //!
 //! Invariants: every piece that the engine sends is answered with one `Uploaded`, also when its stream is gone (I4); a
 //! stream that ends before all it was asked for has been sent tells the engine so; a piece leaves only after the
-//! repositories that the blob is known to be in.
+//! repositories that the blob is known to be in; a stored blob that cannot be read for one member is not offered to the next.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -31,12 +30,15 @@ use super::wire;
 use crate::driver::{FlightIo, Handle, read_at};
 use crate::metrics::Metrics;
 use crate::rate::Throttle;
+use crate::store_health::StoredFile;
 use crate::trace;
 
 /// Bytes of a piece that are read from the disk at once and leave as one frame: large enough that frames cost nothing, small enough
 /// that a piece leaves evenly and a slow reader keeps little in memory, twice. Below what the allocator maps anew for each buffer,
 /// whose every page would cost a fault.
 const READ_BYTES_MAX: u64 = 256 << 10;
+/// How long a part of a stored blob may take to be read before its stream ends: as long as a member may take nothing of one.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Name of a stream: to whom, of which blob, for which class.
 pub type StreamKey = (PeerId, Digest, u8);
@@ -228,17 +230,26 @@ struct Stored {
 #[derive(Clone)]
 enum Source {
     Inline(Bytes),
-    File(Arc<File>),
+    File(StoredFile),
     Flight(Arc<FlightIo>),
 }
 
 impl Source {
-    /// Blocks on the disk.
-    fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
-        match self {
-            Source::Inline(all) => Ok(all.slice(range.start as usize..range.end as usize)),
-            Source::File(file) => read_at(file, range),
-            Source::Flight(flight) => flight.read(range),
+    /// Begins to read a part, on a thread that may wait for the disk.
+    fn begin(&self, range: Range<u64>) -> JoinHandle<io::Result<Bytes>> {
+        match self.clone() {
+            Source::Inline(all) => {
+                tokio::task::spawn_blocking(move || Ok(all.slice(range.start as usize..range.end as usize)))
+            }
+            Source::File(file) => tokio::spawn(file.read(move |file| read_at(file, range))),
+            Source::Flight(flight) => tokio::task::spawn_blocking(move || flight.read(range)),
+        }
+    }
+
+    /// A part could not be read.
+    fn failed(&self, range: Range<u64>, error: &io::Error) {
+        if let Source::File(file) = self {
+            file.failed(range, error);
         }
     }
 }
@@ -248,7 +259,7 @@ struct Parts {
     source: Source,
     /// What nobody has been told to read.
     rest: Range<u64>,
-    coming: Option<JoinHandle<io::Result<Bytes>>>,
+    coming: Option<(Range<u64>, JoinHandle<io::Result<Bytes>>)>,
 }
 
 impl Parts {
@@ -261,14 +272,14 @@ impl Parts {
     fn begin(&mut self) {
         let end = self.rest.end.min(self.rest.start + READ_BYTES_MAX);
         let part = std::mem::replace(&mut self.rest.start, end)..end;
-        let source = self.source.clone();
-        self.coming = (!part.is_empty()).then(|| tokio::task::spawn_blocking(move || source.read(part)));
+        self.coming = (!part.is_empty()).then(|| (part.clone(), self.source.begin(part)));
     }
 
     /// The next part; `None` behind the last.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let Some(coming) = self.coming.take() else { return Ok(None) };
-        let part = coming.await.map_err(io::Error::other)??;
+        let Some((range, coming)) = self.coming.take() else { return Ok(None) };
+        let read = coming.await.map_err(io::Error::other)?;
+        let part = read.inspect_err(|error| self.source.failed(range, error))?;
         self.begin();
         Ok(Some(part))
     }
@@ -355,11 +366,12 @@ impl Outlet {
     async fn stored(&mut self) -> Result<&mut Stored, OutletError> {
         if self.stored.is_none() {
             let (store, digest) = (self.outlets.0.store.clone(), self.key.1);
+            let health = self.handle.store_health().clone();
             let read = move || {
-                let blob = store.get(&digest, SystemTime::now()).ok().flatten()?;
-                let bytes = match blob.content {
-                    Content::Inline(bytes) => Source::Inline(bytes),
-                    Content::File(file) => Source::File(file),
+                let blob = health.readable(&store, &digest).ok().flatten()?;
+                let bytes = match &blob.content {
+                    Content::Inline(bytes) => Source::Inline(bytes.clone()),
+                    Content::File(file) => Source::File(StoredFile::new(&health, &blob, file, READ_PATIENCE)),
                 };
                 Some(Stored { bytes, untold: store.links(&digest).unwrap_or_default() })
             };
@@ -391,7 +403,8 @@ impl Drop for Outlet {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt as _;
+    use std::fs::File;
+    use std::time::SystemTime;
 
     use futures_util::StreamExt as _;
     use shoal_engine::Algorithm;
@@ -402,6 +415,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::driver;
+    use crate::store_health::StoreHealth;
     use crate::upstream::{self, Upstream};
 
     fn bytes(len: u64) -> Bytes {
@@ -440,9 +454,15 @@ mod tests {
     #[tokio::test]
     async fn a_piece_is_read_part_by_part() {
         let all = bytes(2 * READ_BYTES_MAX + 1000);
-        let file = Arc::new(tempfile::tempfile().unwrap());
-        file.write_all_at(&all, 0).unwrap();
-        for source in [Source::File(Arc::clone(&file)), Source::Inline(all.clone())] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(Options { disk_free_min: 0, ..Options::new(folder.path()) }).unwrap().store;
+        let digest = Digest::new(Algorithm::Sha256, &[1; 32]);
+        store.put(&digest, None, &all, SystemTime::now()).unwrap();
+        let blob = store.get(&digest, SystemTime::now()).unwrap().unwrap();
+        let Content::File(file) = &blob.content else { panic!("it is too large for the index") };
+        let health = StoreHealth::new(store.clone(), Metrics::new());
+        let file = StoredFile::new(&health, &blob, file, READ_PATIENCE);
+        for source in [Source::File(file), Source::Inline(all.clone())] {
             let mut parts = Parts::new(source, 10..all.len() as u64);
             let mut read = Vec::new();
             while let Some(part) = parts.next().await.unwrap() {
@@ -454,7 +474,8 @@ mod tests {
         }
     }
 
-    /// A stored blob of two pieces leaves as it is. When its file is shortened, its stream ends and not the process.
+    /// A stored blob of two pieces leaves as it is. When its file is shortened, its stream ends and not the process, and the blob
+    /// leaves the store, which is what tells the homes.
     #[tokio::test]
     async fn what_cannot_be_read_ends_the_stream() {
         let folder = tempfile::tempdir().unwrap();
@@ -491,10 +512,20 @@ mod tests {
         for _ in 0..2 {
             stream.next().await.unwrap().unwrap();
         }
+        let (departed, mut departures) = mpsc::unbounded_channel();
+        store.on_departure(move |digest| {
+            let _ = departed.send(*digest);
+        });
         let path = folder.path().join("blobs/sha256").join(&digest.hex()[..2]).join(digest.hex());
         File::options().write(true).open(path).unwrap().set_len(PIECE_BYTES_MIN).unwrap();
         send(1);
         assert!(stream.next().await.unwrap().is_ok(), "the head of the piece");
         assert!(matches!(stream.next().await, Some(Err(OutletError::Io(_)))));
+        let departure = tokio::time::timeout(Duration::from_secs(30), departures.recv());
+        assert_eq!(departure.await.expect("it leaves"), Some(digest));
+
+        let mut stream = open();
+        send(0);
+        assert!(matches!(stream.next().await, Some(Err(OutletError::Gone))));
     }
 }

@@ -11,6 +11,7 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use url::Url;
 
@@ -20,6 +21,9 @@ use super::limits::{CREDENTIALS_CHECK, REPEAT_PAUSE};
 use super::transport::Connector;
 use super::{Bucket, TierSettings, TierSettingsError};
 use crate::stamp::Stamp;
+
+/// Looks at a directory at once. A healthy one answers in microseconds.
+const LOOKS_MAX: usize = 4;
 
 /// What a credentials file has to hold.
 const S3_FORM: &str = "access_key_id and secret_access_key, perhaps session_token, in TOML";
@@ -31,6 +35,8 @@ pub(super) struct Backend {
     settings: TierSettings,
     connector: Connector,
     made: tokio::sync::Mutex<Option<Made>>,
+    /// Threads that may look at a directory at once. A file system that hangs keeps them, and no others.
+    looks: Arc<Semaphore>,
 }
 
 struct Made {
@@ -47,6 +53,7 @@ impl Backend {
             settings: settings.clone(),
             connector: Connector::new(settings)?,
             made: tokio::sync::Mutex::new(None),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
         };
         // A file may be unreadable for a moment, while it is replaced; an environment does not change.
         let is_fixed = !matches!(settings.credentials, BucketCredentials::File(_));
@@ -64,16 +71,20 @@ impl Backend {
             settings: settings.clone(),
             connector: Connector::new(settings).unwrap(),
             made: tokio::sync::Mutex::new(Some(made)),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
         }
     }
 
     /// The store as of now.
     pub async fn store(&self) -> Result<Arc<dyn ObjectStore>, TierFault> {
+        if let Bucket::Directory { path } = &self.settings.bucket {
+            return self.directory(path).await;
+        }
         let mut made = self.made.lock().await;
         let BucketCredentials::File(path) = &self.settings.credentials else {
             let made = match &mut *made {
                 Some(made) => made,
-                none => none.insert(self.made(self.make(None).map_err(TierFault::Directory)?, None)),
+                none => none.insert(self.made(self.make(None).map_err(TierFault::Credentials)?, None)),
             };
             return Ok(Arc::clone(&made.store));
         };
@@ -103,6 +114,24 @@ impl Backend {
         }
         let made = made.as_ref().expect("it was there or has just been made");
         Ok(Arc::clone(&made.store))
+    }
+
+    /// The store in a directory that can be looked at just now. Nothing else is asked of a file system that hangs: each question
+    /// would keep a thread for as long as that lasts.
+    async fn directory(&self, path: &Path) -> Result<Arc<dyn ObjectStore>, TierFault> {
+        let permit = Arc::clone(&self.looks).acquire_owned().await.expect("never closed");
+        let known = self.made.lock().await.as_ref().map(|made| Arc::clone(&made.store));
+        let path = path.to_owned();
+        let look = move || {
+            let _permit = permit;
+            // Whatever it says: what matters is that it comes back.
+            let _ = std::fs::metadata(&path);
+            known.map_or_else(|| directory(&path), Ok)
+        };
+        let ended = |_| TierFault::Directory("it could not be looked at".to_owned());
+        let store = tokio::task::spawn_blocking(look).await.map_err(ended)?.map_err(TierFault::Directory)?;
+        *self.made.lock().await = Some(self.made(Arc::clone(&store), None));
+        Ok(store)
     }
 
     fn made(&self, store: Arc<dyn ObjectStore>, stamp: Option<Stamp>) -> Made {

@@ -50,6 +50,12 @@ pub(super) enum AuthFault {
 }
 
 impl AuthFault {
+    /// Whether there may be no token endpoint any more where the last challenge has named one.
+    fn is_about_the_place(&self) -> bool {
+        let AuthFault::Token(error) = self else { return false };
+        matches!(error.fault(), SourceFault::Missing | SourceFault::Transient)
+    }
+
     /// What it means for the walk over the sources. A token endpoint's 404 says nothing about the blob.
     pub fn fault(&self) -> SourceFault {
         match self {
@@ -116,7 +122,14 @@ impl Authorizer {
         let key = (source.registry.clone(), repository.clone());
         let Some(scheme) = self.schemes.get(&key).await else { return Ok(None) };
         let resolved = source.credentials.resolve().await;
-        self.authorize(transport, source, &scheme, &resolved, None).await.map(Some)
+        match self.authorize(transport, source, &scheme, &resolved, None).await {
+            // The registry may send us elsewhere by now.
+            Err(fault) if fault.is_about_the_place() => {
+                self.schemes.invalidate(&key).await;
+                Ok(None)
+            }
+            authorized => authorized.map(Some),
+        }
     }
 
     /// Answers a 401. `refused` is what the request had carried.
@@ -194,6 +207,12 @@ impl Authorizer {
 async fn clients_token(place: &Place) -> Option<&HeaderValue> {
     let header = place.asked.bearer.as_ref().filter(|_| !place.is_mirror)?.to_fetch()?;
     place.source.credentials.resolve().await.login.is_none().then_some(header)
+}
+
+/// Whether what is sent to a place carries the token of the client that asks: to be judged, or to fetch with.
+pub(super) async fn carries_clients_token(place: &Place) -> bool {
+    let is_to_be_judged = place.asked.bearer.as_ref().is_some_and(|token| token.to_fetch().is_none());
+    (is_to_be_judged && !place.is_mirror) || clients_token(place).await.is_some()
 }
 
 /// Bearer before Basic: where both are offered (Quay), content is served for a token only.

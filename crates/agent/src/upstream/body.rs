@@ -45,6 +45,8 @@ struct Raw {
     received: u64,
     idle: Duration,
     gate: Option<Gate>,
+    /// Bytes that have been handed out and for which the throttle has not been waited for yet.
+    owed: usize,
 }
 
 impl Body {
@@ -57,7 +59,7 @@ impl Body {
     ) -> Result<Self, UpstreamError> {
         let coding = headers::coding(response.headers());
         let coding = coding.map_err(|name| UpstreamError::new(&url, Reason::Encoding(name)))?;
-        let raw = Raw { url: url.clone(), response, received: 0, idle, gate };
+        let raw = Raw { url: url.clone(), response, received: 0, idle, gate, owed: 0 };
         let inner = match coding {
             Coding::Identity => Inner::Plain(Box::new(raw)),
             Coding::Gzip => {
@@ -94,13 +96,17 @@ impl Body {
 
 impl Raw {
     async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        // After a chunk, and not before it: whoever waits for the first one wants to know whether the source answers.
+        if let Some(gate) = self.gate.as_ref().filter(|_| self.owed > 0) {
+            gate.throttle.pass(std::mem::take(&mut self.owed)).await;
+        }
         let received = self.received;
         match tokio::time::timeout(self.idle, self.response.chunk()).await {
             Ok(Ok(Some(chunk))) => {
                 self.received += chunk.len() as u64;
                 if let Some(gate) = &self.gate {
                     gate.bytes.inc_by(chunk.len() as u64);
-                    gate.throttle.pass(chunk.len()).await;
+                    self.owed = chunk.len();
                 }
                 Ok(Some(chunk))
             }

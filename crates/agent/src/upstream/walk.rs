@@ -17,6 +17,7 @@ use shoal_engine::{Digest, Scope, SourceFault};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span, field};
 
+use super::auth::carries_clients_token;
 use super::error::{Reason, UpstreamError};
 use super::exchange::Exchange;
 use super::health::{Standing, Weight};
@@ -228,7 +229,14 @@ where
             let late = |_| Err(UpstreamError::new(&place.source.endpoint, Reason::HeadersLate(limit)));
             tokio::time::timeout(limit, asked).await.unwrap_or_else(late)
         };
-        place.source.health.note(self.subject.weight, place.is_mirror, &result);
+        let is_limited =
+            result.as_ref().is_err_and(|error| matches!(error.fault(), SourceFault::RateLimited { .. }));
+        // A limit of the client's account says nothing of what others may ask for; but the source has answered.
+        let (weight, is_mirror) = (self.subject.weight, place.is_mirror);
+        match is_limited && carries_clients_token(place).await {
+            true => place.source.health.note::<()>(weight, is_mirror, &Ok(())),
+            false => place.source.health.note(weight, is_mirror, &result),
+        }
         trace::outcome(&span, result.as_ref().map(|_| "answered"));
         match result {
             Ok(value) => Ok(value),

@@ -1,7 +1,8 @@
 //! One request: its images one after the other, and how each node stands.
 //!
-//! Invariants: a node counts as ready only for images that it has whole; a request ends when each of its images has, when it
-//! is cancelled, or when the agent ends; what it began elsewhere is taken back only if nobody else on this agent wants it.
+//! Invariants: a node is ready only when it has every image that was asked for, whole, so that an image that cannot be begun
+//! leaves none ready; a request ends when each of its images has, when it is cancelled, or when the agent ends; what it began
+//! elsewhere is taken back only if nobody else on this agent wants it.
 
 pub(super) mod ask;
 mod away;
@@ -416,8 +417,8 @@ impl Job {
                 }
                 _ => None,
             });
-            let is_ready = !begun.is_empty()
-                && begun.iter().all(|(_, image)| image.standings[number] == Standing::Ready);
+            let has_what_began = begun.iter().all(|(_, image)| image.standings[number] == Standing::Ready);
+            let is_ready = has_what_began && begun.len() == state.images.len();
             let zone = zones.entry(&member.zone).or_insert_with(|| ZoneStatus {
                 zone: member.zone.to_string(),
                 nodes: 0,
@@ -434,8 +435,8 @@ impl Job {
                         unready.push(Unready { node: NodeName::of(member), image, why });
                     }
                 }
-                // Nothing could be begun, and the images say why.
-                None if begun.is_empty() => (zone.failed, failed) = (zone.failed + 1, failed + 1),
+                // What it lacks could not be begun for anybody, and the images say why.
+                None if has_what_began => (zone.failed, failed) = (zone.failed + 1, failed + 1),
                 None => {
                     if begun.iter().any(|(_, image)| image.away.contains_key(&number))
                         && away.len() < UNREADY_MAX
@@ -511,6 +512,53 @@ pub(super) fn joined(one: Option<&str>, other: Option<&str>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::warm::{DEADLINE, GRACE, tests::members};
+
+    fn job(images: &[&str]) -> Job {
+        let wanted = Wanted {
+            images: images.iter().map(|name| name.parse::<Image>().unwrap()).collect(),
+            platforms: Platforms::All,
+            names_platforms: true,
+            targets: members(),
+            keep: None,
+            deadline: DEADLINE,
+            grace: GRACE,
+            pace: Pace::FREE,
+        };
+        Job::new("0a1b2c3d".into(), "0a1b2c3d".into(), wanted)
+    }
+
+    /// Whoever lets a release wait for the nodes that are ready must not let it go without one of its images.
+    #[test]
+    fn an_image_that_cannot_be_begun_leaves_no_node_ready() {
+        let ready = |state: &mut State, at: usize| {
+            state.images[at].standings.fill(Standing::Ready);
+            state.images[at].state = ImageState::Done;
+        };
+        let counts = |job: &Job| {
+            let status = job.status();
+            (status.ready, status.failed, status.waiting.len(), status.unready.len())
+        };
+        let whole = job(&["r.test/app:v1", "r.test/app:v2"]);
+        whole.change(|state| ready(state, 0));
+        assert_eq!(counts(&whole), (0, 0, 6, 0), "one of them is on its way");
+        whole.change(|state| ready(state, 1));
+        assert_eq!(counts(&whole), (6, 0, 0, 0));
+
+        let lacking = job(&["r.test/app:v1", "r.test/app:v9"]);
+        lacking.fail(1, "no source has it".into());
+        assert_eq!(counts(&lacking), (0, 0, 6, 0), "the other one is on its way");
+        lacking.change(|state| {
+            ready(state, 0);
+            state.phase = Phase::Done;
+        });
+        assert_eq!(counts(&lacking), (0, 6, 0, 0), "the image says why, and not each node");
+        let status = lacking.status();
+        assert_eq!((status.outcome, status.images_failed()), (Outcome::Partial, 1));
+        let on_nodes: Vec<usize> = status.images.iter().map(|image| image.ready).collect();
+        assert_eq!(on_nodes, [6, 0]);
+        assert!(status.zones.iter().all(|zone| (zone.ready, zone.failed) == (0, zone.nodes)));
+    }
 
     #[test]
     fn who_is_away_is_decided_at_the_end() {

@@ -26,7 +26,7 @@ use shoal_engine::peer::{Member, PeerId, Roster};
 
 use super::{KEEP_MAX, WarmRequest};
 use crate::driver::brief_name;
-use crate::swarm::name;
+use crate::swarm::{name, peer_named};
 
 /// Of the file with them: what the agent's umask leaves.
 const FILE_MODE: u32 = 0o666;
@@ -133,6 +133,8 @@ impl Now {
 pub(super) struct Standing {
     /// `None` where nothing is to be kept.
     file: Option<PathBuf>,
+    peer: Option<PeerId>,
+    /// Its name; empty where there is none.
     me: String,
     orders: Mutex<Vec<Order>>,
     /// What this life of the agent has written to the file. Held from the look at the orders until that is written, so that the
@@ -171,8 +173,8 @@ impl Order {
 
 impl Standing {
     /// Reads what an earlier life of the agent has kept. Without a file, and without a name, nothing is kept.
-    pub fn open(me: Option<PeerId>, file: Option<PathBuf>) -> Self {
-        let (me, file) = me.map_or((String::new(), None), |me| (name(&me), file));
+    pub fn open(peer: Option<PeerId>, file: Option<PathBuf>) -> Self {
+        let (me, file) = peer.map_or((String::new(), None), |me| (name(&me), file));
         let read = |file: &PathBuf| match fs::read(file) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -189,7 +191,7 @@ impl Standing {
                 order.id = super::job::new_id();
             }
         }
-        Standing { file, me, orders: Mutex::new(orders), kept: Mutex::default() }
+        Standing { file, peer, me, orders: Mutex::new(orders), kept: Mutex::default() }
     }
 
     /// Owns a request that has begun for these members. It ends at `until`, in Unix seconds.
@@ -320,10 +322,10 @@ impl Standing {
             order.told.retain(|_, since| now.running.saturating_sub(*since) < TELL_AGAIN);
             let untold = |heir: &&Arc<Member>| !order.told.contains_key(&(heir.peer, heir.generation));
             let heirs = order.heirs(roster);
-            let is_to_hear = |member: &&Arc<Member>| {
-                heirs.contains(&member.peer) || order.last_owner.as_ref() == Some(&name(&member.peer))
-            };
-            let others = roster.iter().filter(|member| name(&member.peer) != self.me);
+            let last_owner = order.last_owner.as_deref().and_then(peer_named);
+            let is_to_hear =
+                |member: &&Arc<Member>| heirs.contains(&member.peer) || last_owner == Some(member.peer);
+            let others = roster.iter().filter(|member| Some(member.peer) != self.peer);
             let tell: Vec<_> = others.filter(is_to_hear).filter(untold).cloned().collect();
             look.tell.extend(tell.into_iter().map(|member| (member, order.clone())));
             look.due.extend(due(order, settled, now));
@@ -338,21 +340,21 @@ impl Standing {
     /// Whether a copy is one too many: others have become heirs, and the owner sees to it that they have one. Nobody would tell
     /// this agent when the order ends.
     fn is_spare(&self, order: &Order, roster: &Roster) -> bool {
-        let is_owned = roster.iter().any(|member| name(&member.peer) == order.owner);
-        let is_heir = || order.heirs(roster).iter().any(|heir| name(heir) == self.me);
+        let is_owned = peer_named(&order.owner).is_some_and(|owner| roster.contains(&owner));
+        let is_heir = || order.heirs(roster).iter().any(|heir| Some(*heir) == self.peer);
         order.owner != self.me && is_owned && !is_heir()
     }
 
     /// Whether an order has become this agent's, whose owner is gone. An agent that sees nobody is the one that is gone.
     fn take_over(&self, order: &mut Order, now: Now, roster: &Roster) -> bool {
-        let is_there = roster.iter().any(|member| name(&member.peer) == order.owner);
+        let is_there = peer_named(&order.owner).is_some_and(|owner| roster.contains(&owner));
         if is_there || order.is_over || roster.len() < 2 {
             order.orphan_since = None;
             return false;
         }
         let since = *order.orphan_since.get_or_insert(now.running);
         let heirs = order.heirs(roster);
-        let rank = heirs.iter().position(|heir| name(heir) == self.me).unwrap_or(heirs.len());
+        let rank = heirs.iter().position(|heir| Some(*heir) == self.peer).unwrap_or(heirs.len());
         let patience = TAKEOVER_AFTER + TAKEOVER_STEP * u32::try_from(rank).unwrap_or(u32::MAX);
         if now.running.saturating_sub(since) < patience {
             return false;

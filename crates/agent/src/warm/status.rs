@@ -171,7 +171,7 @@ pub struct WarmStatus {
     pub images: Vec<ImageStatus>,
     /// Nodes that were asked for.
     pub nodes: usize,
-    /// Nodes that have every image that could be begun.
+    /// Nodes that have every image that was asked for. One that could not be begun leaves none ready.
     pub ready: usize,
     /// Nodes that are not going to.
     pub failed: usize,
@@ -231,7 +231,9 @@ pub(super) fn why(fault: WarmFault) -> &'static str {
         WarmFault::Denied => "the registry denies it a blob: look at its credentials and rules",
         WarmFault::Exhausted => "every source failed or broke off: its log says which",
         WarmFault::WrongContent => "what it received does not match the digest: its log says from whom",
-        WarmFault::Store => "its disk cannot take a blob: look at `shoal status` there",
+        WarmFault::Store => {
+            "its store has no room for a blob, or cannot be used: `shoal status` there says which"
+        }
         WarmFault::Draining => "it has shut down: when it is back, give the same command; what it has counts",
         WarmFault::Busy => "it works on as many sets as it can: ask again later",
         WarmFault::Malformed => "it does not understand the order: look at its version in `shoal peers`",

@@ -80,6 +80,7 @@ fn view(look: u64) -> View {
         outcome: Outcome::Warming,
         images: vec!["registry.example.com/a-team-with-a-name/an-application:v1".into(); 3],
         image_count: 20,
+        missing: Vec::new(),
         nodes: MEMBERS as usize,
         ready: look as usize,
         failed: 1,

@@ -1,5 +1,5 @@
 //! What can be seen of the agent and, as far as it knows, of its cluster. Invariant: every list but that of the members has
-//! a bound, and no text in it is longer than a name.
+//! a bound, and no text in it is longer than a name or [`ERROR_CHARS_MAX`].
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::Traffic;
 use crate::admin::openapi::DigestText;
 use crate::driver::FlightStatus;
 use crate::store_health::Reason;
-use crate::warm::{Outcome, Phase, WarmStatus, ZoneStatus};
+use crate::warm::{ImageState, Outcome, Phase, WarmStatus, ZoneStatus};
 
 /// Blobs whose way over the members is followed.
 pub const BLOBS_MAX: usize = 12;
@@ -20,6 +20,8 @@ pub const FLIGHTS_MAX: usize = 12;
 pub const ROLLOUTS_MAX: usize = 4;
 /// Images of a rollout that are named.
 const IMAGES_MAX: usize = 3;
+/// Characters of an error that are shown.
+const ERROR_CHARS_MAX: usize = 300;
 /// Zones of a rollout that are told apart.
 const ZONES_MAX: usize = 12;
 
@@ -123,6 +125,9 @@ pub struct RolloutView {
     pub images: Vec<String>,
     /// How many it has.
     pub image_count: usize,
+    /// Some of those that cannot be warmed: no node is ready without them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingImage>,
     /// Nodes that were asked for.
     pub nodes: usize,
     /// Of them, those that have every image.
@@ -143,6 +148,15 @@ pub struct RolloutView {
     pub upstream_bytes: Option<u64>,
 }
 
+/// An image that cannot be warmed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct MissingImage {
+    /// Its name.
+    pub image: String,
+    /// Why, cut where it is long.
+    pub error: String,
+}
+
 impl From<&WarmStatus> for RolloutView {
     fn from(status: &WarmStatus) -> Self {
         let mut zones = status.zones.clone();
@@ -154,6 +168,7 @@ impl From<&WarmStatus> for RolloutView {
             outcome: status.outcome(),
             images: status.images.iter().take(IMAGES_MAX).map(|image| image.image.clone()).collect(),
             image_count: status.images.len(),
+            missing: missing(status),
             nodes: status.nodes,
             ready: status.ready,
             failed: status.failed,
@@ -164,5 +179,43 @@ impl From<&WarmStatus> for RolloutView {
             bytes_of: status.bytes_of,
             upstream_bytes: status.upstream_bytes,
         }
+    }
+}
+
+fn missing(status: &WarmStatus) -> Vec<MissingImage> {
+    let failed = status.images.iter().filter(|image| image.state == ImageState::Failed);
+    let told = failed.take(IMAGES_MAX).map(|image| MissingImage {
+        image: image.image.clone(),
+        error: image.error.iter().flat_map(|error| error.chars()).take(ERROR_CHARS_MAX).collect(),
+    });
+    told.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::warm::ImageStatus;
+
+    #[test]
+    fn what_cannot_be_warmed_is_told_with_the_reason() {
+        let image = |name: &str, state, error: Option<String>| ImageStatus {
+            image: name.into(),
+            digest: None,
+            state,
+            blobs: 0,
+            size: 0,
+            ready: 0,
+            error,
+            note: None,
+        };
+        let images = vec![
+            image("a", ImageState::Done, None),
+            image("b", ImageState::Failed, Some("no source has it".into())),
+            image("c", ImageState::Failed, Some("x".repeat(1000))),
+        ];
+        let view = RolloutView::from(&WarmStatus { images, ..WarmStatus::default() });
+        let told: Vec<(&str, usize)> =
+            view.missing.iter().map(|missing| (&*missing.image, missing.error.len())).collect();
+        assert_eq!(told, [("b", 16), ("c", ERROR_CHARS_MAX)]);
     }
 }

@@ -85,3 +85,31 @@ fn who_waits_for_upstream_and_who_gives_up() {
         assert_eq!(alone(end, &blob, me, 1000), (alone_pause(&blob, me, 1000), None), "{end:?}");
     }
 }
+
+/// The manifests of one registry name more blobs than may be fetched ahead. Those of another still find room, and who asks always does.
+#[test]
+fn one_registry_does_not_take_all_that_may_be_fetched_ahead() {
+    let mut engine = Engine::new(Settings::default());
+    let blob = |number: usize| {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        Digest::new(Algorithm::Sha256, &hash)
+    };
+    let scope =
+        |registry: &str| Scope { registry: registry.parse().unwrap(), repository: "app".parse().unwrap() };
+    let named = |engine: &mut Engine, numbers: std::ops::Range<usize>, registry: &str| {
+        for number in numbers {
+            let prefetch = Some(scope(registry));
+            engine.handle(Time::ZERO, Input::Described { digest: blob(number), size: 1000, prefetch });
+        }
+        engine.flights().count()
+    };
+    let own = PREFETCH_FLIGHTS_PER_REGISTRY_MAX;
+    assert_eq!(named(&mut engine, 0..300, "slow.example"), own);
+    assert_eq!(named(&mut engine, 300..310, "other.example"), own + 10);
+    assert_eq!(named(&mut engine, 400..600, "third.example"), PREFETCH_FLIGHTS_MAX);
+    let (ticket, digest) = (TicketId(1), blob(299));
+    let part = crate::demand::Part::Whole;
+    engine.handle(Time::ZERO, Input::Open { ticket, digest, scope: scope("slow.example"), part });
+    assert_eq!(engine.flight(&digest).map(Flight::ticket_count), Some(1));
+}

@@ -2,11 +2,12 @@
 //!
 //! Question: the homes of a blob change as members come and go; who is told, and when? Answer: a new blob is told to its
 //! homes of the moment. When the list of members has changed and been calm for a while, all blobs are looked through, a
-//! bounded number at a time, and each is told to those of its homes that were not told before, or that have been started
-//! again since and have forgotten. Nodes begin at different moments. Prevents: blobs that nobody finds because they were
+//! bounded number at a time, and each is told to those of its homes that were not told before, or that have forgotten: because
+//! they have been started again, because the connection broke, which strikes this node off their books, or because this node
+//! was taken for gone and has begun another life. Nodes begin at different moments. Prevents: blobs that nobody finds because they were
 //! announced before the cluster had formed, and a storm of announcements with each member that comes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -29,7 +30,9 @@ pub struct Announcements {
     flush_at: Option<Time>,
     /// The list of members by which everything that is stored has been told.
     told: Arc<Roster>,
-    /// When the list first changed since the last sweep began, and when the next one begins.
+    /// Members of it to which the connection has broken since.
+    doubted: BTreeSet<PeerId>,
+    /// When the list first changed, or a connection broke, since the last sweep began, and when the next one begins.
     changed: Option<(Time, Time)>,
     sweep: Option<Sweep>,
 }
@@ -37,6 +40,7 @@ pub struct Announcements {
 /// A look through all that is stored.
 struct Sweep {
     roster: Arc<Roster>,
+    doubted: BTreeSet<PeerId>,
     /// The last blob that was looked at.
     after: Option<Digest>,
     at: Time,
@@ -51,6 +55,7 @@ impl Announcements {
             waiting: BTreeMap::new(),
             flush_at: None,
             told: Arc::default(),
+            doubted: BTreeSet::new(),
             changed: None,
             sweep: None,
         }
@@ -88,8 +93,21 @@ impl Announcements {
         if self.stored.is_empty() {
             // Whatever comes is told by a list that is no older.
             (self.told, self.changed, self.sweep) = (Arc::clone(roster), None, None);
+            self.doubted.clear();
             return;
         }
+        self.look_later(now);
+    }
+
+    /// The connection to a member of the list broke: it counts this node no more among those who have something.
+    pub fn lost(&mut self, now: Time, peer: PeerId) {
+        if !self.stored.is_empty() {
+            self.doubted.insert(peer);
+            self.look_later(now);
+        }
+    }
+
+    fn look_later(&mut self, now: Time) {
         let first = self.changed.map_or(now, |(first, _)| first);
         let part = (mix(self.me.prefix()) % 1024) as f64 / 1024.0;
         let calm = (now + SWEEP_AFTER).min(first + SWEEP_AFTER_MAX);
@@ -100,7 +118,8 @@ impl Announcements {
     pub fn advance(&mut self, now: Time, roster: &Arc<Roster>, mail: &mut Mail) -> Vec<(Digest, u64)> {
         if self.sweep.is_none() && self.changed.is_some_and(|(_, begins)| begins <= now) {
             self.changed = None;
-            self.sweep = Some(Sweep { roster: Arc::clone(roster), after: None, at: now });
+            let doubted = std::mem::take(&mut self.doubted);
+            self.sweep = Some(Sweep { roster: Arc::clone(roster), doubted, after: None, at: now });
         }
         let mine = match self.sweep.take() {
             Some(sweep) if sweep.at <= now => self.look_on(now, sweep),
@@ -116,27 +135,34 @@ impl Announcements {
     }
 
     fn look_on(&mut self, now: Time, sweep: Sweep) -> Vec<(Digest, u64)> {
-        let Sweep { roster, after, .. } = sweep;
+        let Sweep { roster, doubted, after, .. } = sweep;
         let most = (SWEEP_WEIGHTS_MAX / roster.len().max(1)).clamp(1, SWEEP_BLOBS_MAX);
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let part: Vec<_> =
             self.stored.range((from, Bound::Unbounded)).take(most).map(|(d, size)| (*d, *size)).collect();
         let generation = |roster: &Roster, peer: &PeerId| roster.get(peer).map(|member| member.generation);
+        let lives_on = |peer: &PeerId| generation(&self.told, peer) == generation(&roster, peer);
+        let has_begun_anew = !lives_on(&self.me);
         let mut mine = Vec::new();
+        let mut tell = Vec::new();
         for &(digest, size) in &part {
             let before = homes(&digest, &self.told);
             for home in homes(&digest, &roster).iter() {
-                if before.contains(&home) && generation(&self.told, &home) == generation(&roster, &home) {
+                let has_forgotten = has_begun_anew || doubted.contains(&home) || !lives_on(&home);
+                if before.contains(&home) && !has_forgotten {
                     continue;
                 }
                 match home == self.me {
                     true => mine.push((digest, size)),
-                    false => self.tell(now, home, digest, size),
+                    false => tell.push((home, digest, size)),
                 }
             }
         }
+        tell.into_iter().for_each(|(home, digest, size)| self.tell(now, home, digest, size));
         match part.last().filter(|_| part.len() == most) {
-            Some((last, _)) => self.sweep = Some(Sweep { roster, after: Some(*last), at: now + SWEEP_PAUSE }),
+            Some((last, _)) => {
+                self.sweep = Some(Sweep { roster, doubted, after: Some(*last), at: now + SWEEP_PAUSE });
+            }
             None => self.told = roster,
         }
         mine

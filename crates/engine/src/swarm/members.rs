@@ -53,6 +53,9 @@ impl Swarm {
         self.uploads.forget(peer);
         self.inspecting.values_mut().for_each(|waiting| waiting.retain(|(reader, _)| reader != peer));
         self.home.lost(now, peer, &mut self.mail);
+        if self.roster.contains(peer) {
+            self.announcements.lost(now, *peer);
+        }
         let (roster, gone, mail) = (&self.roster, &self.gone, &mut self.mail);
         tell_all(&mut self.exchanges, &mut self.events, |digest, exchange| {
             exchange.handle_lost(now, peer, || living_homes(now, digest, roster, gone), mail);

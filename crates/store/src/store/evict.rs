@@ -11,6 +11,7 @@ use std::collections::BinaryHeap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use parking_lot::MutexGuard;
 use shoal_engine::Digest;
 
 use super::Inner;
@@ -21,8 +22,13 @@ use crate::room::Line;
 
 /// Victims chosen in one reading of the records, at most: bounds the memory this takes to some hundred KiB.
 const VICTIMS_MAX: usize = 4096;
+/// Victims at once where there is room already and only the watermark is passed. Others wait for it, and on a slow disk it takes
+/// a second or two: what takes longer would be taken for a disk that hangs.
+const STEP_MAX: usize = 256;
 /// Readings of the records for one request for room. The first is enough unless blobs are many and tiny.
 const ROUNDS_MAX: usize = 64;
+/// Steps of one sweep.
+const STEPS_MAX: usize = 1024;
 
 /// Ordered by time of last use first, so that the newest is on top of a heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,13 +42,14 @@ struct Victim {
 /// The oldest candidates that are enough together.
 struct Victims {
     wanted: u64,
+    most: usize,
     bytes: u64,
     heap: BinaryHeap<Victim>,
 }
 
 impl Victims {
-    fn new(wanted: u64) -> Self {
-        Victims { wanted, bytes: 0, heap: BinaryHeap::new() }
+    fn new(wanted: u64, most: usize) -> Self {
+        Victims { wanted, most, bytes: 0, heap: BinaryHeap::new() }
     }
 
     fn offer(&mut self, victim: Victim) {
@@ -50,7 +57,7 @@ impl Victims {
         self.heap.push(victim);
         // As long as the others are enough, the newest is spared.
         while let Some(newest) = self.heap.peek()
-            && (self.bytes - newest.size >= self.wanted || self.heap.len() > VICTIMS_MAX)
+            && (self.bytes - newest.size >= self.wanted || self.heap.len() > self.most)
         {
             self.bytes -= newest.size;
             self.heap.pop();
@@ -78,13 +85,16 @@ impl Inner {
             return Ok(());
         }
         let _one_at_a_time = self.evicting.lock();
-        for _ in 0..ROUNDS_MAX {
+        for round in 0..ROUNDS_MAX {
             // Asked again: the one before us may have made room enough for both.
             let Err(short) = self.room.reserve(bytes, unwritten, free()?, Line::Watermark) else {
                 return Ok(());
             };
             let Some(wanted) = short.evict else { break };
-            if self.evict(wanted, short.evict_least)? == 0 {
+            // The next one goes on where this one has its room, or the next sweep does.
+            let has_room = short.evict_least == 0;
+            let most = if has_room { STEP_MAX } else { VICTIMS_MAX };
+            if has_room && round > 0 || self.evict(wanted, short.evict_least, most)? == 0 {
                 break;
             }
         }
@@ -95,24 +105,25 @@ impl Inner {
         })
     }
 
-    /// Evicts down to where nothing is in excess; says how many and how many bytes.
+    /// Evicts down to where nothing is in excess, step by step: a blob that comes meanwhile waits for one of them.
     pub(super) fn evict_excess(&self) -> Result<(), StoreError> {
-        let _one_at_a_time = self.evicting.lock();
-        for _ in 0..ROUNDS_MAX {
+        for _ in 0..STEPS_MAX {
+            let one_at_a_time = self.evicting.lock();
             let free = self.layout.disk_free();
             let free = free.map_err(StoreError::io("ask for free space", self.layout.root()))?;
             let excess = self.room.excess(free);
-            if excess == 0 || self.evict(excess, 0)? == 0 {
+            if excess == 0 || self.evict(excess, 0, STEP_MAX)? == 0 {
                 break;
             }
+            MutexGuard::unlock_fair(one_at_a_time);
         }
         Ok(())
     }
 
-    /// Removes the least recently used until `wanted` bytes are free, but nothing if there are fewer than `least` to be had;
-    /// says how many were.
-    fn evict(&self, wanted: u64, least: u64) -> Result<u64, StoreError> {
-        let (mut victims, mut to_be_had) = (Victims::new(wanted), 0_u64);
+    /// Removes the least recently used until `wanted` bytes are free or `most` are gone, but nothing if there are fewer than `least`
+    /// bytes to be had; says how many were.
+    fn evict(&self, wanted: u64, least: u64, most: usize) -> Result<u64, StoreError> {
+        let (mut victims, mut to_be_had) = (Victims::new(wanted, most), 0_u64);
         let visit = |digest: Digest, record: BlobRecord| {
             if !record.is_pinned() && !self.claims.is_busy(&digest) {
                 to_be_had = to_be_had.saturating_add(record.size);
@@ -200,7 +211,7 @@ mod tests {
         let table: [(u64, &[u64]); 5] =
             [(1, &[1]), (10, &[1]), (11, &[1, 2]), (110, &[1, 2]), (111, &[1, 2, 3])];
         for (wanted, gone) in table {
-            let mut victims = Victims::new(wanted);
+            let mut victims = Victims::new(wanted, VICTIMS_MAX);
             for used_at in [3, 1, 5, 2, 4] {
                 victims.offer(victim(used_at, if used_at == 2 { 100 } else { 10 }));
             }
@@ -211,7 +222,7 @@ mod tests {
 
     #[test]
     fn never_more_than_memory_allows_and_still_the_oldest() {
-        let mut victims = Victims::new(u64::MAX);
+        let mut victims = Victims::new(u64::MAX, VICTIMS_MAX);
         for used_at in (1..=2 * VICTIMS_MAX as u64).rev() {
             victims.offer(victim(used_at, 1));
         }

@@ -78,6 +78,31 @@ Helm reads every number as a float, so whole numbers are written as such here; `
 {{- end -}}
 {{- end -}}
 
+{{/* Refuses an agent that Kubernetes would kill in the middle of its end. */}}
+{{- define "shoal.config.ends" -}}
+{{- $deadline := dig "shutdown" "drain_deadline" "15s" .config -}}
+{{- if kindIs "string" $deadline -}}
+{{- if ge (include "shoal.seconds" $deadline | int) (int .grace) -}}
+{{- fail (printf "config.shutdown.drain_deadline is %s, and Kubernetes kills after terminationGracePeriodSeconds, which is %d: set that above it" $deadline (int .grace)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A duration as the agent reads it, in whole seconds. What is none counts nothing: the agent says so. */}}
+{{- define "shoal.seconds" -}}
+{{- $seconds := 0 -}}
+{{- range regexFindAll "[0-9]+ *[a-z]+" . -1 -}}
+{{- $unit := regexFind "[a-z]+" . -}}
+{{- $factor := 0 -}}
+{{- if has $unit (list "s" "sec" "secs" "second" "seconds") -}}{{- $factor = 1 -}}
+{{- else if has $unit (list "m" "min" "mins" "minute" "minutes") -}}{{- $factor = 60 -}}
+{{- else if has $unit (list "h" "hr" "hrs" "hour" "hours") -}}{{- $factor = 3600 -}}
+{{- end -}}
+{{- $seconds = add $seconds (mul (regexFind "[0-9]+" . | int) $factor) -}}
+{{- end -}}
+{{- $seconds -}}
+{{- end -}}
+
 {{/* The whole configuration of a pool, as TOML. Takes root, pool and the pool's name. */}}
 {{- define "shoal.config" -}}
 {{- include "shoal.config.refuse" (dict "config" .root.Values.config "where" "config") -}}
@@ -85,6 +110,7 @@ Helm reads every number as a float, so whole numbers are written as such here; `
 {{- include "shoal.config.refuse" (dict "config" $own "where" (printf "pools.%s.config" .name)) -}}
 {{- $user := mergeOverwrite (deepCopy .root.Values.config) (deepCopy $own) -}}
 {{- $config := mergeOverwrite (include "shoal.config.base" .root | fromJson) $user -}}
+{{- include "shoal.config.ends" (dict "config" $config "grace" .root.Values.terminationGracePeriodSeconds) -}}
 {{- $sets := (include "shoal.config.sets" .root | fromJson).sets -}}
 {{- if $sets -}}
   {{- $_ := set $config.mirrors "sets" (concat ($config.mirrors.sets | default list) $sets) -}}

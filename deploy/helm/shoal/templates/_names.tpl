@@ -21,6 +21,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: agent
 {{- end -}}
 
+{{/* Of the agents of every release. */}}
+{{- define "shoal.agents" -}}
+app.kubernetes.io/name: shoal
+app.kubernetes.io/component: agent
+{{- end -}}
+
 {{/* Of the Job that prewarms: no Service and no policy for agents takes it for one. */}}
 {{- define "shoal.prewarmSelector" -}}
 app.kubernetes.io/name: shoal

@@ -1,9 +1,10 @@
 //! A swarm of many agents on this machine: how fast they find each other, what each costs while nothing happens, and a small
 //! image that all of them want at once.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use shoal_tests::cluster::Cluster;
 use shoal_tests::docker_registry::DockerRegistry;
 use shoal_tests::http::Client;
@@ -33,6 +34,9 @@ pub struct Options {
 /// The layers of the image, bytes: twelve, together small enough for as many stores on one disk.
 const LAYERS: [usize; 12] =
     [1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 300_000, 500_000, 800_000, 1_200_000];
+/// How long agents that know so many others may take to agree who these are.
+const AGREE_MAX: Duration = Duration::from_secs(30);
+
 /// Runs it.
 pub async fn run(options: &Options) -> Result<Table> {
     let nodes = usize::from(options.nodes);
@@ -44,6 +48,7 @@ pub async fn run(options: &Options) -> Result<Table> {
     let begun = Instant::now();
     let (cluster, meeting) = Cluster::start_together(&registry.url(), nodes).await;
     let started = begun.elapsed() - meeting;
+    let meeting = meeting + until_agreed(&cluster).await?;
     say(&format!(
         "all answer after {:.1} s, all know each other {:.1} s later",
         started.as_secs_f64(),
@@ -75,14 +80,18 @@ pub async fn run(options: &Options) -> Result<Table> {
         })
         .collect();
     for head in heads {
-        anyhow::ensure!(head.await? == 200, "a tag was not resolved");
+        ensure!(head.await? == 200, "a tag was not resolved");
     }
     cluster.pull(0..nodes, REPOSITORY, &image).await;
     let pulled = begun.elapsed().as_secs_f64();
+    let peak = memory_max(&cluster, usage::peak_mib)?;
+    registry.until_calm().await;
     let resolves = registry.manifest_requests() - resolves;
     let gets: usize = image.blobs().map(|blob| registry.blob_gets(&blob.digest)).max().unwrap_or_default();
-    let upstream = cluster.upstream_bytes().await / image.blob_bytes() as f64;
-    let peak = memory_max(&cluster, usage::peak_mib)?;
+    let size = image.blob_bytes() as f64;
+    // Nobody has asked for it before.
+    let upstream = registry.image_bytes(&image) as f64 / size;
+    let received = cluster.upstream_bytes().await / size;
 
     let metrics = vec![
         Metric { name: "meet_s", unit: "s from the last start until all know all" },
@@ -92,7 +101,8 @@ pub async fn run(options: &Options) -> Result<Table> {
         Metric { name: "own_mib", unit: "MiB of it, the largest, without the program's file" },
         Metric { name: "peak_mib", unit: "MiB, the largest, while pulling" },
         Metric { name: "pull_s", unit: "s until the last has the image" },
-        Metric { name: "upstream_ratio", unit: "x the image left the registry" },
+        Metric { name: "upstream_ratio", unit: "x the image left the registry, by its log" },
+        Metric { name: "received_ratio", unit: "x, as the agents count" },
         Metric { name: "requests", unit: "GETs of a blob, the most of any" },
         Metric { name: "resolves", unit: "requests of manifests" },
     ];
@@ -105,6 +115,7 @@ pub async fn run(options: &Options) -> Result<Table> {
         peak,
         pulled,
         upstream,
+        received,
         gets as f64,
         resolves as f64,
     ];
@@ -116,7 +127,32 @@ pub async fn run(options: &Options) -> Result<Table> {
         image.blob_bytes(),
         LAYERS.len(),
     );
-    Ok(Table::new("idle", metrics, figures.map(Some).into(), conditions))
+    let mut table = Table::new("idle", metrics, figures.map(Some).into(), conditions);
+    // A tag costs a HEAD and a GET.
+    let (gets, resolves) = (Some(1.0), Some(2.0));
+    table.peer(
+        "goal",
+        vec![Some(5.0), None, None, Some(48.0), None, Some(128.0), None, Some(1.0), None, gets, resolves],
+    );
+    Ok(table)
+}
+
+/// Waits until all agents name the same members; how long until the look began that found them so. A look asks each agent for the whole
+/// list, and is not counted itself: with many agents it takes longer than what it looks for.
+async fn until_agreed(cluster: &Cluster) -> Result<Duration> {
+    let (agents, begun) = (cluster.admins(), Instant::now());
+    loop {
+        let waited = begun.elapsed();
+        let mut rosters = BTreeSet::new();
+        for agent in &agents {
+            let members = agent.peers().await.map_or_else(|_| Vec::new(), |peers| peers.members);
+            rosters.insert(members.into_iter().map(|member| member.peer).collect::<BTreeSet<String>>());
+        }
+        if rosters.len() == 1 && rosters.iter().all(|roster| roster.len() == agents.len()) {
+            return Ok(waited);
+        }
+        ensure!(waited < AGREE_MAX, "{} agents have {} lists of members", agents.len(), rosters.len());
+    }
 }
 
 fn cpu_seconds(cluster: &Cluster) -> Result<f64> {

@@ -18,7 +18,7 @@ use shoal_tests::netns::Network;
 use shoal_tests::usage;
 
 use super::setting::{self, REGISTRY, REPOSITORY, say};
-use super::shaped::{self, RunningAgent};
+use super::shaped::{self, RunningAgent, Upstream};
 use super::simulated::{Simulated, simulate};
 use super::table::{Metric, Table, median};
 
@@ -56,6 +56,7 @@ pub async fn run(options: &Options) -> Result<Table> {
     shaped::until_met(&agents, nodes).await;
 
     say(&format!("warming {} bytes in {LAYERS} layers on {nodes} nodes", image.blob_bytes()));
+    let before = Upstream::so_far(&network, &registry, &image, &agents).await?;
     let cpu = usage::machine_cpu_seconds()?;
     let begun = Instant::now();
     let warmed = warm(&agents[0]).await;
@@ -71,7 +72,8 @@ pub async fn run(options: &Options) -> Result<Table> {
         let kept = folder.keep();
         return Err(error).with_context(|| format!("the agents' logs are kept in {}", kept.display()));
     }
-    let upstream = shaped::upstream_bytes(&agents).await?;
+    let upstream = Upstream::so_far(&network, &registry, &image, &agents).await?;
+    let [left, logged, received] = upstream.copies_since(before, image.blob_bytes());
     let requests = blob_requests(&registry, &image);
     let (warm, stored) = pulls(&network, folder.path(), agents, &image).await?;
 
@@ -81,14 +83,16 @@ pub async fn run(options: &Options) -> Result<Table> {
     let metrics = vec![
         Metric { name: "last_s", unit: "s until the last node is ready" },
         Metric { name: "last_bound", unit: "x the bound" },
-        Metric { name: "upstream_ratio", unit: "x the image left the registry" },
+        Metric { name: "upstream_ratio", unit: "x the image left the registry, at its link" },
+        Metric { name: "logged_ratio", unit: "x, by the registry's log" },
+        Metric { name: "received_ratio", unit: "x, as the agents count" },
         Metric { name: "blob_requests", unit: "GETs of its blobs" },
         Metric { name: "warm_pull_s", unit: "s for a client to pull it on a warm node" },
     ];
-    let figures = [last, last / bound, upstream as f64 / size as f64, requests as f64, warm];
+    let figures = [last, last / bound, left, logged, received, requests as f64, warm];
     let conditions = format!(
         "{nodes} agents, each in a network namespace with a link of {} bit/s each way, registry (docker-registry) behind {} \
-         bit/s, an image of {size} bytes in {LAYERS} layers, `shoal prewarm` for all; bound {bound:.1} s, goal {GOAL} x; {:.0} % of {} \
+         bit/s, an image of {size} bytes in {LAYERS} layers, `shoal prewarm` for all; bound {bound:.1} s; {:.0} % of {} \
          cores were busy; pulls: median of {PULLS}",
         links.link,
         links.origin,
@@ -97,15 +101,17 @@ pub async fn run(options: &Options) -> Result<Table> {
     );
     let Simulated { max, upstream_ratio, upstream_requests, .. } = simulate("prewarm", links, &sizes, &[])?;
     let mut table = Table::new("prewarm", metrics, figures.map(Some).into(), conditions);
-    let figures = [max * bound, max, upstream_ratio, upstream_requests];
-    table.peer("simulated", figures.map(Some).into_iter().chain([None]).collect());
-    table.peer("stored long ago", vec![None, None, None, None, Some(stored)]);
+    let figures =
+        [Some(max * bound), Some(max), Some(upstream_ratio), None, None, Some(upstream_requests), None];
+    table.peer("simulated", figures.into());
+    table.peer("stored long ago", vec![None, None, None, None, None, None, Some(stored)]);
     let everybody = bound * nodes as f64;
-    let requests = (nodes * sizes.len()) as f64;
+    let (copies, requests) = (Some(nodes as f64), (nodes * sizes.len()) as f64);
     table.peer(
         "everybody upstream (bound)",
-        vec![Some(everybody), Some(nodes as f64), Some(nodes as f64), Some(requests), None],
+        vec![Some(everybody), copies, copies, None, None, Some(requests), None],
     );
+    table.peer("goal", vec![None, Some(GOAL), Some(1.0), None, None, None, Some(stored)]);
     Ok(table)
 }
 

@@ -10,7 +10,7 @@ use shoal_tests::image::Image;
 use shoal_tests::usage;
 
 use super::setting::{self, say};
-use super::shaped::{self, PAYLOAD};
+use super::shaped::{self, PAYLOAD, Upstream};
 use super::simulated::{Simulated, simulate};
 use super::table::{Metric, Table};
 
@@ -30,6 +30,8 @@ pub struct Options {
     canary: bool,
 }
 
+/// Goal: the last one, in multiples of the bound.
+const GOAL: f64 = 1.3;
 /// Time in which the homes of a layer have heard who has it.
 const ANNOUNCED: Duration = Duration::from_secs(3);
 
@@ -57,8 +59,8 @@ pub async fn run(options: &Options) -> Result<Table> {
         shaped::pull(&network, &[1], layer)?;
         tokio::time::sleep(ANNOUNCED).await;
     }
+    let upstream_before = Upstream::so_far(&network, &registry, &image, &agents).await?;
     let (before, cpu) = (registry.blob_gets(&layer.digest), usage::machine_cpu_seconds()?);
-    let upstream_before = shaped::upstream_bytes(&agents).await?;
     let times = match shaped::pull(&network, &(first..=nodes).collect::<Vec<_>>(), layer) {
         Ok(times) => times,
         Err(error) => {
@@ -69,8 +71,9 @@ pub async fn run(options: &Options) -> Result<Table> {
     let cpu = usage::machine_cpu_seconds()? - cpu;
     let last = times.last().copied().unwrap_or_default().as_secs_f64();
     let median = times[times.len() / 2].as_secs_f64();
+    let upstream = Upstream::so_far(&network, &registry, &image, &agents).await?;
+    let [left, logged, received] = upstream.copies_since(upstream_before, size);
     let gets = registry.blob_gets(&layer.digest) - before;
-    let upstream = shaped::upstream_bytes(&agents).await? - upstream_before;
     let bound = links.bound(&[size]);
     let late = || format!("clients={{ holders = 1, late = {{ nodes = {}, at = \"3s\" }} }}", nodes - 1);
     let canary = options.canary.then(late);
@@ -80,10 +83,12 @@ pub async fn run(options: &Options) -> Result<Table> {
         Metric { name: "last_s", unit: "s until the last agent's client is done" },
         Metric { name: "last_bound", unit: "x the bound" },
         Metric { name: "median_bound", unit: "x the bound, half of the clients" },
-        Metric { name: "upstream_ratio", unit: "x the layer left the registry" },
+        Metric { name: "upstream_ratio", unit: "x the layer left the registry, at its link" },
+        Metric { name: "logged_ratio", unit: "x, by the registry's log" },
+        Metric { name: "received_ratio", unit: "x, as the agents count" },
         Metric { name: "blob_requests", unit: "GETs of the layer" },
     ];
-    let figures = [last, last / bound, median / bound, upstream as f64 / size as f64, gets as f64];
+    let figures = [last, last / bound, median / bound, left, logged, received, gets as f64];
     let who = if options.canary { "all but one, which has it already, at once" } else { "all at once" };
     let conditions = format!(
         "{nodes} agents, each in a network namespace with a link of {} bit/s each way, registry (docker-registry) behind {} \
@@ -94,14 +99,19 @@ pub async fn run(options: &Options) -> Result<Table> {
         setting::cores(),
     );
     let mut table = Table::new("rollout", metrics, figures.map(Some).into(), conditions);
-    let figures = [max * bound, max, p50, upstream_ratio, upstream_requests];
-    table.peer("simulated", figures.map(Some).into());
-    let single = [Some(alone), Some(alone / bound), None, Some(1.0), Some(1.0)];
+    let figures =
+        [Some(max * bound), Some(max), Some(p50), Some(upstream_ratio), None, None, Some(upstream_requests)];
+    table.peer("simulated", figures.into());
+    let single = [Some(alone), Some(alone / bound), None, Some(1.0), None, None, Some(1.0)];
     table.peer("one client alone, straight", single.into());
     let everybody = size as f64 * nodes as f64 / (links.origin as f64 / 8.0 * PAYLOAD);
+    let copies = Some(nodes as f64);
     table.peer(
         "everybody upstream (bound)",
-        [Some(everybody), Some(everybody / bound), None, Some(nodes as f64), Some(nodes as f64)].into(),
+        [Some(everybody), Some(everybody / bound), None, copies, None, None, copies].into(),
     );
+    if !options.canary {
+        table.peer("goal", vec![None, Some(GOAL), None, Some(1.0), None, None, None]);
+    }
     Ok(table)
 }

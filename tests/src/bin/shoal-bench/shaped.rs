@@ -16,6 +16,8 @@ use shoal_tests::{place, wait};
 
 use super::setting::{REGISTRY, REPOSITORY, say};
 
+/// The node of the network in which the registry lives.
+const REGISTRY_NODE: usize = 0;
 /// How long agents may take to find each other.
 const MEET_MAX: Duration = Duration::from_secs(60);
 /// Where the agent of a node is for its clients.
@@ -79,12 +81,12 @@ impl RunningAgent {
     }
 }
 
-/// The registry lives in the first node of the network.
+/// Starts the registry, and pushes an image to it.
 pub async fn start_registry(network: &Network, folder: &Path, image: &Image) -> Result<DockerRegistry> {
-    let registry = DockerRegistry::start_in(network, 0, folder)?;
+    let registry = DockerRegistry::start_in(network, REGISTRY_NODE, folder)?;
     let (url, image) = (registry.url(), image.clone());
     // From inside its own namespace: the push does not cross the shaped link.
-    network.block_on(0, move || async move {
+    network.block_on(REGISTRY_NODE, move || async move {
         docker_registry::push_to(&url, None, REPOSITORY, "v1", &image).await;
     })?;
     Ok(registry)
@@ -111,7 +113,7 @@ pub fn start_agents(
              [observe]\naddress = '127.0.0.1:5080'\n[upstream.registries.'{REGISTRY}']\nendpoint = 'http://{}:5000'\n",
             own.join("data").display(),
             own.join("sock").display(),
-            netns::address(0),
+            netns::address(REGISTRY_NODE),
         );
         if swarm {
             config += &format!(
@@ -130,8 +132,40 @@ pub fn start_agents(
     Ok(agents)
 }
 
+/// Bytes on their way from the registry to agents, by three who count them. Where a transfer is cut short they differ.
+#[derive(Clone, Copy, Debug)]
+pub struct Upstream {
+    /// What left the registry by its link: what was lost and sent again is among it.
+    left: u64,
+    /// What the registry has handed to connections, by its log: what never left when one broke is among it.
+    logged: u64,
+    /// What agents say that they have received: what was on its way when they broke a connection is not among it.
+    received: u64,
+}
+
+impl Upstream {
+    /// So far, of an image and of these agents. Waits until the registry has written down what it has answered.
+    pub async fn so_far(
+        network: &Network,
+        registry: &DockerRegistry,
+        image: &Image,
+        agents: &[RunningAgent],
+    ) -> Result<Self> {
+        registry.until_calm().await;
+        let (left, logged) = (network.sent_bytes(REGISTRY_NODE)?, registry.image_bytes(image));
+        Ok(Upstream { left, logged, received: received_bytes(agents).await? })
+    }
+
+    /// What has come since then, in multiples of a size: left the registry, handed to connections, received.
+    pub fn copies_since(self, before: Self, size: u64) -> [f64; 3] {
+        let pairs =
+            [(self.left, before.left), (self.logged, before.logged), (self.received, before.received)];
+        pairs.map(|(now, then)| now.saturating_sub(then) as f64 / size as f64)
+    }
+}
+
 /// Bytes that all of them have received from the registry.
-pub async fn upstream_bytes(agents: &[RunningAgent]) -> Result<u64> {
+async fn received_bytes(agents: &[RunningAgent]) -> Result<u64> {
     let mut sum = 0;
     for agent in agents {
         let status = AdminClient::new(&agent.socket).status().await?;
@@ -197,7 +231,7 @@ pub fn pull_image(network: &Network, node: usize, image: &Image) -> Result<Durat
 
 /// Lets a client in this node pull a layer straight from the registry; how long it took.
 pub fn pull_straight(network: &Network, node: usize, layer: &Blob) -> Result<Duration> {
-    let (registry, layer) = (SocketAddr::from((netns::address(0), 5000)), layer.clone());
+    let (registry, layer) = (SocketAddr::from((netns::address(REGISTRY_NODE), 5000)), layer.clone());
     timed(network, node, move || async move { get(registry, &layer).await })
 }
 

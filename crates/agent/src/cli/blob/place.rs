@@ -1,6 +1,6 @@
 //! Where blobs are looked for: at the agent, or in the store of an agent that does not run.
 
-use shoal_engine::Digest;
+use shoal_engine::{Algorithm, Digest};
 use shoal_store::{Store, StoreError};
 
 use crate::admin::blobs::{BlobEntry, PAGE_MAX, Verified, page};
@@ -13,20 +13,54 @@ use crate::warm::NodeName;
 /// Digits of a digest that are enough to mean it, if no other begins so. Fewer are more likely a slip than a name.
 const PREFIX_DIGITS_MIN: usize = 6;
 
+/// A blob as people name it. Looked at before anybody is asked: what is none is the command's mistake, and nothing is done then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum Named {
+    /// By its digest.
+    Digest(Digest),
+    /// By the beginning of it.
+    Prefix(Prefix),
+}
+
+impl Named {
+    /// `sha256:4f2a91`, or the digits alone.
+    pub fn parse(name: &str) -> Result<Self, Failure> {
+        if let Ok(digest) = name.parse() {
+            return Ok(Named::Digest(digest));
+        }
+        let wrong = |reason: String| Failure::NoDigest { name: name.to_owned(), reason };
+        let (algorithm, digits) = name.split_once(':').unwrap_or(("sha256", name));
+        let digits_max = match algorithm {
+            "sha256" => 2 * Algorithm::Sha256.hash_len(),
+            "sha512" => 2 * Algorithm::Sha512.hash_len(),
+            _ => return Err(wrong("it begins with sha256: or sha512:".into())),
+        };
+        let is_digit = |digit: char| matches!(digit, '0'..='9' | 'a'..='f');
+        match digits.chars().find(|digit| !is_digit(*digit)) {
+            Some(other) => {
+                Err(wrong(format!("{other:?} is none of its digits, which are 0 to 9 and a to f")))
+            }
+            None if digits.len() < PREFIX_DIGITS_MIN => {
+                Err(wrong(format!("it is too short; give at least {PREFIX_DIGITS_MIN} digits")))
+            }
+            None if digits.len() > digits_max => {
+                Err(wrong(format!("it has {} digits, which are {digits_max} at most", digits.len())))
+            }
+            None => Ok(Named::Prefix(Prefix(format!("{algorithm}:{digits}")))),
+        }
+    }
+
+    /// All of them, or what is wrong with the first that is none.
+    pub fn all(names: &[String]) -> Result<Vec<Self>, Failure> {
+        names.iter().map(|name| Named::parse(name)).collect()
+    }
+}
+
 /// The beginning of a digest, long enough to mean one blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cli) struct Prefix(String);
 
 impl Prefix {
-    /// `sha256:4f2a91`, or the digits alone; `None` for everything else.
-    pub fn parse(name: &str) -> Option<Self> {
-        let prefix = if name.contains(':') { name.to_owned() } else { format!("sha256:{name}") };
-        let (algorithm, digits) = prefix.split_once(':')?;
-        let is_prefix = ["sha256", "sha512"].contains(&algorithm)
-            && digits.len() >= PREFIX_DIGITS_MIN
-            && digits.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit));
-        is_prefix.then_some(Prefix(prefix))
-    }
-
     /// The one of these that begins so.
     pub fn only(&self, digests: impl IntoIterator<Item = Digest>) -> Result<Digest, Failure> {
         let Prefix(prefix) = self;
@@ -108,13 +142,24 @@ impl Place {
         })
     }
 
-    /// The digest that a name means: itself, or the one stored blob whose digest begins so.
-    pub async fn resolve(&self, name: &str) -> Result<Digest, Failure> {
-        if let Ok(digest) = name.parse() {
-            return Ok(digest);
+    /// What is known of a blob, if it is there.
+    pub async fn blob(&self, digest: &Digest) -> Result<Option<BlobEntry>, Failure> {
+        match self {
+            Place::Agent(client) => match client.blob(digest).await {
+                Ok(blob) => Ok(Some(blob)),
+                Err(ClientError::Refused { status, .. }) if status == http::StatusCode::NOT_FOUND => Ok(None),
+                Err(error) => Err(error.into()),
+            },
+            Place::Store(store) => Ok(store.peek(digest)?.map(BlobEntry::from)),
         }
-        let prefix = Prefix::parse(name).ok_or_else(|| Failure::NoSuchPrefix(name.to_owned()))?;
-        prefix.only(self.all().await?.iter().map(|blob| blob.digest))
+    }
+
+    /// The digest that a name means: itself, or the one stored blob whose digest begins so.
+    pub async fn resolve(&self, name: &Named) -> Result<Digest, Failure> {
+        match name {
+            Named::Digest(digest) => Ok(*digest),
+            Named::Prefix(prefix) => prefix.only(self.all().await?.iter().map(|blob| blob.digest)),
+        }
     }
 
     /// Removes a blob; says whether there was one.
@@ -148,6 +193,36 @@ impl Place {
                     if pinned { Store::pin } else { Store::unpin };
                 if change(store, digest)? { Ok(()) } else { Err(Failure::Missing(*digest)) }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blobs_as_people_name_them() {
+        let digest = format!("sha256:{}", "4f".repeat(32));
+        assert_eq!(Named::parse(&digest).unwrap(), Named::Digest(digest.parse().unwrap()));
+        for (name, prefix) in [
+            ("sha256:4f2a91", "sha256:4f2a91"),
+            ("4f2a91", "sha256:4f2a91"),
+            ("sha512:0123456", "sha512:0123456"),
+        ] {
+            assert_eq!(Named::parse(name).unwrap(), Named::Prefix(Prefix(prefix.into())), "{name}");
+        }
+        for (name, reason) in [
+            ("sha256:aaf", "too short; give at least 6 digits"),
+            ("", "too short; give at least 6 digits"),
+            ("foo", "'o' is none of its digits"),
+            ("sha256:4F2A91", "'F' is none of its digits"),
+            ("md5:4f2a91", "begins with sha256: or sha512:"),
+            (&format!("{digest}00"), "has 66 digits, which are 64 at most"),
+        ] {
+            let failure = Named::parse(name).unwrap_err();
+            assert!(matches!(failure, Failure::NoDigest { .. }), "{name}: {failure}");
+            assert!(failure.to_string().contains(reason), "{name}: {failure}");
         }
     }
 }

@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use shoal_engine::Digest;
 
 use super::{Beside, text};
-use crate::cli::output::{Align, Table, bytes, count, percent};
+use crate::cli::output::{Align, Table, bytes, count, digits, percent, wrapped};
 use crate::driver::BlobStory;
 use crate::stock::Part;
 
@@ -35,9 +36,16 @@ impl Explained {
     }
 }
 
-/// All of it.
-pub(super) fn text(image: &str, blobs: &[Explained], beside: &Beside) -> String {
-    let mut text = format!("{image}\n\n{}\n", table(blobs));
+/// All of it, for a terminal of that width if it is for one.
+pub(super) fn text(image: &str, blobs: &[Explained], beside: &Beside, width: Option<usize>) -> String {
+    let full = table(blobs, Digest::short);
+    let table = if full.fits(width) { full } else { table(blobs, digits) };
+    format!("{image}\n\n{}\n{}", table.fitted(width), wrapped(&sum(blobs, beside), width, 2))
+}
+
+/// What it comes to, and what is worth a closer look.
+fn sum(blobs: &[Explained], beside: &Beside) -> String {
+    let mut text = String::new();
     let here = blobs.iter().filter(|blob| blob.is_here()).count();
     let size: u64 = blobs.iter().map(|blob| blob.part.size).sum();
     let left: u64 = blobs.iter().map(Explained::left).sum();
@@ -64,7 +72,7 @@ pub(super) fn text(image: &str, blobs: &[Explained], beside: &Beside) -> String 
     text
 }
 
-fn table(blobs: &[Explained]) -> Table {
+fn table(blobs: &[Explained], digest: fn(&Digest) -> String) -> Table {
     let mut table = Table::new(&[
         ("BLOB", Align::Left),
         ("DIGEST", Align::Left),
@@ -80,7 +88,7 @@ fn table(blobs: &[Explained]) -> Table {
         let told = |number: Option<usize>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
         table.row([
             part.what.clone(),
-            part.digest.short(),
+            digest(&part.digest),
             bytes(part.size),
             text::state(story),
             came_from(story),

@@ -65,7 +65,18 @@ fn receiving() -> BlobStory {
 
 #[test]
 fn a_blob_that_comes_slowly() {
-    insta::assert_snapshot!(text::of(&receiving(), &beside()));
+    insta::assert_snapshot!(text::of(&receiving(), &beside(), None));
+    let narrow = text::of(&receiving(), &beside(), Some(80));
+    assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+}
+
+#[test]
+fn a_blob_or_an_image() {
+    assert!(matches!(named("4f2a91"), Ok(Some(Named::Prefix(_)))));
+    assert!(matches!(named(&digest(7).to_string()), Ok(Some(Named::Digest(_)))));
+    assert!(matches!(named("redis:7"), Ok(None)));
+    assert!(matches!(named("sha256:aaf"), Err(Failure::NoDigest { .. })));
+    assert!(matches!(named("Redis"), Err(Failure::Image(_))));
 }
 
 #[test]
@@ -126,7 +137,10 @@ fn an_image_and_what_to_look_at() {
         Explained { part: part("layer", 7, 15 * MB), story: receiving() },
         Explained { part: part("layer", 8, 40 * MB), story: story(json!({"books": [book(4, 0, &[])]})) },
     ];
-    insta::assert_snapshot!(image::text("docker.io/library/redis:7", &blobs, &beside()));
+    insta::assert_snapshot!(image::text("docker.io/library/redis:7", &blobs, &beside(), None));
     let all = [Explained { part: part("manifest", 1, 722), story: stored() }];
-    assert!(image::text("redis:7", &all, &beside()).ends_with("\nAll of it is here: 1 blob, 722 B.\n"));
+    let narrow = image::text("redis:7", &blobs, &beside(), Some(80));
+    assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+    assert!(narrow.contains("\nlayer    080808080808 "), "{narrow}");
+    assert!(image::text("redis:7", &all, &beside(), None).ends_with("\nAll of it is here: 1 blob, 722 B.\n"));
 }

@@ -6,23 +6,25 @@ use shoal_engine::pieces::piece_len;
 use shoal_engine::swarm::pieces::piece_bytes;
 
 use super::Beside;
-use crate::cli::output::{Align, Table, bytes, count, member_name, percent, seconds};
+use crate::cli::output::{Align, Table, bytes, count, member_name, percent, seconds, wrapped};
 use crate::driver::{BlobSpan, BlobStory, Book, ClassStory};
 
 /// Members that are named in one line; beyond, a number says enough.
 const NAMED_MAX: usize = 6;
+/// Column at which the summary's values stand, after their names.
+const VALUES_AT: usize = 12;
 /// So long nothing has come: it stands still.
 const STILL_MS: u64 = 10_000;
 
-/// All of it.
-pub(super) fn of(story: &BlobStory, beside: &Beside) -> String {
-    let mut text = summary(story, beside);
+/// All of it, for a terminal of that width if it is for one.
+pub(super) fn of(story: &BlobStory, beside: &Beside, width: Option<usize>) -> String {
+    let mut text = wrapped(&summary(story, beside), width, VALUES_AT);
     for table in [sources(story, beside), parts(story, beside)] {
         if !table.is_empty() {
-            let _ = write!(text, "\n{table}");
+            let _ = write!(text, "\n{}", table.fitted(width));
         }
     }
-    let _ = writeln!(text, "\n{}", conclusion(story, beside));
+    let _ = write!(text, "\n{}", wrapped(&conclusion(story, beside), width, 0));
     text
 }
 

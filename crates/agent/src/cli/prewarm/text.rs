@@ -144,6 +144,9 @@ fn sum(status: &WarmStatus) -> String {
     };
     if status.images_failed() > 0 {
         let _ = write!(text, ", {} not warmed", images(status.images_failed()));
+        if status.phase == Phase::Done && status.ready == 0 {
+            text.push_str(", so no node is ready");
+        }
     }
     if let Some(upstream) = status.upstream_bytes {
         let _ = write!(text, "; {} from upstream for {} on the nodes", bytes(upstream), bytes(status.bytes));

@@ -42,7 +42,12 @@ fn a_pull_in_words() {
             ),
         ],
     };
-    insta::assert_snapshot!(text::of(&report));
+    insta::assert_snapshot!(text::of(&report, None));
+    let narrow = text::of(&report, Some(80));
+    assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+    for word in ["030303030303", "abababababab,", "docker.io"] {
+        assert!(narrow.contains(word), "{word}: {narrow}");
+    }
 }
 
 /// Seven bytes from docker.io.

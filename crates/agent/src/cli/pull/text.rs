@@ -4,8 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use shoal_engine::Digest;
+
 use super::{Held, Report, Share, Sourced};
-use crate::cli::output::{Align, Table, bytes, member_name, percent};
+use crate::cli::output::{Align, Table, bytes, digits, member_name, percent, wrapped};
 use crate::pull::{Step, What};
 
 /// Sources of one blob that are named.
@@ -16,9 +18,20 @@ const MATTERS: f64 = 0.3;
 /// So long the tag and the manifests may take without a word, milliseconds.
 const NAMING_MS_MIN: f64 = 200.0;
 
-/// All of it.
-pub(super) fn of(report: &Report) -> String {
-    let mut text = format!("{} through {}\n\n{}\n", report.image, report.mirror, table(report));
+/// What the lines of text go on with where a terminal has no room for them.
+const INDENT: usize = 2;
+
+/// All of it, for a terminal of that width if it is for one.
+pub(super) fn of(report: &Report, width: Option<usize>) -> String {
+    let full = table(report, Digest::short);
+    let table = if full.fits(width) { full } else { table(report, digits) };
+    let heading = wrapped(&format!("{} through {}", report.image, report.mirror), width, INDENT);
+    format!("{heading}\n{}\n{}", table.fitted(width), wrapped(&sum(report), width, INDENT))
+}
+
+/// What it comes to.
+fn sum(report: &Report) -> String {
+    let mut text = String::new();
     let rate = rate(report.bytes, report.seconds * 1e3);
     let _ = writeln!(text, "{} in {}, {rate}", bytes(report.bytes), time(report.seconds * 1e3));
     text.push_str(&by_source(report));
@@ -36,7 +49,7 @@ pub(super) fn of(report: &Report) -> String {
     text
 }
 
-fn table(report: &Report) -> Table {
+fn table(report: &Report, digest: fn(&Digest) -> String) -> Table {
     let mut table = Table::new(&[
         ("REQUEST", Align::Left),
         ("DIGEST", Align::Left),
@@ -51,7 +64,7 @@ fn table(report: &Report) -> Table {
         let receiving = step.done_ms - step.first_ms;
         table.row([
             name(step.what).to_owned(),
-            step.digest.short(),
+            digest(&step.digest),
             if step.what == What::Tag { "-".into() } else { bytes(step.bytes) },
             time(step.begun_ms),
             time(step.first_ms - step.begun_ms),

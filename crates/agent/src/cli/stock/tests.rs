@@ -1,3 +1,7 @@
+use bytes::Bytes;
+use shoal_engine::{Algorithm, Digest};
+use shoal_store::{Options, Store};
+
 use super::*;
 use crate::warm::NodeName;
 
@@ -61,9 +65,51 @@ fn what_is_said() {
         ),
     ];
     for (deed, answer, said, code) in table {
-        assert_eq!(text(deed, &answer), said);
+        assert_eq!(text(deed, &answer, &Ends::default()), said);
         assert_eq!(exit_code(deed, &answer), ExitCode::from(code), "{said}");
     }
+}
+
+#[test]
+fn a_pin_is_told_with_its_end() {
+    let answer = StockAnswer { nodes: vec![node(1, Ok(report(4, 0, 0)))] };
+    let until = Some(1_767_225_600);
+    let line = "docker.io/library/redis:7: 4 blobs pinned until 2026-01-01T00:00:00Z, 4.0 MB\n";
+    let stays =
+        |end: &str| format!("{line}  it was pinned {end} already, which stays: shoal unpin ends it\n");
+    let table = [
+        (BTreeMap::new(), line.to_owned()),
+        (BTreeMap::from([(0, Some(1_798_761_600))]), stays("until 2027-01-01T00:00:00Z")),
+        (BTreeMap::from([(0, None)]), stays("without an end")),
+    ];
+    for (longer, said) in table {
+        assert_eq!(text(Deed::Pin, &answer, &Ends { until, longer }), said);
+    }
+}
+
+/// What is pinned for longer is found before the new pin is put on it.
+#[tokio::test]
+async fn a_pin_that_stays_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { disk_free_min: 0, ..Options::new(folder.path().join("data")) };
+    let store = Store::open(options).unwrap().store;
+    let digest = Digest::new(Algorithm::Sha256, ring::digest::digest(&ring::digest::SHA256, b"one").as_ref());
+    store.put(&digest, None, &Bytes::from("one"), SystemTime::now()).unwrap();
+    let place = Place::Store(store.clone());
+    let (deed, names) = (Deed::Pin, vec![digest.to_string()]);
+    let request = StockRequest { deed, names, also: Vec::new(), until: Some(100), cluster: false };
+
+    let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+    assert!(pinned_longer(&place, &request).await.unwrap().is_empty(), "it is not pinned");
+    store.pin_until(&digest, at(99)).unwrap();
+    assert!(pinned_longer(&place, &request).await.unwrap().is_empty(), "it is pinned for less");
+    store.pin_until(&digest, at(101)).unwrap();
+    assert_eq!(pinned_longer(&place, &request).await.unwrap(), BTreeMap::from([(0, Some(101))]));
+    store.unpin(&digest).unwrap();
+    store.pin(&digest).unwrap();
+    assert_eq!(pinned_longer(&place, &request).await.unwrap(), BTreeMap::from([(0, None)]));
+    let endless = StockRequest { until: None, ..request };
+    assert!(pinned_longer(&place, &endless).await.unwrap().is_empty(), "nothing outlives that");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Sparkline};
 
 use crate::cli::output::{bytes, count, member_name, percent, seconds};
+use crate::cli::status::listed;
 use crate::store_health::Reason;
 use crate::watch::{Event, Followed, MemberShown, Traffic};
 
@@ -28,8 +29,8 @@ const CURVES_LOW: u16 = 4;
 const LINES_ENOUGH: u16 = 30;
 /// Width of a curve from which on the sum fits beside the rate.
 const CURVE_WIDE: u16 = 26;
-/// Size of what is printed where there is no terminal; blank lines at the end are left out.
-const TEXT_SIZE: (u16, u16) = (110, 100);
+/// Lines of what is printed once; blank ones at the end are left out.
+const TEXT_LINES: u16 = 100;
 
 /// How it is drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,11 +127,10 @@ impl Screen {
     }
 }
 
-/// The same, as text of a fixed width, for pipes.
-pub(super) fn text(followed: &Followed) -> String {
+/// The same, as text of so many columns.
+pub(super) fn text(followed: &Followed, width: u16) -> String {
     let mut screen = Screen { shown: followed.clone(), look: Look::Text, ..Screen::default() };
-    let (width, height) = TEXT_SIZE;
-    let backend = ratatui::backend::TestBackend::new(width, height);
+    let backend = ratatui::backend::TestBackend::new(width, TEXT_LINES);
     // Cannot fail: it draws to memory.
     let Ok(mut terminal) = ratatui::Terminal::new(backend);
     let Ok(_) = terminal.draw(|frame| screen.draw(frame));
@@ -178,7 +178,9 @@ fn heading(shown: &Followed) -> Vec<Line<'static>> {
         second.push(Span::from(what).red().bold());
     }
     if !node.unwell.is_empty() {
-        second.push(Span::from(format!("   left alone: {}", node.unwell.join(", "))).yellow());
+        let mut unwell = node.unwell.clone();
+        unwell.dedup();
+        second.push(Span::from(format!("   left alone: {}", listed(&unwell))).yellow());
     }
     vec![Line::from(first), Line::from(second)]
 }

@@ -74,6 +74,7 @@ fn snapshot() -> Snapshot {
             outcome: Outcome::Warming,
             images: vec!["registry.example.com/team/app:v2".into()],
             image_count: 2,
+            missing: Vec::new(),
             nodes: 200,
             ready: 20,
             failed: 1,
@@ -143,7 +144,16 @@ async fn an_agent_that_hangs_is_found_out() {
 
 #[test]
 fn a_look_as_text() {
-    insta::assert_snapshot!(screen::text(&followed()));
+    insta::assert_snapshot!(screen::text(&followed(), TEXT_WIDTH));
+}
+
+#[test]
+fn a_look_fits_where_it_is_printed() {
+    for width in [TEXT_WIDTH_MIN, 80, 200] {
+        let text = screen::text(&followed(), width);
+        let longest = text.lines().map(|line| line.chars().count()).max();
+        assert_eq!(longest, Some(usize::from(width)), "the headings' rules: {text}");
+    }
 }
 
 #[test]
@@ -161,7 +171,7 @@ fn an_agent_that_works_alone_has_little_to_show() {
         rollouts: Vec::new(),
     };
     followed.take(Event::Snapshot(Box::new(nothing)));
-    let text = screen::text(&followed);
+    let text = screen::text(&followed, TEXT_WIDTH);
     assert!(text.starts_with("shoal 0.1.0 on works alone"), "{text}");
 }
 
@@ -235,10 +245,10 @@ fn what_is_over_is_not_shown() {
     snapshot.flights.clear();
     let mut followed = Followed::default();
     followed.take(Event::Snapshot(Box::new(snapshot)));
-    let text = screen::text(&followed);
+    let text = screen::text(&followed, TEXT_WIDTH);
     assert!(text.contains("partial") && !text.contains("moving between"), "{text}");
     followed.at_ms += 60_000;
-    let text = screen::text(&followed);
+    let text = screen::text(&followed, TEXT_WIDTH);
     assert!(!text.contains("rollouts") && text.contains("this node"), "{text}");
 }
 

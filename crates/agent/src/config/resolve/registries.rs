@@ -4,8 +4,6 @@
 //! pull. Invariant: no content of a file and no user part of a URL gets into a problem.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +15,7 @@ use url::Url;
 
 use super::{Findings, TIMEOUT_MAX, TRANSFERS_MAX, quoted};
 use crate::config::document::key;
+use crate::config::regular;
 use crate::config::schema::{Upstream, UpstreamRegistry};
 use crate::tls;
 use crate::upstream::{Credentials, RegistrySettings, Secret};
@@ -77,8 +76,15 @@ fn registry(
 ) -> RegistrySettings {
     let key = |name: &str| format!("{table}.{name}");
     let written = settings.endpoint.as_deref();
-    let endpoint =
-        written.and_then(|text| endpoint(&key("endpoint"), text, "username and password_file", found));
+    let endpoint = written.and_then(|text| {
+        endpoint(
+            &key("endpoint"),
+            text,
+            "https://registry.example.com:8443",
+            "username and password_file",
+            found,
+        )
+    });
     let is_plain = endpoint.as_ref().is_some_and(|url| url.scheme() == "http");
     let ca = settings.ca.as_deref().and_then(|path| certificates(&key("ca"), path, found));
     if is_plain {
@@ -112,14 +118,20 @@ fn registry(
     }
 }
 
-/// `instead` are the keys for what a URL must not have in it.
-pub(super) fn endpoint(key: &str, text: &str, instead: &str, found: &mut Findings<'_, '_>) -> Option<Url> {
-    const FORM: &str = "must be a URL such as \"https://registry.example.com:8443\": http or https, a host, perhaps a port and a path";
+/// `example` is what it should look like, `instead` are the keys for what a URL must not have in it.
+pub(super) fn endpoint(
+    key: &str,
+    text: &str,
+    example: &str,
+    instead: &str,
+    found: &mut Findings<'_, '_>,
+) -> Option<Url> {
+    let form = format!("must be a URL such as {example:?}: http or https, a host, perhaps a port and a path");
     // A URL that does not parse may still have a password in it.
     let may_show = !text.contains('@');
     let shown = may_show.then(|| quoted(text));
     let Ok(url) = Url::parse(text) else {
-        found.add(key, shown, FORM);
+        found.add(key, shown, form);
         return None;
     };
     if !url.username().is_empty() || url.password().is_some() {
@@ -131,7 +143,7 @@ pub(super) fn endpoint(key: &str, text: &str, instead: &str, found: &mut Finding
         && url.query().is_none()
         && url.fragment().is_none();
     if !is_usable {
-        found.add(key, shown, FORM);
+        found.add(key, shown, form);
         return None;
     }
     Some(url)
@@ -221,7 +233,7 @@ fn pem(key: &str, path: &Path, found: &mut Findings<'_, '_>) -> Option<Vec<u8>> 
     if !found.absolute(key, path) {
         return None;
     }
-    match read(path) {
+    match regular::read(path, PEM_BYTES_MAX) {
         Ok(bytes) => Some(bytes),
         Err(error) => {
             found.add(key, Some(quoted(&path.to_string_lossy())), format!("cannot be read: {error}"));
@@ -235,20 +247,7 @@ pub(super) fn readable(key: &str, path: &Path, found: &mut Findings<'_, '_>) {
     if !found.absolute(key, path) {
         return;
     }
-    let opened = File::open(path).and_then(|file| file.metadata());
-    let reason = match opened {
-        Ok(meta) if meta.is_file() => return,
-        Ok(_) => "it is not a file".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    found.add(key, Some(quoted(&path.to_string_lossy())), format!("cannot be read: {reason}"));
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > PEM_BYTES_MAX {
-        return Err(io::Error::other(format!("it has more than {PEM_BYTES_MAX} bytes")));
+    if let Err(error) = regular::open(path) {
+        found.add(key, Some(quoted(&path.to_string_lossy())), format!("cannot be read: {error}"));
     }
-    Ok(bytes)
 }

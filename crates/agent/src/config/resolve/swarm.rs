@@ -9,7 +9,7 @@ use shoal_net::discovery::Target;
 use shoal_net::{Admission, Secret};
 
 use super::{Findings, quoted};
-use crate::config::schema;
+use crate::config::{regular, schema};
 use crate::rate::Throttle;
 use crate::swarm::SwarmSettings;
 
@@ -73,14 +73,7 @@ fn secret(key: &str, path: &Path, found: &mut Findings<'_, '_>) -> Option<Secret
         return None;
     }
     let shown = quoted(&path.to_string_lossy());
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.len() > SECRET_BYTES_MAX => {
-            found.add(key, Some(shown), format!("has {} bytes, which is no secret", metadata.len()));
-            return None;
-        }
-        _ => {}
-    }
-    let content = match std::fs::read(path) {
+    let content = match regular::read(path, SECRET_BYTES_MAX) {
         Ok(content) => content,
         Err(error) => {
             found.add(key, Some(shown), format!("cannot be read: {error}"));

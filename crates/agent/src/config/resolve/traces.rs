@@ -10,6 +10,9 @@ use super::{Findings, quoted};
 use crate::config::schema;
 use crate::trace::{self, TraceSettings};
 
+/// What a collector's address looks like.
+const COLLECTOR: &str = "http://collector.example.com:4318";
+
 /// `None` where nobody takes traces. `can_export` says whether the program has what it needs for that.
 pub(super) fn resolve(
     file: &schema::File,
@@ -23,7 +26,7 @@ pub(super) fn resolve(
         return None;
     }
     let written = traces.endpoint.as_deref();
-    let url = written.map(|text| endpoint("traces.endpoint", text, "traces.headers_file", found));
+    let url = written.map(|text| endpoint("traces.endpoint", text, COLLECTOR, "traces.headers_file", found));
     ratio(traces.ratio, found);
     let headers_file = traces.headers_file.as_deref();
     if let Some(path) = headers_file {
@@ -98,16 +101,18 @@ fn plain_needs_no_ca(url: Url, traces: &schema::Traces, found: &mut Findings<'_,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::NodeFacts;
 
     #[test]
     fn a_program_that_cannot_export_says_what_it_lacks() {
         let mut file = schema::File::default();
-        let mut nothing = Findings { document: None, problems: Vec::new() };
+        let facts = NodeFacts::default();
+        let mut nothing = Findings { document: None, facts: &facts, problems: Vec::new() };
         assert!(resolve(&file, None, false, &mut nothing).is_none());
         assert_eq!(nothing.problems, [], "who wants no traces is told nothing");
         file.traces.endpoint = Some("http://user:secret@collector.test:4318".into());
         file.traces.ratio = Some(0.5);
-        let mut refused = Findings { document: None, problems: Vec::new() };
+        let mut refused = Findings { document: None, facts: &facts, problems: Vec::new() };
         assert!(resolve(&file, None, false, &mut refused).is_none());
         let told: Vec<String> = refused.problems.iter().map(ToString::to_string).collect();
         insta::assert_snapshot!(told.join("\n"), @r#"

@@ -12,7 +12,14 @@ fn sight(trouble: Option<Trouble>) -> Sight {
 }
 
 fn source(role: Role, trouble: Option<Trouble>) -> Source {
-    Source { name: "reg.test".into(), role, sight: Some(sight(trouble)), state: None, limit: None }
+    Source {
+        name: "reg.test".into(),
+        role,
+        sight: Some(sight(trouble)),
+        state: None,
+        limit: None,
+        mode: None,
+    }
 }
 
 fn told(outcomes: impl IntoIterator<Item = Outcome>) -> Vec<(&'static str, Level)> {
@@ -107,8 +114,9 @@ fn who_is_looked_at() {
         never_contact_source = true
     "#;
     let config = Config::parse(text, None).unwrap();
+    let looked_at = wanted(&config, None).looked_at.into_iter();
     let wanted: Vec<(String, Role)> =
-        wanted(&config, None).into_iter().map(|(registry, role)| (registry.to_string(), role)).collect();
+        looked_at.map(|(registry, role)| (registry.to_string(), role)).collect();
     assert_eq!(
         wanted,
         [
@@ -116,4 +124,52 @@ fn who_is_looked_at() {
             ("registry.test".to_owned(), Role::Registry)
         ]
     );
+}
+
+/// Names that clients make up are no reason to keep a person waiting, nor to hide what is real among them.
+#[test]
+fn which_names_are_worth_a_look() {
+    let status = |name: &str| SourceStatus {
+        name: name.to_owned(),
+        endpoint: format!("https://{name}/"),
+        state: SourceState::Well,
+    };
+    let look = |names: &[&str]| {
+        let all: Vec<SourceStatus> = names.iter().map(|name| status(name)).collect();
+        let received = BTreeMap::from([("real.test".to_owned(), 7), ("a.test".to_owned(), 0)]);
+        let (looked_at, unproven) = worth_a_look(&all.iter().collect::<Vec<_>>(), &received);
+        (looked_at.iter().map(ToString::to_string).collect::<Vec<_>>(), unproven)
+    };
+    let few = ["a.test", "b.test", "c.test", "d.test"];
+    assert_eq!(look(&few), (few.map(str::to_owned).to_vec(), Vec::new()));
+    let many = ["a.test", "b.test", "c.test", "d.test", "e.test", "other", "other", "real.test"];
+    let (looked_at, unproven) = look(&many);
+    assert_eq!(looked_at, ["real.test"]);
+    assert_eq!(unproven, many[..5]);
+    assert_eq!(listed(&unproven), "a.test, b.test, c.test, d.test, e.test");
+    let more = [unproven, vec!["f.test".to_owned()]].concat();
+    assert_eq!(listed(&more), "a.test, b.test, c.test, d.test, e.test and 1 more");
+}
+
+#[test]
+fn who_gets_what() {
+    let source = |name: &str, mode| Source { name: name.into(), mode, ..source(Role::Registry, None) };
+    let sources = [
+        source("a.test", Some(AccessMode::PublicOnly)),
+        source("b.test", Some(AccessMode::Open)),
+        source("c.test", None),
+        source("d.test", Some(AccessMode::PublicOnly)),
+    ];
+    let said: Vec<String> = judge_access(&sources)
+        .into_iter()
+        .map(|outcome| match outcome {
+            Outcome::Well { what, .. } => what,
+            Outcome::Found(finding) => panic!("{finding:?}"),
+        })
+        .collect();
+    let expected = [
+        "access = \"open\", whoever reaches the port has everything: b.test",
+        "access = \"public-only\", whoever reaches the port has what is public: a.test, d.test",
+    ];
+    assert_eq!(said, expected);
 }

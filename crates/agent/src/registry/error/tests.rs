@@ -35,12 +35,12 @@ async fn what_a_failed_pull_becomes() {
             detail,
         ),
         (PullError::Withheld(vec![]), Kind::Tags, 404, "NAME_UNKNOWN", "this agent does not serve it", ""),
-        (PullError::Exhausted(causes()), Kind::Blob, 502, "UNSUPPORTED", "every source failed", detail),
+        (PullError::Exhausted(causes()), Kind::Blob, 502, "UNAVAILABLE", "every source failed", detail),
         (
             PullError::TimedOut(Duration::from_secs(20)),
             Kind::Blob,
             502,
-            "UNSUPPORTED",
+            "UNAVAILABLE",
             "no answer within 20s",
             "",
         ),
@@ -52,7 +52,7 @@ async fn what_a_failed_pull_becomes() {
             "the request came back to an agent that had already forwarded it",
             "",
         ),
-        (PullError::Draining, Kind::Blob, 502, "UNSUPPORTED", "the agent is shutting down", ""),
+        (PullError::Draining, Kind::Blob, 502, "UNAVAILABLE", "the agent is shutting down", ""),
         (
             PullError::Unsatisfiable { size: 7 },
             Kind::Blob,

@@ -14,6 +14,8 @@ use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::RwLock;
 
+use crate::store_health::StoredFile;
+
 /// Live mappings by their first address. Read once per `sendfile` of up to a megabyte and written once per mapped
 /// file, so one lock is enough.
 static MAPPINGS: RwLock<BTreeMap<usize, Arc<Source>>> = RwLock::new(BTreeMap::new());
@@ -24,6 +26,8 @@ pub(super) struct Source {
     pub(super) file: Arc<File>,
     len: usize,
     sent: AtomicU64,
+    /// Who is told what cannot be read; nobody for a file that is still being received.
+    stored: Option<StoredFile>,
 }
 
 impl Source {
@@ -35,6 +39,18 @@ impl Source {
     /// Counts bytes that the kernel took straight from the file.
     pub(super) fn count_sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// The blob of which this is the file, once it is stored.
+    pub(super) fn stored(&self) -> Option<&StoredFile> {
+        self.stored.as_ref()
+    }
+
+    /// Sending this part has failed; by whose fault, the error says.
+    pub(super) fn failed(&self, range: Range<u64>, error: &io::Error) {
+        if let Some(stored) = &self.stored {
+            stored.failed(range, error);
+        }
     }
 }
 
@@ -56,9 +72,21 @@ impl MappedFile {
     /// Of `mmap(2)`: the file system cannot map files, the address space or the process's mappings are used up. The
     /// blob can still be served by reading it.
     pub fn new(file: Arc<File>, len: u64) -> io::Result<Arc<Self>> {
+        MappedFile::map(file, len, None)
+    }
+
+    /// The same for the file of a stored blob. It is told when a part of it cannot be read, which then costs one client one answer.
+    ///
+    /// # Errors
+    /// As for [`MappedFile::new`].
+    pub(crate) fn of_stored(stored: StoredFile, len: u64) -> io::Result<Arc<Self>> {
+        MappedFile::map(Arc::clone(stored.file()), len, Some(stored))
+    }
+
+    fn map(file: Arc<File>, len: u64, stored: Option<StoredFile>) -> io::Result<Arc<Self>> {
         let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let map = MmapOptions::new().len(len).map_raw_read_only(&*file)?;
-        let source = Arc::new(Source { file, len, sent: AtomicU64::new(0) });
+        let source = Arc::new(Source { file, len, sent: AtomicU64::new(0), stored });
         let before = MAPPINGS.write().insert(map.as_ptr().addr(), Arc::clone(&source));
         assert!(before.is_none(), "two live mappings at one address");
         Ok(Arc::new(MappedFile { map, source }))

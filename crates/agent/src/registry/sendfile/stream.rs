@@ -1,8 +1,8 @@
 //! The connection below hyper: a TCP stream that sends mapped files with `sendfile(2)` and gives up on a client that
 //! takes nothing.
 //!
-//! Invariant: a write is `Pending` only after something was arranged that wakes the task: the socket, a disk read, the
-//! stall timer, or the task itself.
+//! Invariants: a write is `Pending` only after something was arranged that wakes the task: the socket, a disk read, the
+//! stall timer, or the task itself; and whatever it waits for, it waits for in bounds.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
@@ -75,7 +75,14 @@ impl FileStream {
                 self.burst = 0;
                 return self.stall.poll(cx, &self.tcp);
             }
-            let count = ready!(self.read_ahead.poll_ready(cx, source, offset, len as u64));
+            let patience = self.stall.limit;
+            let count = match ready!(self.read_ahead.poll_ready(cx, source, offset, len as u64, patience)) {
+                Ok(count) => count,
+                Err(error) => {
+                    source.failed(offset..offset + 1, &error);
+                    return Poll::Ready(Err(error));
+                }
+            };
             self.gather(true);
             match self.tcp.try_io(Interest::WRITABLE, || send_file(&self.tcp, source, offset, count)) {
                 Ok(sent) => {
@@ -84,7 +91,11 @@ impl FileStream {
                     return Poll::Ready(Ok(sent));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => {
+                    // Both ends of the call may have failed; whether it was the file is looked at again.
+                    source.failed(offset..offset + count, &error);
+                    return Poll::Ready(Err(error));
+                }
             }
         }
     }

@@ -1,5 +1,8 @@
+use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
@@ -8,10 +11,15 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::Response;
+use shoal_engine::{Algorithm, Digest};
+use shoal_store::{Content, Options, Store};
+use tempfile::TempDir;
 
 use super::MappedFile;
 use super::mapped::find;
+use crate::metrics::Metrics;
 use crate::registry::listen::fixture::{Server, content, file, sized, soon, steps, until};
+use crate::store_health::{StoreHealth, StoredFile};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -193,6 +201,81 @@ async fn a_file_shortened_behind_our_back_cuts_the_answer() {
         assert!(head.contains(&format!("content-length: {len}")), "{head}");
         assert!(soon(client.rest()).await == content(0..left), "up to byte {left}");
     }
+    server.stop().await;
+}
+
+/// A blob of `len` bytes of [`content`] in a store of its own.
+struct Stored {
+    _folder: TempDir,
+    store: Store,
+    health: StoreHealth,
+    digest: Digest,
+    path: PathBuf,
+}
+
+impl Stored {
+    fn new(len: u64) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let options = Options { disk_free_min: 0, ..Options::new(folder.path()) };
+        let store = Store::open(options).expect("an empty folder").store;
+        let digest = Digest::new(Algorithm::Sha256, &[1; 32]);
+        store.put(&digest, None, &Bytes::from(content(0..len)), SystemTime::now()).expect("room");
+        let path = folder.path().join("blobs/sha256").join(&digest.hex()[..2]).join(digest.hex());
+        let health = StoreHealth::new(store.clone(), Metrics::new());
+        Stored { _folder: folder, store, health, digest, path }
+    }
+
+    fn is_found(&self) -> bool {
+        self.store.get(&self.digest, SystemTime::now()).expect("a disk that works").is_some()
+    }
+
+    fn mapped(&self) -> Arc<MappedFile> {
+        let blob = self.store.get(&self.digest, SystemTime::now()).expect("a disk that works");
+        let blob = blob.expect("it is stored");
+        let Content::File(file) = &blob.content else { panic!("it is too large for the index") };
+        let stored = StoredFile::new(&self.health, &blob, file, Duration::from_secs(60));
+        MappedFile::of_stored(stored, blob.size).expect("files can be mapped")
+    }
+
+    fn shorten(&self, len: u64) {
+        let file = File::options().write(true).open(&self.path).expect("it is there");
+        file.set_len(len).expect("files can be shortened");
+    }
+}
+
+/// One answer ends early; whoever asks again finds no such blob, and has it from elsewhere.
+#[tokio::test]
+async fn a_stored_blob_that_cannot_be_read_is_served_once() {
+    let len = 8 * MIB;
+    let stored = Stored::new(len);
+    let server = Server::start(ranges_of(&stored.mapped()));
+    stored.shorten(MIB);
+    let mut client = server.client().await;
+    client.ask(&format!("/0/{len}/{len}")).await;
+    soon(client.head()).await;
+    assert!(soon(client.rest()).await == content(0..MIB));
+    // Not by a look-up that notices the length.
+    until("the file is gone", || !stored.path.exists()).await;
+    until("nothing is left to be done", || !stored.health.doubts(&stored.digest)).await;
+    assert!(stored.health.trouble().is_some() && !stored.is_found());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_costs_no_blob() {
+    let len = 64 * MIB;
+    let stored = Stored::new(len);
+    let server = Server::start(ranges_of(&stored.mapped()));
+    for _ in 0..3 {
+        let mut client = server.client().await;
+        client.ask(&format!("/0/{len}/{MIB}")).await;
+        soon(client.head()).await;
+        // With bytes unread, it is reset.
+        drop(client);
+        until("the connection is gone", || server.metrics.connections.get() == 0).await;
+        assert!(!stored.health.doubts(&stored.digest));
+    }
+    assert!(stored.is_found() && stored.health.trouble().is_none());
     server.stop().await;
 }
 

@@ -85,7 +85,7 @@ fn member(peer: PeerId, at: SocketAddr) -> Arc<Member> {
 }
 
 fn dialer() -> Arc<Dialer> {
-    Arc::new(Dialer::new(Identity::ephemeral().unwrap(), "a proof".into(), Arc::default()))
+    Arc::new(Dialer::new(Identity::ephemeral().unwrap(), "a proof".into(), Arc::default(), Gauge::default()))
 }
 
 fn question(path: &'static str) -> Post {

@@ -144,3 +144,30 @@ async fn the_second_question() {
     assert_eq!(verdict, Verdict::Granted);
     assert_eq!(server.seen()[1].header("range"), Some("bytes=0-0"));
 }
+
+/// The registry limits one account: whoever else asks is answered, and the one that is limited is asked about again.
+#[tokio::test]
+async fn a_clients_limit_is_its_own() {
+    let server = serve(|seen| async move {
+        match seen.header("authorization") {
+            Some("Bearer of-one") => respond(429, &[("retry-after", "600")], ""),
+            _ => respond(200, &[], MANIFEST),
+        }
+    })
+    .await;
+    let upstream = upstream(&server.url(""));
+    let judged = async |token: &str| {
+        let token = shown(token);
+        let asked = Asked { bearer: Some(token.clone()), ..asked() };
+        upstream.verify(&asked, &manifest(), Some(&token)).await
+    };
+    for _ in 0..2 {
+        let error = judged("of-one").await.unwrap_err();
+        assert!(matches!(error.fault(), SourceFault::RateLimited { .. }), "{error}");
+    }
+    assert!(matches!(judged("of-another").await.unwrap(), Verdict::Granted));
+    let bearer = Some(shown("of-one").for_fetches());
+    upstream.get_manifest(&Asked { bearer, ..asked() }, &tag(), None).await.unwrap_err();
+    upstream.get_manifest(&asked(), &tag(), None).await.unwrap();
+    assert_eq!(server.seen().len(), 5, "everybody was asked about");
+}

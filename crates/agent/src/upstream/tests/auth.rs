@@ -464,3 +464,38 @@ async fn accounts_do_not_share_tokens() {
     assert!(tokens[0].headers.contains_key("authorization"));
     assert!(!tokens[1].headers.contains_key("authorization"));
 }
+
+/// The registry names another token endpoint by now, and the one that it had named is gone: it is asked again.
+#[tokio::test]
+async fn a_token_endpoint_that_has_moved_is_found() {
+    let issued = Arc::new(AtomicUsize::new(0));
+    let is_moved = Arc::new(AtomicUsize::new(0));
+    let moved = Arc::clone(&is_moved);
+    let server = serve(move |seen| {
+        let (issued, moved) = (Arc::clone(&issued), moved.load(Ordering::SeqCst) > 0);
+        async move {
+            let place = if moved { "/new" } else { "/old" };
+            if seen.path == place {
+                let token = format!("token-{}", issued.fetch_add(1, Ordering::SeqCst) + 1);
+                // It has ended before the next request: each needs one of its own.
+                return respond(200, &[], format!(r#"{{"token":"{token}","expires_in":1}}"#));
+            }
+            if !seen.path.starts_with("/v2/") {
+                return respond(404, &[], "");
+            }
+            if seen.header("authorization").is_some() {
+                return respond(200, &[], "{}");
+            }
+            let host = seen.header("host").unwrap();
+            let challenge = format!(r#"Bearer realm="http://{host}{place}",service="registry.test""#);
+            respond(401, &[("www-authenticate", &challenge)], "")
+        }
+    })
+    .await;
+    let upstream = upstream(&server.url(""));
+    upstream.list(&asked(), "tags/list").await.unwrap();
+    is_moved.store(1, Ordering::SeqCst);
+    after(Duration::from_secs(120)).await;
+    upstream.list(&asked(), "tags/list").await.unwrap();
+    assert!(server.count("/new") > 0, "{:?}", server.seen());
+}

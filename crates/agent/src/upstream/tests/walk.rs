@@ -474,3 +474,21 @@ async fn credentials_stay_with_their_registry() {
     assert!(shown.is_empty(), "I8: {shown:?}");
     assert_eq!(sources.asked(), [1, 2]);
 }
+
+/// A rate that makes everybody wait for bytes is no reason to take a mirror for one that does not answer.
+#[tokio::test]
+async fn a_limit_of_our_own_is_not_the_mirrors_fault() {
+    const BYTES: usize = 50_000;
+    let script: Script = |_, _| respond(200, &[], vec![7; BYTES]);
+    let change = |settings: &mut Settings| settings.throttle = Throttle::new(Some(1000));
+    let sources = Sources::with(&[script, script], change).await;
+    let mut first = sources.open(&digest(0)).await.unwrap();
+    // What has come has to be paid for by whoever wants more, for a minute nearly.
+    first.next().await.unwrap().unwrap();
+    let paying = tokio::spawn(async move { first.next().await.map(|_| ()) });
+    for n in 1..4 {
+        at_once(sources.open(&digest(n))).await.unwrap();
+    }
+    assert_eq!(sources.asked(), [4, 0]);
+    paying.abort();
+}

@@ -97,6 +97,35 @@ fn after_a_change_only_new_homes_are_told() {
     assert!(!told.is_empty());
 }
 
+/// A home strikes a member off its books when the connection breaks, or when it takes it for gone.
+#[test]
+fn homes_that_have_forgotten_are_told_again() {
+    let (mut a, mut now, list) = (Announcements::new(peer(0)), Time::ZERO, roster(30, None));
+    a.roster_changed(now, &list);
+    for n in 0..400 {
+        a.add(now, &list, blob(n), 1);
+    }
+    told(&mut a, &mut now, &list);
+
+    // The connections to two of them broke, to one of these twice.
+    let broken = [peer(3), peer(8)];
+    broken.iter().chain(&broken[..1]).for_each(|peer| a.lost(now, *peer));
+    assert!(a.next_wakeup().is_some_and(|at| at >= now + SWEEP_AFTER), "it may take a while to be back");
+    let theirs = |peers: &[PeerId]| -> BTreeSet<_> {
+        all_homes(400, &list).into_iter().filter(|(home, _)| peers.contains(home)).collect()
+    };
+    let (again, _) = told(&mut a, &mut now, &list);
+    assert_eq!(again, theirs(&broken));
+    assert!(broken.iter().all(|peer| again.iter().any(|(home, _)| home == peer)));
+
+    // This node was taken for gone, and says that it lives.
+    let renewed = roster(30, Some(0));
+    a.roster_changed(now, &renewed);
+    assert_eq!(told(&mut a, &mut now, &renewed).0, all_homes(400, &renewed));
+    a.roster_changed(now, &renewed);
+    assert_eq!(told(&mut a, &mut now, &renewed).0, BTreeSet::new(), "nobody has forgotten");
+}
+
 #[test]
 fn many_changes_are_one_and_each_wakeup_does_little() {
     let (mut a, mut now) = (Announcements::new(peer(0)), Time::ZERO);

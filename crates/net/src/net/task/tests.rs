@@ -39,7 +39,7 @@ async fn silent_libp2p_node(ours: &NetHandle) {
 
 #[tokio::test]
 async fn a_libp2p_node_that_proves_nothing_is_disconnected() {
-    let limits = NetLimits { handshake_timeout: Duration::from_millis(500), ..NetLimits::default() };
+    let limits = NetLimits { handshake_timeout: Duration::from_secs(3), ..NetLimits::default() };
     let (ours, mut events) = Net::start(config(b"the secret of our cluster", limits)).await.unwrap();
     tokio::time::timeout(PATIENCE, silent_libp2p_node(&ours)).await.expect("disconnected");
     let event = next(&mut events).await;

@@ -92,6 +92,22 @@ fedcba987654  10.0.0.7  -     docker.io/library/redis:7  it was cancelled
 38 of 40 nodes ready in 12.3 s; 45.0 MB from upstream for 1.7 GB on the nodes; kept until 2026-09-22T14:13:20Z
 ";
     assert_eq!(report(&done), expected);
+    let image = |name: &str, state: &str, ready: usize, error: Option<&str>| {
+        json!({
+            "image": name, "digest": null, "state": state, "blobs": 0, "size": 0, "ready": ready, "error": error, "note": null
+        })
+    };
+    let images = json!([image("a", "done", 40, None), image("b", "failed", 0, Some("no source has it"))]);
+    let lacking = report(&status(json!({"phase": "done", "ready": 0, "failed": 40, "images": images})));
+    let expected = "\
+IMAGE  DIGEST  BLOBS  SIZE  READY
+a      -           0   0 B  40/40
+b      -           0   0 B   0/40
+not warmed: b: no source has it
+
+0 of 40 nodes ready in 12.3 s, 1 image not warmed, so no node is ready; 45.0 MB from upstream for 900.0 MB on the nodes
+";
+    assert_eq!(lacking, expected);
     let cancelled = report(&status(json!({"phase": "cancelled"})));
     assert!(cancelled.contains("the same command goes on from there"), "{cancelled}");
 }
@@ -199,7 +215,7 @@ fn requests_in_a_list() {
         Box::new(request("warming", 0, 0, json!([image("warming", 0)]))),
         Box::new(request("done", 2, 0, json!([image("done", 2)]))),
         Box::new(request("done", 1, 1, json!([image("done", 1)]))),
-        Box::new(request("done", 2, 0, json!([image("done", 2), image("failed", 0)]))),
+        Box::new(request("done", 0, 2, json!([image("done", 2), image("failed", 0)]))),
         Box::new(request("done", 0, 2, json!([image("failed", 0)]))),
         Box::new(elsewhere),
     ];
@@ -208,7 +224,7 @@ ID        STATE      READY  FAILED  BEGUN                 PINNED UNTIL  IMAGES
 0a1b2c3d  warming      0/2       0  2026-09-21T14:13:20Z  -             docker.io/library/redis:7
 0a1b2c3d  done         2/2       0  2026-09-21T14:13:20Z  -             docker.io/library/redis:7
 0a1b2c3d  partial      1/2       1  2026-09-21T14:13:20Z  -             docker.io/library/redis:7
-0a1b2c3d  partial      2/2       0  2026-09-21T14:13:20Z  -             docker.io/library/redis:7 and 1 more (1 not warmed)
+0a1b2c3d  partial      0/2       2  2026-09-21T14:13:20Z  -             docker.io/library/redis:7 and 1 more (1 not warmed)
 0a1b2c3d  failed       0/2       2  2026-09-21T14:13:20Z  -             docker.io/library/redis:7 (1 not warmed)
 0a1b2c3d  cancelled    0/2       2  2026-09-21T14:13:20Z  -             docker.io/library/redis:7
 ";

@@ -70,7 +70,7 @@ async fn one_line_per_request_says_where_the_bytes_came_from() {
     }
     assert_eq!((&fields["status"], &fields["bytes"]), (&206.into(), &26.into()));
     assert!(fields["seconds"].as_f64() >= fields["seconds_to_head"].as_f64());
-    assert_eq!(line["target"], "shoal::request");
+    assert_eq!((&line["target"], &line["level"]), (&"shoal::request".into(), &"INFO".into()));
     assert!(metrics.contains(r#"shoal_served_bytes_total{source="shared"} 26"#), "{metrics}");
     assert!(metrics.contains(r#"shoal_requests_total{kind="blob",status="206"} 1"#), "{metrics}");
 }
@@ -79,19 +79,20 @@ async fn one_line_per_request_says_where_the_bytes_came_from() {
 async fn how_a_request_ended() {
     let (line, metrics) = logged(&Fake::default(), "/v2/a/blobs/{blob}", None, Until::FirstFrame).await;
     assert_eq!((&line["fields"]["ended"], &line["fields"]["bytes"]), (&"client-left".into(), &7.into()));
+    assert_eq!(line["level"], "INFO", "its own doing");
     assert!(metrics.contains(r#"shoal_served_bytes_total{source="shared"} 7"#), "{metrics}");
 
     let broken = Fake::new(|inner| inner.break_after = Some(14));
     let (line, _) = logged(&broken, "/v2/a/blobs/{blob}", None, Until::End).await;
     assert_eq!((&line["fields"]["ended"], &line["fields"]["bytes"]), (&"cut".into(), &14.into()));
-    assert_eq!(line["fields"]["error"], "the source is gone");
+    assert_eq!((&line["fields"]["error"], &line["level"]), (&"the source is gone".into(), &"WARN".into()));
 
     let failing =
         Fake::failing(PullError::Exhausted(vec![Cause { source: "r.test".into(), reason: "down".into() }]));
     let (line, _) = logged(&failing, "/v2/a/manifests/v1", None, Until::End).await;
     assert_eq!((&line["fields"]["status"], &line["fields"]["ended"]), (&502.into(), &"complete".into()));
     assert_eq!(line["fields"]["error"], "every source failed: r.test: down");
-    assert_eq!(line["fields"]["source"], serde_json::Value::Null);
+    assert_eq!((&line["fields"]["source"], &line["level"]), (&serde_json::Value::Null, &"WARN".into()));
 
     let (line, metrics) =
         logged(&Fake::default(), "/v2/a/manifests/v1", Some("bytes=900-"), Until::End).await;
@@ -99,6 +100,7 @@ async fn how_a_request_ended() {
         (&line["fields"]["status"], &line["fields"]["source"]),
         (&416.into(), &serde_json::Value::Null)
     );
+    assert_eq!(line["level"], "INFO", "its own doing");
     assert!(!metrics.contains("shoal_served_bytes_total{"), "an error's text is not content: {metrics}");
 
     let hanging = Fake::new(|inner| inner.hangs = true);
@@ -107,4 +109,14 @@ async fn how_a_request_ended() {
         (&line["fields"]["ended"], &line["fields"]["status"]),
         (&"client-left".into(), &serde_json::Value::Null)
     );
+}
+
+/// Times of hits are short, and nobody reads exponents.
+#[tokio::test]
+async fn times_have_no_exponent() {
+    let (line, _) = logged(&Fake::default(), "/v2/a/blobs/{blob}", None, Until::End).await;
+    for time in ["seconds", "seconds_to_head"] {
+        let text = format!("{:?}", line["fields"][time].as_f64().unwrap());
+        assert!(!text.contains('e'), "{time}={text}");
+    }
 }
