@@ -533,6 +533,13 @@ fn follow(flight: &mut Flight, swarm: &mut Swarm, now: Time, out: &mut VecDeque<
         swarm.await_answer(now, &digest);
     }
     if swarm.exchange(&digest).is_none() {
+        // It came while nobody else was there. Who comes later is to find it.
+        if flight.phase() == Phase::Over
+            && flight.is_stored()
+            && let Some(size) = flight.size().filter(|size| *size > 0)
+        {
+            swarm.announce(now, digest, size);
+        }
         return;
     }
     if flight.is_wanted_by_others() {

@@ -7,14 +7,15 @@ use shoal_engine::demand::Part;
 use shoal_engine::engine::Settings;
 use shoal_engine::io::{Found, Output};
 use shoal_engine::limits::{ALONE_PAUSE_PER_MEMBER, MEMBERS_WAIT};
-use shoal_engine::{Engine, Input, Roster, TicketId, Time};
+use shoal_engine::wire::Message;
+use shoal_engine::{Digest, Engine, Input, Roster, TicketId, Time};
 
 use crate::PIECE;
 use crate::cluster::Cluster;
 use crate::node::Node;
 
 /// What an engine asks for when it is told this.
-fn outputs(mut engine: Engine, inputs: &[Input]) -> Vec<Output> {
+fn outputs(engine: &mut Engine, inputs: &[Input]) -> Vec<Output> {
     let mut outputs = Vec::new();
     for (at, input) in (1..).zip(inputs) {
         // By then it does not wait for members any more.
@@ -25,17 +26,12 @@ fn outputs(mut engine: Engine, inputs: &[Input]) -> Vec<Output> {
     outputs
 }
 
-#[test]
-fn the_only_member_asks_for_the_same_as_a_node_without_a_swarm() {
-    let node = Node::new(0, "");
-    let blob = Cluster::new(1).add(1);
-    let mut cluster = Cluster::new(1);
-    assert_eq!(cluster.add(40 * PIECE), blob);
-    let digest = cluster.blobs[blob].digest;
+/// How a node comes to have a blob by itself, with a client that goes and one that stays.
+fn story(digest: Digest) -> Vec<Input> {
     let scope = crate::upstream::scope();
     let fetch = shoal_engine::FetchId(1);
     let open = |ticket, part| Input::Open { ticket: TicketId(ticket), digest, scope: scope.clone(), part };
-    let story = [
+    vec![
         Input::Described { digest, size: 40 * PIECE, prefetch: None },
         open(1, Part::Whole),
         open(2, Part::From(PIECE)),
@@ -48,12 +44,48 @@ fn the_only_member_asks_for_the_same_as_a_node_without_a_swarm() {
         Input::FetchEnded { fetch, result: Ok(()) },
         Input::Verified { digest, result: Ok(true) },
         Input::Committed { digest, result: Ok(()) },
-    ];
-    let without = outputs(Engine::new(Settings::default()), &story);
-    let named = || Engine::new(Settings { peer: Some(node.peer()), ..Settings::default() });
-    let mut alone = named();
-    alone.handle(Time::ZERO, Input::Roster(Arc::new(Roster::new([node.member.clone()]))));
-    assert_eq!(outputs(alone, &story), without, "with a list of one");
+    ]
+}
+
+/// The only member of its list.
+fn alone(node: &Node) -> Engine {
+    let mut engine = Engine::new(Settings { peer: Some(node.peer()), ..Settings::default() });
+    engine.handle(Time::ZERO, Input::Roster(Arc::new(Roster::new([node.member.clone()]))));
+    engine
+}
+
+#[test]
+fn the_only_member_asks_for_the_same_as_a_node_without_a_swarm() {
+    let mut cluster = Cluster::new(1);
+    let blob = cluster.add(40 * PIECE);
+    let story = story(cluster.blobs[blob].digest);
+    let without = outputs(&mut Engine::new(Settings::default()), &story);
+    assert_eq!(outputs(&mut alone(&Node::new(0, "")), &story), without, "with a list of one");
+}
+
+/// Those who come later are told of it as its homes.
+#[test]
+fn what_the_only_member_has_pulled_is_not_forgotten() {
+    let (node, other) = (Node::new(0, ""), Node::new(1, ""));
+    let mut cluster = Cluster::new(1);
+    let blob = cluster.add(40 * PIECE);
+    let digest = cluster.blobs[blob].digest;
+    let mut engine = alone(&node);
+    outputs(&mut engine, &story(digest));
+    let both = Roster::new([node.member.clone(), other.member.clone()]);
+    let met = Time::ZERO + 2 * MEMBERS_WAIT;
+    engine.handle(met, Input::Roster(Arc::new(both)));
+    let is_told = |output: Output| match output {
+        Output::Tell { to, message: Message::Announce { blobs } } => {
+            to == other.peer() && blobs.contains(&(digest, 40 * PIECE))
+        }
+        _ => false,
+    };
+    let told = (0..60).any(|second| {
+        engine.handle(met + Duration::from_secs(second), Input::Wakeup);
+        std::iter::from_fn(|| engine.poll_output()).any(is_told)
+    });
+    assert!(told, "nobody knows that it is there");
 }
 
 #[test]
