@@ -45,7 +45,7 @@ struct Raw {
     received: u64,
     idle: Duration,
     gate: Option<Gate>,
-    /// Bytes that have been handed out and for which the throttle has not been waited for yet.
+    /// Bytes of the first chunk, for which the throttle has not been waited for yet.
     owed: usize,
 }
 
@@ -96,7 +96,7 @@ impl Body {
 
 impl Raw {
     async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        // After a chunk, and not before it: whoever waits for the first one wants to know whether the source answers.
+        // The first chunk is waited for when more is wanted: until then it tells whether the source answers.
         if let Some(gate) = self.gate.as_ref().filter(|_| self.owed > 0) {
             gate.throttle.pass(std::mem::take(&mut self.owed)).await;
         }
@@ -106,7 +106,10 @@ impl Raw {
                 self.received += chunk.len() as u64;
                 if let Some(gate) = &self.gate {
                     gate.bytes.inc_by(chunk.len() as u64);
-                    self.owed = chunk.len();
+                    match received {
+                        0 => self.owed = chunk.len(),
+                        _ => gate.throttle.pass(chunk.len()).await,
+                    }
                 }
                 Ok(Some(chunk))
             }
