@@ -92,6 +92,11 @@ pub(crate) enum DiskError {
     ReadBack(#[from] std::io::Error),
 }
 
+/// How long the disk may take for work that may have to read so many bytes or to bring them onto it.
+pub(crate) fn patience_with_disk(bytes: u64) -> Duration {
+    DISK_ANSWER_MAX + Duration::from_secs(bytes / DISK_BYTES_PER_SECOND_MIN)
+}
+
 /// See the module's head. Cheap to clone.
 #[derive(Clone)]
 pub struct StoreHealth(Arc<Inner>);
@@ -185,7 +190,7 @@ impl StoreHealth {
         if self.hangs() {
             return Err(LocalFault::StoreBroken);
         }
-        let patience = DISK_ANSWER_MAX + Duration::from_secs(bytes / DISK_BYTES_PER_SECOND_MIN);
+        let patience = patience_with_disk(bytes);
         let due_at = Instant::now() + patience;
         let answered = async {
             let place = Arc::clone(&self.0.places).acquire_owned().await;

@@ -615,7 +615,7 @@ impl Swarm {
                 self.mail.push_back((from, Message::NotHome { digest, home }));
             }
             _ => {
-                // One that is no home of its own blob was never told of it, and one that was alone had no home to tell.
+                // One that is no home of its own blob was never told of it, nor yet one that has just become one.
                 if let Some(size) = self.announcements.stored(&digest) {
                     self.home.announce(self.me, digest, size);
                 }

@@ -3,10 +3,12 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use shoal_agent::admin::client::AdminClient;
 use shoal_agent::driver::BlobStory;
-use shoal_tests::agent::{Agent, shoal};
+use shoal_tests::agent::{Agent, Setup, shoal};
 use shoal_tests::cluster::Cluster;
-use shoal_tests::image::Blob;
+use shoal_tests::image::{Blob, Image};
+use shoal_tests::origin::Origin;
 use shoal_tests::process::Finished;
 use shoal_tests::wait;
 
@@ -45,6 +47,30 @@ fn is_named(story: &BlobStory, member: &str) -> bool {
     story.books.iter().any(|book| book.holders.iter().any(|holder| holder == member))
 }
 
+/// A layer that all nodes but the fresh one have, by the word of every home.
+struct Held {
+    origin: Origin,
+    image: Image,
+    cluster: Cluster,
+    admins: Vec<AdminClient>,
+    names: Vec<String>,
+}
+
+impl Held {
+    async fn new(seed: u64, each: impl Fn(usize, Setup) -> Setup) -> Self {
+        let (origin, image) = one_layer(seed, LAYER_BYTES).await;
+        let layer = &image.layers[0];
+        let cluster = Cluster::start_with(&origin.url(), HOLDERS + 1, each).await;
+        cluster.pull(0..HOLDERS, REPOSITORY, &image).await;
+        let admins = cluster.admins();
+        let names = names(&admins).await;
+        until_held(&admins[FRESH], layer, HOLDERS, KNOWN_MAX).await;
+        let told = story(&admins[FRESH], layer).await;
+        assert!(names[..HOLDERS].iter().all(|name| is_named(&told, name)), "{told:?}");
+        Held { origin, image, cluster, admins, names }
+    }
+}
+
 /// One member removes a blob, another one finds that its own is wrong: both are withdrawn, and a fresh member gets every byte from the
 /// last one that has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,16 +80,8 @@ async fn what_is_removed_or_wrong_is_withdrawn() {
 
 /// Whether upstream was not asked again.
 async fn removed_or_wrong(seed: u64) -> Option<()> {
-    let (origin, image) = one_layer(seed, LAYER_BYTES).await;
-    let layer = &image.layers[0];
-    let cluster = Cluster::start(&origin.url(), HOLDERS + 1).await;
-    cluster.pull(0..HOLDERS, REPOSITORY, &image).await;
-    let admins = cluster.admins();
-    let (names, fresh) = (names(&admins).await, &admins[FRESH]);
-    until_held(fresh, layer, HOLDERS, KNOWN_MAX).await;
-    let told = story(fresh, layer).await;
-    assert!(names[..HOLDERS].iter().all(|name| is_named(&told, name)), "{told:?}");
-
+    let Held { origin: _origin, image, cluster, admins, names } = Held::new(seed, |_, setup| setup).await;
+    let (layer, fresh) = (&image.layers[0], &admins[FRESH]);
     blob(&cluster.agents[0], "rm", layer).await.expect_ok("shoal blob rm");
     let since = Instant::now();
     until_held(fresh, layer, HOLDERS - 1, WITHDRAWN_MAX).await;
@@ -110,19 +128,12 @@ async fn what_is_evicted_is_withdrawn() {
 
 /// Whether upstream was not asked again.
 async fn evicted(seed: u64) -> Option<()> {
-    let (origin, image) = one_layer(seed, LAYER_BYTES).await;
-    let layer = &image.layers[0];
-    let cluster = Cluster::start_with(&origin.url(), HOLDERS + 1, |node, setup| match node {
+    let Held { origin, image, cluster, admins, names } = Held::new(seed, |node, setup| match node {
         0 => setup.set("store.capacity", CAPACITY),
         _ => setup,
     })
     .await;
-    cluster.pull(0..HOLDERS, REPOSITORY, &image).await;
-    let admins = cluster.admins();
-    let (names, fresh, small) = (names(&admins).await, &admins[FRESH], &cluster.agents[0]);
-    until_held(fresh, layer, HOLDERS, KNOWN_MAX).await;
-    assert!(is_named(&story(fresh, layer).await, &names[0]));
-
+    let (layer, fresh, small) = (&image.layers[0], &admins[FRESH], &cluster.agents[0]);
     let has_it = async || story(&admins[0], layer).await.state == "stored";
     for other in OTHERS.map(|seed| Blob::noise(seed, LAYER_BYTES)) {
         if !has_it().await {
@@ -155,14 +166,8 @@ async fn evicted(seed: u64) -> Option<()> {
 async fn who_was_taken_for_gone_is_known_again_as_a_holder() {
     /// Until the list of members has been calm, and the store has been looked through.
     const KNOWN_AGAIN_MAX: Duration = Duration::from_secs(60);
-    let (origin, image) = one_layer(1719, LAYER_BYTES).await;
-    let layer = &image.layers[0];
-    let cluster = Cluster::start(&origin.url(), HOLDERS + 1).await;
-    cluster.pull(0..HOLDERS, REPOSITORY, &image).await;
-    let admins = cluster.admins();
-    let (names, fresh) = (names(&admins).await, &admins[FRESH]);
-    until_held(fresh, layer, HOLDERS, KNOWN_MAX).await;
-
+    let Held { origin: _origin, image, cluster, admins, names } = Held::new(1719, |_, setup| setup).await;
+    let (layer, fresh) = (&image.layers[0], &admins[FRESH]);
     cluster.agents[0].stop();
     for agent in &cluster.agents[1..] {
         wait::until("one to be taken for gone", KNOWN_MAX, || async {

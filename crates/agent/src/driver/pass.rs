@@ -23,7 +23,7 @@ use super::Command;
 use super::flight::{FlightIo, function};
 use crate::node::{Asked, Cause};
 use crate::sources::{Sender, Sources};
-use crate::store_health::{StoreHealth, overdue};
+use crate::store_health::{StoreHealth, overdue, patience_with_disk};
 use crate::trace::TARGET;
 
 /// Chunks between upstream and one client.
@@ -38,12 +38,6 @@ const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a transfer waits for its client before it gives its place to another one. A client that keeps up takes a chunk within
 /// milliseconds.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
-
-/// How long it may take to read back what a flight has brought, besides the time for its bytes: as for whatever else waits for the disk.
-const READ_ANSWER_MAX: Duration = Duration::from_secs(10);
-
-/// Bytes per second that a disk reads at least, or it counts as one that hangs.
-const READ_BYTES_PER_SECOND_MIN: u64 = 8 << 20;
 
 /// Threads that read back what flights have brought, one for each: a few of those that may wait for disks, so that one that hangs
 /// leaves the others.
@@ -341,7 +335,7 @@ async fn read_back(
     flight: &Arc<FlightIo>,
     reads: Arc<Semaphore>,
 ) -> io::Result<ring::digest::Context> {
-    let patience = READ_ANSWER_MAX + Duration::from_secs(unread / READ_BYTES_PER_SECOND_MIN);
+    let patience = patience_with_disk(unread);
     let (due_at, flight) = (Instant::now() + patience, Arc::clone(flight));
     let read = async move {
         let place = reads.acquire_owned().await.map_err(io::Error::other)?;
